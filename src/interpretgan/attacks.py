@@ -1,0 +1,394 @@
+"""Adversarial examples under a stated threat model, the noise control, and doubts about the result.
+
+The attacks themselves are foolbox's; this module states what was asked for, keeps the worst case per example
+and checks what came back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from interpretgan.classifier import Classifier, check_logits
+from interpretgan.errors import LabelError, ModelError, ThreatModelError
+
+NORMS = ("linf", "l2")
+ATTACKS = ("fgsm", "pgd")
+TOLERANCE = 1e-6
+"""Rounding allowed above eps: relative to the largest of one, eps and |pixel|, as float32 rounds."""
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """What the adversary may do: `x'` with `||x' - x|| <= eps` inside the pixel bounds, and how it searches.
+
+    Attributes:
+        norm: `"linf"` (largest change of a pixel) or `"l2"` (Euclidean length over all pixels and channels).
+        eps: Size of the perturbation, > 0, in the units of the pixels.
+        attack: `"pgd"` [25], iterated with a random start, or `"fgsm"` [27], one step of size eps.
+        steps: Iterations of PGD; FGSM has one.
+        restarts: Random starts, of which the worst case per example counts. FGSM has no random start.
+        step_size: Length of a step. `None`: eps for FGSM; eps / 4 for L-infinity PGD of 10 steps or more (the
+            usual choice, e.g. 0.05 at 0.2 and 2/255 at 8/255); else 2.5 eps / steps (as in Madry et al.
+            [25]), at most eps.
+
+    Raises:
+        ThreatModelError: A setting out of range.
+    """
+
+    norm: str
+    eps: float
+    attack: str = "pgd"
+    steps: int = 20
+    restarts: int = 1
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        if self.norm not in NORMS:
+            raise ThreatModelError(expected="a norm of linf or l2", got=repr(self.norm), do="choose one of them")
+        if self.attack not in ATTACKS:
+            raise ThreatModelError(expected="an attack of fgsm or pgd", got=repr(self.attack), do="choose one of them")
+        for name in ("eps", "step_size"):
+            value = getattr(self, name)
+            if value is None and name == "step_size":
+                continue
+            if not _is_number(value) or not 0 < value < math.inf:
+                raise ThreatModelError(
+                    expected=f"a finite {name} > 0",
+                    got=repr(value),
+                    do="state it in the units of the pixels, e.g. 0.2 for images in [0, 1]",
+                )
+            object.__setattr__(self, name, float(value))
+        for name in ("steps", "restarts"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ThreatModelError(expected=f"a whole number of {name} >= 1", got=repr(value), do=f"raise {name}")
+        if self.attack == "fgsm":
+            if self.restarts > 1 or self.step_size not in (None, self.eps):
+                raise ThreatModelError(
+                    expected="fgsm with one restart and a step of eps",
+                    got=f"restarts={self.restarts}, step_size={self.step_size}",
+                    do="leave both at their defaults, or use pgd",
+                )
+            object.__setattr__(self, "steps", 1)  # the default belongs to PGD; the record states what is run
+
+    @property
+    def resolved_step_size(self) -> float:
+        """The step that is taken, in the units of the pixels."""
+        if self.step_size is not None:
+            return self.step_size
+        if self.attack == "fgsm":
+            return self.eps
+        if self.norm == "linf" and self.steps >= 10:
+            return self.eps / 4
+        return min(self.eps, 2.5 * self.eps / self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, the step size resolved."""
+        return asdict(self) | {"step_size": self.resolved_step_size}
+
+
+def attack(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    threat_model: ThreatModel,
+    *,
+    seed: int,
+    batch_size: int = 256,
+) -> Tensor:
+    """The worst image that the attack finds for each example.
+
+    Candidates are the natural image and one result per restart. A misclassified one beats a correctly
+    classified one, then the higher cross-entropy wins; both against the true label. Always full precision,
+    also inside autocast.
+
+    Args:
+        classifier: Attacked in eval mode with frozen parameters, and given back as it was.
+        images: Floating point `[N, C, H, W]` within the classifier's bounds.
+        labels: True classes, int64 `[N]`.
+        threat_model: Size and search.
+        seed: Of the random starts. The global random state is left alone.
+        batch_size: Images that are attacked at a time; the random starts depend on it.
+
+    Returns:
+        float32 `[N, C, H, W]` on the classifier's device, within the bounds and within eps of `images`.
+
+    Raises:
+        ImageError: See `Classifier`.
+        LabelError: Labels of the wrong shape, type or range.
+        ModelError: No gradient reaches the input, or the output is no logits.
+        ThreatModelError: The attack library left the allowed ball.
+    """
+    images = classifier.check_images(images).detach().to(torch.float32)
+    batch_size = max(1, batch_size)
+    found = []
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        classifier.borrowed(),
+        torch.autocast(images.device.type, enabled=False),
+        _seeded(images.device, seed),
+    ):
+        images = images.clone()  # an inference tensor from outside cannot take part in autograd
+        labels = check_labels(labels, len(images), classifier, images[:1])
+        _input_gradient(classifier, images[:1], labels[:1])  # raises if there is none
+        for start in range(0, len(images), batch_size):
+            x, y = images[start : start + batch_size], labels[start : start + batch_size]
+            found.append(_worst_case(classifier, x, y, threat_model))
+    adversarial = torch.cat(found)
+    check_perturbation(images, adversarial, threat_model, classifier.bounds)
+    return adversarial
+
+
+def _worst_case(classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel) -> Tensor:
+    worst, wrong, loss = x, *_wrong_and_loss(classifier, x, y)
+    for _ in range(threat_model.restarts):
+        candidate = search(classifier.run, x, y, threat_model, classifier.bounds)
+        candidate_wrong, candidate_loss = _wrong_and_loss(classifier, candidate, y)
+        worse = (candidate_wrong & ~wrong) | ((candidate_wrong == wrong) & (candidate_loss > loss))
+        worst = torch.where(worse.view(-1, 1, 1, 1), candidate, worst)
+        wrong, loss = torch.where(worse, candidate_wrong, wrong), torch.where(worse, candidate_loss, loss)
+    return worst
+
+
+def _wrong_and_loss(classifier: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        logits = classifier.run(x).float()
+    return logits.argmax(dim=1) != y, F.cross_entropy(logits, y, reduction="none")
+
+
+class _Logits(nn.Module):
+    """The module that foolbox wants; it holds a function, so the user's model is not registered or moved."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._run = run
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._run(images).float()
+
+
+def search(
+    run: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    bounds: tuple[float, float],
+) -> Tensor:
+    """One run of the attack from one start, unchecked: the core of `attack` and of adversarial training.
+
+    Call it with gradients enabled, the model in eval mode and its parameters frozen. Random starts come from
+    the global random state.
+
+    Args:
+        run: Images to logits.
+        x: Images `[N, C, H, W]` within `bounds`.
+        y: True classes `[N]`.
+        threat_model: Size and search; restarts are the caller's.
+        bounds: Lowest and highest value of a pixel.
+
+    Returns:
+        The last iterate, `[N, C, H, W]`.
+    """
+    from foolbox.attacks.fast_gradient_method import L2FastGradientAttack, LinfFastGradientAttack
+    from foolbox.attacks.projected_gradient_descent import (
+        L2ProjectedGradientDescentAttack,
+        LinfProjectedGradientDescentAttack,
+    )
+    from foolbox.criteria import Misclassification
+    from foolbox.models.pytorch import PyTorchModel
+
+    tm = threat_model
+    model = PyTorchModel(_Logits(run), bounds=bounds, device=x.device)
+    if tm.attack == "fgsm":
+        one_step = LinfFastGradientAttack if tm.norm == "linf" else L2FastGradientAttack
+        found: Tensor = one_step().run(model, x, Misclassification(y), epsilon=tm.eps)
+    else:
+        iterated = LinfProjectedGradientDescentAttack if tm.norm == "linf" else L2ProjectedGradientDescentAttack
+        # the step is ours: foolbox's own default, a fortieth of eps or less, is too short for few steps
+        method = iterated(abs_stepsize=tm.resolved_step_size, steps=tm.steps, random_start=True)
+        found = method.run(model, x, Misclassification(y), epsilon=tm.eps)
+    return found.detach()
+
+
+def perturbation_size(difference: Tensor, norm: str) -> Tensor:
+    """Norm of each example of `difference` `[N, C, H, W]`: `[N]`, in the units of the pixels."""
+    flat = difference.flatten(1)
+    return flat.abs().amax(dim=1) if norm == "linf" else flat.norm(dim=1)
+
+
+def check_perturbation(
+    images: Tensor, adversarial: Tensor, threat_model: ThreatModel, bounds: tuple[float, float]
+) -> None:
+    """Raise unless every perturbed image is within eps (up to rounding) of its image, and within the bounds.
+
+    Raises:
+        ThreatModelError: It is not.
+    """
+    low, high = bounds
+    slack = TOLERANCE * max(1.0, threat_model.eps, abs(low), abs(high))
+    sizes = perturbation_size(adversarial - images, threat_model.norm)
+    largest = float(sizes.max())
+    least, most = (float(v) for v in adversarial.aminmax())
+    if not (largest <= threat_model.eps + slack and least >= low and most <= high):
+        raise ThreatModelError(
+            expected=f"a {threat_model.norm} perturbation <= {threat_model.eps:g} within [{low:g}, {high:g}]",
+            got=f"size {largest:.8g}, pixels within [{least:.8g}, {most:.8g}]",
+            do="report this, with the versions of foolbox and torch",
+        )
+
+
+def equal_norm_noise(
+    images: Tensor, threat_model: ThreatModel, bounds: tuple[float, float], *, generator: torch.Generator
+) -> Tensor:
+    """Random noise of the size that the adversary may use: the control for "any such change does it".
+
+    L-infinity: every pixel moves by +eps or -eps. L2: a direction drawn uniformly from the sphere, of length
+    eps. The result is clipped to the bounds, so the noise is shorter where a pixel was near them.
+
+    Args:
+        images: `[N, C, H, W]` within `bounds`.
+        threat_model: Its norm and eps.
+        bounds: Lowest and highest value of a pixel.
+        generator: On the CPU, for the same noise on every device.
+
+    Returns:
+        Noisy images, same shape, type and device.
+    """
+    draw = torch.randn(images.shape, generator=generator)
+    if threat_model.norm == "linf":
+        direction = torch.where(draw < 0, -1.0, 1.0)
+    else:
+        direction = draw / perturbation_size(draw, "l2").clamp_min(1e-12).view(-1, 1, 1, 1)
+    noise = (threat_model.eps * direction).to(images)
+    return (images + noise).clamp(*bounds)
+
+
+def zero_gradient_share(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 256) -> float:
+    """Share of examples where the gradient of the cross-entropy is exactly zero or not finite.
+
+    There a gradient attack cannot move: saturation or masking, not robustness.
+
+    Args:
+        classifier: Given back as it was.
+        images: `[N, C, H, W]` within the bounds.
+        labels: True classes `[N]`.
+        batch_size: Images at a time.
+
+    Raises:
+        ModelError: No gradient reaches the input at all.
+    """
+    images = classifier.check_images(images).detach().to(torch.float32)
+    stuck = 0
+    with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
+        images = images.clone()
+        labels = check_labels(labels, len(images), classifier, images[:1])
+        for start in range(0, len(images), batch_size):
+            gradient = _input_gradient(
+                classifier, images[start : start + batch_size], labels[start : start + batch_size]
+            )
+            size = perturbation_size(gradient, "linf")
+            stuck += int(((size == 0) | ~size.isfinite()).sum())
+    return stuck / len(images)
+
+
+def check_trust(
+    threat_model: ThreatModel,
+    *,
+    examples: int,
+    natural: float,
+    adversarial: float,
+    noise: float | None = None,
+    zero_gradients: float = 0.0,
+) -> tuple[str, ...]:
+    """Reasons to doubt a robust accuracy, one line each; empty when none is known.
+
+    Args:
+        threat_model: How the adversarial examples were found.
+        examples: How many were attacked.
+        natural: Accuracy on the images, 0 to 1.
+        adversarial: Accuracy on the adversarial examples.
+        noise: Accuracy under `equal_norm_noise`; `None`: not measured.
+        zero_gradients: See `zero_gradient_share`.
+    """
+    flags = [f"{threat_model.attack} only: no black-box attack confirms the robust accuracy"]
+    if examples < 1000:
+        flags.append(f"only {examples} examples: fewer than 1,000")
+    if noise is not None and noise <= adversarial and natural > 0:
+        flags.append(f"random noise is as good as the attack: accuracy {noise:.3f} against {adversarial:.3f}")
+    if threat_model.attack == "pgd" and adversarial >= natural > 0:
+        flags.append(f"the iterative attack never succeeds: accuracy stays {natural:.3f}")
+    if zero_gradients > 0:
+        flags.append(f"no usable gradient at {zero_gradients:.1%} of the examples: masking or saturation")
+    return tuple(flags)
+
+
+def check_labels(labels: object, count: int, classifier: Classifier, probe: Tensor) -> Tensor:
+    """The labels on the classifier's device, int64.
+
+    Args:
+        labels: True classes.
+        count: How many there must be.
+        classifier: Its number of classes is read from its output on `probe`.
+        probe: At least one checked image.
+
+    Raises:
+        LabelError: Wrong shape, type or range.
+        ModelError: The output is no logits.
+    """
+    if not isinstance(labels, Tensor) or labels.shape != (count,) or labels.is_floating_point():
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise LabelError(
+            expected=f"an integer tensor of {count} labels, one per image",
+            got=got,
+            do="pass true classes as int64 [N]",
+        )
+    with torch.no_grad():
+        logits = classifier.run(probe)
+    check_logits(logits, len(probe))
+    classes = logits.shape[1]
+    least, most = (int(v) for v in labels.aminmax())
+    if least < 0 or most >= classes:
+        raise LabelError(
+            expected=f"labels from 0 to {classes - 1}, as the classifier has {classes} classes",
+            got=f"labels from {least} to {most}",
+            do="check that the data and the classifier belong together",
+        )
+    return labels.detach().to(probe.device, torch.int64).clone()
+
+
+def _input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient of the cross-entropy at the images, `[N, C, H, W]`."""
+    x = x.detach().clone().requires_grad_()
+    loss = F.cross_entropy(classifier.run(x).float(), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None:
+        raise ModelError(
+            expected="a model through which gradients reach the images",
+            got="an output that does not depend on them differentiably",
+            do="remove no_grad, detach or numpy from its forward pass, or pass the differentiable model",
+        )
+    return gradient
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Global random state seeded inside, as it was outside."""
+    devices = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

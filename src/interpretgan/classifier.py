@@ -1,0 +1,212 @@
+"""Borrow any image classifier, and give it back untouched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from interpretgan.errors import ImageError, ModelError
+
+RANGE_TOLERANCE = 1e-5
+"""How far a pixel may leave the bounds, as a share of their width, before it counts as an error."""
+
+
+class Classifier:
+    """An image classifier `f`, with the range of its pixels and its normalisation.
+
+    The model is borrowed, not owned: while it is in use it runs in eval mode with frozen parameters, and
+    afterwards, also after an exception, its train/eval flags, `requires_grad`, gradients, buffers, hooks and the global
+    random state are as they were.
+
+    Args:
+        model: Any module that maps `[N, C, H, W]` to logits `[N, K]` with `K >= 2`.
+        bounds: Lowest and highest value of a pixel, e.g. `(0, 1)`.
+        mean: Per-channel mean that is subtracted before the model, in units of the bounds. `None`: zero.
+        std: Per-channel scale that is divided by after that. `None`: one.
+
+    Raises:
+        ModelError: `model` is no `nn.Module`.
+        ImageError: The bounds, mean or std are not usable.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        bounds: tuple[float, float] = (0, 1),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                expected="a torch.nn.Module",
+                got=type(model).__name__,
+                do="pass the module itself, not its output or path",
+            )
+        low, high = float(bounds[0]), float(bounds[1])
+        if not low < high:
+            raise ImageError(
+                expected="bounds (low, high) with low < high", got=f"{bounds}", do="pass e.g. bounds=(0, 1)"
+            )
+        if std is not None and any(not s > 0 for s in std):
+            raise ImageError(
+                expected="std > 0 in every channel",
+                got=f"{tuple(std)}",
+                do="pass the standard deviation per channel",
+            )
+        self.model = model
+        self.bounds = (low, high)
+        self.mean = None if mean is None else tuple(float(m) for m in mean)
+        self.std = None if std is None else tuple(float(s) for s in std)
+        self._depth = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are (the CPU for a model without any)."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return tensors[0].device if tensors else torch.device("cpu")
+
+    @property
+    def name(self) -> str:
+        """Name of the model's class."""
+        return type(self.model).__name__
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Eval mode and frozen parameters inside; everything as it was outside. Nests."""
+        if self._depth:
+            yield
+            return
+        flags = [(module, module.training) for module in self.model.modules()]
+        parameters = [(p, p.requires_grad, p.grad) for p in self.model.parameters()]
+        buffers = [(b, b.detach().clone()) for b in self.model.buffers()]
+        rng = torch.get_rng_state()
+        cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+        self._depth += 1
+        try:
+            self.model.eval()
+            for parameter, _, _ in parameters:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            self._depth -= 1
+            for module, training in flags:
+                module.training = training
+            for parameter, requires_grad, grad in parameters:
+                parameter.requires_grad_(requires_grad)
+                parameter.grad = grad
+            with torch.no_grad():
+                for buffer, saved in buffers:
+                    buffer.copy_(saved)
+            torch.set_rng_state(rng)
+            if cuda_rng is not None:
+                torch.cuda.set_rng_state_all(cuda_rng)
+
+    def run(self, images: Tensor) -> Tensor:
+        """Normalise and classify, without any check. Gradients flow to `images`.
+
+        Call it inside `borrowed()`; hooks on the model see exactly what they would see in the user's own code.
+        """
+        output = self.model(self.normalise(images))
+        if not isinstance(output, Tensor):
+            raise ModelError(
+                expected="a model that returns one tensor of logits [N, K]",
+                got=f"a {type(output).__name__}",
+                do="wrap the model so that it returns the logits alone",
+            )
+        return output
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """`(images - mean) / std`, per channel."""
+        if self.mean is not None:
+            images = images - images.new_tensor(self.mean).view(1, -1, 1, 1)
+        if self.std is not None:
+            images = images / images.new_tensor(self.std).view(1, -1, 1, 1)
+        return images
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits of images, both checked.
+
+        Args:
+            images: Floating point `[N, C, H, W]`, within `bounds`.
+
+        Returns:
+            Logits `[N, K]`, without gradient.
+
+        Raises:
+            ImageError: Wrong shape or type, NaN, or pixels outside the bounds.
+            ModelError: The output is no finite `[N, K]` tensor, or looks like probabilities.
+        """
+        images = self.check_images(images)
+        with self.borrowed(), torch.no_grad():
+            logits = self.run(images)
+        check_logits(logits, len(images))
+        return logits
+
+    def check_images(self, images: Tensor) -> Tensor:
+        """The images on the model's device, clipped by no more than the rounding tolerance.
+
+        Raises:
+            ImageError: See `__call__`.
+        """
+        given: object = images  # whatever a caller without type checks hands in
+        if not isinstance(given, Tensor) or given.ndim != 4 or not given.is_floating_point() or not len(given):
+            got = f"{given.dtype} of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+            raise ImageError(
+                expected="a floating point tensor [N, C, H, W] with N >= 1",
+                got=got,
+                do="stack the images and convert them, e.g. uint8 / 255",
+            )
+        if self.mean is not None and images.shape[1] != len(self.mean):
+            raise ImageError(
+                expected=f"{len(self.mean)} channels, as mean and std have",
+                got=f"{images.shape[1]} channels",
+                do="pass one mean and std per image channel",
+            )
+        low, high = self.bounds
+        least, most = (float(v) for v in images.detach().aminmax())
+        if not math.isfinite(least) or not math.isfinite(most):
+            raise ImageError(
+                expected="finite pixels",
+                got=f"{int((~images.isfinite()).sum())} NaN or infinite",
+                do="remove or repair the broken images",
+            )
+        slack = RANGE_TOLERANCE * (high - low)
+        if least < low - slack or most > high + slack:
+            raise ImageError(
+                expected=f"pixels within the bounds [{low:g}, {high:g}]",
+                got=f"[{least:.4g}, {most:.4g}]",
+                do="scale the images, or pass the true range as Classifier(model, bounds=(low, high)) "
+                "with any normalisation as mean and std",
+            )
+        return images.to(self.device).clamp(low, high)
+
+
+def check_logits(logits: Tensor, count: int) -> None:
+    """Raise unless `logits` is a finite `[count, K >= 2]` tensor that does not look like probabilities.
+
+    Raises:
+        ModelError: It is not.
+    """
+    if logits.ndim != 2 or logits.shape[0] != count or logits.shape[1] < 2:
+        raise ModelError(
+            expected=f"logits of shape [{count}, K] with K >= 2",
+            got=f"{tuple(logits.shape)}",
+            do="wrap the model so that it returns one row of class scores per image",
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError(
+            expected="finite logits",
+            got=f"{int((~torch.isfinite(logits)).sum())} NaN or infinite values",
+            do="check the weights and the normalisation",
+        )
+    rows = logits.detach().float()
+    if bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all()):
+        raise ModelError(
+            expected="logits",
+            got="probabilities (every row is >= 0 and sums to 1)",
+            do="remove the final softmax: it hides gradients from attacks",
+        )

@@ -1,0 +1,348 @@
+"""The command line: parse, run the job, print the answer. Heavy packages are imported by the commands that use them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from interpretgan.config import (
+    DEMO_GENERATOR_STEPS,
+    AttackOptions,
+    DataOptions,
+    GeneratorOptions,
+    JudgeOptions,
+    ModelOptions,
+    ReadingOptions,
+    RunOptions,
+    Settings,
+)
+from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
+
+if TYPE_CHECKING:
+    from interpretgan.diagnosis import Diagnosis
+    from interpretgan.pipeline import Job
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+DryRun = Annotated[bool, Parameter(negative="", group="Run")]
+
+app = App(
+    name="interpretgan",
+    help="Which layer of an image classifier lets adversarial perturbations through, and what do they change there?\n\n"
+    "Start with `interpretgan demo`, then `interpretgan diagnose --help` for your own model.",
+    help_format="markdown",
+)
+
+TRAIN = ("data", "model")
+ATTACK = (*TRAIN, "attack")
+FIT = (*TRAIN, "generator")
+EXPLAIN = (*TRAIN, "attack", "judge", "generator")
+DIAGNOSE = (*EXPLAIN, "reading")
+
+
+@app.command
+def demo(*, run: RunOptions = RunOptions(), dry_run: DryRun = False) -> None:
+    """The whole job on the embedded digits, in two minutes: train, attack, explain, diagnose, report.
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(generator=GeneratorOptions(generator_steps=DEMO_GENERATOR_STEPS), run=run)
+    _diagnose("demo", settings, dry_run)
+
+
+@app.command
+def layers(
+    *, data: DataOptions = DataOptions(), model: ModelOptions = ModelOptions(), run: RunOptions = RunOptions()
+) -> None:
+    """Which layers can be diagnosed, and why the others cannot.
+
+    With --out, the same as layers.json in that folder.
+    """
+    settings = Settings(data=data, model=model, run=run)
+    with _job(settings, TRAIN, None) as job:
+        anatomy = job.anatomy
+    rows = [("layer", "kind", "shape", "")]
+    for cut in anatomy.cuts:
+        rows.append(
+            (
+                cut.name,
+                cut.kind,
+                _shape(cut.shape),
+                f"the same tensor as {cut.same_as}" if cut.same_as else "",
+            )
+        )
+    print(_table(rows))
+    if anatomy.refused:
+        rows = [("no cut", "kind", "shape", "why; use instead")]
+        rows += [(r.name, r.kind, _shape(r.shape), f"{r.reason}; {r.nearest or '-'}") for r in anatomy.refused]
+        print("\n" + _table(rows))
+    print(f"\n{len(anatomy.distinct)} layers to diagnose, {len(anatomy.refused)} calls that are no cut")
+    if run.out is not None:
+        from dataclasses import asdict
+
+        from interpretgan.files import write_json
+
+        record = {
+            "cuts": [asdict(cut) for cut in anatomy.cuts],
+            "refused": [asdict(r) for r in anatomy.refused],
+        }
+        write_json(run.out / "layers.json", record)
+
+
+@app.command
+def train(
+    *,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Train a classifier; its weights go to classifier.safetensors.
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data=data, model=model, run=run)
+    if model.weights is not None or model.pretrained:
+        raise ConfigError(
+            expected="a model to train", got="one with weights", do="leave --weights and --pretrained out"
+        )
+    if _dry(settings, TRAIN, dry_run):
+        return
+    with _job(settings, TRAIN, _out(run, "train")) as job:
+        _ = job.classifier
+        print(f"weights: {job.folder / 'classifier.safetensors' if job.folder else ''}")
+
+
+@app.command
+def attack(
+    *,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    attack: AttackOptions = AttackOptions(),
+    reading: ReadingOptions = ReadingOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Attack a classifier; the adversarial images go to adversarial.npy, as floating point numbers.
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data=data, model=model, attack=attack, reading=reading, run=run)
+    sections = (*ATTACK, "reading")
+    if _dry(settings, sections, dry_run):
+        return
+    with _job(settings, sections, _out(run, "attack")) as job:
+        record = job.attack()
+        accuracy = record["accuracy"]
+        print(
+            f"accuracy on {record['examples']} images: natural {accuracy['natural']:.1%}, "
+            f"adversarial {accuracy['adversarial']:.1%}, random noise of the same size {accuracy['noise']:.1%}"
+        )
+
+
+@app.command
+def fit(
+    *,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    generator: GeneratorOptions = GeneratorOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Train InterpretGAN for all layers of a classifier, on natural images.
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data=data, model=model, generator=generator, run=run)
+    if _dry(settings, FIT, dry_run):
+        return
+    with _job(settings, FIT, _out(run, "fit")) as job:
+        _ = job.interpreters
+        print(f"generator: {job.folder.path if job.folder else ''}/generator-{run.seed}.safetensors")
+
+
+@app.command
+def explain(
+    *,
+    index: str = "0,1,2,3,4,5",
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    attack: AttackOptions = AttackOptions(),
+    judge: JudgeOptions = JudgeOptions(),
+    generator: GeneratorOptions = GeneratorOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Show what each layer holds of some test images, and of their adversarial counterparts.
+
+    Writes figures/explained.png, and says for each image where its explanation turns into another class.
+
+    Args:
+        index: Test images, by their number from 0: a,b,c.
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
+    indices = _whole_numbers(index)
+    if _dry(settings, EXPLAIN, dry_run):
+        return
+    with _job(settings, EXPLAIN, _out(run, "explain")) as job:
+        explanation = job.explain(indices)
+        classes, file = job.test.classes, job.draw_explanation(explanation)
+        assert explanation.labels is not None
+        assert explanation.adversarial_readings is not None
+        for row, number in enumerate(indices):
+            true, turn = classes[int(explanation.labels[row])], explanation.turns[row]
+            shown = classes[int(explanation.adversarial_readings[-1, row])]
+            print(
+                f"image {number}: {true}"
+                + (f" stays {true} at every layer" if turn is None else f" → {shown} at {turn}")
+            )
+        print(f"pictures: {file}")
+
+
+@app.command
+def diagnose(
+    *,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    attack: AttackOptions = AttackOptions(),
+    judge: JudgeOptions = JudgeOptions(),
+    generator: GeneratorOptions = GeneratorOptions(),
+    reading: ReadingOptions = ReadingOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Diagnose a classifier: how much of its loss of accuracy each layer contributes.
+
+    Does whatever is still missing in the run folder (train the classifier, train the judge, fit InterpretGAN), says so,
+    and ends with the answer and the path of the report. Run the same command again to go on after an interruption.
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    _diagnose("diagnose", Settings(data, model, attack, judge, generator, reading, run), dry_run)
+
+
+@app.command
+def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> None:
+    """Draw the report of a finished diagnosis again, from the run folder alone.
+
+    Args:
+        folder: The run folder. It can be given as --out as well; --seed and --device change nothing that is drawn.
+    """
+    from interpretgan.diagnosis import Diagnosis
+    from interpretgan.pipeline import load_examples
+    from interpretgan.report import write_report
+
+    place = folder or run.out
+    if place is None:
+        raise ConfigError(expected="a run folder", got="none", do="name it: interpretgan report runs/mnist")
+    if not (place / "diagnosis.json").exists():
+        raise RunFolderError(
+            expected=f"a finished diagnosis in {place}",
+            got="no diagnosis.json",
+            do="run `interpretgan diagnose` first",
+        )
+    result = Diagnosis.load(place)
+    pictures = place / "explanations.npz"
+    file = write_report(result.to_dict(), load_examples(pictures, result) if pictures.exists() else None, place)
+    _answer(result, file)
+
+
+# --- shared ------------------------------------------------------------------------------------------------------
+
+
+def _diagnose(command: str, settings: Settings, dry_run: bool) -> None:
+    if _dry(settings, DIAGNOSE, dry_run):
+        return
+    with _job(settings, DIAGNOSE, _out(settings.run, command)) as job:
+        from interpretgan.pipeline import took
+
+        result = job.diagnosis()
+        file = job.report(result)
+        _say(f"took {took(dict(result.provenance['seconds']))}")
+    _answer(result, file)
+
+
+def _answer(result: Diagnosis, file: Path) -> None:
+    from interpretgan.report import answer_sentence, summary_table
+
+    print(f"{summary_table(result.to_dict())}\n\n{answer_sentence(result.to_dict())}\n\nreport: {file}")
+
+
+@contextlib.contextmanager
+def _job(settings: Settings, sections: tuple[str, ...], folder: Path | None) -> Iterator[Job]:
+    from interpretgan.pipeline import Job
+
+    job = Job(settings, sections, folder, _say)
+    try:
+        yield job
+    finally:
+        job.close()
+
+
+def _out(run: RunOptions, command: str) -> Path:
+    return Path("runs") / command if run.out is None else run.out
+
+
+def _dry(settings: Settings, sections: tuple[str, ...], dry_run: bool) -> bool:
+    resolved = settings.resolve(sections)
+    if dry_run:
+        from interpretgan.files import plain
+
+        print(json.dumps(plain(resolved), indent=2))
+    return dry_run
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(expected="whole numbers a,b,c", got=f"'{text}'", do="e.g. --index 0,3,7") from None
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "-" if shape is None else "×".join(map(str, shape))
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0, 2 for bad input (one line on stderr), or 130 after Ctrl-C."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run a command; its exit code."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except (InterpretGANError, CycloptsError) as error:
+        print(f"interpretgan: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\ninterpretgan: interrupted; run the same command again to go on from there", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

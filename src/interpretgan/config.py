@@ -1,0 +1,240 @@
+"""Settings of a run: typed, grouped as the command line shows them, and resolved to plain JSON before step 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter, Token
+
+from interpretgan.errors import ConfigError
+
+if TYPE_CHECKING:
+    from interpretgan.attacks import ThreatModel
+    from interpretgan.gan.trainer import GANConfig
+
+DEMO_GENERATOR_STEPS = 400
+"""Enough for the digits; the demonstration is to end within three minutes."""
+
+
+def parse_number(_type: object, tokens: tuple[Token, ...]) -> float:
+    """A number or a fraction: `0.2`, `8/255`."""
+    text = tokens[0].value
+    try:
+        return float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number or a fraction like 8/255, got '{text}'") from None
+
+
+Number = Annotated[float, Parameter(converter=parse_number)]
+
+
+@Parameter(name="*", group="Data")
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images."""
+
+    data: str = "digits"
+    """digits (embedded), mnist, cifar10, or the path of a folder of images, one subfolder a class."""
+    data_dir: Annotated[Path | None, Parameter(env_var="INTERPRETGAN_DATA")] = None
+    """Where mnist/ and cifar10/ lie as parquet. Without it they come from the public hub (extra 'hub')."""
+    image_size: int | None = None
+    """Pixels a side that the images are brought to [default: as they are]."""
+
+
+@Parameter(name="*", group="Classifier")
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which classifier."""
+
+    model: str = "lenet5"
+    """A built-in model (lenet5), or your own as package.module:factory, a function that returns the module."""
+    pool: Literal["max", "avg"] = "max"
+    """Pooling of a built-in model."""
+    weights: Path | None = None
+    """Its weights, a safetensors file or a state dict in .pt [default: it is trained]."""
+    pretrained: Annotated[bool, Parameter(negative="")] = False
+    """Take your model as the factory returns it: load and train nothing."""
+    mean: tuple[float, ...] | None = None
+    """Mean per channel that the model wants subtracted, for pixels in [0, 1]."""
+    std: tuple[float, ...] | None = None
+    """Deviation per channel that the model wants divided by."""
+    epochs: int | None = None
+    """Passes over the training images, where the classifier is trained [default: by the size of the data]."""
+
+
+@Parameter(name="*", group="Attack")
+@dataclass(frozen=True)
+class AttackOptions:
+    """The threat model."""
+
+    attack: Literal["fgsm", "pgd"] = "pgd"
+    """How the adversary searches."""
+    norm: Literal["linf", "l2"] = "linf"
+    """How the size of a perturbation is measured."""
+    eps: Number = 0.2
+    """Largest perturbation, for pixels in [0, 1]; fractions like 8/255 are fine."""
+    steps: int = 20
+    """Steps of PGD."""
+    restarts: int = 1
+    """Random starts, of which the worst case per example counts."""
+    step_size: Number | None = None
+    """Length of a step [default: eps/4 with ten steps or more]."""
+
+    def threat_model(self) -> ThreatModel:
+        """The checked threat model.
+
+        Raises:
+            ThreatModelError: A setting out of range.
+        """
+        from interpretgan.attacks import ThreatModel
+
+        steps = 1 if self.attack == "fgsm" else self.steps
+        return ThreatModel(self.norm, self.eps, self.attack, steps, self.restarts, self.step_size)
+
+
+@Parameter(name="*", group="Judge")
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Who reads the explanations."""
+
+    judge: str = "judge"
+    """Its architecture: another one than the classifier's."""
+    judge_weights: Path | None = None
+    """Its weights [default: it is trained against the threat model]."""
+    judge_epochs: int | None = None
+    """Passes over the training images, where it is trained [default: by the size of the data]."""
+
+
+@Parameter(name="*", group="InterpretGAN")
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """How the generator is trained."""
+
+    cuts: str | None = None
+    """Layers to explain, a,b,c, as `interpretgan layers` names them [default: all]."""
+    generator_steps: int = 600
+    """Training steps."""
+    generator_seeds: int = 1
+    """Generators to train; with several, the intervals cover their training."""
+    images_per_cut: int = 16
+    """Images per layer and step."""
+    information: float = 1.0
+    """Weight of the mutual information term."""
+    latent: float = 5.0
+    """Weight of latent consistency; 0 is the plain method."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the training; auto takes bf16 where the processor is fast at it."""
+
+    def gan(self) -> GANConfig:
+        """The checked settings of the training.
+
+        Raises:
+            ConfigError: A setting out of range.
+        """
+        from interpretgan.gan.trainer import GANConfig
+
+        if self.generator_seeds < 1:
+            raise ConfigError(
+                expected="generator_seeds >= 1",
+                got=str(self.generator_seeds),
+                do="train one generator at least",
+            )
+        return GANConfig(
+            steps=self.generator_steps,
+            images_per_cut=self.images_per_cut,
+            information=self.information,
+            latent=self.latent,
+            precision=self.precision,
+        )
+
+    def names(self) -> list[str] | None:
+        """The chosen cuts, or `None` for all."""
+        return None if self.cuts is None else [name.strip() for name in self.cuts.split(",") if name.strip()]
+
+
+@Parameter(name="*", group="Diagnosis")
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How much is read."""
+
+    examples: int = 2000
+    """Test images that are attacked and read, from the first."""
+    bootstrap: int = 2000
+    """Bootstrap replicates behind each interval."""
+    confidence: float = 0.95
+    """Level of the intervals."""
+
+    def __post_init__(self) -> None:
+        if self.examples < 1:
+            raise ConfigError(expected="examples >= 1", got=str(self.examples), do="read some images")
+        if self.bootstrap < 1 or not 0 < self.confidence < 1:
+            raise ConfigError(
+                expected="bootstrap >= 1 and 0 < confidence < 1",
+                got=f"bootstrap={self.bootstrap}, confidence={self.confidence}",
+                do="try 2000 and 0.95",
+            )
+
+
+@Parameter(name="*", group="Run")
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how the run happens."""
+
+    out: Path | None = None
+    """Folder of the run; what it has, made with the same settings, is not made again [default: runs/COMMAND]."""
+    seed: int = 0
+    """Of everything random. The same seed gives the same run on the same machine."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, or cuda[:k]."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run depends on."""
+
+    data: DataOptions = DataOptions()
+    model: ModelOptions = ModelOptions()
+    attack: AttackOptions = AttackOptions()
+    judge: JudgeOptions = JudgeOptions()
+    generator: GeneratorOptions = GeneratorOptions()
+    reading: ReadingOptions = ReadingOptions()
+    run: RunOptions = RunOptions()
+
+    def resolve(self, sections: tuple[str, ...]) -> dict[str, Any]:
+        """The named sections as plain JSON, checked, with every default filled in.
+
+        Args:
+            sections: Of `data`, `model`, `attack`, `judge`, `generator`, `reading`.
+
+        Raises:
+            InterpretGANError: A setting out of range, or that does not fit the others.
+        """
+        from dataclasses import asdict
+
+        model = self.model
+        if model.pretrained and (model.weights is not None or ":" not in model.model):
+            raise ConfigError(
+                expected="pretrained with a factory of your own and no weights",
+                got=f"model {model.model}" + (f" with weights {model.weights}" if model.weights else ""),
+                do="name the model as package.module:factory, or leave --pretrained out",
+            )
+        for name, value in (("epochs", model.epochs), ("judge-epochs", self.judge.judge_epochs)):
+            if value is not None and value < 1:
+                raise ConfigError(expected=f"{name} >= 1", got=str(value), do=f"leave --{name} out for the default")
+        whole = {
+            # Where the data lie does not change a result; what they are is in the hash that is added on loading.
+            "data": {"name": self.data.data, "image_size": self.data.image_size},
+            "model": asdict(model),
+            "attack": self.attack.threat_model().to_dict(),
+            "judge": asdict(self.judge),
+            "generator": {
+                **asdict(self.generator.gan()),
+                "seeds": self.generator.generator_seeds,
+                "cuts": self.generator.names(),
+            },
+            "reading": asdict(self.reading),
+        }
+        return {"seed": self.run.seed, "device": self.run.device, **{name: whole[name] for name in sections}}

@@ -1,0 +1,408 @@
+"""The diagnosis: how much of a model's loss of accuracy each layer contributes, with intervals and controls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interpretgan import vulnerability as vul
+from interpretgan.attacks import ThreatModel, check_labels, check_trust
+from interpretgan.data import as_source
+from interpretgan.errors import ConfigError, LabelError, RunFolderError
+from interpretgan.explanation import InterpretGAN
+from interpretgan.files import read_json, write_json
+from interpretgan.judge import Judge
+from interpretgan.readings import Perturb, Readings, attacker, collect, noise_control
+from interpretgan.runs import provenance
+from interpretgan.types import ImageSource
+from interpretgan.vulnerability import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+READABLE = 0.05
+"""A cut is unreliable when the judge reads its natural explanations this much worse than natural images."""
+QUIET = 0.03
+"""Equal-norm noise may move a layer's vulnerability by this much."""
+FOOLED = 0.8
+"""A judge that keeps less of its own accuracy on the attacked images is flagged."""
+CONTROL_IMAGES = 250
+"""Images on which the control with eps = 0 runs."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of a diagnosis: the image itself, or a cut and the layer that ends there.
+
+    Attributes:
+        name: `image`, or the cut's name.
+        kind: Class of the module.
+        shape: Shape of the latent.
+        natural: Share of natural explanations that show the true class, 0 to 1, as all accuracies.
+        adversarial: The same for adversarial explanations.
+        noise: The same under random noise of the same size.
+        survival: `adversarial / natural`.
+        bits: Information between the true class and what adversarial explanations show.
+        vulnerability: `V_l = survival_{l-1} - survival_l`; 0 for the image.
+        vulnerability_bits: `bits_{l-1} - bits_l`.
+        vulnerability_noise: `V_l` with noise in place of the attack: the control.
+        intervals: Of `natural`, `adversarial`, `noise` and `survival`.
+        transitions: Counts, true class by class shown, of adversarial explanations.
+        flags: Reasons to distrust the row.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    natural: float
+    adversarial: float
+    noise: float
+    survival: float
+    bits: float
+    vulnerability: Interval
+    vulnerability_bits: Interval
+    vulnerability_noise: Interval
+    intervals: Mapping[str, Interval]
+    transitions: tuple[tuple[int, ...], ...]
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Which layer lets the perturbations through. Immutable; `save` and `load` are inverse.
+
+    Attributes:
+        classifier: Name, number of parameters, and what else is known of the model.
+        data: Name, split and number of examples.
+        threat_model: Norm, eps, attack, steps, restarts, step size.
+        accuracy: Of the model on natural, adversarial and noisy images, and of the judge on the first two.
+        layers: The image, then the cuts in execution order.
+        controls: Largest |V| at eps = 0 (exactly 0) and under noise.
+        judge: Name and held-out accuracies of the judge.
+        flags: Reasons to distrust the whole.
+        provenance: Seeds, versions, device, date.
+    """
+
+    classifier: Mapping[str, Any]
+    data: Mapping[str, Any]
+    threat_model: Mapping[str, Any]
+    accuracy: Mapping[str, float]
+    layers: tuple[Layer, ...]
+    controls: Mapping[str, float]
+    judge: Mapping[str, Any]
+    flags: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float:
+        """The loss that the layers share: `survival_0 - survival_L`, the sum of all `V_l`."""
+        return self.layers[0].survival - self.layers[-1].survival
+
+    @property
+    def top(self) -> Layer:
+        """The layer that contributes most."""
+        return max(self.layers[1:], key=lambda layer: layer.vulnerability.value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in `diagnosis.json`."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer, intervals as `<quantity>_low` and `<quantity>_high`."""
+        import pandas as pd
+
+        rows = []
+        for layer in self.layers:
+            row = {
+                name: getattr(layer, name)
+                for name in ("name", "kind", "shape", "natural", "adversarial", "noise", "survival", "bits")
+            }
+            for name, interval in layer.intervals.items():
+                row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+            for name in ("vulnerability", "vulnerability_bits", "vulnerability_noise"):
+                interval = getattr(layer, name)
+                row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            rows.append(row | {"flags": "; ".join(layer.flags)})
+        return pd.DataFrame(rows)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `diagnosis.json` (into `path` if that is a folder), atomically; returns the file's path.
+
+        Raises:
+            RunFolderError: The file cannot be written.
+        """
+        path = Path(path)
+        file = path / "diagnosis.json" if path.suffix != ".json" else path
+        write_json(file, self.to_dict())
+        return file
+
+    @classmethod
+    def load(cls, path: str | Path) -> Diagnosis:
+        """Read a diagnosis from its file, or from the folder that holds `diagnosis.json`.
+
+        Raises:
+            RunFolderError: The file is missing, damaged, or of another schema.
+        """
+        path = Path(path)
+        file = path / "diagnosis.json" if path.suffix != ".json" else path
+        value = read_json(file)
+        found = value.get("schema") if isinstance(value, dict) else None
+        if found != SCHEMA:
+            raise RunFolderError(
+                expected=f"a diagnosis of schema {SCHEMA} in {file}",
+                got=f"schema {found}",
+                do="diagnose again",
+            )
+        try:
+            fields = {item.name: value[item.name] for item in dataclasses.fields(cls)}
+            layers = tuple(_layer(layer) for layer in value["layers"])
+        except (KeyError, TypeError) as error:
+            raise RunFolderError(
+                expected=f"a whole diagnosis in {file}", got=f"one without {error}", do="diagnose again"
+            ) from error
+        return cls(**fields | {"layers": layers, "flags": tuple(value["flags"])})
+
+
+def _layer(row: dict[str, Any]) -> Layer:
+    plain = dict(row)
+    for name in ("vulnerability", "vulnerability_bits", "vulnerability_noise"):
+        plain[name] = Interval(**row[name])
+    plain["intervals"] = {name: Interval(**interval) for name, interval in row["intervals"].items()}
+    plain["shape"], plain["flags"] = tuple(row["shape"]), tuple(row["flags"])
+    plain["transitions"] = tuple(tuple(counts) for counts in row["transitions"])
+    return Layer(**plain)
+
+
+def diagnose(
+    interpreter: InterpretGAN | Sequence[InterpretGAN],
+    judge: Judge,
+    images: Tensor | ImageSource,
+    labels: Tensor | None = None,
+    *,
+    threat_model: ThreatModel,
+    examples: int | None = None,
+    seed: int = 0,
+    bootstrap: int = 2000,
+    confidence: float = 0.95,
+    adversarial: Perturb | None = None,
+    classifier_info: Mapping[str, Any] | None = None,
+    data_info: Mapping[str, Any] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+    on_readings: Callable[[list[Readings]], None] | None = None,
+) -> Diagnosis:
+    """Split a classifier's loss of accuracy under attack among its layers.
+
+    Args:
+        interpreter: A trained InterpretGAN, or several of the same cuts trained with different seeds: then readings are
+            pooled and the intervals cover the seeds.
+        judge: Reads the class that an image shows; independent of the classifier and harder to fool.
+        images: Held-out natural images, `[N, C, H, W]` within the bounds or a source.
+        labels: True classes `[N]`, with a tensor of images.
+        threat_model: The attack.
+        examples: How many images, from the first. `None`: all.
+        seed: Of the attack, the noises and the bootstrap.
+        bootstrap: Replicates.
+        confidence: Of the intervals.
+        adversarial: Makes the adversarial images, where they come from elsewhere. `None`: attacks them here.
+        classifier_info: Kept in the record, beside the model's class and size.
+        data_info: Likewise, beside the number of examples.
+        on_batch: Told how many examples are done.
+        on_readings: Given the readings of each interpreter, to keep them.
+
+    Returns:
+        The diagnosis; its vulnerabilities add up to the loss.
+
+    Raises:
+        LabelError: Labels that do not fit.
+        ConfigError: Nothing to read, or interpreters of different cuts.
+    """
+    interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
+    classifier, cuts = _same_cuts(interpreters)
+    source = _labelled(images, labels, classifier.bounds)
+    count = len(source) if examples is None else min(examples, len(source))
+    if count < 1 or bootstrap < 0 or not 0 < confidence < 1:
+        raise ConfigError(
+            expected="at least one example, bootstrap >= 0 and 0 < confidence < 1",
+            got=f"{count} examples, bootstrap={bootstrap}, confidence={confidence}",
+            do="check the settings",
+        )
+    probe, probe_labels = source.batch(torch.arange(min(count, CONTROL_IMAGES)))
+    check_labels(probe_labels, len(probe), classifier, probe[:1])
+
+    if adversarial is None:
+        adversarial = attacker(classifier, threat_model, seed=seed)
+    noise = noise_control(classifier, threat_model, seed=seed)
+    readings = collect(
+        interpreters, judge, source, count, adversarial=adversarial, noise=noise, seed=seed, on_batch=on_batch
+    )
+    if on_readings is not None:
+        on_readings(readings)
+    pooled = _pool(readings)
+    weights = vul.bootstrap_weights(len(interpreters), count, bootstrap, seed=seed)
+    rows = _rows(pooled, weights, confidence)
+
+    # The same code with x' = x must blame no layer at all.
+    (still,) = collect(
+        interpreters[:1],
+        judge,
+        source,
+        len(probe),
+        adversarial=lambda x, *_: x,
+        noise=lambda x, *_: x,
+        seed=seed,
+    )
+    ones = np.ones((1, len(probe)))
+    eps0 = vul.vulnerability(
+        vul.survival(
+            vul.accuracy(still.natural == still.labels, ones),
+            vul.accuracy(still.adversarial == still.labels, ones),
+        )
+    )
+
+    classes = int(max(pooled.labels.max(), pooled.model.max(), pooled.adversarial.max())) + 1
+    kinds = [("image", "Image", tuple(probe.shape[1:])), *((c.name, c.kind, c.shape) for c in cuts)]
+    layers = tuple(
+        Layer(
+            name=name, kind=kind, shape=tuple(shape), **row,
+            transitions=tuple(
+                tuple(int(v) for v in counts)
+                for counts in vul.transitions(pooled.labels, pooled.adversarial[index], classes)
+            ),
+            flags=_row_flags(rows, index),
+        )
+        for index, ((name, kind, shape), row) in enumerate(zip(kinds, rows, strict=True))
+    )  # fmt: skip
+    model = [float(share) for share in (pooled.model == pooled.labels).mean(axis=1)]
+    accuracy = {
+        "natural": model[0],
+        "adversarial": model[1],
+        "noise": model[2],
+        "judge_natural": rows[0]["natural"],
+        "judge_adversarial": rows[0]["adversarial"],
+    }
+    controls = {
+        "eps0_max_abs_vulnerability": float(np.abs(eps0).max()),
+        "noise_max_abs_vulnerability": max(abs(layer.vulnerability_noise.value) for layer in layers),
+    }
+    trust = check_trust(threat_model, examples=count, natural=model[0], adversarial=model[1], noise=model[2])
+    return Diagnosis(
+        classifier={
+            "name": classifier.name,
+            "parameters": sum(p.numel() for p in classifier.model.parameters()),
+            **(classifier_info or {}),
+        },
+        data={"examples": count, **(data_info or {})},
+        threat_model=threat_model.to_dict(),
+        accuracy=accuracy,
+        layers=layers,
+        controls=controls,
+        judge={"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial},
+        flags=(*trust, *_flags(accuracy, controls)),
+        provenance={
+            **provenance(seed, device=str(classifier.device)),
+            "generator_seeds": [one.seed for one in interpreters],
+            "bootstrap": bootstrap,
+            "confidence": confidence,
+        },
+    )
+
+
+def _same_cuts(interpreters: Sequence[InterpretGAN]) -> tuple[Any, tuple[Any, ...]]:
+    names = {tuple(cut.name for cut in one.cuts) for one in interpreters}
+    if len(names) != 1 or len({id(one.classifier) for one in interpreters}) != 1:
+        raise ConfigError(
+            expected="one InterpretGAN, or several of the same classifier and cuts",
+            got=f"{len(interpreters)} with {len(names)} different lists of cuts",
+            do="fit them on the same classifier and cuts, with different seeds",
+        )
+    return interpreters[0].classifier, interpreters[0].cuts
+
+
+def _labelled(images: Tensor | ImageSource, labels: Tensor | None, bounds: tuple[float, float]) -> ImageSource:
+    if isinstance(images, Tensor) and (labels is None or len(labels) != len(images)):
+        raise LabelError(
+            expected=f"labels [{len(images)}] with a tensor of images",
+            got="none" if labels is None else str(tuple(labels.shape)),
+            do="pass diagnose(interpreter, judge, images, labels, ...)",
+        )
+    return as_source(images, labels, bounds)
+
+
+def _pool(readings: Sequence[Readings]) -> Readings:
+    """All generators' readings side by side, `[S·N]`."""
+    return Readings(
+        **{
+            item.name: np.concatenate([getattr(one, item.name) for one in readings], axis=-1)
+            for item in dataclasses.fields(Readings)
+        }
+    )
+
+
+def _rows(readings: Readings, weights: vul.Floats, confidence: float) -> list[dict[str, Any]]:
+    """The numbers of each row, the image first."""
+    shares = {
+        name: vul.accuracy(getattr(readings, name) == readings.labels, weights)
+        for name in ("natural", "adversarial", "noise")
+    }
+    survival = vul.survival(shares["natural"], shares["adversarial"])
+    bits = vul.information_bits(readings.labels, readings.adversarial, weights)
+    curves = {
+        **shares,
+        "survival": survival,
+        "vulnerability": vul.vulnerability(survival),
+        "vulnerability_bits": vul.vulnerability(bits),
+        "vulnerability_noise": vul.vulnerability(vul.survival(shares["natural"], shares["noise"])),
+    }
+    found = {name: vul.intervals(curve, confidence) for name, curve in curves.items()}
+    plain = ("natural", "adversarial", "noise", "survival")
+    return [
+        {
+            **{name: found[name][index].value for name in plain},
+            "bits": float(bits[0, index]),
+            **{name: found[name][index] for name in found if name not in plain},
+            "intervals": {name: found[name][index] for name in plain},
+        }
+        for index in range(survival.shape[1])
+    ]
+
+
+def _row_flags(rows: Sequence[Mapping[str, Any]], index: int) -> tuple[str, ...]:
+    row, flags = rows[index], []
+    floor = rows[0]["natural"] - READABLE
+    if row["natural"] < floor:
+        flags.append(f"unreliable: natural explanations read right at {row['natural']:.3f} < {floor:.3f}")
+    elif index and rows[index - 1]["natural"] < floor:
+        flags.append("unreliable: the cut before it cannot be read")
+    control = row["vulnerability_noise"]
+    if abs(control.value) > QUIET and (control.low > 0 or control.high < 0):
+        flags.append(f"noise control: random noise alone moves it by {control.value:+.3f}")
+    return tuple(flags)
+
+
+def _flags(accuracy: Mapping[str, float], controls: Mapping[str, float]) -> list[str]:
+    flags = []
+    if controls["eps0_max_abs_vulnerability"] > 0:
+        flags.append(f"eps = 0 control failed: largest |V| {controls['eps0_max_abs_vulnerability']:.3g}")
+    if accuracy["judge_adversarial"] < accuracy["adversarial"]:
+        flags.append(
+            "weak judge: the attack fools it more than the model "
+            f"({accuracy['judge_adversarial']:.3f} < {accuracy['adversarial']:.3f})"
+        )
+    if accuracy["judge_adversarial"] < FOOLED * accuracy["judge_natural"]:
+        flags.append(
+            f"the perturbation fools the judge in the image itself: it reads {accuracy['judge_adversarial']:.3f} right "
+            f"instead of {accuracy['judge_natural']:.3f}, and the layers split only what is left"
+        )
+    if accuracy["judge_natural"] < accuracy["natural"] - 2 * READABLE:
+        flags.append(
+            f"weak judge: natural accuracy {accuracy['judge_natural']:.3f}, the model's {accuracy['natural']:.3f}"
+        )
+    return flags

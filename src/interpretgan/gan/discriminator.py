@@ -1,0 +1,53 @@
+"""The discriminator: one for all cuts, spectrally normalised, told which cut it looks at."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from interpretgan.gan.generator import coarse_grid, space_to_depth
+
+
+class Discriminator(nn.Module):
+    """`D(x, l)`: how natural an explanation of cut `l` looks, by projection on an embedding of the cut.
+
+    It works on the coarse grid too: the image is folded (space-to-depth), so that every convolution is a matrix
+    product over a few cells with many channels.
+
+    Args:
+        cuts: How many cuts there are.
+        image_shape: `(C, H, W)`.
+        width: Channels.
+        blocks: 3x3 convolutions after the first.
+    """
+
+    def __init__(self, cuts: int, image_shape: tuple[int, int, int], *, width: int = 96, blocks: int = 2) -> None:
+        super().__init__()
+        channels, height, wide = image_shape
+        self.grid = (coarse_grid(height), coarse_grid(wide))
+        self.fold = (math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))
+        inputs = channels * self.fold[0] * self.fold[1]
+        sizes = [inputs] + [width] * (blocks + 1)
+        self.convs = nn.ModuleList([spectral_norm(nn.Conv2d(a, b, 3, padding=1)) for a, b in itertools.pairwise(sizes)])
+        self.score = spectral_norm(nn.Linear(width, 1))
+        self.embedding = spectral_norm(nn.Embedding(cuts, width))
+
+    def forward(self, images: Tensor, cut: Tensor) -> Tensor:
+        """Scores `[N]` of images `[N, C, H, W]` for the cut indices `[N]`."""
+        pad = (
+            0,
+            self.grid[1] * self.fold[1] - images.shape[3],
+            0,
+            self.grid[0] * self.fold[0] - images.shape[2],
+        )
+        hidden = space_to_depth(F.pad(images, pad), self.fold).contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            hidden = F.leaky_relu(conv(hidden), 0.2)
+        pooled = hidden.sum(dim=(2, 3)) / math.sqrt(hidden.shape[2] * hidden.shape[3])
+        score: Tensor = self.score(pooled).squeeze(1) + (self.embedding(cut) * pooled).sum(dim=1)
+        return score

@@ -1,0 +1,173 @@
+"""The generator: a stem per cut, and one trunk that all cuts share.
+
+Each latent, whatever its shape, is brought to the same coarse grid. From there on one network draws the image, told by
+a few numbers per cut (a scale and a shift per channel and block) which cut it is drawing for. Almost all arithmetic is
+done in the trunk on the coarse grid, so the cost of one more cut is its stem and its share of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from interpretgan.cuts import Cut
+
+FINEST_GRID = 8
+"""The coarse grid has at most this many cells a side."""
+
+
+def coarse_grid(image_size: int) -> int:
+    """Cells a side: the image's size halved until it is at most `FINEST_GRID` (28 → 7, 32 → 8, 224 → 7)."""
+    grid = image_size
+    while grid > FINEST_GRID:
+        grid = math.ceil(grid / 2)
+    return grid
+
+
+class Stem(nn.Module):
+    """Bring the latent of one cut to the grid: `[N, *shape] → [N, width, grid, grid]`.
+
+    A feature map at least as fine as the grid keeps its layout: it is resized to a multiple of the grid and folded
+    (space-to-depth), so nothing is averaged away. Anything coarser is a vector, mapped by one matrix. The latent is
+    standardised first, by mean and standard deviation per channel over natural images (`calibrate`).
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: tuple[int, ...], grid: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.grid, self.width = grid, width
+        self.register_buffer("mean", torch.zeros(shape[0]))
+        self.register_buffer("scale", torch.ones(shape[0]))
+        self.spatial = len(shape) == 3 and shape[1] >= grid[0] and shape[2] >= grid[1]
+        if self.spatial:
+            self.fold = (math.ceil(shape[1] / grid[0]), math.ceil(shape[2] / grid[1]))
+            channels = shape[0] * self.fold[0] * self.fold[1]
+            self.project: nn.Module = nn.Conv2d(channels, width, 1)
+        else:
+            self.project = nn.Linear(math.prod(shape), width * grid[0] * grid[1])
+
+    @torch.no_grad()
+    def calibrate(self, latent: Tensor) -> None:
+        """Set the standardisation from latents of natural images `[N, *shape]`."""
+        rows = latent.float().transpose(0, 1).flatten(1)
+        self.mean.copy_(rows.mean(dim=1))
+        # A channel that never moves keeps its size: it carries nothing that a larger scale could show.
+        deviation = rows.std(dim=1, correction=0)
+        self.scale.copy_(1 / deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-12))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """`[N, *shape] → [N, width, grid, grid]`."""
+        per_channel = (1, -1) + (1,) * (latent.ndim - 2)
+        latent = (latent - self.mean.view(per_channel)) * self.scale.view(per_channel)
+        if not self.spatial:
+            grid: Tensor = self.project(latent.flatten(1))
+            return grid.view(-1, self.width, *self.grid)
+        size = (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1])
+        if tuple(latent.shape[2:]) != size:
+            latent = F.interpolate(latent, size=size, mode="bilinear", align_corners=False)
+        folded: Tensor = self.project(space_to_depth(latent, self.fold))
+        return folded
+
+
+def space_to_depth(images: Tensor, fold: tuple[int, int]) -> Tensor:
+    """`[N, C, H, W] → [N, C·fh·fw, H/fh, W/fw]`: each block of pixels becomes one cell's channels."""
+    n, c, h, w = images.shape
+    blocks = images.reshape(n, c, h // fold[0], fold[0], w // fold[1], fold[1])
+    return blocks.permute(0, 1, 3, 5, 2, 4).reshape(n, c * fold[0] * fold[1], h // fold[0], w // fold[1])
+
+
+class Block(nn.Module):
+    """Residual block with a scale and a shift per channel and cut: `h + conv(relu(conv(relu(a_l·h + b_l))))`."""
+
+    def __init__(self, width: int, cuts: int) -> None:
+        super().__init__()
+        self.style = nn.Embedding(cuts, 2 * width)
+        nn.init.zeros_(self.style.weight)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)  # starts as the identity: deep trunks train from the first step
+
+    def forward(self, hidden: Tensor, cut: Tensor) -> Tensor:
+        """`hidden` `[N, width, G, G]`, `cut` `[N]` indices → `[N, width, G, G]`."""
+        scale, shift = self.style(cut)[:, :, None, None].chunk(2, dim=1)
+        inner = F.relu(hidden * (1 + scale) + shift)
+        inner = self.second(F.relu(self.first(inner)))
+        out: Tensor = hidden + inner
+        return out
+
+
+class Generator(nn.Module):
+    """`x̂ = G_l(z_l, n)` for every cut `l`, in one network.
+
+    Args:
+        cuts: The cuts to draw for; those with `same_as` share the stem of the cut they repeat.
+        image_shape: `(C, H, W)` of the images.
+        bounds: Range of their pixels.
+        width: Channels of the trunk.
+        blocks: Residual blocks of the trunk.
+        noise: Size of the noise `n ~ N(0, I)`.
+    """
+
+    def __init__(
+        self,
+        cuts: Sequence[Cut],
+        image_shape: tuple[int, int, int],
+        *,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        width: int = 96,
+        blocks: int = 2,
+        noise: int = 16,
+    ) -> None:
+        super().__init__()
+        channels, height, wide = image_shape
+        self.image_shape, self.bounds, self.noise = image_shape, bounds, noise
+        self.names = tuple(cut.name for cut in cuts)
+        self.grid = (coarse_grid(height), coarse_grid(wide))
+        self.stems = nn.ModuleList([Stem(cut.shape, self.grid, width) for cut in cuts])
+        self.mix = nn.Linear(noise, width * self.grid[0] * self.grid[1])
+        self.blocks = nn.ModuleList([Block(width, len(cuts)) for _ in range(blocks)])
+        factor = (math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))
+        doublings = math.ceil(math.log2(max(factor)))
+        stages: list[nn.Module] = []
+        for left in reversed(range(doublings)):
+            narrow = channels if left == 0 else max(width // 2, 16)
+            stages += [nn.Conv2d(width, 4 * narrow, 3, padding=1), nn.PixelShuffle(2)]
+            width = narrow
+        if not stages:  # the grid is as fine as the image
+            stages = [nn.Conv2d(width, channels, 3, padding=1)]
+        self.stages = nn.ModuleList(stages)
+
+    def calibrate(self, latents: Mapping[str, Tensor]) -> None:
+        """Standardise every stem by latents of natural images, `{cut name: [N, *shape]}`."""
+        for name, stem in zip(self.names, self.stems, strict=True):
+            assert isinstance(stem, Stem)
+            stem.calibrate(latents[name])
+
+    def forward(self, latents: Sequence[Tensor | None], noise: Tensor) -> Tensor:
+        """Draw images for several cuts in one batch.
+
+        Args:
+            latents: For each cut, `[N_l, *shape]`, or `None` for a cut that is left out.
+            noise: `[Σ N_l, noise]`, in the order of the cuts.
+
+        Returns:
+            `[Σ N_l, C, H, W]` within the bounds, in the order of the cuts.
+        """
+        stems = [(i, stem(z)) for i, (stem, z) in enumerate(zip(self.stems, latents, strict=True)) if z is not None]
+        cut = torch.cat([torch.full((len(h),), i, device=h.device) for i, h in stems])
+        hidden = torch.cat([h for _, h in stems])
+        hidden = hidden + self.mix(noise).view_as(hidden)
+        hidden = hidden.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            hidden = block(hidden, cut)
+        for stage in self.stages:
+            hidden = stage(F.relu(hidden) if isinstance(stage, nn.Conv2d) else hidden)
+        low, high = self.bounds
+        hidden = hidden[:, :, : self.image_shape[1], : self.image_shape[2]]
+        return low + (high - low) * torch.sigmoid(hidden.float())

@@ -1,0 +1,45 @@
+"""The terms of the objective, one function each, beside their formulas."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def discriminator_hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """`E[max(0, 1 - D(x))] + E[max(0, 1 + D(x̂))]`: what the discriminator minimises.
+
+    Args:
+        real: Scores `[N]` of natural images.
+        fake: Scores `[M]` of explanations.
+    """
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def generator_hinge(fake: Tensor) -> Tensor:
+    """`-E[D(x̂)]`: the realism term `L_adv` that the generator minimises; scores `[N]`."""
+    return -fake.mean()
+
+
+def information_bound(logits: Tensor, explained_logits: Tensor) -> Tensor:
+    """`L_I = E Σ_y p_f(y|x) · log p_f(y|x̂)`, in nats, at most zero.
+
+    The variational lower bound on the mutual information between the explanation and the classification, up to an
+    entropy that the generator cannot change, with the frozen classifier as the recogniser (InfoGAN, eq. 5).
+
+    Args:
+        logits: `[N, K]` of the natural images.
+        explained_logits: `[N, K]` of their explanations.
+    """
+    return (logits.float().softmax(dim=1) * explained_logits.float().log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def latent_consistency(latent: Tensor, explained_latent: Tensor) -> Tensor:
+    """`L_z = ‖f_{<=l}(x̂) - z_l‖² / ‖z_l‖²`, over the batch, so that an all-zero latent cannot divide by zero.
+
+    Args:
+        latent: `z_l` `[N, ...]` of the natural images.
+        explained_latent: `[N, ...]` of their explanations.
+    """
+    latent, explained_latent = latent.float(), explained_latent.float()
+    return (explained_latent - latent).square().sum() / latent.square().sum().clamp_min(1e-12)

@@ -1,0 +1,248 @@
+"""Train the generator of all cuts: one flat loop, on natural images only, with the classifier frozen.
+
+min_G max_D   L_adv(G, D) - λ_I · L_I(G) + λ_z · L_z(G)
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from interpretgan.classifier import Classifier
+from interpretgan.cuts import Cut, capture, capturing
+from interpretgan.errors import ConfigError, TrainingError
+from interpretgan.files import atomic_write_bytes
+from interpretgan.gan.discriminator import Discriminator
+from interpretgan.gan.generator import Generator
+from interpretgan.gan.losses import (
+    discriminator_hinge,
+    generator_hinge,
+    information_bound,
+    latent_consistency,
+)
+from interpretgan.precision import autocast
+from interpretgan.types import ImageSource
+
+CALIBRATION_IMAGES = 512
+"""Natural images over which the latents' mean and deviation are taken."""
+
+OnStep = Callable[[int, dict[str, float]], None]
+"""Called after each step with the number of finished steps and the step's losses."""
+
+
+@dataclass(frozen=True)
+class GANConfig:
+    """Settings of InterpretGAN's training.
+
+    Attributes:
+        steps: Generator steps; each draws `images_per_cut` explanations at every cut.
+        images_per_cut: Natural images per cut and step.
+        learning_rate: Peak of both Adams (after a short warm-up, falling along a cosine).
+        realism: Weight of the hinge term `L_adv`.
+        information: Weight λ_I of the information bound.
+        latent: Weight λ_z of the latent consistency; 0 is the plain method.
+        width: Channels of the trunk and of the discriminator.
+        blocks: Residual blocks of the trunk, convolutions of the discriminator.
+        noise: Size of the generator's noise.
+        ema: Decay per step of the moving average of the generator's weights, which is what explains.
+        precision: `auto` (bf16 where the processor is fast at it), `bf16` or `fp32`.
+    """
+
+    steps: int = 600
+    images_per_cut: int = 16
+    learning_rate: float = 2e-3
+    realism: float = 1.0
+    information: float = 1.0
+    latent: float = 5.0
+    width: int = 96
+    blocks: int = 2
+    noise: int = 16
+    ema: float = 0.99
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "images_per_cut", "width", "blocks", "noise"):
+            if getattr(self, name) < 1:
+                raise ConfigError(expected=f"{name} >= 1", got=str(getattr(self, name)), do=f"raise {name}")
+        for name in ("realism", "information", "latent"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(expected=f"{name} >= 0", got=str(getattr(self, name)), do="weights are not negative")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(expected="learning_rate > 0", got=str(self.learning_rate), do="try 0.002")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(expected="0 <= ema < 1", got=str(self.ema), do="try 0.99")
+
+
+def train_generator(
+    classifier: Classifier,
+    cuts: Sequence[Cut],
+    images: ImageSource,
+    config: GANConfig,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 20.0,
+    on_step: OnStep | None = None,
+) -> Generator:
+    """Train one generator for all cuts.
+
+    Args:
+        classifier: The frozen classifier `f`; it comes back untouched.
+        cuts: Cuts with different latents.
+        images: Natural images; their labels are not read.
+        config: Settings.
+        seed: Of the weights, the noise and the order of the images: the same seed gives the same generator.
+        checkpoint: File for the state, written every `checkpoint_seconds`. Where it exists the
+            training goes on from there, to the weights that no interruption would have given.
+        checkpoint_seconds: See `checkpoint`.
+        on_step: See `OnStep`.
+
+    Returns:
+        The moving average of the generator, in eval mode with frozen parameters.
+
+    Raises:
+        TrainingError: A loss is not finite.
+    """
+    device = classifier.device
+    random = torch.Generator().manual_seed(seed)
+    first, _ = images.batch(torch.randperm(len(images), generator=random)[:CALIBRATION_IMAGES])
+    first = classifier.check_images(first)
+    image_shape = (first.shape[1], first.shape[2], first.shape[3])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = Generator(
+            cuts,
+            image_shape,
+            bounds=classifier.bounds,
+            width=config.width,
+            blocks=config.blocks,
+            noise=config.noise,
+        ).to(device)
+        discriminator = Discriminator(len(cuts), image_shape, width=config.width, blocks=config.blocks).to(device)
+    generator.calibrate(capture(classifier, first, cuts)[1])
+    average = AveragedModel(generator, multi_avg_fn=_moving_average(config.ema))
+    adam_g, adam_d = (
+        torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.0, 0.99))
+        for network in (generator, discriminator)
+    )
+    state = _State(generator, discriminator, average, adam_g, adam_d, random)
+    step = state.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
+
+    per_cut, count = config.images_per_cut, config.images_per_cut * len(cuts)
+    cut = torch.arange(len(cuts), device=device).repeat_interleave(per_cut)
+    saved_at = time.monotonic()
+    with classifier.borrowed():
+        while step < config.steps:
+            for optimiser in (adam_g, adam_d):
+                optimiser.param_groups[0]["lr"] = config.learning_rate * _schedule(step, config.steps)
+            x = _sample(images, count, random).to(device)
+            noise = torch.randn(count, config.noise, generator=random).to(device)
+            with torch.no_grad(), capturing(classifier, cuts) as latents:
+                logits = classifier.run(x)
+            # Each cut has its own images: rows i·per_cut to (i+1)·per_cut belong to cut i.
+            z = [_rows(latents, cuts, i, per_cut) for i in range(len(cuts))]
+            with autocast(device, config.precision):
+                fake = generator(z, noise)
+
+            # Phase D: only the discriminator learns.  max_D L_adv
+            discriminator.requires_grad_(True)
+            with autocast(device, config.precision):
+                scores = discriminator(torch.cat([x, fake.detach()]), torch.cat([cut, cut])).float()
+            loss_d = discriminator_hinge(scores[:count], scores[count:])
+            adam_d.zero_grad()
+            torch.autograd.backward(loss_d)
+            adam_d.step()
+            discriminator.requires_grad_(False)
+
+            # Phase G: only the generator learns.  min_G L_adv - λ_I · L_I + λ_z · L_z
+            with autocast(device, config.precision), capturing(classifier, cuts) as latents:
+                explained = classifier.run(fake)
+                realism = generator_hinge(discriminator(fake, cut).float())
+            information = information_bound(logits, explained)
+            latent = torch.stack(
+                [latent_consistency(z[i], _rows(latents, cuts, i, per_cut)) for i in range(len(cuts))]
+            ).mean()
+            loss_g = config.realism * realism - config.information * information + config.latent * latent
+            adam_g.zero_grad()
+            torch.autograd.backward(loss_g)
+            adam_g.step()
+            average.update_parameters(generator)
+
+            step += 1
+            losses = {
+                "loss_d": loss_d, "loss_g": loss_g, "realism": realism, "information": information, "latent": latent
+            }  # fmt: skip
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            if not all(math.isfinite(value) for value in values.values()):
+                checkpoint = None  # the last good state stays on disk
+                raise TrainingError(
+                    expected="finite losses", got=f"{values} at step {step}", do="lower the learning rate"
+                )
+            if on_step is not None:
+                on_step(step, values)
+            if checkpoint is not None and time.monotonic() - saved_at > checkpoint_seconds:
+                state.save(checkpoint, step)
+                saved_at = time.monotonic()
+    trained = average.module
+    assert isinstance(trained, Generator)
+    return trained.eval().requires_grad_(False)
+
+
+def _sample(images: ImageSource, count: int, random: torch.Generator) -> Tensor:
+    return images.batch(torch.randint(len(images), (count,), generator=random))[0]
+
+
+def _rows(latents: dict[str, Tensor], cuts: Sequence[Cut], index: int, per_cut: int) -> Tensor:
+    return latents[cuts[index].name][index * per_cut : (index + 1) * per_cut]
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Share of the learning rate: up over 20 steps, then along half a cosine to a twentieth."""
+    return min(1.0, (step + 1) / 20) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        # Young averages forget faster, so that the random start does not linger.
+        weight = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
+        torch._foreach_lerp_(averaged, current, weight)
+
+    return update
+
+
+@dataclass
+class _State:
+    """All that the training needs to go on."""
+
+    generator: Generator
+    discriminator: Discriminator
+    average: AveragedModel
+    adam_g: torch.optim.Adam
+    adam_d: torch.optim.Adam
+    random: torch.Generator
+
+    def save(self, path: Path, step: int) -> None:
+        networks = {name: getattr(self, name).state_dict() for name in self._networks}
+        buffer = io.BytesIO()
+        torch.save({"step": step, "random": self.random.get_state(), **networks}, buffer)
+        atomic_write_bytes(path, buffer.getvalue())
+
+    def load(self, path: Path) -> int:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        for name in self._networks:
+            getattr(self, name).load_state_dict(saved[name])
+        self.random.set_state(saved["random"])
+        step: int = saved["step"]
+        return step
+
+    _networks = ("generator", "discriminator", "average", "adam_g", "adam_d")

@@ -1,0 +1,149 @@
+"""The judge: an independent, adversarially trained reader of the class that an explanation shows.
+
+The classifier under diagnosis cannot read its own explanations: it recognises its own adversarial artefacts
+in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from interpretgan.attacks import ThreatModel, attack
+from interpretgan.classifier import Classifier
+from interpretgan.data import ImageSet
+from interpretgan.errors import ConfigError, DataError
+from interpretgan.models import build_model
+from interpretgan.training.loop import Progress, evaluate_accuracy, train_classifier
+from interpretgan.training.recipes import adversarial_objective, default_recipe
+
+ATTACKED = 1000
+"""Held-out images that the judge itself is attacked on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A reader of images, with its own reliability.
+
+    Attributes:
+        classifier: Another architecture and seed than the classifier under diagnosis.
+        natural: Its accuracy on held-out natural images, 0 to 1.
+        adversarial: Its accuracy on held-out images attacked against the judge itself.
+        name: Name of its architecture.
+    """
+
+    classifier: Classifier
+    natural: float
+    adversarial: float
+    name: str
+
+    def read(self, images: Tensor, *, batch_size: int = 512) -> Tensor:
+        """The class that the judge reads in each image.
+
+        Args:
+            images: `[N, C, H, W]` within the judge's bounds, N >= 0.
+            batch_size: Images at a time.
+
+        Returns:
+            int64 `[N]`, on the device of `images`.
+
+        Raises:
+            ImageError: See `Classifier`.
+        """
+        readings = [self.classifier(part).argmax(dim=1) for part in torch.split(images, batch_size) if len(part)]
+        if not readings:
+            return torch.empty(0, dtype=torch.int64, device=images.device)
+        return torch.cat(readings).to(images.device)
+
+
+def train_judge(
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    threat_model: ThreatModel,
+    seed: int,
+    epochs: int | None = None,
+    architecture: str = "judge",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    device: torch.device | str | None = None,
+    bf16: bool | None = None,
+    checkpoint: Path | None = None,
+    on_progress: Progress | None = None,
+) -> Judge:
+    """Train a judge against the threat model, with PGD of few steps, and measure it on held-out images.
+
+    Args:
+        train: Training images.
+        test: Held-out images.
+        threat_model: Its norm and eps are what the judge is trained at; all of it is what the judge is
+            measured under.
+        seed: Of weights, order and attacks. Use another one than the classifier's.
+        epochs: Passes over `train`. `None`: `default_recipe`.
+        architecture: See `build_model`; another one than the classifier's.
+        bounds: Range of the pixels that it reads: that of the classifier under diagnosis.
+        device: Where to train and keep it. `None`: the CPU.
+        bf16: See `train_classifier`.
+        checkpoint: See `train_classifier`; a finished one is read and not trained again.
+        on_progress: See `train_classifier`.
+
+    Raises:
+        DataError: The two sets do not belong together.
+        ConfigError, ModelError, RunFolderError: See `train_classifier`.
+    """
+    if train.shape != test.shape or train.classes != test.classes:
+        raise DataError(
+            expected=f"test images of shape {train.shape} with {len(train.classes)} classes, as in training",
+            got=f"shape {test.shape} with {len(test.classes)} classes",
+            do="load both splits of one set with the same image_size",
+        )
+    if epochs is not None and epochs < 1:
+        raise ConfigError(expected="epochs >= 1", got=f"{epochs}", do="raise it, or leave it to the recipe")
+    recipe = default_recipe(train, "adversarial")
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: models are built there
+        model = build_model(
+            architecture,
+            in_channels=train.shape[0],
+            num_classes=len(train.classes),
+            image_size=train.shape[1:],
+        )
+    classifier = Classifier(model, bounds=bounds)
+    train_classifier(
+        classifier,
+        train,
+        objective=adversarial_objective(threat_model),
+        epochs=recipe.epochs if epochs is None else epochs,
+        batch_size=recipe.batch_size,
+        lr=recipe.lr,
+        seed=seed,
+        device=device,
+        bf16=bf16,
+        checkpoint=checkpoint,
+        on_progress=on_progress,
+    )
+    model.eval()
+    return measure_judge(classifier, architecture, test, threat_model=threat_model, seed=seed)
+
+
+def measure_judge(classifier: Classifier, name: str, test: ImageSet, *, threat_model: ThreatModel, seed: int) -> Judge:
+    """A trained classifier as a judge, with its accuracy on held-out images, natural and attacked.
+
+    Args:
+        classifier: The judge's network, trained.
+        name: Of its architecture.
+        test: Held-out images; the first `ATTACKED` are attacked.
+        threat_model: Of that attack, with one restart: the judge's own robustness is a caption, not the result.
+        seed: Of that attack.
+    """
+    images, labels = test.scaled(classifier.bounds).batch(slice(0, ATTACKED))
+    adversarial = attack(classifier, images, labels, replace(threat_model, restarts=1), seed=seed)
+    right = classifier(adversarial).argmax(dim=1).cpu() == labels
+    return Judge(
+        classifier=classifier,
+        natural=evaluate_accuracy(classifier, test),
+        adversarial=float(right.float().mean()),
+        name=name,
+    )

@@ -1,0 +1,498 @@
+"""The whole job in one run folder: what is there is used, what is missing is made, and each step says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interpretgan.attacks import attack, equal_norm_noise
+from interpretgan.classifier import Classifier
+from interpretgan.config import Settings
+from interpretgan.cuts import Anatomy, Cut, examine
+from interpretgan.data import ImageSet, load_data
+from interpretgan.diagnosis import Diagnosis, diagnose
+from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
+from interpretgan.explanation import Explanation, InterpretGAN
+from interpretgan.files import atomic_write_bytes, file_sha256, read_json, write_json
+from interpretgan.judge import Judge, measure_judge, train_judge
+from interpretgan.models import MODELS, build_model, load_weights, save_weights
+from interpretgan.progress import Progress, duration, stage_seconds
+from interpretgan.readings import Readings, attacker
+from interpretgan.report import write_report
+from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.runs import MetricsLog, RunFolder
+from interpretgan.training import Natural, default_recipe, evaluate_accuracy, train_classifier
+
+SHOWN = 6
+"""Examples in the report's explanation grid."""
+CANDIDATES = 250
+"""Images among which they are chosen: the first batch of the diagnosis."""
+
+Say = Callable[[str], None]
+
+
+class Job:
+    """One run of the tool.
+
+    Args:
+        settings: What to do.
+        sections: The parts of the settings that this command depends on; the folder must agree on them.
+        folder: The run folder. `None`: nothing is written, and nothing can be trained.
+        say: Told in a line what happens.
+    """
+
+    def __init__(self, settings: Settings, sections: tuple[str, ...], folder: Path | None, say: Say) -> None:
+        self.settings, self.say = settings, say
+        self.seconds: dict[str, float] = {}
+        self.device = _device(settings.run.device)
+        config = settings.resolve(sections)
+        config["data"]["sha256"] = self.train.sha256
+        for section, option in (("model", "weights"), ("judge", "judge_weights")):
+            if config.get(section, {}).get(option) is not None:
+                config[section]["weights_sha256"] = _weights_sha256(Path(config[section][option]))
+        self.folder = None if folder is None else RunFolder(folder).open(config)
+
+    def close(self) -> None:
+        """Release the run folder."""
+        if self.folder is not None:
+            self.folder.close()
+
+    # --- data and models -------------------------------------------------------------------------------------
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """Training images."""
+        return self._load("train")
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """Held-out images."""
+        return self._load("test")
+
+    def _load(self, split: str) -> ImageSet:
+        options = self.settings.data
+        with stage_seconds(self.seconds, "data"):
+            return load_data(options.data, split, data_dir=options.data_dir, image_size=options.image_size)
+
+    @cached_property
+    def untrained(self) -> Classifier:
+        """The classifier as built, with its weights where there are some."""
+        options, data = self.settings.model, self.train
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.run.seed)
+            model = build_model(
+                options.model,
+                in_channels=data.shape[0],
+                num_classes=len(data.classes),
+                image_size=data.shape[1:],
+                **({"pool": options.pool} if options.model in MODELS else {}),
+            )
+        if options.weights is not None:
+            load_weights(model, options.weights)
+        return Classifier(model.to(self.device), mean=options.mean, std=options.std)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier, trained."""
+        classifier, options = self.untrained, self.settings.model
+        if options.weights is not None or options.pretrained:
+            self._check_classes(classifier)
+            return classifier
+        file = self._path("classifier.safetensors")
+        if file.exists():
+            load_weights(classifier.model, file)
+            return classifier
+        recipe = default_recipe(self.train, "natural")
+        epochs = recipe.epochs if options.epochs is None else options.epochs
+        with self._stage("classifier", f"training the classifier {options.model} on {self._data_name()}") as log:
+            train_classifier(
+                classifier,
+                self.train,
+                objective=Natural(),
+                epochs=epochs,
+                batch_size=recipe.batch_size,
+                lr=recipe.lr,
+                seed=self.settings.run.seed,
+                device=self.device,
+                checkpoint=self._path("checkpoint-classifier.pt"),
+                on_progress=log,
+            )
+        accuracy = evaluate_accuracy(classifier, self.test)
+        save_weights(classifier.model, file)
+        record = {
+            "model": options.model,
+            "accuracy": accuracy,
+            "epochs": epochs,
+            "batch_size": recipe.batch_size,
+        }
+        write_json(self._path("classifier.json"), record | {"lr": recipe.lr, "seconds": self.seconds["classifier"]})
+        self._drop("checkpoint-classifier.pt")
+        self.say(f"classifier: {accuracy:.1%} right on held-out images")
+        return classifier
+
+    def _check_classes(self, classifier: Classifier) -> None:
+        logits = classifier(self.test.batch([0, 1])[0].to(self.device))
+        if logits.shape[1] < len(self.test.classes):
+            raise ConfigError(
+                expected=f"a model with {len(self.test.classes)} classes, as {self._data_name()} has",
+                got=f"{logits.shape[1]} logits",
+                do="diagnose it on the data that it was trained for",
+            )
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """All module calls of the classifier, cuts and others."""
+        return examine(self.untrained, self.test.batch(list(range(min(4, len(self.test)))))[0].to(self.device))
+
+    @cached_property
+    def cuts(self) -> list[Cut]:
+        """The cuts to explain."""
+        names = self.settings.generator.names()
+        return self.anatomy.distinct if names is None else self.anatomy.select(names)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge, trained against the threat model."""
+        options, threat_model = self.settings.judge, self.settings.attack.threat_model()
+        seed = self.settings.run.seed + 1
+        if options.judge == self.settings.model.model:
+            raise ConfigError(
+                expected="a judge of another architecture than the classifier's",
+                got=f"{options.judge} for both",
+                do="choose another --judge: a judge that shares the classifier's blind spots sees nothing",
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_model(
+                options.judge,
+                in_channels=self.train.shape[0],
+                num_classes=len(self.train.classes),
+                image_size=self.train.shape[1:],
+            ).to(self.device)
+        if options.judge_weights is not None:
+            load_weights(model, options.judge_weights)
+            return measure_judge(Classifier(model), options.judge, self.test, threat_model=threat_model, seed=seed)
+        file, record = self._path("judge.safetensors"), self._path("judge.json")
+        if file.exists() and record.exists():
+            load_weights(model, file)
+            known = read_json(record)
+            return Judge(Classifier(model), known["natural"], known["adversarial"], known["name"])
+        with self._stage("judge", "training the judge: an independent classifier, adversarially trained") as log:
+            judge = train_judge(
+                self.train,
+                self.test,
+                threat_model=threat_model,
+                seed=seed,
+                epochs=options.judge_epochs,
+                architecture=options.judge,
+                device=self.device,
+                checkpoint=self._path("checkpoint-judge.pt"),
+                on_progress=log,
+            )
+        save_weights(judge.classifier.model, file)
+        write_json(
+            record,
+            {"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial,
+             "seconds": self.seconds["judge"]},
+        )  # fmt: skip
+        self._drop("checkpoint-judge.pt")
+        self.say(f"judge: {judge.natural:.1%} right on held-out images, {judge.adversarial:.1%} when attacked itself")
+        return judge
+
+    @cached_property
+    def interpreters(self) -> list[InterpretGAN]:
+        """InterpretGAN, once per generator seed."""
+        first = self.settings.run.seed
+        return [self._interpreter(first + number) for number in range(self.settings.generator.generator_seeds)]
+
+    def _interpreter(self, seed: int) -> InterpretGAN:
+        file = self._path(f"generator-{seed}.safetensors")
+        if file.exists():
+            return InterpretGAN.load(file, self.classifier)
+        config = self.settings.generator.gan()
+        interpreter = InterpretGAN(self.classifier, self.cuts, config=config, seed=seed)
+        name = f"generator-{seed}"
+        label = f"training InterpretGAN for {len(self.cuts)} layers at once (seed {seed})"
+        with self._stage(name, label, total=config.steps) as log:
+            interpreter.fit(
+                self.train,
+                checkpoint=self._path(f"checkpoint-{name}.pt"),
+                on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
+            )
+        interpreter.save(file)
+        self._drop(f"checkpoint-{name}.pt")
+        return interpreter
+
+    # --- results ---------------------------------------------------------------------------------------------
+
+    def attack(self) -> dict[str, Any]:
+        """Attack the first test images; writes `adversarial.npy` (float32), `labels.npy` and `attack.json`."""
+        threat_model, seed = self.settings.attack.threat_model(), self.settings.run.seed
+        classifier, count = self.classifier, min(self.settings.reading.examples, len(self.test))
+        make = attacker(classifier, threat_model, seed=seed)
+        found, right = [], np.zeros(3)
+        with stage_seconds(self.seconds, "attack"), Progress(count, "attacking", unit="image") as progress:
+            for first in range(0, count, CANDIDATES):
+                images, labels = self._batch(range(first, min(first + CANDIDATES, count)))
+                adversarial = make(images, labels, first)
+                noisy = equal_norm_noise(
+                    images,
+                    threat_model,
+                    classifier.bounds,
+                    generator=torch.Generator().manual_seed(seed + first),
+                )
+                for column, version in enumerate((images, adversarial, noisy)):
+                    right[column] += int((classifier(version).argmax(dim=1) == labels).sum())
+                found.append(adversarial.cpu().numpy())
+                progress.update(first + len(images))
+        names = ("natural", "adversarial", "noise")
+        record = {
+            "threat_model": threat_model.to_dict(),
+            "examples": count,
+            "accuracy": {name: float(v) for name, v in zip(names, right / count, strict=True)},
+        }
+        save_array(self._path("adversarial.npy"), np.concatenate(found))
+        save_array(self._path("labels.npy"), self.test.labels[:count])
+        write_json(self._path("attack.json"), record)
+        return record
+
+    def diagnosis(self) -> Diagnosis:
+        """The diagnosis; made, or read if this folder has it."""
+        file = self._path("diagnosis.json")
+        if file.exists():
+            return Diagnosis.load(file)
+        began = time.perf_counter()
+        classifier, judge, interpreters = self.classifier, self.judge, self.interpreters
+        count = min(self.settings.reading.examples, len(self.test))
+        self.say(f"reading {count} images, natural, adversarial and noisy, at {len(self.cuts)} layers")
+        with stage_seconds(self.seconds, "reading"), Progress(count, "reading", unit="image") as progress:
+            result = diagnose(
+                interpreters,
+                judge,
+                self.test,
+                threat_model=self.settings.attack.threat_model(),
+                examples=count,
+                seed=self.settings.run.seed,
+                bootstrap=self.settings.reading.bootstrap,
+                confidence=self.settings.reading.confidence,
+                classifier_info=self._classifier_info(classifier),
+                data_info={
+                    "name": self._data_name(), "split": "test", "classes": list(self.test.classes),
+                    "sha256": self.test.sha256, "note": self.test.note,
+                },
+                on_batch=progress.update,
+                on_readings=self._keep_readings,
+            )  # fmt: skip
+        self.seconds["total"] = time.perf_counter() - began + self.seconds.get("data", 0.0)
+        provenance = {**result.provenance, "seconds": dict(self.seconds)}
+        result = dataclasses.replace(result, provenance=provenance)
+        result.save(file)
+        return result
+
+    def explain(self, indices: list[int]) -> Explanation:
+        """Explain test images by index, natural and adversarial."""
+        wrong = [index for index in indices if not 0 <= index < len(self.test)]
+        if wrong or not indices:
+            raise ConfigError(
+                expected=f"indices of test images, 0 to {len(self.test) - 1}",
+                got=str(wrong or "none"),
+                do="choose others",
+            )
+        images, labels = self._batch(indices)
+        seed = self.settings.run.seed
+        adversarial = attack(self.classifier, images, labels, self.settings.attack.threat_model(), seed=seed)
+        return self.interpreters[0].explain(images, adversarial, labels=labels, judge=self.judge, seed=seed)
+
+    def draw_explanation(self, explanation: Explanation) -> Path:
+        """Write the pictures of an explanation to figures/explained.png."""
+        file = self._path("figures/explained.png")
+        arrays = examples_of(explanation) | {"classes": list(self.test.classes)}
+        atomic_write_bytes(file, explanation_sheet(grid(check_examples(arrays))))
+        return file
+
+    def telling_examples(self) -> list[int]:
+        """Test images for the report: one a class, read right throughout when natural, and fooled by the attack."""
+        file = self._path("readings.npz")
+        if not file.exists():
+            return list(range(min(SHOWN, len(self.test))))
+        with np.load(file, allow_pickle=False) as saved:
+            labels, natural, adversarial = (saved[k][..., :CANDIDATES] for k in ("labels", "natural", "adversarial"))
+            model = saved["model"][:, :CANDIDATES]
+        clear = (natural == labels).all(axis=0) & (adversarial[0] == labels) & (model[0] == labels)
+        fooled = clear & (model[1] != labels)
+        # Best first: fooled and clear, then fooled at all, then the rest.
+        order = np.argsort(-(fooled * 2 + (model[1] != labels)), kind="stable")
+        chosen: dict[int, int] = {}
+        for index in order:
+            chosen.setdefault(int(labels[index]), int(index))
+        return list(chosen.values())[:SHOWN]
+
+    def report(self, result: Diagnosis) -> Path:
+        """Write report.html and its figures."""
+        assert self.folder is not None
+        file = self._path("explanations.npz")
+        if not file.exists():
+            save_arrays(file, examples_of(self.explain(self.telling_examples())))
+        return write_report(result.to_dict(), load_examples(file, result), self.folder.path)
+
+    # --- parts -----------------------------------------------------------------------------------------------
+
+    def _path(self, name: str) -> Path:
+        if self.folder is None:
+            raise ConfigError(expected="a run folder", got="none", do="name one with --out")
+        return self.folder / name
+
+    def _drop(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def _data_name(self) -> str:
+        name = self.settings.data.data
+        return Path(name).name if "/" in name else name
+
+    def _batch(self, indices: range | list[int]) -> tuple[Tensor, Tensor]:
+        images, labels = self.test.batch(torch.tensor(list(indices)))
+        return images.to(self.device), labels.to(self.device)
+
+    def _classifier_info(self, classifier: Classifier) -> dict[str, Any]:
+        options = self.settings.model
+        accuracy = evaluate_accuracy(classifier, self.test)
+        weights = options.weights or (None if options.pretrained else self._path("classifier.safetensors"))
+        return {
+            "name": options.model,
+            **({"pool": options.pool} if options.model in MODELS else {}),
+            "weights_sha256": None if weights is None else file_sha256(weights),
+            "test_accuracy": accuracy,
+        }
+
+    def _keep_readings(self, readings: list[Readings]) -> None:
+        """All readings, class numbers per cut and image, so that other statistics need no new attack."""
+        first, several = readings[0], len(readings) > 1
+        names = ("natural", "adversarial", "noise")
+        tables = {name: np.stack([getattr(one, name) for one in readings]) for name in names}
+        save_arrays(
+            self._path("readings.npz"),
+            {
+                "labels": first.labels, "model": first.model, "cuts": np.array(["image", *(c.name for c in self.cuts)]),
+                **{name: getattr(first, name) for name in names},
+                **({f"{name}_all": table for name, table in tables.items()} if several else {}),
+            },
+        )  # fmt: skip
+
+    @contextmanager
+    def _stage(self, name: str, label: str, total: int | None = None) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """A training: announced, timed, its metrics logged and its progress shown."""
+        self.say(label)
+        log: MetricsLog | None = None
+        progress: Progress | None = None
+
+        def record(values: dict[str, Any]) -> None:
+            nonlocal log, progress
+            values = dict(values)
+            step, steps = int(values.pop("step")), int(values.pop("steps"))
+            if log is None:
+                log = MetricsLog(self._path(f"metrics-{name}.jsonl"), from_step=step)
+                progress = Progress(total or steps, name, start=step - 1)
+            assert progress is not None
+            log.write(step, **values)
+            progress.update(
+                step, "  ".join(f"{key} {value:.3g}" for key, value in values.items() if key in SHOWN_METRICS)
+            )
+
+        try:
+            with stage_seconds(self.seconds, name):
+                yield record
+        finally:
+            if log is not None and progress is not None:
+                log.close()
+                progress.close()
+
+
+SHOWN_METRICS = ("loss", "accuracy", "loss_d", "information", "latent")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            expected="a device of this machine",
+            got=f"{name} ({str(error).splitlines()[0]})",
+            do="use --device cpu or auto",
+        ) from error
+    return device
+
+
+def _weights_sha256(path: Path) -> str | None:
+    """Hash of a weights file; `None` where it cannot be read, which `load_weights` says better."""
+    try:
+        return file_sha256(path)
+    except InterpretGANError:
+        return None
+
+
+def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays to one compressed .npz, atomically and without pickles."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def save_array(path: Path, array: np.ndarray[Any, Any]) -> None:
+    """Write one array to .npy, atomically and without pickles."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def examples_of(explanation: Explanation) -> dict[str, Any]:
+    """An explanation as the arrays that the report draws."""
+    turns = ["" if cut is None else cut for cut in explanation.turns]
+    tensors = (
+        "images", "adversarial", "natural_explanations", "adversarial_explanations", "labels", "natural_readings",
+        "adversarial_readings",
+    )  # fmt: skip
+    arrays = {name: getattr(explanation, name).cpu().numpy() for name in tensors}
+    return {
+        "cuts": np.array(explanation.cuts),
+        "turns": np.array(turns),
+        "bounds": np.array(explanation.bounds),
+        **arrays,
+    }
+
+
+def load_examples(path: Path, result: Diagnosis) -> dict[str, Any]:
+    """What `save_arrays(path, examples_of(...))` wrote, with the names of the classes."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise RunFolderError(
+            expected=f"explanations in {path}",
+            got=f"a damaged file ({error})",
+            do="delete it and explain again",
+        ) from error
+    return {
+        **arrays,
+        "cuts": [str(name) for name in arrays["cuts"]],
+        "turns": [str(name) or None for name in arrays["turns"]],
+        "bounds": tuple(float(v) for v in arrays["bounds"]),
+        "classes": list(result.data.get("classes") or []),
+    }
+
+
+def took(seconds: dict[str, float]) -> str:
+    """The stages with their durations, for a closing line."""
+    return ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if name != "total")

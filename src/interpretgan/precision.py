@@ -1,0 +1,33 @@
+"""Where bfloat16 pays, and autocast that uses it only there."""
+
+from __future__ import annotations
+
+import torch
+
+from interpretgan.errors import ConfigError
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+def has_fast_bf16(device: torch.device | str = "cpu") -> bool:
+    """Whether the device has bfloat16 instructions, so that bfloat16 autocast is faster and not slower."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # Private names: no public call tells; their absence means a torch that cannot use the instructions either.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, check, bool)()) for check in checks)
+
+
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """Autocast to bfloat16 under `bf16`, or under `auto` where the device is fast at it; off under `fp32`.
+
+    Raises:
+        ConfigError: Another precision.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(expected=f"a precision of {', '.join(PRECISIONS)}", got=precision, do="choose one of them")
+    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

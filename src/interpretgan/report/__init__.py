@@ -1,0 +1,8 @@
+"""The report: one diagnosis as a sentence, a table for the terminal and a self-contained HTML page."""
+
+from __future__ import annotations
+
+from interpretgan.report.page import write_report
+from interpretgan.report.text import answer_sentence, summary_table
+
+__all__ = ["answer_sentence", "summary_table", "write_report"]

@@ -1,0 +1,224 @@
+"""The page in a real browser: it fits a phone, follows the colour scheme and shows what it says."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import io
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interpretgan.report import write_report
+from tests.report.samples import examples_of
+
+pytestmark = pytest.mark.needs_browser
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+PHONE, DESKTOP = 390, 1280
+
+
+class Browser:
+    """A headless Chromium driven through the two pipes of its debugging protocol."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        to_child, self._out = os.pipe()
+        self._in, from_child = os.pipe()
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (to_child, from_child)]
+
+        def place() -> None:
+            os.dup2(ends[0], 3)
+            os.dup2(ends[1], 4)
+
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-sync",
+        ]
+        flags += ["--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"]
+        self.process = subprocess.Popen(
+            [program, *flags, f"--user-data-dir={profile}", "about:blank"],
+            preexec_fn=place,  # noqa: PLW1509  (no threads here, and the two pipes must become 3 and 4)
+            pass_fds=(3, 4),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for end in (to_child, from_child, *ends):
+            os.close(end)
+        self._buffer, self._count, self._session = b"", 0, None
+        target = next(info for info in self._call("Target.getTargets")["targetInfos"] if info["type"] == "page")[
+            "targetId"
+        ]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def _call(self, method: str, **parameters: Any) -> Any:
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": parameters}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self._buffer:
+                chunk = os.read(self._in, 1 << 20)
+                assert chunk, "the browser closed its pipe"
+                self._buffer += chunk
+            line, _, self._buffer = self._buffer.partition(b"\0")
+            reply = json.loads(line)
+            if reply.get("id") == self._count:
+                assert "error" not in reply, reply["error"]
+                return reply["result"]
+
+    def open(self, page: Path, *, width: int, scheme: str) -> None:
+        """Load a page at a width in CSS pixels, in the light or the dark colour scheme."""
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=844 if width == PHONE else 900,
+            deviceScaleFactor=1,
+            mobile=width == PHONE,
+        )
+        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self._call("Page.navigate", url=page.as_uri())
+        deadline = time.monotonic() + 60
+        while self.run("location.href + ' ' + document.readyState") != f"{page.as_uri()} complete":
+            assert time.monotonic() < deadline, "the page did not load within a minute"
+            time.sleep(0.05)
+
+    def run(self, script: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        reply = self._call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
+
+    def picture(self, *, full: bool = False) -> bytes:
+        """What is on the screen, or the whole page, as a PNG file."""
+        reply = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=full, **self._clip(full))
+        return base64.b64decode(reply["data"])
+
+    def _clip(self, full: bool) -> dict[str, Any]:
+        if not full:
+            return {}
+        size = self._call("Page.getLayoutMetrics")["cssContentSize"]
+        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
+
+    def close(self) -> None:
+        """End the browser."""
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._in)
+        os.close(self._out)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    assert program is not None, "these tests need Chromium"
+    opened = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["lenet", "deep"])
+def page(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The report of seven or of twenty-five layers."""
+    diagnosis = request.getfixturevalue(request.param)
+    return write_report(diagnosis, examples_of(diagnosis, count=2), tmp_path)
+
+
+def pixels(file: bytes) -> Any:
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(file)).convert("L"), dtype=np.float64)
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_and_follows_the_colour_scheme(browser: Browser, page: Path, width: int, scheme: str) -> None:
+    browser.open(page, width=width, scheme=scheme)
+    assert browser.run("innerWidth") == width
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    box = browser.run("(({left, right, top, bottom}) => [left, right, top, bottom])"
+                      "(document.querySelector('h1').getBoundingClientRect())")  # fmt: skip
+    assert 0 <= box[0] < box[1] <= width
+    assert 0 <= box[2] < box[3] <= 844
+    assert "vulnerability of" in browser.run("document.querySelector('h1').innerText")
+    seen = pixels(browser.picture())
+    assert seen.std() > 5
+    assert (np.median(seen) > 200) == (scheme == "light")
+
+
+def test_nothing_sticks_out_of_the_phone_but_what_scrolls(browser: Browser, page: Path) -> None:
+    browser.open(page, width=PHONE, scheme="light")
+    outside = browser.run(
+        "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg')"
+        " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert outside == []
+    assert browser.run("(e => e.scrollWidth > e.clientWidth)(document.querySelector('.pictures').parentNode)")
+
+
+def test_row_labels_stay_in_sight_while_the_pictures_scroll(browser: Browser, page: Path) -> None:
+    browser.open(page, width=PHONE, scheme="light")
+    left = browser.run(
+        "(() => { const table = document.querySelector('.pictures'); table.parentNode.scrollLeft = 150;"
+        " return table.querySelector('.natural th').getBoundingClientRect().left })()"
+    )
+    assert 0 <= left < 40
+
+
+def test_names_and_values_do_not_overlap(browser: Browser, page: Path) -> None:
+    for width in (PHONE, DESKTOP):
+        browser.open(page, width=width, scheme="light")
+        clashes = browser.run(
+            "[...document.querySelectorAll('.bars li')].filter(row => { const [name, value] ="
+            " ['.name', '.value'].map(s => row.querySelector(s).getBoundingClientRect());"
+            " const inside = name.bottom <= row.getBoundingClientRect().bottom + 1"
+            " && name.top >= row.getBoundingClientRect().top - 1;"
+            " return name.right > value.left + 1 || !inside }).map(row => row.innerText)"
+        )
+        assert clashes == [], width
+
+
+def test_text_contrast_is_at_least_four_and_a_half(browser: Browser, page: Path) -> None:
+    luminance = (
+        "const part = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;"
+        "const lum = ([r, g, b]) => .2126 * part(r / 255) + .7152 * part(g / 255) + .0722 * part(b / 255);"
+        "const rgb = name => { const e = document.createElement('i'); e.style.color = `var(--${name})`;"
+        " document.body.append(e); const c = getComputedStyle(e).color; e.remove();"
+        " return lum(c.match(/[\\d.]+/g).map(Number)) };"
+        "const ratio = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05);"
+    )
+    for scheme in ("light", "dark"):
+        browser.open(page, width=DESKTOP, scheme=scheme)
+        for ink in ("ink", "quiet", "adv", "nat", "good"):
+            for ground in ("ground", "raised", "tint"):
+                script = f"(() => {{ {luminance} return ratio(rgb('{ink}'), rgb('{ground}')) }})()"
+                assert browser.run(script) >= 4.5, (scheme, ink, ground)
+
+
+def test_the_page_asks_the_network_for_nothing(browser: Browser, page: Path) -> None:
+    browser.open(page, width=DESKTOP, scheme="light")
+    assert browser.run("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length") == 0
+    broken = "[...document.images].filter(image => !(image.complete && image.naturalWidth > 0)).length"
+    assert browser.run(broken) == 0
+
+
+def test_the_picture_of_the_charts_shows_in_both_schemes(browser: Browser, page: Path) -> None:
+    for scheme in ("light", "dark"):
+        browser.open(page.parent / "figures" / "vulnerability.svg", width=DESKTOP, scheme=scheme)
+        assert pixels(browser.picture()).std() > 5

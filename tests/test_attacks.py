@@ -1,0 +1,300 @@
+"""Attacks keep to the threat model, take the worst case, and give the classifier back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from interpretgan.attacks import (
+    ThreatModel,
+    attack,
+    check_perturbation,
+    check_trust,
+    equal_norm_noise,
+    perturbation_size,
+    search,
+    zero_gradient_share,
+)
+from interpretgan.classifier import Classifier
+from interpretgan.errors import ImageError, LabelError, ModelError, ThreatModelError
+
+SHAPE = (7, 3, 5, 9)
+"""N, C, H and W all different and N > 1: a norm that broadcasts along the wrong axis shows."""
+
+
+def small(seed: int = 0, classes: int = 4, bounds: tuple[float, float] = (0, 1)) -> Classifier:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 21, classes))
+    model(torch.rand(32, *SHAPE[1:]))
+    return Classifier(model, bounds=bounds)
+
+
+def examples(seed: int = 0, count: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.rand(count, *SHAPE[1:], generator=generator),
+        torch.randint(0, 4, (count,), generator=generator),
+    )
+
+
+def loss_of(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(classifier(x), y, reduction="none")
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("method", ["fgsm", "pgd"])
+@settings(max_examples=12, deadline=None)
+@given(
+    eps=st.floats(1e-4, 3.0),
+    low=st.sampled_from([0.0, -1.0, -117.5]),
+    width=st.sampled_from([1.0, 2.0, 255.0]),
+)
+def test_perturbation_stays_within_eps_and_bounds(norm: str, method: str, eps: float, low: float, width: float) -> None:
+    classifier = small(bounds=(low, low + width))
+    x, y = examples()
+    x = (low + width * x).clamp(low, low + width)
+    found = attack(classifier, x, y, ThreatModel(norm, eps * width, method, steps=4), seed=1)
+    assert found.dtype == torch.float32
+    assert found.shape == x.shape
+    sizes = perturbation_size(found - x, norm)
+    assert sizes.max() <= eps * width + 1e-6 * max(1, eps * width, abs(low), abs(low + width))
+    assert found.min() >= low
+    assert found.max() <= low + width
+
+
+def test_l2_random_start_is_drawn_per_example() -> None:
+    """One tiny step shows the start: inside the ball, of all lengths and directions."""
+    count = 400
+    x = torch.full((count, *SHAPE[1:]), 0.5)
+    classifier = small()
+    y = torch.zeros(count, dtype=torch.int64)
+    with classifier.borrowed(), torch.enable_grad():
+        torch.manual_seed(0)
+        started = search(classifier.run, x, y, ThreatModel("l2", 0.4, steps=1, step_size=1e-7), (0, 1))
+    delta = (started - x).flatten(1)
+    lengths = delta.norm(dim=1)
+    dimension = delta.shape[1]
+    assert lengths.max() <= 0.4 + 1e-6
+    # uniform in the ball: (length / eps) ** dimension is uniform on [0, 1]
+    uniform = (lengths.double() / 0.4) ** dimension
+    assert abs(float(uniform.mean()) - 0.5) < 0.06
+    assert abs(float(uniform.std()) - 12**-0.5) < 0.04
+    cosines = F.normalize(delta, dim=1) @ F.normalize(delta, dim=1).T - torch.eye(count)
+    assert cosines.abs().max() < 0.5
+    assert abs(float(cosines.std()) - dimension**-0.5) < 0.01
+    assert delta.view(count, *SHAPE[1:]).std(dim=3).min() > 0, "the start is constant along the width"
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_fgsm_is_one_step_of_eps_along_the_gradient(norm: str) -> None:
+    classifier, (x, y) = small(), examples()
+    x = 0.3 + 0.4 * x
+    found = attack(classifier, x, y, ThreatModel(norm, 0.05, "fgsm"), seed=0)
+    with classifier.borrowed(), torch.enable_grad():
+        moved = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(classifier.run(moved), y, reduction="sum"), moved)
+    step = gradient.sign() if norm == "linf" else gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    expected = x + 0.05 * step
+    natural = loss_of(classifier, x, y)
+    better = loss_of(classifier, expected, y) > natural
+    assert better.all()
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_worst_case_over_restarts_never_gets_better_for_the_defender() -> None:
+    classifier, (x, y) = small(), examples(count=40)
+    previous = loss_of(classifier, x, y)
+    was_wrong = classifier(x).argmax(dim=1) != y
+    for restarts in (1, 2, 5):
+        found = attack(classifier, x, y, ThreatModel("linf", 0.05, steps=2, restarts=restarts), seed=3)
+        wrong, loss = classifier(found).argmax(dim=1) != y, loss_of(classifier, found, y)
+        assert bool((wrong | ~was_wrong).all()), "a misclassified example was lost"
+        same = wrong == was_wrong
+        assert bool((loss[same] >= previous[same] - 1e-6).all())
+        was_wrong, previous = wrong, loss
+
+
+def test_misclassification_beats_a_higher_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits read off three pixels: the second candidate is wrong with the lower cross-entropy."""
+    classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3, 3, bias=False)))
+    with torch.no_grad():
+        classifier.model[1].weight.copy_(10 * torch.eye(3))  # type: ignore[index]  # a Sequential
+    x, y = torch.tensor([[1.0, 0.0, 0.0]]).view(1, 1, 1, 3), torch.tensor([0])
+    right_but_torn = torch.tensor([[0.6, 0.599, 0.599]]).view(1, 1, 1, 3)  # cross-entropy log 3
+    wrong_but_close = torch.tensor([[0.500, 0.501, 0.0]]).view(1, 1, 1, 3)  # cross-entropy log 2
+    candidates = iter([right_but_torn, wrong_but_close, right_but_torn])
+    monkeypatch.setattr("interpretgan.attacks.search", lambda *_: next(candidates))
+    found = attack(classifier, x, y, ThreatModel("linf", 0.7, restarts=3), seed=0)
+    assert torch.equal(found, wrong_but_close)
+
+
+def test_seed_alone_decides_and_the_global_state_is_untouched() -> None:
+    classifier, (x, y) = small(), examples()
+    threat_model = ThreatModel("linf", 0.1, steps=2)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one = attack(classifier, x, y, threat_model, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+    with classifier.borrowed():  # nested, borrowed() does not put the state back
+        torch.manual_seed(5)
+        two = attack(classifier, x, y, threat_model, seed=1)
+        assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(one, two)
+    assert not torch.equal(one, attack(classifier, x, y, threat_model, seed=2))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_classifier_is_given_back(fails: bool) -> None:
+    classifier, (x, y) = small(), examples()
+    model = classifier.model
+    model.train()
+    parameters = list(model.parameters())
+    parameters[0].requires_grad_(False)
+    parameters[1].grad = torch.ones_like(parameters[1])
+    before = copy.deepcopy(model.state_dict())
+    if fails:
+        with pytest.raises(LabelError):
+            attack(classifier, x, y + 4, ThreatModel("linf", 0.1), seed=0)
+    else:
+        attack(classifier, x, y, ThreatModel("linf", 0.1, steps=2), seed=0)
+    assert all(module.training for module in model.modules())
+    assert [p.requires_grad for p in parameters] == [False] + [True] * (len(parameters) - 1)
+    assert parameters[1].grad is not None
+    assert bool((parameters[1].grad == 1).all())
+    assert all(p.grad is None for p in parameters if p is not parameters[1])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "context", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_surroundings_do_not_change_the_attack(context: Callable[[], torch.no_grad]) -> None:
+    classifier, (x, y) = small(), examples()
+    threat_model = ThreatModel("l2", 0.5, steps=3)
+    expected = attack(classifier, x, y, threat_model, seed=1)
+    with context():
+        found = attack(classifier, x * 1, y, threat_model, seed=1)
+    assert torch.equal(found, expected)
+
+
+class Blind(nn.Module):
+    """No gradient reaches the image."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.linear = how, nn.Linear(3 * 5 * 9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "quantised":
+            logits: Tensor = self.linear((8 * x).round().flatten(1) / 8)
+        elif self.how == "detached":
+            logits = self.linear(x.detach().flatten(1))
+        else:
+            with torch.no_grad():
+                logits = self.linear(x.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("how", ["detached", "no_grad"])
+def test_no_gradient_is_an_error(how: str) -> None:
+    x, y = examples()
+    with pytest.raises(ModelError, match="gradients reach the images"):
+        attack(Classifier(Blind(how)), x, y, ThreatModel("linf", 0.1), seed=0)
+    with pytest.raises(ModelError, match="gradients reach the images"):
+        zero_gradient_share(Classifier(Blind(how)), x, y)
+
+
+def test_masked_gradients_raise_the_flags() -> None:
+    x, y = examples()
+    masked, honest = Classifier(Blind("quantised")), small()
+    assert zero_gradient_share(masked, x, y) == 1
+    assert zero_gradient_share(honest, x, y) == 0
+    flags = check_trust(
+        ThreatModel("linf", 0.1), examples=500, natural=0.9, adversarial=0.9, noise=0.9, zero_gradients=1.0
+    )
+    text = "\n".join(flags)
+    for word in ("black-box", "500 examples", "noise", "never succeeds", "gradient"):
+        assert word in text
+    usual = check_trust(ThreatModel("linf", 0.1), examples=1000, natural=0.98, adversarial=0.02, noise=0.97)
+    assert len(usual) == 1
+    assert usual[0].startswith("pgd only")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"norm": "l1"},
+        {"attack": "apgd"},
+        {"eps": 0},
+        {"eps": -0.1},
+        {"eps": float("nan")},
+        {"eps": float("inf")},
+        {"eps": "0.1"},
+        {"steps": 0},
+        {"steps": 2.5},
+        {"restarts": 0},
+        {"restarts": True},
+        {"step_size": 0.0},
+        {"attack": "fgsm", "restarts": 2},
+        {"attack": "fgsm", "step_size": 0.05},
+    ],
+)
+def test_refused_threat_models(bad: dict[str, object]) -> None:
+    with pytest.raises(ThreatModelError):
+        ThreatModel(**({"norm": "linf", "eps": 0.1} | bad))  # type: ignore[arg-type]  # on purpose
+
+
+def test_step_sizes() -> None:
+    assert ThreatModel("linf", 0.2).resolved_step_size == pytest.approx(0.05)
+    assert ThreatModel("linf", 0.3, steps=3).resolved_step_size == pytest.approx(0.25)
+    assert ThreatModel("l2", 2, steps=20).resolved_step_size == pytest.approx(0.25)
+    assert ThreatModel("linf", 0.2, steps=1).resolved_step_size == pytest.approx(0.2)
+    fgsm = ThreatModel("linf", 0.2, "fgsm")
+    assert fgsm.to_dict() == {
+        "norm": "linf",
+        "eps": 0.2,
+        "attack": "fgsm",
+        "steps": 1,
+        "restarts": 1,
+        "step_size": 0.2,
+    }
+
+
+def test_refused_inputs() -> None:
+    classifier, (x, y) = small(), examples()
+    threat_model = ThreatModel("linf", 0.1)
+    for labels in (y[:3], y.float(), y + 4, y - 5, y[:, None]):
+        with pytest.raises(LabelError):
+            attack(classifier, x, labels, threat_model, seed=0)
+    with pytest.raises(ImageError):
+        attack(classifier, x + 1, y, threat_model, seed=0)
+    with pytest.raises(ThreatModelError, match="size"):
+        check_perturbation(x, (x + 0.2).clamp(0, 1), threat_model, (0, 1))
+
+
+def test_batches_cover_every_example() -> None:
+    classifier, (x, y) = small(), examples(count=10)
+    threat_model = ThreatModel("linf", 0.05, "fgsm")
+    whole = attack(classifier, x, y, threat_model, seed=0)
+    assert torch.allclose(whole, attack(classifier, x, y, threat_model, seed=0, batch_size=3), atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_noise_has_the_size_of_the_attack(norm: str) -> None:
+    x = torch.full(SHAPE, 0.5)
+    threat_model = ThreatModel(norm, 0.2)
+    one, two = (equal_norm_noise(x, threat_model, (0, 1), generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    assert torch.allclose(perturbation_size(one - x, norm), torch.full((SHAPE[0],), 0.2), atol=1e-6)
+    assert not torch.equal(one, two)
+    assert torch.equal(one, equal_norm_noise(x, threat_model, (0, 1), generator=torch.Generator().manual_seed(1)))
+    clipped = equal_norm_noise(torch.zeros(SHAPE), threat_model, (0, 1), generator=torch.Generator().manual_seed(1))
+    assert clipped.min() >= 0
+    assert perturbation_size(clipped, norm).max() <= 0.2 + 1e-6

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interpretgan.classifier import Classifier
+from interpretgan.errors import ImageError, ModelError
+from tests.networks import Careless, Residual
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_the_model_comes_back_untouched(fail: bool) -> None:
+    model = Careless()
+    model.train()
+    model.fail = fail
+    model.fc.bias.requires_grad_(False)
+    model.fc.weight.grad = torch.ones_like(model.fc.weight)
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    classifier = Classifier(model)
+    if fail:
+        with pytest.raises(RuntimeError, match="inside the model"):
+            classifier(torch.rand(2, 1, 3, 3))
+    else:
+        classifier(torch.rand(2, 1, 3, 3, generator=torch.Generator()))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert model.fc.training
+    assert model.fc.weight.requires_grad
+    assert not model.fc.bias.requires_grad
+    assert torch.equal(model.fc.weight.grad, torch.ones_like(model.fc.weight))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_batch_norm_runs_in_eval_mode_and_keeps_its_statistics() -> None:
+    model = Residual().train()
+    images = torch.rand(3, 1, 9, 11)
+    together = Classifier(model)(images)
+    alone = torch.cat([Classifier(model)(image[None]) for image in images])
+    torch.testing.assert_close(together, alone)  # in train mode each would depend on the batch
+    assert model.training
+
+
+def test_normalisation_is_applied_once_per_channel() -> None:
+    class Means(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(dim=(2, 3))
+
+    images = torch.rand(4, 3, 5, 6)
+    logits = Classifier(Means(), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))(images)
+    expected = (images.mean(dim=(2, 3)) - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([1.0, 2.0, 4.0])
+    torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            torch.full((2, 1, 3, 3), 255.0),
+            "expected pixels within the bounds [0, 1], got [255, 255]; scale the images",
+        ),
+        (torch.full((2, 1, 3, 3), float("nan")), "expected finite pixels, got 18 NaN or infinite"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), "torch.uint8"),
+        (torch.zeros(1, 3, 3), "[N, C, H, W]"),
+        (torch.zeros(0, 1, 3, 3), "N >= 1"),
+    ],
+)
+def test_bad_images_are_refused_in_one_line(images: Tensor, message: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        Classifier(Careless())(images)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_rounding_does_not_trip_the_range_check() -> None:
+    images = (torch.arange(9.0).view(1, 1, 3, 3) / 8 * 255).mul(1 / 255) * (1 + 1e-7)
+    Classifier(Careless())(images)
+
+
+class Returns(nn.Module):
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, _: Tensor) -> object:
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((2, 4), 0.25), "got probabilities"),
+        ((torch.zeros(2, 4),), "got a tuple"),
+        (torch.zeros(2, 4, 1), "got (2, 4, 1)"),
+        (torch.zeros(2, 1), "K >= 2"),
+        (torch.full((2, 3), float("inf")), "expected finite logits, got 6"),
+    ],
+)
+def test_models_that_do_not_return_logits_are_refused(value: object, message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        Classifier(Returns(value))(torch.zeros(2, 1, 3, 3))
+    assert message in str(caught.value)
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ImageError, match="low < high"):
+        Classifier(Careless(), bounds=(1, 0))
+    with pytest.raises(ImageError, match="std > 0"):
+        Classifier(Careless(), std=(0.0,))
+    with pytest.raises(ModelError, match=r"expected a torch\.nn\.Module, got str"):
+        Classifier("model.pt")  # type: ignore[arg-type]  # the mistake under test

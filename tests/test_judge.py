@@ -1,0 +1,75 @@
+"""The judge: it learns, reads and is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from interpretgan.attacks import ThreatModel, attack
+from interpretgan.data import ImageSet, load_data
+from interpretgan.errors import ConfigError, DataError, ImageError
+from interpretgan.judge import Judge, train_judge
+from interpretgan.training import evaluate_accuracy
+
+THREAT = ThreatModel("linf", 0.1, steps=5, restarts=3)
+
+
+@pytest.fixture(scope="module")
+def sets() -> tuple[ImageSet, ImageSet]:
+    return load_data("digits", "train", image_size=16), load_data("digits", "test", image_size=16)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("judge") / "judge.pt"
+
+
+@pytest.fixture(scope="module")
+def judge(sets: tuple[ImageSet, ImageSet], checkpoint: Path) -> Judge:
+    return train_judge(*sets, threat_model=THREAT, seed=1, epochs=8, checkpoint=checkpoint)
+
+
+def test_judge_reads_natural_and_adversarial_images(judge: Judge, sets: tuple[ImageSet, ImageSet]) -> None:
+    _, test = sets
+    assert judge.natural > 0.95
+    assert judge.adversarial > 0.8
+    assert judge.natural == evaluate_accuracy(judge.classifier, test)
+    x, y = test.batch(slice(0, 200))
+    found = attack(judge.classifier, x, y, THREAT, seed=5)
+    assert (judge.read(found) == y).float().mean() > 0.75
+    assert judge.adversarial <= judge.natural
+
+
+def test_readings_do_not_depend_on_the_batch(judge: Judge, sets: tuple[ImageSet, ImageSet]) -> None:
+    x, _ = sets[1].batch(slice(0, 50))
+    readings = judge.read(x)
+    assert readings.dtype == torch.int64
+    assert readings.shape == (50,)
+    assert torch.equal(readings, judge.read(x, batch_size=7))
+    assert judge.read(x[:0]).shape == (0,)
+    with pytest.raises(ImageError):
+        judge.read(x + 1)
+
+
+def test_finished_judge_is_read_from_its_checkpoint(
+    judge: Judge, sets: tuple[ImageSet, ImageSet], checkpoint: Path
+) -> None:
+    def fail(_: object) -> None:
+        raise AssertionError("it trains again")
+
+    torch.manual_seed(123)
+    expected = torch.rand(1)
+    torch.manual_seed(123)
+    again = train_judge(*sets, threat_model=THREAT, seed=1, epochs=8, checkpoint=checkpoint, on_progress=fail)
+    assert torch.equal(torch.rand(1), expected)
+    assert (again.natural, again.adversarial, again.name) == (judge.natural, judge.adversarial, "judge")
+
+
+def test_refused_judges(sets: tuple[ImageSet, ImageSet]) -> None:
+    train, test = sets
+    with pytest.raises(DataError, match="same image_size"):
+        train_judge(train, load_data("digits", "test"), threat_model=THREAT, seed=0)
+    with pytest.raises(ConfigError, match="epochs"):
+        train_judge(train, test, threat_model=THREAT, seed=0, epochs=0)
