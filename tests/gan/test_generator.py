@@ -59,13 +59,15 @@ def test_a_stem_standardises_by_natural_latents_and_survives_a_dead_channel() ->
     assert torch.isfinite(stem(latent)).all()
 
 
-def test_the_discriminator_knows_the_cut_and_is_lipschitz() -> None:
+def test_the_discriminator_knows_cut_and_classes_and_is_lipschitz() -> None:
     torch.manual_seed(0)
-    discriminator = Discriminator(3, (1, 28, 20), width=16).eval()
+    discriminator = Discriminator(3, 5, (1, 28, 20), width=16).eval()
     images = torch.rand(4, 1, 28, 20)
-    scores = [discriminator(images, torch.full((4,), cut)) for cut in range(3)]
+    classes = torch.eye(5)
+    scores = [discriminator(images, torch.full((4,), cut), classes[:4]) for cut in range(3)]
     assert scores[0].shape == (4,)
     assert not torch.allclose(scores[0], scores[1])
+    assert not torch.allclose(scores[0], discriminator(images, torch.zeros(4, dtype=torch.int64), classes[1:]))
     for conv in discriminator.convs:
         assert isinstance(conv, torch.nn.Conv2d)
         assert torch.linalg.matrix_norm(conv.weight.flatten(1), ord=2) < 1.5

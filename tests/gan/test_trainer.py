@@ -8,7 +8,7 @@ import torch
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import examine
 from interpretgan.data import load_data
-from interpretgan.errors import ConfigError, TrainingError
+from interpretgan.errors import ConfigError, RunFolderError, TrainingError
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.trainer import GANConfig, train_generator
 from tests.networks import Tiny
@@ -50,6 +50,14 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(classifier: Classifi
     resumed = train(classifier, checkpoint=checkpoint, on_step=lambda step, _: steps.append(step))
     assert steps == [4, 5, 6]  # the fourth had not been saved
     assert same(resumed, unbroken)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(classifier: Classifier, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(b"half a file")
+    with pytest.raises(RunFolderError, match="delete it to start this training again"):
+        train(classifier, checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == b"half a file"
 
 
 def test_one_seed_one_generator(classifier: Classifier) -> None:

@@ -1,4 +1,4 @@
-"""The discriminator: one for all cuts, spectrally normalised, told which cut it looks at."""
+"""The discriminator: one for all cuts, spectrally normalised, told the cut and what the classifier saw."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ from interpretgan.gan.generator import coarse_grid, space_to_depth
 
 
 class Discriminator(nn.Module):
-    """`D(x, l)`: how natural an explanation of cut `l` looks, by projection on an embedding of the cut.
+    """`D(x, l, p)`: how natural `x` looks as an explanation of cut `l` where the classifier saw the classes `p`.
+
+    Both enter by projection: `score = w·h + (e_l + E p)·h` on pooled features `h`. Every cut fixes `p`, so nothing leaks
+    into an explanation that its latent does not hold; a digit drawn as another class is found out, which deep cuts need.
 
     It works on the coarse grid too: the image is folded (space-to-depth), so that every convolution is a matrix
     product over a few cells with many channels.
 
     Args:
         cuts: How many cuts there are.
+        classes: How many classes.
         image_shape: `(C, H, W)`.
         width: Channels.
         blocks: 3x3 convolutions after the first.
     """
 
-    def __init__(self, cuts: int, image_shape: tuple[int, int, int], *, width: int = 96, blocks: int = 2) -> None:
+    def __init__(
+        self, cuts: int, classes: int, image_shape: tuple[int, int, int], *, width: int = 96, blocks: int = 2
+    ) -> None:
         super().__init__()
         channels, height, wide = image_shape
         self.grid = (coarse_grid(height), coarse_grid(wide))
@@ -35,10 +41,11 @@ class Discriminator(nn.Module):
         sizes = [inputs] + [width] * (blocks + 1)
         self.convs = nn.ModuleList([spectral_norm(nn.Conv2d(a, b, 3, padding=1)) for a, b in itertools.pairwise(sizes)])
         self.score = spectral_norm(nn.Linear(width, 1))
-        self.embedding = spectral_norm(nn.Embedding(cuts, width))
+        self.of_cut = spectral_norm(nn.Embedding(cuts, width))
+        self.of_classes = spectral_norm(nn.Linear(classes, width, bias=False))
 
-    def forward(self, images: Tensor, cut: Tensor) -> Tensor:
-        """Scores `[N]` of images `[N, C, H, W]` for the cut indices `[N]`."""
+    def forward(self, images: Tensor, cut: Tensor, probabilities: Tensor) -> Tensor:
+        """Scores `[N]` of images `[N, C, H, W]` for cut indices `[N]` and class probabilities `[N, K]`."""
         pad = (
             0,
             self.grid[1] * self.fold[1] - images.shape[3],
@@ -49,5 +56,6 @@ class Discriminator(nn.Module):
         for conv in self.convs:
             hidden = F.leaky_relu(conv(hidden), 0.2)
         pooled = hidden.sum(dim=(2, 3)) / math.sqrt(hidden.shape[2] * hidden.shape[3])
-        score: Tensor = self.score(pooled).squeeze(1) + (self.embedding(cut) * pooled).sum(dim=1)
+        told = self.of_cut(cut) + self.of_classes(probabilities)
+        score: Tensor = self.score(pooled).squeeze(1) + (told * pooled).sum(dim=1)
         return score

@@ -95,7 +95,7 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, cut: Tensor) -> Tensor:
         """`hidden` `[N, width, G, G]`, `cut` `[N]` indices → `[N, width, G, G]`."""
-        scale, shift = self.style(cut)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.style(cut).to(hidden.dtype)[:, :, None, None].chunk(2, dim=1)
         inner = F.relu(hidden * (1 + scale) + shift)
         inner = self.second(F.relu(self.first(inner)))
         out: Tensor = hidden + inner

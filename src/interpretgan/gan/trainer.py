@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture, capturing
-from interpretgan.errors import ConfigError, TrainingError
+from interpretgan.errors import ConfigError, RunFolderError, TrainingError
 from interpretgan.files import atomic_write_bytes
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
@@ -111,12 +112,15 @@ def train_generator(
 
     Raises:
         TrainingError: A loss is not finite.
+        RunFolderError: The checkpoint is damaged or of another training.
     """
     device = classifier.device
     random = torch.Generator().manual_seed(seed)
     first, _ = images.batch(torch.randperm(len(images), generator=random)[:CALIBRATION_IMAGES])
     first = classifier.check_images(first)
     image_shape = (first.shape[1], first.shape[2], first.shape[3])
+    first_logits, first_latents = capture(classifier, first, cuts)
+    classes = first_logits.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = Generator(
@@ -127,11 +131,13 @@ def train_generator(
             blocks=config.blocks,
             noise=config.noise,
         ).to(device)
-        discriminator = Discriminator(len(cuts), image_shape, width=config.width, blocks=config.blocks).to(device)
-    generator.calibrate(capture(classifier, first, cuts)[1])
+        discriminator = Discriminator(len(cuts), classes, image_shape, width=config.width, blocks=config.blocks).to(
+            device
+        )
+    generator.calibrate(first_latents)
     average = AveragedModel(generator, multi_avg_fn=_moving_average(config.ema))
     adam_g, adam_d = (
-        torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.0, 0.99))
+        torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.0, 0.99), fused=True)
         for network in (generator, discriminator)
     )
     state = _State(generator, discriminator, average, adam_g, adam_d, random)
@@ -148,6 +154,7 @@ def train_generator(
             noise = torch.randn(count, config.noise, generator=random).to(device)
             with torch.no_grad(), capturing(classifier, cuts) as latents:
                 logits = classifier.run(x)
+            seen = logits.softmax(dim=1)
             # Each cut has its own images: rows i·per_cut to (i+1)·per_cut belong to cut i.
             z = [_rows(latents, cuts, i, per_cut) for i in range(len(cuts))]
             with autocast(device, config.precision):
@@ -156,7 +163,7 @@ def train_generator(
             # Phase D: only the discriminator learns.  max_D L_adv
             discriminator.requires_grad_(True)
             with autocast(device, config.precision):
-                scores = discriminator(torch.cat([x, fake.detach()]), torch.cat([cut, cut])).float()
+                scores = discriminator(torch.cat([x, fake.detach()]), cut.repeat(2), seen.repeat(2, 1)).float()
             loss_d = discriminator_hinge(scores[:count], scores[count:])
             adam_d.zero_grad()
             torch.autograd.backward(loss_d)
@@ -166,7 +173,7 @@ def train_generator(
             # Phase G: only the generator learns.  min_G L_adv - λ_I · L_I + λ_z · L_z
             with autocast(device, config.precision), capturing(classifier, cuts) as latents:
                 explained = classifier.run(fake)
-                realism = generator_hinge(discriminator(fake, cut).float())
+                realism = generator_hinge(discriminator(fake, cut, seen).float())
             information = information_bound(logits, explained)
             latent = torch.stack(
                 [latent_consistency(z[i], _rows(latents, cuts, i, per_cut)) for i in range(len(cuts))]
@@ -238,11 +245,18 @@ class _State:
         atomic_write_bytes(path, buffer.getvalue())
 
     def load(self, path: Path) -> int:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
-        for name in self._networks:
-            getattr(self, name).load_state_dict(saved[name])
-        self.random.set_state(saved["random"])
-        step: int = saved["step"]
+        try:
+            saved = torch.load(path, weights_only=True, map_location="cpu")
+            for name in self._networks:
+                getattr(self, name).load_state_dict(saved[name])
+            self.random.set_state(saved["random"])
+            step: int = saved["step"]
+        except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise RunFolderError(
+                expected=f"a checkpoint of this training in {path}",
+                got=str(error).split("\n")[0] or type(error).__name__,
+                do="delete it to start this training again",
+            ) from error
         return step
 
     _networks = ("generator", "discriminator", "average", "adam_g", "adam_d")

@@ -1,0 +1,1 @@
+"""Performance claims, each measured in one run beside the peak of the machine. `python -m benchmarks` runs them all."""

@@ -1,0 +1,170 @@
+"""All cuts on one shared trunk, against the same generators trained one by one in fp32.
+
+Both arms explain the same LeNet-5 at all its cuts, with the same losses and the same generator (the second with one
+stem). The shared arm trains for the default number of steps. The second arm trains one generator per cut, in fp32, for
+the smallest budget of `BUDGETS` that reaches the shared arm's quality at that cut: as many natural explanations read
+right (within `TOLERANCE`), and no larger image error (within `ERROR_TOLERANCE`). Failed budgets are not charged. Where
+no budget gets there, the largest is charged, so the ratio is a lower bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.machine import describe
+from interpretgan import Classifier, Cut, GANConfig, ImageSet, InterpretGAN, Judge, ThreatModel, attack, load_data
+from interpretgan.cuts import examine
+from interpretgan.files import write_json
+from interpretgan.judge import train_judge
+from interpretgan.models import build_model
+from interpretgan.training import Natural, default_recipe, train_classifier
+
+BUDGETS = (100, 200, 400, 800)
+ALONE_BATCH = 64
+TOLERANCE = 0.005
+ERROR_TOLERANCE = 1.1
+EXAMPLES = 1000
+THREAT = ThreatModel("linf", 0.2)
+RESULT = Path("results/benchmarks/shared_trunk.json")
+
+
+@dataclasses.dataclass
+class Arm:
+    """What one training gave at its cuts."""
+
+    seconds: float
+    step_seconds: float
+    natural: list[float]
+    error: list[float]
+    readings: Tensor  # adversarial, [L, N]
+
+
+def read(interpreter: InterpretGAN, judge: Judge, x: Tensor, adversarial: Tensor, y: Tensor) -> tuple[Any, ...]:
+    noise = interpreter.noise(len(x), generator=torch.Generator().manual_seed(1))
+    natural = torch.cat([interpreter.draw(*parts) for parts in zip(x.split(250), noise.split(250), strict=True)], dim=1)
+    turned = torch.cat(
+        [interpreter.draw(*parts) for parts in zip(adversarial.split(250), noise.split(250), strict=True)], dim=1
+    )
+    right = [float((judge.read(images) == y).float().mean()) for images in natural]
+    error = [float((images - x).square().mean() / x.var()) for images in natural]
+    return right, error, torch.stack([judge.read(images) for images in turned])
+
+
+def train(
+    classifier: Classifier, cuts: list[Cut], images: ImageSet, config: GANConfig, seed: int
+) -> tuple[InterpretGAN, float, float]:
+    stamps = [time.perf_counter()]
+    interpreter = InterpretGAN(classifier, cuts, config=config, seed=seed)
+    interpreter.fit(images, on_step=lambda *_: stamps.append(time.perf_counter()))
+    steps = [b - a for a, b in zip(stamps[1:-1], stamps[2:], strict=True)] or [stamps[-1] - stamps[0]]
+    return interpreter, stamps[-1] - stamps[0], statistics.median(steps)
+
+
+def step_flops(classifier: Classifier, cuts: list[Cut], images: ImageSet, config: GANConfig) -> float:
+    """Floating point operations of one training step: those of three steps less those of two."""
+    counts = []
+    for steps in (2, 3):
+        with FlopCounterMode(display=False) as counter:
+            InterpretGAN(classifier, cuts, config=dataclasses.replace(config, steps=steps)).fit(images)
+        counts.append(counter.get_total_flops())
+    return float(counts[1] - counts[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="mnist" if os.environ.get("INTERPRETGAN_DATA") else "digits")
+    parser.add_argument("--steps", type=int, default=GANConfig().steps, help="of the shared arm")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+
+    machine = describe()
+    images, test = load_data(options.data, "train"), load_data(options.data, "test")
+    torch.manual_seed(0)
+    shape = {"in_channels": images.shape[0], "num_classes": len(images.classes), "image_size": images.shape[1:]}
+    classifier = Classifier(build_model("lenet5", **shape))
+    recipe = default_recipe(images, "natural")
+    train_classifier(
+        classifier, images, objective=Natural(), epochs=recipe.epochs, batch_size=recipe.batch_size, lr=recipe.lr, seed=0
+    )
+    judge = train_judge(images, test, threat_model=THREAT, seed=1)
+    x, y = test.batch(slice(0, EXAMPLES))
+    adversarial = attack(classifier, x, y, THREAT, seed=0)
+    cuts = examine(classifier, x[:4]).distinct
+
+    config = GANConfig(steps=options.steps)
+    together, seconds, step = train(classifier, cuts, images, config, seed=0)
+    shared = Arm(seconds, step, *read(together, judge, x, adversarial, y))
+    print(f"shared: {seconds:.0f} s, natural {min(shared.natural):.3f} and more", flush=True)
+    fp32_step = train(classifier, cuts, images, dataclasses.replace(config, steps=12, precision="fp32"), seed=0)[2]
+
+    rows: list[dict[str, Any]] = []
+    alone_readings = []
+    for index, cut in enumerate(cuts):
+        for budget in BUDGETS:
+            own = GANConfig(steps=budget, images_per_cut=ALONE_BATCH, precision="fp32")
+            single, seconds, step = train(classifier, [cut], images, own, seed=0)
+            arm = Arm(seconds, step, *read(single, judge, x, adversarial, y))
+            reached = (
+                arm.natural[0] >= shared.natural[index] - TOLERANCE
+                and arm.error[0] <= ERROR_TOLERANCE * shared.error[index]
+            )
+            print(f"{cut.name}: {budget} steps, {seconds:.0f} s, natural {arm.natural[0]:.3f}, reached {reached}", flush=True)
+            if reached:
+                break
+        alone_readings.append(arm.readings[0])
+        rows.append(
+            {
+                "cut": cut.name, "steps": budget, "seconds": seconds, "reached": reached, "natural": arm.natural[0],
+                "error": arm.error[0], "shared_natural": shared.natural[index], "shared_error": shared.error[index],
+                "readings_agree": float((arm.readings[0] == shared.readings[index]).float().mean()),
+            }
+        )  # fmt: skip
+
+    def profile(natural: list[float], readings: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+        of_image = float((judge.read(adversarial) == y).float().mean()) / float((judge.read(x) == y).float().mean())
+        kept = [of_image, *((readings == y).float().mean(dim=1).numpy() / np.array(natural))]
+        return -np.diff(np.array(kept, dtype=np.float64))
+
+    one, other = profile(shared.natural, shared.readings), profile([r["natural"] for r in rows], torch.stack(alone_readings))
+    flops = step_flops(classifier, cuts, images, config)
+    total = sum(row["seconds"] for row in rows)
+    result = {
+        "benchmark": "shared_trunk",
+        "machine": machine,
+        "data": {"name": test.name, "sha256": test.sha256, "examples": EXAMPLES},
+        "shared": {
+            "steps": config.steps, "seconds": shared.seconds, "step_seconds": shared.step_seconds,
+            "step_gflop": flops / 1e9, "share_of_bf16_peak": flops / shared.step_seconds / machine["matmul_gflops"]["bf16"] / 1e9,
+            "fp32_step_seconds": fp32_step, "share_of_fp32_peak": flops / fp32_step / machine["matmul_gflops"]["fp32"] / 1e9,
+        },
+        "one_by_one": {"seconds": total, "batch": ALONE_BATCH, "cuts": rows},
+        "speedup": total / shared.seconds,
+        "profile": {
+            "shared": one.tolist(), "one_by_one": other.tolist(), "spearman": float(spearmanr(one, other).statistic),
+            "same_top": cuts[int(one.argmax())].name == cuts[int(other.argmax())].name,
+            "readings_agree": statistics.mean(row["readings_agree"] for row in rows),
+        },
+    }  # fmt: skip
+    write_json(options.out, result)
+    print(
+        f"{len(cuts)} cuts: shared {shared.seconds:.0f} s, one by one in fp32 {total:.0f} s: {result['speedup']:.1f}x at "
+        f"equal quality; a shared step runs at {result['shared']['share_of_bf16_peak']:.0%} of the bf16 matmul peak; "
+        f"readings agree on {result['profile']['readings_agree']:.1%}, Spearman of V {result['profile']['spearman']:.2f}\n"
+        f"result: {options.out}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m interpretgan`."""
+
+from interpretgan.cli import main
+
+main()

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from interpretgan.cli import run_command
+from interpretgan.diagnosis import Diagnosis
+from interpretgan.models import build_model
+
+SMALL = (
+    "--epochs 4 --steps 3 --judge-epochs 3 --generator-steps 25 --images-per-cut 4 --bootstrap 50 --examples 60 --device cpu"
+).split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole diagnosis of the digits, small in everything."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert run_command(["diagnose", *SMALL, "--out", str(folder)]) == 0
+    return folder
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that bad input is answered with."""
+    assert run_command(arguments) == 2
+    out, err = capsys.readouterr()
+    said = err.strip().split("\n")
+    assert out == ""
+    assert said[-1].startswith("interpretgan: ")
+    return said[-1]
+
+
+# --- the main job
+
+
+def test_a_run_folder_holds_all_that_the_answer_rests_on(run: Path) -> None:
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {
+        "config.json", "classifier.safetensors", "judge.safetensors", "judge.json", "generator-0.safetensors",
+        "metrics-classifier.jsonl", "metrics-judge.jsonl", "metrics-generator-0.jsonl", "readings.npz",
+        "diagnosis.json", "explanations.npz", "report.html", "figures/vulnerability.svg", "figures/explanations.png",
+    } <= names  # fmt: skip
+    assert not [name for name in names if "checkpoint" in name or name.endswith(".tmp")]
+    config = json.loads((run / "config.json").read_text())
+    assert config["attack"] == {"norm": "linf", "eps": 0.2, "attack": "pgd", "steps": 3, "restarts": 1, "step_size": 2.5 * 0.2 / 3}  # fmt: skip
+    diagnosis = Diagnosis.load(run)
+    layers = [layer.name for layer in diagnosis.layers]
+    assert layers == ["image", "conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "fc1", "relu3", "fc2", "relu4", "fc3"]
+    assert abs(sum(layer.vulnerability.value for layer in diagnosis.layers) - diagnosis.loss) < 1e-9
+    assert diagnosis.controls["eps0_max_abs_vulnerability"] == 0.0
+    assert diagnosis.data["name"] == "digits"
+    assert len(diagnosis.data["classes"]) == 10
+    steps = [json.loads(line)["step"] for line in (run / "metrics-generator-0.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 26))
+    with np.load(run / "readings.npz", allow_pickle=False) as readings:
+        assert readings["adversarial"].shape == (12, 60)
+
+
+def test_running_again_makes_nothing_again_and_gives_the_same_answer(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "diagnosis.json").read_bytes()
+    assert run_command(["diagnose", *SMALL, "--out", str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert "training" not in err
+    assert out.rstrip().endswith(f"report: {run / 'report.html'}")
+    assert "survival" in out
+    assert (run / "diagnosis.json").read_bytes() == before
+
+
+def test_what_is_missing_is_made_again_to_the_same_result(run: Path) -> None:
+    before = Diagnosis.load(run)
+    for name in ("generator-0.safetensors", "diagnosis.json", "explanations.npz"):
+        (run / name).unlink()
+    assert run_command(["diagnose", *SMALL, "--out", str(run)]) == 0
+    assert Diagnosis.load(run).layers == before.layers
+
+
+def test_report_needs_the_folder_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "report.html").unlink()
+    assert run_command(["report", str(run)]) == 0
+    assert "contribut" in capsys.readouterr().out
+    assert "<html" in (run / "report.html").read_text()
+
+
+def test_explain_says_where_each_image_turns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [part for part in SMALL if part not in ("--bootstrap", "50", "--examples", "60")]
+    assert run_command(["explain", *settings, "--out", str(run), "--index", "3,1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["image 3", "image 1", "pictures"]
+    assert (run / "figures" / "explained.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_commands_share_a_folder_as_long_as_they_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "run"), "--epochs", "2", "--device", "cpu"]
+    assert run_command(["train", *out]) == 0
+    weights = (tmp_path / "run" / "classifier.safetensors").read_bytes()
+    assert run_command(["attack", *out, "--steps", "2", "--examples", "20", "--eps", "8/255"]) == 0
+    assert "random noise of the same size" in capsys.readouterr().out
+    adversarial = np.load(tmp_path / "run" / "adversarial.npy", allow_pickle=False)
+    assert adversarial.dtype == np.float32
+    assert adversarial.shape == (20, 1, 28, 28)
+    assert json.loads((tmp_path / "run" / "attack.json").read_text())["threat_model"]["eps"] == pytest.approx(8 / 255)
+    line = refused(["attack", *out, "--steps", "3", "--examples", "20", "--eps", "8/255"], capsys)
+    assert "attack.steps (2 there, 3 here)" in line
+    assert (tmp_path / "run" / "classifier.safetensors").read_bytes() == weights
+
+
+def test_fit_explains_the_chosen_layers_of_given_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    torch.manual_seed(0)
+    model = build_model("lenet5", in_channels=1, num_classes=10, image_size=(28, 28), pool="avg")
+    save_file(model.state_dict(), weights)
+    arguments = ["fit", "--pool", "avg", "--weights", str(weights), "--cuts", "fc1,pool1", "--device", "cpu"]
+    out = tmp_path / "run"
+    assert run_command([*arguments, "--generator-steps", "2", "--images-per-cut", "2", "--out", str(out)]) == 0
+    assert (out / "generator-0.safetensors").exists()
+    assert not (out / "classifier.safetensors").exists()
+
+
+def test_layers_lists_cuts_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    try:
+        assert run_command(["layers", "--model", "tests.networks:Residual", "--out", str(tmp_path)]) == 0
+    finally:
+        sys.path.pop(0)
+    out = capsys.readouterr().out
+    assert "blocks.0" in out
+    assert "information flows around it" in out
+    record = json.loads((tmp_path / "layers.json").read_text())
+    assert record["cuts"][-1]["name"] == "fc"
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "attack", "fit", "explain", "diagnose"])
+def test_a_dry_run_prints_the_settings_and_writes_nothing(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command([command, "--dry-run", "--seed", "7", "--out", str(tmp_path / "run")]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 7
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["demo", "layers", "train", "attack", "fit", "explain", "diagnose", "report"])
+def test_every_command_has_help_and_the_common_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    for option in ("--seed", "--device", "--out"):
+        assert option in text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from interpretgan.cli import run_command; run_command(['--help']); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "pandas", "matplotlib", "sklearn", "foolbox", "pyarrow"} & set(modules)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["diagnose", "--eps", "0"], "expected a finite eps > 0, got 0.0"),
+        (["diagnose", "--eps", "8/0"], "fraction like 8/255"),
+        (["diagnose", "--epz", "1"], "Did you mean --eps?"),
+        (["diagnoze"], 'Unknown command "diagnoze"'),
+        (["diagnose", "--norm", "l7"], "linf"),
+        (["diagnose", "--data", "mnits"], "mnist"),
+        (["diagnose", "--model", "lenet"], "lenet5"),
+        (["diagnose", "--model", "nowhere:make"], "nowhere"),
+        (["diagnose", "--weights", "missing.safetensors"], "missing.safetensors"),
+        (["diagnose", "--examples", "0"], "examples >= 1"),
+        (["diagnose", "--generator-steps", "0"], "steps >= 1"),
+        (["diagnose", "--device", "cuda:99"], "--device cpu or auto"),
+        (["diagnose", "--judge", "lenet5"], "another architecture"),
+        (["diagnose", "--pretrained"], "a factory of your own"),
+        (["diagnose", "--std", "0"], "std > 0"),
+        (["fit", "--cuts", "fc9", "--epochs", "1"], "did you mean 'fc"),
+        (["explain", "--index", "a"], "whole numbers"),
+        (["report", "nowhere"], "run `interpretgan diagnose` first"),
+        (["report"], "interpretgan report runs/mnist"),
+        (["train", "--epochs", "0"], "epochs >= 1"),
+        (["train", "--weights", "x.pt"], "a model to train"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_answered_in_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(arguments, capsys)
+
+
+def test_a_truncated_weights_file_is_refused_and_nothing_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "half.safetensors").write_bytes(b"\x40\x00\x00")
+    out = tmp_path / "run"
+    line = refused(["diagnose", "--weights", str(tmp_path / "half.safetensors"), "--out", str(out)], capsys)
+    assert "half.safetensors" in line
+    assert not list(out.glob("*.safetensors"))
+
+
+def test_a_model_of_too_few_classes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    try:
+        arguments = ["attack", "--model", "tests.networks:Residual", "--pretrained", "--out", str(tmp_path / "run")]
+        assert "10 classes" in refused(arguments, capsys)
+    finally:
+        sys.path.pop(0)
+
+
+def test_ctrl_c_ends_with_130_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = "--epochs 1 --generator-steps 40 --images-per-cut 2 --cuts pool1,fc1 --device cpu".split()
+    command = [sys.executable, "-m", "interpretgan", "fit", *small, "--out", str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        metrics = out / "metrics-generator-0.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.rstrip().endswith("interpretgan: interrupted; run the same command again to go on from there")
+    assert not (out / "generator-0.safetensors").exists()
+    assert run_command(["fit", *small, "--out", str(out)]) == 0
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, 41))
