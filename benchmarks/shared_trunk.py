@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import statistics
 import time
@@ -68,7 +69,7 @@ def train(
     stamps = [time.perf_counter()]
     interpreter = InterpretGAN(classifier, cuts, config=config, seed=seed)
     interpreter.fit(images, on_step=lambda *_: stamps.append(time.perf_counter()))
-    steps = [b - a for a, b in zip(stamps[1:-1], stamps[2:], strict=True)] or [stamps[-1] - stamps[0]]
+    steps = [b - a for a, b in itertools.pairwise(stamps[1:])] or [stamps[-1] - stamps[0]]
     return interpreter, stamps[-1] - stamps[0], statistics.median(steps)
 
 
@@ -96,7 +97,13 @@ def main() -> None:
     classifier = Classifier(build_model("lenet5", **shape))
     recipe = default_recipe(images, "natural")
     train_classifier(
-        classifier, images, objective=Natural(), epochs=recipe.epochs, batch_size=recipe.batch_size, lr=recipe.lr, seed=0
+        classifier,
+        images,
+        objective=Natural(),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        lr=recipe.lr,
+        seed=0,
     )
     judge = train_judge(images, test, threat_model=THREAT, seed=1)
     x, y = test.batch(slice(0, EXAMPLES))
@@ -120,7 +127,10 @@ def main() -> None:
                 arm.natural[0] >= shared.natural[index] - TOLERANCE
                 and arm.error[0] <= ERROR_TOLERANCE * shared.error[index]
             )
-            print(f"{cut.name}: {budget} steps, {seconds:.0f} s, natural {arm.natural[0]:.3f}, reached {reached}", flush=True)
+            print(
+                f"{cut.name}: {budget} steps, {seconds:.0f} s, natural {arm.natural[0]:.3f}, reached {reached}",
+                flush=True,
+            )
             if reached:
                 break
         alone_readings.append(arm.readings[0])
@@ -137,17 +147,19 @@ def main() -> None:
         kept = [of_image, *((readings == y).float().mean(dim=1).numpy() / np.array(natural))]
         return -np.diff(np.array(kept, dtype=np.float64))
 
-    one, other = profile(shared.natural, shared.readings), profile([r["natural"] for r in rows], torch.stack(alone_readings))
+    one = profile(shared.natural, shared.readings)
+    other = profile([row["natural"] for row in rows], torch.stack(alone_readings))
+    peak = {name: 1e9 * gflops for name, gflops in machine["matmul_gflops"].items()}
     flops = step_flops(classifier, cuts, images, config)
     total = sum(row["seconds"] for row in rows)
-    result = {
+    result: dict[str, Any] = {
         "benchmark": "shared_trunk",
         "machine": machine,
         "data": {"name": test.name, "sha256": test.sha256, "examples": EXAMPLES},
         "shared": {
             "steps": config.steps, "seconds": shared.seconds, "step_seconds": shared.step_seconds,
-            "step_gflop": flops / 1e9, "share_of_bf16_peak": flops / shared.step_seconds / machine["matmul_gflops"]["bf16"] / 1e9,
-            "fp32_step_seconds": fp32_step, "share_of_fp32_peak": flops / fp32_step / machine["matmul_gflops"]["fp32"] / 1e9,
+            "step_gflop": flops / 1e9, "share_of_bf16_peak": flops / shared.step_seconds / peak["bf16"],
+            "fp32_step_seconds": fp32_step, "share_of_fp32_peak": flops / fp32_step / peak["fp32"],
         },
         "one_by_one": {"seconds": total, "batch": ALONE_BATCH, "cuts": rows},
         "speedup": total / shared.seconds,
@@ -158,10 +170,12 @@ def main() -> None:
         },
     }  # fmt: skip
     write_json(options.out, result)
+    share, agree = result["shared"]["share_of_bf16_peak"], result["profile"]["readings_agree"]
     print(
-        f"{len(cuts)} cuts: shared {shared.seconds:.0f} s, one by one in fp32 {total:.0f} s: {result['speedup']:.1f}x at "
-        f"equal quality; a shared step runs at {result['shared']['share_of_bf16_peak']:.0%} of the bf16 matmul peak; "
-        f"readings agree on {result['profile']['readings_agree']:.1%}, Spearman of V {result['profile']['spearman']:.2f}\n"
+        f"{len(cuts)} cuts: shared {shared.seconds:.0f} s, one by one in fp32 {total:.0f} s, "
+        f"{total / shared.seconds:.1f}x at equal quality\n"
+        f"a shared step runs at {share:.0%} of the bf16 matmul peak\n"
+        f"readings agree on {agree:.1%}, Spearman of V {result['profile']['spearman']:.2f}\n"
         f"result: {options.out}"
     )
 

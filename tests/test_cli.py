@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from interpretgan.cli import run_command
 from interpretgan.diagnosis import Diagnosis
 from interpretgan.models import build_model
 
-SMALL = (
-    "--epochs 4 --steps 3 --judge-epochs 3 --generator-steps 25 --images-per-cut 4 --bootstrap 50 --examples 60 --device cpu"
-).split()
+SMALL = shlex.split(
+    "--epochs 4 --steps 3 --judge-epochs 3 --generator-steps 25 --images-per-cut 4 --bootstrap 50 --examples 60 "
+    "--device cpu"
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +54,26 @@ def test_a_run_folder_holds_all_that_the_answer_rests_on(run: Path) -> None:
     } <= names  # fmt: skip
     assert not [name for name in names if "checkpoint" in name or name.endswith(".tmp")]
     config = json.loads((run / "config.json").read_text())
-    assert config["attack"] == {"norm": "linf", "eps": 0.2, "attack": "pgd", "steps": 3, "restarts": 1, "step_size": 2.5 * 0.2 / 3}  # fmt: skip
+    step = 2.5 * 0.2 / 3
+    assert config["attack"] == {
+        "norm": "linf", "eps": 0.2, "attack": "pgd", "steps": 3, "restarts": 1, "step_size": step
+    }  # fmt: skip
     diagnosis = Diagnosis.load(run)
     layers = [layer.name for layer in diagnosis.layers]
-    assert layers == ["image", "conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "fc1", "relu3", "fc2", "relu4", "fc3"]
+    assert layers == [
+        "image",
+        "conv1",
+        "relu1",
+        "pool1",
+        "conv2",
+        "relu2",
+        "pool2",
+        "fc1",
+        "relu3",
+        "fc2",
+        "relu4",
+        "fc3",
+    ]
     assert abs(sum(layer.vulnerability.value for layer in diagnosis.layers) - diagnosis.loss) < 1e-9
     assert diagnosis.controls["eps0_max_abs_vulnerability"] == 0.0
     assert diagnosis.data["name"] == "digits"
@@ -185,6 +203,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--judge", "lenet5"], "another architecture"),
         (["diagnose", "--pretrained"], "a factory of your own"),
         (["diagnose", "--std", "0"], "std > 0"),
+        (["diagnose", "--mean", "0.1;0.2"], "numbers like 0.48,0.45,0.41"),
         (["fit", "--cuts", "fc9", "--epochs", "1"], "did you mean 'fc"),
         (["explain", "--index", "a"], "whole numbers"),
         (["report", "nowhere"], "run `interpretgan diagnose` first"),
@@ -195,7 +214,11 @@ def test_help_imports_nothing_heavy() -> None:
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
 def test_bad_input_is_answered_in_one_line(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert message in refused(arguments, capsys)
@@ -222,9 +245,11 @@ def test_a_model_of_too_few_classes_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 def test_ctrl_c_ends_with_130_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    small = "--epochs 1 --generator-steps 40 --images-per-cut 2 --cuts pool1,fc1 --device cpu".split()
+    small = shlex.split("--epochs 1 --generator-steps 40 --images-per-cut 2 --cuts pool1,fc1 --device cpu")
     command = [sys.executable, "-m", "interpretgan", "fit", *small, "--out", str(out)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as process:
         metrics = out / "metrics-generator-0.jsonl"
         deadline = time.monotonic() + 120
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:

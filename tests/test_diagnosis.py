@@ -82,7 +82,12 @@ def test_controls_and_accuracies(found: tuple[Diagnosis, list[Readings]], job: t
     assert right[1] < 0.5 * right[0]
     assert right[2] > 0.8 * right[0]  # noise of the same size does little
     for layer in diagnosis.layers:
-        for interval in (layer.vulnerability, layer.vulnerability_bits, layer.vulnerability_noise, *layer.intervals.values()):
+        for interval in (
+            layer.vulnerability,
+            layer.vulnerability_bits,
+            layer.vulnerability_noise,
+            *layer.intervals.values(),
+        ):
             assert interval.low <= interval.value <= interval.high
 
 
@@ -109,7 +114,14 @@ def test_several_generators_widen_the_intervals(
     other = InterpretGAN(first.classifier, first.cuts, config=CONFIG, seed=9).fit(digits[0])
     kept: list[Readings] = []
     both = diagnose(
-        [first, other], judge, digits[1], threat_model=THREAT, examples=120, bootstrap=200, seed=4, on_readings=kept.extend
+        [first, other],
+        judge,
+        digits[1],
+        threat_model=THREAT,
+        examples=120,
+        bootstrap=200,
+        seed=4,
+        on_readings=kept.extend,
     )
     assert both.provenance["generator_seeds"] == [0, 9]
     np.testing.assert_array_equal(kept[0].adversarial, found[1][0].adversarial)

@@ -28,7 +28,16 @@ def parse_number(_type: object, tokens: tuple[Token, ...]) -> float:
         raise ValueError(f"expected a number or a fraction like 8/255, got '{text}'") from None
 
 
+def parse_numbers(_type: object, tokens: tuple[Token, ...]) -> tuple[float, ...]:
+    """Numbers with commas between: `0.48,0.45,0.41`."""
+    try:
+        return tuple(float(part) for part in tokens[0].value.split(","))
+    except ValueError:
+        raise ValueError(f"expected numbers like 0.48,0.45,0.41, got '{tokens[0].value}'") from None
+
+
 Number = Annotated[float, Parameter(converter=parse_number)]
+Numbers = Annotated[tuple[float, ...] | None, Parameter(converter=parse_numbers, n_tokens=1, negative="")]
 
 
 @Parameter(name="*", group="Data")
@@ -57,10 +66,10 @@ class ModelOptions:
     """Its weights, a safetensors file or a state dict in .pt [default: it is trained]."""
     pretrained: Annotated[bool, Parameter(negative="")] = False
     """Take your model as the factory returns it: load and train nothing."""
-    mean: tuple[float, ...] | None = None
-    """Mean per channel that the model wants subtracted, for pixels in [0, 1]."""
-    std: tuple[float, ...] | None = None
-    """Deviation per channel that the model wants divided by."""
+    mean: Numbers = None
+    """Mean per channel that the model wants subtracted, for pixels in [0, 1]: a,b,c."""
+    std: Numbers = None
+    """Deviation per channel that the model wants divided by: a,b,c."""
     epochs: int | None = None
     """Passes over the training images, where the classifier is trained [default: by the size of the data]."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interpretgan import vulnerability as vul
-from interpretgan.attacks import ThreatModel, check_labels, check_trust
+from interpretgan.attacks import ThreatModel, check_labels, check_trust, zero_gradient_share
 from interpretgan.data import as_source
 from interpretgan.errors import ConfigError, LabelError, RunFolderError
 from interpretgan.explanation import InterpretGAN
@@ -292,7 +292,14 @@ def diagnose(
         "eps0_max_abs_vulnerability": float(np.abs(eps0).max()),
         "noise_max_abs_vulnerability": max(abs(layer.vulnerability_noise.value) for layer in layers),
     }
-    trust = check_trust(threat_model, examples=count, natural=model[0], adversarial=model[1], noise=model[2])
+    trust = check_trust(
+        threat_model,
+        examples=count,
+        natural=model[0],
+        adversarial=model[1],
+        noise=model[2],
+        zero_gradients=zero_gradient_share(classifier, probe, probe_labels),
+    )
     return Diagnosis(
         classifier={
             "name": classifier.name,

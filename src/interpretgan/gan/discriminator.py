@@ -16,8 +16,9 @@ from interpretgan.gan.generator import coarse_grid, space_to_depth
 class Discriminator(nn.Module):
     """`D(x, l, p)`: how natural `x` looks as an explanation of cut `l` where the classifier saw the classes `p`.
 
-    Both enter by projection: `score = w·h + (e_l + E p)·h` on pooled features `h`. Every cut fixes `p`, so nothing leaks
-    into an explanation that its latent does not hold; a digit drawn as another class is found out, which deep cuts need.
+    Both enter by projection: `score = w·h + (e_l + E p)·h` on pooled features `h`. Every cut fixes `p`, so nothing
+    leaks into an explanation that its latent does not hold; a digit drawn as another class is found out, which deep
+    cuts need.
 
     It works on the coarse grid too: the image is folded (space-to-depth), so that every convolution is a matrix
     product over a few cells with many channels.

@@ -51,6 +51,8 @@ class Stem(nn.Module):
             self.project: nn.Module = nn.Conv2d(channels, width, 1)
         else:
             self.project = nn.Linear(math.prod(shape), width * grid[0] * grid[1])
+            # What natural latents never do must not be drawn by the luck of the first weights.
+            nn.init.zeros_(self.project.weight)
 
     @torch.no_grad()
     def calibrate(self, latent: Tensor) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import markupsafe
 
 HERE = Path(__file__).parent
-NOISE_LIMIT = 0.05  # vulnerability under random noise that counts as near zero
+NOISE_LIMIT = 0.03  # vulnerability under random noise that counts as near zero
 CLASSES_IN_A_TABLE = 16  # confusion tables of more classes become lists of the commonest changes
 
 
@@ -106,6 +106,7 @@ def _context(diagnosis: dict[str, Any]) -> dict[str, Any]:
         "controls": _controls(diagnosis),
         "confusions": [found for found in (_confusion(layer, diagnosis) for layer in layers) if found],
         "provenance": _provenance(diagnosis),
+        "level": text.level(diagnosis),
     }
 
 

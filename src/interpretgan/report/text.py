@@ -83,6 +83,12 @@ def span(record: Any, *, scale: float = 100.0, digits: int = 1) -> str:
     return "[" + ", ".join(plain(scale * bound, digits).replace("-", "−") for bound in bounds) + "]"
 
 
+def level(diagnosis: dict[str, Any]) -> str:
+    """What an interval of the diagnosis is, `95 % interval`, or `interval` where its level is not recorded."""
+    confidence = number((diagnosis.get("provenance") or {}).get("confidence"))
+    return "interval" if confidence is None else f"{100 * confidence:g} % interval"
+
+
 def join(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
