@@ -124,7 +124,7 @@ class GeneratorOptions:
 
     cuts: str | None = None
     """Layers to explain, a,b,c, as `interpretgan layers` names them [default: all]."""
-    generator_steps: int = 600
+    generator_steps: int = 1000
     """Training steps."""
     generator_seeds: int = 1
     """Generators to train; with several, the intervals cover their training."""
@@ -132,7 +132,7 @@ class GeneratorOptions:
     """Images per layer and step."""
     information: float = 1.0
     """Weight of the mutual information term."""
-    latent: float = 5.0
+    latent: float = 10.0
     """Weight of latent consistency; 0 is the plain method."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the training; auto takes bf16 where the processor is fast at it."""

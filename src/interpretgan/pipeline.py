@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -294,7 +296,7 @@ class Job:
                 on_readings=self._keep_readings,
             )  # fmt: skip
         self.seconds["total"] = time.perf_counter() - began + self.seconds.get("data", 0.0)
-        provenance = {**result.provenance, "seconds": dict(self.seconds)}
+        provenance = {**result.provenance, "seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
         result = dataclasses.replace(result, provenance=provenance)
         result.save(file)
         return result
@@ -491,6 +493,12 @@ def load_examples(path: Path, result: Diagnosis) -> dict[str, Any]:
         "bounds": tuple(float(v) for v in arrays["bounds"]),
         "classes": list(result.data.get("classes") or []),
     }
+
+
+def peak_memory_mib() -> int:
+    """The most memory that this process has held so far, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
 
 
 def took(seconds: dict[str, float]) -> str:

@@ -92,7 +92,9 @@ def test_a_loss_that_leaves_the_numbers_stops_the_training(classifier: Classifie
         train(classifier, config)
 
 
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"latent": -1.0}, {"learning_rate": 0.0}, {"ema": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"steps": 0}, {"latent": -1.0}, {"recogniser_noise": -0.1}, {"learning_rate": 0.0}, {"ema": 1.0}]
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         GANConfig(**settings)  # type: ignore[arg-type]  # one setting at a time

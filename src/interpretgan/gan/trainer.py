@@ -51,6 +51,8 @@ class GANConfig:
         realism: Weight of the hinge term `L_adv`.
         information: Weight λ_I of the information bound.
         latent: Weight λ_z of the latent consistency; 0 is the plain method.
+        recogniser_noise: Deviation of the noise through which the recogniser reads explanations in the information
+            bound, as a share of the bounds' width; 0 is the plain method.
         width: Channels of the trunk and of the discriminator.
         blocks: Residual blocks of the trunk, convolutions of the discriminator.
         noise: Size of the generator's noise.
@@ -58,12 +60,13 @@ class GANConfig:
         precision: `auto` (bf16 where the processor is fast at it), `bf16` or `fp32`.
     """
 
-    steps: int = 600
+    steps: int = 1000
     images_per_cut: int = 16
     learning_rate: float = 2e-3
     realism: float = 1.0
     information: float = 1.0
-    latent: float = 5.0
+    latent: float = 10.0
+    recogniser_noise: float = 0.2
     width: int = 96
     blocks: int = 2
     noise: int = 16
@@ -74,7 +77,7 @@ class GANConfig:
         for name in ("steps", "images_per_cut", "width", "blocks", "noise"):
             if getattr(self, name) < 1:
                 raise ConfigError(expected=f"{name} >= 1", got=str(getattr(self, name)), do=f"raise {name}")
-        for name in ("realism", "information", "latent"):
+        for name in ("realism", "information", "latent", "recogniser_noise"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(expected=f"{name} >= 0", got=str(getattr(self, name)), do="weights are not negative")
         if not 0 < self.learning_rate < math.inf:
@@ -171,8 +174,10 @@ def train_generator(
             discriminator.requires_grad_(False)
 
             # Phase G: only the generator learns.  min_G L_adv - λ_I · L_I + λ_z · L_z
-            with autocast(device, config.precision), capturing(classifier, cuts) as latents:
-                explained = classifier.run(fake)
+            with autocast(device, config.precision):
+                with capturing(classifier, cuts) as latents:
+                    classifier.run(fake)
+                explained = classifier.run(_blurred(fake, config.recogniser_noise, classifier.bounds, random))
                 realism = generator_hinge(discriminator(fake, cut, seen).float())
             information = information_bound(logits, explained)
             latent = torch.stack(
@@ -210,6 +215,12 @@ def _sample(images: ImageSource, count: int, random: torch.Generator) -> Tensor:
 
 def _rows(latents: dict[str, Tensor], cuts: Sequence[Cut], index: int, per_cut: int) -> Tensor:
     return latents[cuts[index].name][index * per_cut : (index + 1) * per_cut]
+
+
+def _blurred(images: Tensor, noise: float, bounds: tuple[float, float], random: torch.Generator) -> Tensor:
+    """What the recogniser sees: explanations through noise, which artefacts that only it reads do not survive."""
+    size = noise * (bounds[1] - bounds[0])
+    return (images + size * torch.randn(images.shape, generator=random).to(images)).clamp(*bounds)
 
 
 def _schedule(step: int, steps: int) -> float:
