@@ -54,9 +54,9 @@ class Arm:
 
 def read(interpreter: InterpretGAN, judge: Judge, x: Tensor, adversarial: Tensor, y: Tensor) -> tuple[Any, ...]:
     noise = interpreter.noise(len(x), generator=torch.Generator().manual_seed(1))
-    natural = torch.cat([interpreter.draw(*parts) for parts in zip(x.split(250), noise.split(250), strict=True)], dim=1)
-    turned = torch.cat(
-        [interpreter.draw(*parts) for parts in zip(adversarial.split(250), noise.split(250), strict=True)], dim=1
+    parts = [slice(first, first + 250) for first in range(0, len(x), 250)]
+    natural, turned = (
+        torch.cat([interpreter.draw(images[part], noise[part]) for part in parts], dim=1) for images in (x, adversarial)
     )
     right = [float((judge.read(images) == y).float().mean()) for images in natural]
     error = [float((images - x).square().mean() / x.var()) for images in natural]
@@ -93,8 +93,10 @@ def main() -> None:
     machine = describe()
     images, test = load_data(options.data, "train"), load_data(options.data, "test")
     torch.manual_seed(0)
-    shape = {"in_channels": images.shape[0], "num_classes": len(images.classes), "image_size": images.shape[1:]}
-    classifier = Classifier(build_model("lenet5", **shape))
+    network = build_model(
+        "lenet5", in_channels=images.shape[0], num_classes=len(images.classes), image_size=images.shape[1:]
+    )
+    classifier = Classifier(network)
     recipe = default_recipe(images, "natural")
     train_classifier(
         classifier,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from interpretgan import vulnerability as vul
 from interpretgan.attacks import ThreatModel
@@ -126,6 +127,12 @@ def test_several_generators_widen_the_intervals(
     assert both.provenance["generator_seeds"] == [0, 9]
     np.testing.assert_array_equal(kept[0].adversarial, found[1][0].adversarial)
     assert (kept[0].adversarial != kept[1].adversarial).any()
+    profiles = [
+        reference.vulnerability(reference.survival(r.labels.tolist(), r.natural.tolist(), r.adversarial.tolist()))[1:]
+        for r in kept
+    ]
+    assert both.controls["seeds_spearman"] == pytest.approx(spearmanr(profiles[0], profiles[1]).statistic)
+    assert both.controls["seeds_same_top"] == (np.argmax(profiles[0]) == np.argmax(profiles[1]))
     single = [(r.natural == r.labels).mean(axis=1) for r in kept]
     np.testing.assert_allclose([layer.natural for layer in both.layers], np.mean(single, axis=0))
     with pytest.raises(ConfigError, match="same classifier and cuts"):

@@ -39,6 +39,7 @@ app = App(
     help="Which layer of an image classifier lets adversarial perturbations through, and what do they change there?\n\n"
     "Start with `interpretgan demo`, then `interpretgan diagnose --help` for your own model.",
     help_format="markdown",
+    suppress_keyboard_interrupt=False,  # told by run_command, in our own words
 )
 
 TRAIN = ("data", "model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,8 @@ class Diagnosis:
         threat_model: Norm, eps, attack, steps, restarts, step size.
         accuracy: Of the model on natural, adversarial and noisy images, and of the judge on the first two.
         layers: The image, then the cuts in execution order.
-        controls: Largest |V| at eps = 0 (exactly 0) and under noise.
+        controls: Largest absolute vulnerability at eps = 0 (exactly 0) and under noise; with several generators, how
+            well they agree.
         judge: Name and held-out accuracies of the judge.
         flags: Reasons to distrust the whole.
         provenance: Seeds, versions, device, date.
@@ -259,13 +261,7 @@ def diagnose(
         noise=lambda x, *_: x,
         seed=seed,
     )
-    ones = np.ones((1, len(probe)))
-    eps0 = vul.vulnerability(
-        vul.survival(
-            vul.accuracy(still.natural == still.labels, ones),
-            vul.accuracy(still.adversarial == still.labels, ones),
-        )
-    )
+    eps0 = _profile(still, np.ones((1, len(probe))))
 
     classes = int(max(pooled.labels.max(), pooled.model.max(), pooled.adversarial.max())) + 1
     kinds = [("image", "Image", tuple(probe.shape[1:])), *((c.name, c.kind, c.shape) for c in cuts)]
@@ -291,6 +287,7 @@ def diagnose(
     controls = {
         "eps0_max_abs_vulnerability": float(np.abs(eps0).max()),
         "noise_max_abs_vulnerability": max(abs(layer.vulnerability_noise.value) for layer in layers),
+        **_agreement(readings),
     }
     trust = check_trust(
         threat_model,
@@ -379,6 +376,33 @@ def _rows(readings: Readings, weights: vul.Floats, confidence: float) -> list[di
         }
         for index in range(survival.shape[1])
     ]
+
+
+def _agreement(readings: Sequence[Readings]) -> dict[str, float]:
+    """How well generators of different seeds agree: the lowest rank correlation of two profiles, and of the top layer.
+
+    Returns:
+        `seeds_spearman` and `seeds_same_top` (1 if all blame the same layer); nothing for a single generator.
+    """
+    if len(readings) < 2:
+        return {}
+    from scipy.stats import spearmanr
+
+    ones = np.ones((1, len(readings[0].labels)))
+    profiles = [_profile(one, ones) for one in readings]
+    pairs = [spearmanr(a, b).statistic for a, b in itertools.combinations(profiles, 2)]
+    # A profile without any variation has no ranks to compare.
+    lowest = min((float(value) for value in pairs if np.isfinite(value)), default=0.0)
+    return {"seeds_spearman": lowest, "seeds_same_top": float(len({int(p.argmax()) for p in profiles}) == 1)}
+
+
+def _profile(readings: Readings, weights: vul.Floats) -> vul.Floats:
+    """The vulnerabilities of the cuts, `[L]`, without intervals."""
+    natural, adversarial = (
+        vul.accuracy(row == readings.labels, weights) for row in (readings.natural, readings.adversarial)
+    )
+    profile: vul.Floats = vul.vulnerability(vul.survival(natural, adversarial))[0, 1:]
+    return profile
 
 
 def _row_flags(rows: Sequence[Mapping[str, Any]], index: int) -> tuple[str, ...]:

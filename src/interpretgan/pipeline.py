@@ -7,7 +7,7 @@ import io
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -318,7 +318,7 @@ class Job:
     def draw_explanation(self, explanation: Explanation) -> Path:
         """Write the pictures of an explanation to figures/explained.png."""
         file = self._path("figures/explained.png")
-        arrays = examples_of(explanation) | {"classes": list(self.test.classes)}
+        arrays = for_report(examples_of(explanation), self.test.classes)
         atomic_write_bytes(file, explanation_sheet(grid(check_examples(arrays))))
         return file
 
@@ -486,12 +486,17 @@ def load_examples(path: Path, result: Diagnosis) -> dict[str, Any]:
             got=f"a damaged file ({error})",
             do="delete it and explain again",
         ) from error
+    return for_report(arrays, result.data.get("classes") or [])
+
+
+def for_report(arrays: dict[str, Any], classes: Iterable[str]) -> dict[str, Any]:
+    """The arrays of `examples_of`, with their names as lists, as `write_report` takes them."""
     return {
         **arrays,
         "cuts": [str(name) for name in arrays["cuts"]],
         "turns": [str(name) or None for name in arrays["turns"]],
         "bounds": tuple(float(v) for v in arrays["bounds"]),
-        "classes": list(result.data.get("classes") or []),
+        "classes": list(classes),
     }
 
 

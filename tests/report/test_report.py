@@ -16,7 +16,7 @@ import pytest
 
 from interpretgan.errors import ImageError, RunFolderError
 from interpretgan.report import answer_sentence, figures, page, summary_table, text, write_report
-from tests.report.samples import examples_of
+from tests.report.samples import examples_of, lenet_diagnosis
 
 VOID = frozenset({"meta", "img", "br", "wbr"})
 
@@ -473,3 +473,11 @@ def test_flags_are_explained(flag: str, word: str) -> None:
     meaning = text.flag_meaning(flag)
     assert word in meaning
     assert bool(meaning) == bool(word)
+
+
+def test_the_agreement_of_several_generators_is_a_control(tmp_path: Path) -> None:
+    diagnosis = lenet_diagnosis()
+    assert "Generators of different seeds" not in write_report(diagnosis, None, tmp_path).read_text()
+    diagnosis["controls"] |= {"seeds_spearman": 0.937, "seeds_same_top": 1.0}
+    page = write_report(diagnosis, None, tmp_path).read_text()
+    assert "ρ = 0.94, the same top layer" in page

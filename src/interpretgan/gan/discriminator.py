@@ -27,15 +27,24 @@ class Discriminator(nn.Module):
         cuts: How many cuts there are.
         classes: How many classes.
         image_shape: `(C, H, W)`.
+        bounds: Range of the pixels, which are brought to [0, 1] first.
         width: Channels.
         blocks: 3x3 convolutions after the first.
     """
 
     def __init__(
-        self, cuts: int, classes: int, image_shape: tuple[int, int, int], *, width: int = 96, blocks: int = 2
+        self,
+        cuts: int,
+        classes: int,
+        image_shape: tuple[int, int, int],
+        *,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        width: int = 96,
+        blocks: int = 2,
     ) -> None:
         super().__init__()
         channels, height, wide = image_shape
+        self.bounds = bounds
         self.grid = (coarse_grid(height), coarse_grid(wide))
         self.fold = (math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))
         inputs = channels * self.fold[0] * self.fold[1]
@@ -53,7 +62,9 @@ class Discriminator(nn.Module):
             0,
             self.grid[0] * self.fold[0] - images.shape[2],
         )
-        hidden = space_to_depth(F.pad(images, pad), self.fold).contiguous(memory_format=torch.channels_last)
+        low, high = self.bounds
+        unit = (images - low) / (high - low)
+        hidden = space_to_depth(F.pad(unit, pad), self.fold).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             hidden = F.leaky_relu(conv(hidden), 0.2)
         pooled = hidden.sum(dim=(2, 3)) / math.sqrt(hidden.shape[2] * hidden.shape[3])

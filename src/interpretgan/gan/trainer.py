@@ -134,9 +134,9 @@ def train_generator(
             blocks=config.blocks,
             noise=config.noise,
         ).to(device)
-        discriminator = Discriminator(len(cuts), classes, image_shape, width=config.width, blocks=config.blocks).to(
-            device
-        )
+        discriminator = Discriminator(
+            len(cuts), classes, image_shape, bounds=classifier.bounds, width=config.width, blocks=config.blocks
+        ).to(device)
     generator.calibrate(first_latents)
     average = AveragedModel(generator, multi_avg_fn=_moving_average(config.ema))
     adam_g, adam_d = (

@@ -155,6 +155,7 @@ def _controls(diagnosis: dict[str, Any]) -> list[dict[str, Any]]:
                 "respond to the attack and not to any change of the image."
             ),
         ),
+        *_seeds(controls),
         (
             "The judge on images it was not trained on",
             text.percent(judge.get("natural")),
@@ -181,6 +182,25 @@ def _controls(diagnosis: dict[str, Any]) -> list[dict[str, Any]]:
         ),
     ]
     return [dict(zip(("name", "value", "holds", "meaning"), row, strict=True)) for row in found]
+
+
+def _seeds(controls: dict[str, Any]) -> list[tuple[str, str, bool | None, str]]:
+    """How well generators of different seeds agree, where several were trained."""
+    agreement = text.number(controls.get("seeds_spearman"))
+    if agreement is None:
+        return []
+    same = bool(controls.get("seeds_same_top"))
+    return [
+        (
+            "Generators of different seeds",
+            f"ρ = {agreement:.2f}, {'the same' if same else 'another'} top layer",
+            same,
+            (
+                "The lowest rank correlation between the vulnerabilities that two generators find, and whether they "
+                "blame the same layer first. The intervals cover what they disagree on."
+            ),
+        )
+    ]
 
 
 def _confusion(layer: dict[str, Any], diagnosis: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,56 @@
+"""The committed results: what the README and the docs claim of them is what the files say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from interpretgan.diagnosis import Diagnosis
+from interpretgan.report import answer_sentence, summary_table
+
+ROOT = Path(__file__).parents[1]
+MNIST = ROOT / "results" / "mnist-lenet5-max"
+
+
+@pytest.fixture(scope="module")
+def mnist() -> Diagnosis:
+    return Diagnosis.load(MNIST)
+
+
+def test_the_readme_quotes_the_result_file(mnist: Diagnosis) -> None:
+    """`interpretgan report results/mnist-lenet5-max` prints both."""
+    readme = (ROOT / "README.md").read_text()
+    assert answer_sentence(mnist.to_dict()) in " ".join(readme.split())
+    for line in summary_table(mnist.to_dict()).splitlines():
+        assert line.rstrip() in readme
+
+
+def test_the_mnist_diagnosis_reaches_what_the_readme_says(mnist: Diagnosis) -> None:
+    assert abs(sum(layer.vulnerability.value for layer in mnist.layers) - mnist.loss) < 1e-9
+    assert mnist.controls["eps0_max_abs_vulnerability"] == 0.0
+    assert mnist.controls["noise_max_abs_vulnerability"] <= 0.03
+    assert mnist.controls["seeds_spearman"] >= 0.9
+    assert mnist.controls["seeds_same_top"] == 1.0
+    assert min(layer.natural for layer in mnist.layers) >= 0.95
+
+
+def test_the_mnist_diagnosis_follows_from_its_readings(mnist: Diagnosis) -> None:
+    with np.load(MNIST / "readings.npz", allow_pickle=False) as saved:
+        right = {
+            name: (saved[f"{name}_all"] == saved["labels"]).mean(axis=(0, 2)) for name in ("natural", "adversarial")
+        }
+        assert saved["cuts"].tolist() == [layer.name for layer in mnist.layers]
+    np.testing.assert_allclose([layer.natural for layer in mnist.layers], right["natural"])
+    np.testing.assert_allclose([layer.survival for layer in mnist.layers], right["adversarial"] / right["natural"])
+
+
+def test_the_shared_trunk_is_as_fast_as_the_readme_says() -> None:
+    result = json.loads((ROOT / "results" / "benchmarks" / "shared_trunk.json").read_text())
+    assert result["speedup"] >= 3
+    assert result["profile"]["same_top"]
+    readme = (ROOT / "README.md").read_text()
+    assert f"{result['speedup']:.1f}×" in readme
+    assert f"{100 * result['shared']['share_of_bf16_peak']:.0f} %" in readme
