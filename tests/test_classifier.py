@@ -21,7 +21,7 @@ def test_the_model_comes_back_untouched(fail: bool) -> None:
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     classifier = Classifier(model)
     if fail:
-        with pytest.raises(RuntimeError, match="inside the model"):
+        with pytest.raises(ModelError, match="inside the model"):
             classifier(torch.rand(2, 1, 3, 3))
     else:
         classifier(torch.rand(2, 1, 3, 3, generator=torch.Generator()))
@@ -33,6 +33,31 @@ def test_the_model_comes_back_untouched(fail: bool) -> None:
     assert torch.equal(model.fc.weight.grad, torch.ones_like(model.fc.weight))
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_buffers_are_given_back_rebound_or_not_and_untouched_ones_not_written() -> None:
+    class Rebinds(Careless):
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls = self.calls + 1
+            logits: Tensor = self.fc(x.flatten(1))
+            return logits
+
+    model = Rebinds()
+    own = model.calls
+    Classifier(model)(torch.rand(2, 1, 3, 3))
+    assert model.calls is own
+    assert float(own) == 0
+    residual = Residual().eval()
+    loss = residual(torch.rand(2, 1, 9, 11)).sum()
+    Classifier(residual)(torch.rand(2, 1, 9, 11))
+    loss.backward()  # would fail if a buffer that the graph needs had been written
+
+
+def test_a_model_that_cannot_take_the_images_is_told_in_one_line() -> None:
+    with pytest.raises(ModelError) as caught:
+        Classifier(Residual())(torch.rand(2, 3, 9, 11))
+    assert "expected a model that takes images [2, 3, 9, 11], got RuntimeError" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_batch_norm_runs_in_eval_mode_and_keeps_its_statistics() -> None:
@@ -75,6 +100,16 @@ def test_bad_images_are_refused_in_one_line(images: Tensor, message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_another_precision_take_the_same_images(dtype: torch.dtype) -> None:
+    model = Careless()
+    images = torch.rand(4, 1, 3, 3)
+    expected = Classifier(model)(images)
+    logits = Classifier(model.to(dtype))(images)
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), expected, atol=0.02, rtol=0.02)
+
+
 def test_rounding_does_not_trip_the_range_check() -> None:
     images = (torch.arange(9.0).view(1, 1, 3, 3) / 8 * 255).mul(1 / 255) * (1 + 1e-7)
     Classifier(Careless())(images)
@@ -110,5 +145,9 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         Classifier(Careless(), bounds=(1, 0))
     with pytest.raises(ImageError, match="std > 0"):
         Classifier(Careless(), std=(0.0,))
+    with pytest.raises(ImageError, match="low < high"):
+        Classifier(Careless(), bounds=(0, float("inf")))
+    with pytest.raises(ImageError, match="images of 3 channels, as std has"):
+        Classifier(Careless(), std=(1, 1, 1))(torch.rand(2, 1, 3, 3))
     with pytest.raises(ModelError, match=r"expected a torch\.nn\.Module, got str"):
         Classifier("model.pt")  # type: ignore[arg-type]  # the mistake under test

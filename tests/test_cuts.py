@@ -138,6 +138,12 @@ def test_a_wrong_name_is_answered_with_a_right_one(network: type[nn.Module], nam
     assert message in str(caught.value)
 
 
+def test_images_that_are_all_alike_suffice() -> None:
+    classifier, images = build(ReusedReLU, 1, 28, 28)
+    blank = torch.zeros(3, 1, 28, 28)
+    assert [cut.name for cut in find_cuts(classifier, blank)] == [cut.name for cut in find_cuts(classifier, images)]
+
+
 def test_a_model_that_ignores_the_image_is_refused() -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:

@@ -83,8 +83,10 @@ def test_controls_and_accuracies(found: tuple[Diagnosis, list[Readings]], job: t
     assert right[1] < 0.5 * right[0]
     assert right[2] > 0.8 * right[0]  # noise of the same size does little
     for layer in diagnosis.layers:
+        assert layer.share.value == pytest.approx(layer.vulnerability.value / diagnosis.loss)
         for interval in (
             layer.vulnerability,
+            layer.share,
             layer.vulnerability_bits,
             layer.vulnerability_noise,
             *layer.intervals.values(),

@@ -86,12 +86,29 @@ def test_cuts_with_one_tensor_share_one_explanation() -> None:
     assert torch.equal(found.natural_explanations[row["features"]], found.natural_explanations[row["features.pool2"]])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_classifier_of_another_precision_is_explained(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(Tiny(1, (12, 20)).to(dtype))
+    images = torch.rand(6, 1, 12, 20)
+    found = InterpretGAN(classifier, find_cuts(classifier, images), config=CONFIG).fit(images).explain(images[:2])
+    assert found.natural_explanations.dtype == torch.float32
+    assert torch.isfinite(found.natural_explanations).all()
+
+
 def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path) -> None:
     fitted.save(tmp_path / "generator.safetensors")
     loaded = InterpretGAN.load(tmp_path / "generator.safetensors", fitted.classifier)
     assert (loaded.cuts, loaded.config, loaded.seed) == (fitted.cuts, fitted.config, fitted.seed)
     images = torch.rand(2, 1, 12, 20)
     assert torch.equal(loaded.explain(images).natural_explanations, fitted.explain(images).natural_explanations)
+
+
+def test_a_generator_of_another_classifier_is_refused(fitted: InterpretGAN, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "generator.safetensors")
+    torch.manual_seed(1)
+    with pytest.raises(WeightsError, match="another one, or the same with other weights"):
+        InterpretGAN.load(tmp_path / "generator.safetensors", Classifier(Tiny(1, (12, 20))))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no safetensors file at all"])

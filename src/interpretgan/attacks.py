@@ -371,6 +371,17 @@ def check_labels(labels: object, count: int, classifier: Classifier, probe: Tens
     return labels.detach().to(probe.device, torch.int64).clone()
 
 
+def require_gradient(classifier: Classifier, images: Tensor) -> None:
+    """Raise unless gradients reach the images: neither attacks nor InterpretGAN work without.
+
+    Raises:
+        ModelError: They do not.
+    """
+    x = classifier.check_images(images[:1])
+    with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
+        _input_gradient(classifier, x, torch.zeros(1, dtype=torch.int64, device=x.device))
+
+
 def _input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
     """Gradient of the cross-entropy at the images, `[N, C, H, W]`."""
     x = x.detach().clone().requires_grad_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,19 +47,22 @@ class Classifier:
                 got=type(model).__name__,
                 do="pass the module itself, not its output or path",
             )
-        low, high = float(bounds[0]), float(bounds[1])
-        if not low < high:
+        if not all(map(math.isfinite, bounds)) or not bounds[0] < bounds[1]:
             raise ImageError(
                 expected="bounds (low, high) with low < high", got=f"{bounds}", do="pass e.g. bounds=(0, 1)"
             )
-        if std is not None and any(not s > 0 for s in std):
+        if mean is not None and not all(map(math.isfinite, mean)):
+            raise ImageError(
+                expected="a finite mean in every channel", got=f"{tuple(mean)}", do="pass the mean per channel"
+            )
+        if std is not None and any(not 0 < s < math.inf for s in std):
             raise ImageError(
                 expected="std > 0 in every channel",
                 got=f"{tuple(std)}",
                 do="pass the standard deviation per channel",
             )
         self.model = model
-        self.bounds = (low, high)
+        self.bounds = (float(bounds[0]), float(bounds[1]))
         self.mean = None if mean is None else tuple(float(m) for m in mean)
         self.std = None if std is None else tuple(float(s) for s in std)
         self._depth = 0
@@ -70,9 +74,22 @@ class Classifier:
         return tensors[0].device if tensors else torch.device("cpu")
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the model's parameters (float32 for a model without any)."""
+        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
     def name(self) -> str:
         """Name of the model's class."""
         return type(self.model).__name__
+
+    def state_sha256(self) -> str:
+        """Hash of the model's parameters and buffers: 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
@@ -82,7 +99,12 @@ class Classifier:
             return
         flags = [(module, module.training) for module in self.model.modules()]
         parameters = [(p, p.requires_grad, p.grad) for p in self.model.parameters()]
-        buffers = [(b, b.detach().clone()) for b in self.model.buffers()]
+        buffers = [
+            (module, name, buffer, buffer.detach().clone())
+            for module in self.model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
         rng = torch.get_rng_state()
         cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
         self._depth += 1
@@ -99,8 +121,10 @@ class Classifier:
                 parameter.requires_grad_(requires_grad)
                 parameter.grad = grad
             with torch.no_grad():
-                for buffer, saved in buffers:
-                    buffer.copy_(saved)
+                for module, name, buffer, saved in buffers:
+                    if not torch.equal(buffer, saved):  # writing what is there already would disturb autograd
+                        buffer.copy_(saved)
+                    module._buffers[name] = buffer
             torch.set_rng_state(rng)
             if cuda_rng is not None:
                 torch.cuda.set_rng_state_all(cuda_rng)
@@ -119,13 +143,28 @@ class Classifier:
             )
         return output
 
+    def try_run(self, images: Tensor) -> Tensor:
+        """`run`, where a model that cannot take such images is told in one line: for a first pass.
+
+        Raises:
+            ModelError: The model raised an error, or returned no tensor.
+        """
+        try:
+            return self.run(images)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ModelError(
+                expected=f"a model that takes images {list(images.shape)}",
+                got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                do="check the number of channels and the size of the images, and mean and std",
+            ) from error
+
     def normalise(self, images: Tensor) -> Tensor:
-        """`(images - mean) / std`, per channel."""
+        """`(images - mean) / std`, per channel, in the precision of the model's parameters."""
         if self.mean is not None:
             images = images - images.new_tensor(self.mean).view(1, -1, 1, 1)
         if self.std is not None:
             images = images / images.new_tensor(self.std).view(1, -1, 1, 1)
-        return images
+        return images.to(self.dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of images, both checked.
@@ -142,7 +181,7 @@ class Classifier:
         """
         images = self.check_images(images)
         with self.borrowed(), torch.no_grad():
-            logits = self.run(images)
+            logits = self.try_run(images)
         check_logits(logits, len(images))
         return logits
 
@@ -160,12 +199,13 @@ class Classifier:
                 got=got,
                 do="stack the images and convert them, e.g. uint8 / 255",
             )
-        if self.mean is not None and images.shape[1] != len(self.mean):
-            raise ImageError(
-                expected=f"{len(self.mean)} channels, as mean and std have",
-                got=f"{images.shape[1]} channels",
-                do="pass one mean and std per image channel",
-            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and images.shape[1] != len(values):
+                raise ImageError(
+                    expected=f"images of {len(values)} channels, as {name} has",
+                    got=f"{images.shape[1]} channels",
+                    do=f"pass one {name} per image channel",
+                )
         low, high = self.bounds
         least, most = (float(v) for v in images.detach().aminmax())
         if not math.isfinite(least) or not math.isfinite(most):

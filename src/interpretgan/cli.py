@@ -70,7 +70,7 @@ def layers(
     """
     settings = Settings(data=data, model=model, run=run)
     with _job(settings, TRAIN, None) as job:
-        anatomy = job.anatomy
+        anatomy = job.anatomy(job.built)
     rows = [("layer", "kind", "shape", "")]
     for cut in anatomy.cuts:
         rows.append(
@@ -205,7 +205,8 @@ def explain(
         assert explanation.adversarial_readings is not None
         for row, number in enumerate(indices):
             true, turn = classes[int(explanation.labels[row])], explanation.turns[row]
-            shown = classes[int(explanation.adversarial_readings[-1, row])]
+            turned_at = len(explanation.cuts) if turn is None else ("image", *explanation.cuts).index(turn)
+            shown = classes[int(explanation.adversarial_readings[turned_at, row])]
             print(
                 f"image {number}: {true}"
                 + (f" stays {true} at every layer" if turn is None else f" → {shown} at {turn}")
@@ -244,8 +245,8 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
         folder: The run folder. It can be given as --out as well; --seed and --device change nothing that is drawn.
     """
     from interpretgan.diagnosis import Diagnosis
-    from interpretgan.pipeline import load_examples
     from interpretgan.report import write_report
+    from interpretgan.report.examples import load_examples
 
     place = folder or run.out
     if place is None:
@@ -258,7 +259,11 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
         )
     result = Diagnosis.load(place)
     pictures = place / "explanations.npz"
-    file = write_report(result.to_dict(), load_examples(pictures, result) if pictures.exists() else None, place)
+    file = write_report(
+        result.to_dict(),
+        load_examples(pictures, result.data.get("classes") or []) if pictures.exists() else None,
+        place,
+    )
     _answer(result, file)
 
 
@@ -299,11 +304,12 @@ def _out(run: RunOptions, command: str) -> Path:
 
 
 def _dry(settings: Settings, sections: tuple[str, ...], dry_run: bool) -> bool:
-    resolved = settings.resolve(sections)
+    """Whether this is a dry run, which prints the settings, resolved with the data and the models at hand."""
     if dry_run:
         from interpretgan.files import plain
 
-        print(json.dumps(plain(resolved), indent=2))
+        with _job(settings, sections, None) as job:
+            print(json.dumps(plain(job.config), indent=2))
     return dry_run
 
 

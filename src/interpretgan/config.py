@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,16 +24,20 @@ def parse_number(_type: object, tokens: tuple[Token, ...]) -> float:
     """A number or a fraction: `0.2`, `8/255`."""
     text = tokens[0].value
     try:
-        return float(Fraction(text)) if "/" in text else float(text)
+        return _number(text)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected a number or a fraction like 8/255, got '{text}'") from None
+
+
+def _number(text: str) -> float:
+    return float(Fraction(text)) if "/" in text else float(text)
 
 
 def parse_numbers(_type: object, tokens: tuple[Token, ...]) -> tuple[float, ...]:
     """Numbers with commas between: `0.48,0.45,0.41`."""
     try:
-        return tuple(float(part) for part in tokens[0].value.split(","))
-    except ValueError:
+        return tuple(_number(part) for part in tokens[0].value.split(","))
+    except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected numbers like 0.48,0.45,0.41, got '{tokens[0].value}'") from None
 
 
@@ -160,8 +165,17 @@ class GeneratorOptions:
         )
 
     def names(self) -> list[str] | None:
-        """The chosen cuts, or `None` for all."""
-        return None if self.cuts is None else [name.strip() for name in self.cuts.split(",") if name.strip()]
+        """The chosen cuts, or `None` for all.
+
+        Raises:
+            ConfigError: No name at all.
+        """
+        if self.cuts is None:
+            return None
+        names = [name.strip() for name in self.cuts.split(",") if name.strip()]
+        if not names:
+            raise ConfigError(expected="names of layers a,b,c", got=f"'{self.cuts}'", do="leave --cuts out for all")
+        return names
 
 
 @Parameter(name="*", group="Diagnosis")
@@ -198,6 +212,10 @@ class RunOptions:
     """Of everything random. The same seed gives the same run on the same machine."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, or cuda[:k]."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(expected="0 <= seed < 2^31", got=str(self.seed), do="choose another seed")
 
 
 @dataclass(frozen=True)
@@ -236,9 +254,9 @@ class Settings:
         whole = {
             # Where the data lie does not change a result; what they are is in the hash that is added on loading.
             "data": {"name": self.data.data, "image_size": self.data.image_size},
-            "model": asdict(model),
+            "model": {**asdict(model), "weights": None},
             "attack": self.attack.threat_model().to_dict(),
-            "judge": asdict(self.judge),
+            "judge": {"judge": self.judge.judge},
             "generator": {
                 **asdict(self.generator.gan()),
                 "seeds": self.generator.generator_seeds,
@@ -246,4 +264,5 @@ class Settings:
             },
             "reading": asdict(self.reading),
         }
-        return {"seed": self.run.seed, "device": self.run.device, **{name: whole[name] for name in sections}}
+        common = {"version": version("interpretgan"), "seed": self.run.seed, "device": self.run.device}
+        return {**common, **{name: whole[name] for name in sections}}

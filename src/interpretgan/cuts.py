@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -146,10 +146,17 @@ def _visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | Non
 
 
 @contextmanager
-def capturing(classifier: Classifier, cuts: Sequence[Cut]) -> Iterator[dict[str, Tensor]]:
+def capturing(
+    classifier: Classifier, cuts: Sequence[Cut], rows: Mapping[str, slice] | None = None
+) -> Iterator[dict[str, Tensor]]:
     """Collect the latents of the given cuts in every pass of the classifier.
 
     Each latent is copied when its module returns, so that a later in-place layer cannot change it; gradients flow.
+
+    Args:
+        classifier: The classifier.
+        cuts: Where to look.
+        rows: For each cut the images whose latent is kept. `None`: all of them.
 
     Yields:
         A dictionary from cut name to latent `[N, *cut.shape]`, refilled by each pass.
@@ -161,7 +168,7 @@ def capturing(classifier: Classifier, cuts: Sequence[Cut]) -> Iterator[dict[str,
         cut_name = wanted.get((name, call))
         if cut_name is not None:
             assert isinstance(output, Tensor)
-            latents[cut_name] = output.clone()
+            latents[cut_name] = (output if rows is None else output[rows[cut_name]]).clone()
 
     with _visiting(classifier, visit, [cut.module for cut in cuts]):
         yield latents
@@ -244,6 +251,7 @@ def examine(classifier: Classifier, images: Tensor) -> Anatomy:
     noise = low + (high - low) * torch.rand(images.shape, generator=generator).to(images)
     others = [noise] if len(images) == 1 else [noise, images.roll(1, dims=0)]
     with classifier.borrowed(), torch.no_grad():
+        classifier.try_run(images)
         logits, calls = _trace(classifier, images)
         check_logits(logits, len(images))
         again = classifier.run(images)
@@ -253,8 +261,16 @@ def examine(classifier: Classifier, images: Tensor) -> Anatomy:
                 got=f"a difference of {float((logits - again).abs().max()):.3g}",
                 do="remove the randomness that stays on in eval mode",
             )
+        plain = [(other, classifier.run(other)) for other in others]
+        telling = [(other, own) for other, own in plain if _differ(own, logits)]
+        if not telling:
+            raise ModelError(
+                expected="logits that depend on the image",
+                got="the same logits on different images",
+                do="check the weights and the normalisation",
+            )
         names = _qualify(calls)
-        reasons = [_why_not_a_cut(classifier, call, len(images), others, logits) for call in calls]
+        reasons = [_why_not_a_cut(classifier, call, len(images), telling, logits) for call in calls]
     return _sort(classifier, calls, names, reasons)
 
 
@@ -279,7 +295,7 @@ def _qualify(calls: Sequence[_Call]) -> list[str]:
 
 
 def _why_not_a_cut(
-    classifier: Classifier, call: _Call, count: int, others: Sequence[Tensor], logits: Tensor
+    classifier: Classifier, call: _Call, count: int, others: Sequence[tuple[Tensor, Tensor]], logits: Tensor
 ) -> str | None:
     """`None` for a cut, else the reason."""
     value = call.value
@@ -289,7 +305,7 @@ def _why_not_a_cut(
         return f"it returns {value.dtype}, not real numbers"
     if value.ndim < 2 or value.shape[0] != count:
         return f"its output {tuple(value.shape)} has no batch axis of {count} in front"
-    for other in others:
+    for other, plain in others:
         replaced = False
 
         def visit(_name: str, index: int, _module: nn.Module, _output: object) -> Tensor | None:
@@ -300,7 +316,6 @@ def _why_not_a_cut(
             assert value is not None
             return value.clone()
 
-        plain = classifier.run(other)
         with _visiting(classifier, visit, [call.module]):
             try:
                 swapped = classifier.run(other)
@@ -308,16 +323,13 @@ def _why_not_a_cut(
                 return f"the network fails when its output is replaced ({str(error).splitlines()[0]})"
         if not replaced:
             return "it is not called on every image"
-        spread = float((plain - logits).abs().max())
-        if spread <= 1e-6 * float(logits.abs().max()):
-            raise ModelError(
-                expected="logits that depend on the image",
-                got="the same logits on different images",
-                do="check the weights and the normalisation",
-            )
-        if float((swapped - logits).abs().max()) > SPREAD_TOLERANCE * spread:
+        if float((swapped - logits).abs().max()) > SPREAD_TOLERANCE * float((plain - logits).abs().max()):
             return "information flows around it (a skip connection or a parallel branch)"
     return None
+
+
+def _differ(some: Tensor, other: Tensor) -> bool:
+    return float((some - other).abs().max()) > 1e-6 * float(other.abs().max())
 
 
 def _sort(

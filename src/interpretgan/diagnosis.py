@@ -14,8 +14,16 @@ import torch
 from torch import Tensor
 
 from interpretgan import vulnerability as vul
-from interpretgan.attacks import ThreatModel, check_labels, check_trust, zero_gradient_share
-from interpretgan.data import as_source
+from interpretgan.attacks import (
+    ThreatModel,
+    check_labels,
+    check_perturbation,
+    check_trust,
+    zero_gradient_share,
+)
+from interpretgan.classifier import Classifier
+from interpretgan.cuts import Cut
+from interpretgan.data import ImageSet, as_source
 from interpretgan.errors import ConfigError, LabelError, RunFolderError
 from interpretgan.explanation import InterpretGAN
 from interpretgan.files import read_json, write_json
@@ -53,6 +61,7 @@ class Layer:
         survival: `adversarial / natural`.
         bits: Information between the true class and what adversarial explanations show.
         vulnerability: `V_l = survival_{l-1} - survival_l`; 0 for the image.
+        share: `V_l / Σ V`, its share of the whole loss; 0 where nothing is lost.
         vulnerability_bits: `bits_{l-1} - bits_l`.
         vulnerability_noise: `V_l` with noise in place of the attack: the control.
         intervals: Of `natural`, `adversarial`, `noise` and `survival`.
@@ -69,6 +78,7 @@ class Layer:
     survival: float
     bits: float
     vulnerability: Interval
+    share: Interval
     vulnerability_bits: Interval
     vulnerability_noise: Interval
     intervals: Mapping[str, Interval]
@@ -129,7 +139,7 @@ class Diagnosis:
             }
             for name, interval in layer.intervals.items():
                 row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
-            for name in ("vulnerability", "vulnerability_bits", "vulnerability_noise"):
+            for name in ("vulnerability", "share", "vulnerability_bits", "vulnerability_noise"):
                 interval = getattr(layer, name)
                 row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
             rows.append(row | {"flags": "; ".join(layer.flags)})
@@ -175,7 +185,7 @@ class Diagnosis:
 
 def _layer(row: dict[str, Any]) -> Layer:
     plain = dict(row)
-    for name in ("vulnerability", "vulnerability_bits", "vulnerability_noise"):
+    for name in ("vulnerability", "share", "vulnerability_bits", "vulnerability_noise"):
         plain[name] = Interval(**row[name])
     plain["intervals"] = {name: Interval(**interval) for name, interval in row["intervals"].items()}
     plain["shape"], plain["flags"] = tuple(row["shape"]), tuple(row["flags"])
@@ -213,7 +223,8 @@ def diagnose(
         seed: Of the attack, the noises and the bootstrap.
         bootstrap: Replicates.
         confidence: Of the intervals.
-        adversarial: Makes the adversarial images, where they come from elsewhere. `None`: attacks them here.
+        adversarial: Makes the adversarial images, where they come from elsewhere; they are held to the threat model.
+            `None`: attacks them here.
         classifier_info: Kept in the record, beside the model's class and size.
         data_info: Likewise, beside the number of examples.
         on_batch: Told how many examples are done.
@@ -241,6 +252,8 @@ def diagnose(
 
     if adversarial is None:
         adversarial = attacker(classifier, threat_model, seed=seed)
+    else:
+        adversarial = _checked(adversarial, classifier, threat_model)
     noise = noise_control(classifier, threat_model, seed=seed)
     readings = collect(
         interpreters, judge, source, count, adversarial=adversarial, noise=noise, seed=seed, on_batch=on_batch
@@ -249,7 +262,7 @@ def diagnose(
         on_readings(readings)
     pooled = _pool(readings)
     weights = vul.bootstrap_weights(len(interpreters), count, bootstrap, seed=seed)
-    rows = _rows(pooled, weights, confidence)
+    rows = _rows(pooled, weights, confidence, len(interpreters))
 
     # The same code with x' = x must blame no layer at all.
     (still,) = collect(
@@ -261,7 +274,7 @@ def diagnose(
         noise=lambda x, *_: x,
         seed=seed,
     )
-    eps0 = _profile(still, np.ones((1, len(probe))))
+    eps0 = _profile(still, np.ones((1, len(probe)), dtype=np.float32))
 
     classes = int(max(pooled.labels.max(), pooled.model.max(), pooled.adversarial.max())) + 1
     kinds = [("image", "Image", tuple(probe.shape[1:])), *((c.name, c.kind, c.shape) for c in cuts)]
@@ -303,7 +316,7 @@ def diagnose(
             "parameters": sum(p.numel() for p in classifier.model.parameters()),
             **(classifier_info or {}),
         },
-        data={"examples": count, **(data_info or {})},
+        data={"examples": count, **_described(images), **(data_info or {})},
         threat_model=threat_model.to_dict(),
         accuracy=accuracy,
         layers=layers,
@@ -313,13 +326,25 @@ def diagnose(
         provenance={
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [one.seed for one in interpreters],
+            "generator": dataclasses.asdict(interpreters[0].config),
             "bootstrap": bootstrap,
             "confidence": confidence,
         },
     )
 
 
-def _same_cuts(interpreters: Sequence[InterpretGAN]) -> tuple[Any, tuple[Any, ...]]:
+def _checked(perturb: Perturb, classifier: Classifier, threat_model: ThreatModel) -> Perturb:
+    """Perturbed images that come from elsewhere, held to the threat model that the record will name."""
+
+    def checked(images: Tensor, labels: Tensor, first: int) -> Tensor:
+        perturbed = classifier.check_images(perturb(images, labels, first))
+        check_perturbation(images, perturbed, threat_model, classifier.bounds)
+        return perturbed
+
+    return checked
+
+
+def _same_cuts(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[Cut, ...]]:
     names = {tuple(cut.name for cut in one.cuts) for one in interpreters}
     if len(names) != 1 or len({id(one.classifier) for one in interpreters}) != 1:
         raise ConfigError(
@@ -331,6 +356,12 @@ def _same_cuts(interpreters: Sequence[InterpretGAN]) -> tuple[Any, tuple[Any, ..
 
 
 def _labelled(images: Tensor | ImageSource, labels: Tensor | None, bounds: tuple[float, float]) -> ImageSource:
+    if not isinstance(images, Tensor) and labels is not None:
+        raise LabelError(
+            expected="labels beside a tensor of images only",
+            got=f"labels beside a {type(images).__name__}, which has its own",
+            do="leave labels out",
+        )
     if isinstance(images, Tensor) and (labels is None or len(labels) != len(images)):
         raise LabelError(
             expected=f"labels [{len(images)}] with a tensor of images",
@@ -338,6 +369,19 @@ def _labelled(images: Tensor | ImageSource, labels: Tensor | None, bounds: tuple
             do="pass diagnose(interpreter, judge, images, labels, ...)",
         )
     return as_source(images, labels, bounds)
+
+
+def _described(images: Tensor | ImageSource) -> dict[str, Any]:
+    """What is known of the images."""
+    if not isinstance(images, ImageSet):
+        return {}
+    return {
+        "name": images.name,
+        "split": images.split,
+        "classes": list(images.classes),
+        "sha256": images.sha256,
+        "note": images.note,
+    }
 
 
 def _pool(readings: Sequence[Readings]) -> Readings:
@@ -350,18 +394,21 @@ def _pool(readings: Sequence[Readings]) -> Readings:
     )
 
 
-def _rows(readings: Readings, weights: vul.Floats, confidence: float) -> list[dict[str, Any]]:
+def _rows(readings: Readings, weights: vul.Weights, confidence: float, generators: int) -> list[dict[str, Any]]:
     """The numbers of each row, the image first."""
     shares = {
         name: vul.accuracy(getattr(readings, name) == readings.labels, weights)
         for name in ("natural", "adversarial", "noise")
     }
     survival = vul.survival(shares["natural"], shares["adversarial"])
-    bits = vul.information_bits(readings.labels, readings.adversarial, weights)
+    bits = vul.information_bits(readings.labels, readings.adversarial, weights, generators=generators)
+    lost = vul.vulnerability(survival)
+    loss = lost.sum(axis=1, keepdims=True)
     curves = {
         **shares,
         "survival": survival,
-        "vulnerability": vul.vulnerability(survival),
+        "vulnerability": lost,
+        "share": np.divide(lost, loss, out=np.zeros_like(lost), where=loss > 0),
         "vulnerability_bits": vul.vulnerability(bits),
         "vulnerability_noise": vul.vulnerability(vul.survival(shares["natural"], shares["noise"])),
     }
@@ -388,7 +435,7 @@ def _agreement(readings: Sequence[Readings]) -> dict[str, float]:
         return {}
     from scipy.stats import spearmanr
 
-    ones = np.ones((1, len(readings[0].labels)))
+    ones = np.ones((1, len(readings[0].labels)), dtype=np.float32)
     profiles = [_profile(one, ones) for one in readings]
     pairs = [spearmanr(a, b).statistic for a, b in itertools.combinations(profiles, 2)]
     # A profile without any variation has no ranks to compare.
@@ -396,7 +443,7 @@ def _agreement(readings: Sequence[Readings]) -> dict[str, float]:
     return {"seeds_spearman": lowest, "seeds_same_top": float(len({int(p.argmax()) for p in profiles}) == 1)}
 
 
-def _profile(readings: Readings, weights: vul.Floats) -> vul.Floats:
+def _profile(readings: Readings, weights: vul.Weights) -> vul.Floats:
     """The vulnerabilities of the cuts, `[L]`, without intervals."""
     natural, adversarial = (
         vul.accuracy(row == readings.labels, weights) for row in (readings.natural, readings.adversarial)
@@ -422,6 +469,11 @@ def _flags(accuracy: Mapping[str, float], controls: Mapping[str, float]) -> list
     flags = []
     if controls["eps0_max_abs_vulnerability"] > 0:
         flags.append(f"eps = 0 control failed: largest |V| {controls['eps0_max_abs_vulnerability']:.3g}")
+    if accuracy["natural"] < accuracy["judge_natural"] - 2 * READABLE:
+        flags.append(
+            f"weak model: natural accuracy {accuracy['natural']:.3f}, the judge's {accuracy['judge_natural']:.3f}; "
+            "check the weights, the normalisation and the order of the classes"
+        )
     if accuracy["judge_adversarial"] < accuracy["adversarial"]:
         flags.append(
             "weak judge: the attack fools it more than the model "

@@ -255,6 +255,7 @@ class InterpretGAN:
             "image_shape": self.generator.image_shape,
             "bounds": self.classifier.bounds,
             "seed": self.seed,
+            "classifier_sha256": self.classifier.state_sha256(),
         }
         tensors = {name: tensor.contiguous() for name, tensor in self.generator.state_dict().items()}
         atomic_write_bytes(path, save_tensors(tensors, {"interpretgan": json.dumps(header)}))
@@ -264,28 +265,37 @@ class InterpretGAN:
         """Read what `save` wrote, for the same classifier.
 
         Raises:
-            WeightsError: The file is missing, truncated or something else.
+            WeightsError: The file is missing, truncated, something else, or of another classifier.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads(file.metadata()["interpretgan"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            cuts = [Cut(**{**cut, "shape": tuple(cut["shape"])}) for cut in header["cuts"]]
+            loaded = cls(classifier, cuts, config=GANConfig(**header["config"]), seed=header["seed"])
+            generator = loaded._build(tuple(header["image_shape"]), tuple(header["bounds"]))
+            generator.load_state_dict(tensors)
+            explained = header["classifier_sha256"]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(
                 expected=f"a generator that InterpretGAN.save wrote in {path}",
-                got=str(error) or type(error).__name__,
+                got=" ".join(str(error).split())[:200] or type(error).__name__,
                 do="fit it again, or check the path",
             ) from error
-        cuts = [Cut(**{**cut, "shape": tuple(cut["shape"])}) for cut in header["cuts"]]
-        config = GANConfig(**header["config"])
-        loaded = cls(classifier, cuts, config=config, seed=header["seed"])
-        generator = Generator(
-            loaded.drawn, tuple(header["image_shape"]), bounds=tuple(header["bounds"]),
-            width=config.width, blocks=config.blocks, noise=config.noise,
-        )  # fmt: skip
-        generator.load_state_dict(tensors)
+        if explained != classifier.state_sha256():
+            raise WeightsError(
+                expected=f"the classifier that {path} was fitted to",
+                got="another one, or the same with other weights",
+                do="load the weights that it was fitted to, or fit it again",
+            )
         loaded._generator = generator.to(classifier.device).eval().requires_grad_(False)
         return loaded
+
+    def _build(self, image_shape: tuple[int, int, int], bounds: tuple[float, float]) -> Generator:
+        config = self.config
+        return Generator(
+            self.drawn, image_shape, bounds=bounds, width=config.width, blocks=config.blocks, noise=config.noise
+        )
 
 
 def read_all(judge: Reader, images: Tensor, explanations: Tensor) -> Tensor:

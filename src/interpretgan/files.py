@@ -8,7 +8,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,36 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
         RunFolderError: See `atomic_write_bytes`.
     """
     atomic_write_bytes(path, text.encode())
+
+
+def write_npy(path: str | os.PathLike[str], shape: tuple[int, ...], batches: Iterable[Any]) -> None:
+    """Write an array to .npy, batch by batch, so that it need not be in memory as a whole; atomically.
+
+    Args:
+        path: The file to write or replace.
+        shape: Of the whole array.
+        batches: Arrays of one type, which make it up along its first axis.
+
+    Raises:
+        RunFolderError: See `atomic_write_bytes`.
+    """
+    import numpy as np
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with writing(path), temporary.open("xb") as file:
+            for number, batch in enumerate(batches):
+                if not number:
+                    header = {"descr": batch.dtype.str, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(batch).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:

@@ -140,10 +140,10 @@ def measure_judge(classifier: Classifier, name: str, test: ImageSet, *, threat_m
     """
     images, labels = test.scaled(classifier.bounds).batch(slice(0, ATTACKED))
     adversarial = attack(classifier, images, labels, replace(threat_model, restarts=1), seed=seed)
-    right = classifier(adversarial).argmax(dim=1).cpu() == labels
+    right = int((classifier(adversarial).argmax(dim=1).cpu() == labels).sum())
     return Judge(
         classifier=classifier,
         natural=evaluate_accuracy(classifier, test),
-        adversarial=float(right.float().mean()),
+        adversarial=right / len(labels),
         name=name,
     )

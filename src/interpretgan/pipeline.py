@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from interpretgan.attacks import attack, equal_norm_noise
+from interpretgan.attacks import attack, require_gradient
 from interpretgan.classifier import Classifier
 from interpretgan.config import Settings
 from interpretgan.cuts import Anatomy, Cut, examine
 from interpretgan.data import ImageSet, load_data
 from interpretgan.diagnosis import Diagnosis, diagnose
-from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
+from interpretgan.errors import ConfigError
 from interpretgan.explanation import Explanation, InterpretGAN
-from interpretgan.files import atomic_write_bytes, file_sha256, read_json, write_json
+from interpretgan.files import atomic_write_bytes, file_sha256, read_json, write_json, write_npy
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.models import MODELS, build_model, load_weights, save_weights
 from interpretgan.progress import Progress, duration, stage_seconds
-from interpretgan.readings import Readings, attacker
+from interpretgan.readings import BATCH, Readings, attacker, batch_size, noise_control
 from interpretgan.report import write_report
+from interpretgan.report.examples import examples_of, for_report, load_examples, save_arrays
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
 from interpretgan.runs import MetricsLog, RunFolder
-from interpretgan.training import Natural, default_recipe, evaluate_accuracy, train_classifier
+from interpretgan.training import Natural, Recipe, default_recipe, evaluate_accuracy, train_classifier
 
 SHOWN = 6
 """Examples in the report's explanation grid."""
-CANDIDATES = 250
-"""Images among which they are chosen: the first batch of the diagnosis."""
 
 Say = Callable[[str], None]
+Floats = npt.NDArray[np.float32]
 
 
 class Job:
@@ -57,12 +57,31 @@ class Job:
         self.settings, self.say = settings, say
         self.seconds: dict[str, float] = {}
         self.device = _device(settings.run.device)
-        config = settings.resolve(sections)
-        config["data"]["sha256"] = self.train.sha256
-        for section, option in (("model", "weights"), ("judge", "judge_weights")):
-            if config.get(section, {}).get(option) is not None:
-                config[section]["weights_sha256"] = _weights_sha256(Path(config[section][option]))
-        self.folder = None if folder is None else RunFolder(folder).open(config)
+        # A wrong setting, model, weights file or layer is told before a folder is claimed for it.
+        self.config = self._resolved(settings.resolve(sections))
+        self.folder = None if folder is None else RunFolder(folder).open(self.config)
+
+    def _resolved(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration with all that the data and the models decide, and hashes of what comes from outside."""
+        names, model = self.settings.generator.names(), self.settings.model
+        config["device"] = str(self.device)
+        config["data"] |= {"sha256": self.train.sha256, "test_sha256": self.test.sha256}
+        given = model.pretrained or model.weights is not None
+        config["model"] |= _known_weights(self.built, model.weights) if given else asdict(self._recipe)
+        if "attack" in config or "generator" in config:
+            require_gradient(self.built, self._probe)
+        if "judge" in config:
+            judge = self._built_judge
+            given = self.settings.judge.judge_weights is not None
+            config["judge"] |= (
+                _known_weights(judge, self.settings.judge.judge_weights, "judge_")
+                if given
+                else {f"judge_{name}": value for name, value in asdict(self._judge_recipe).items()}
+            )
+        if "generator" in config and names is not None:
+            # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
+            config["generator"]["cuts"] = [cut.name for cut in self.anatomy(self.built).select(names)]
+        return config
 
     def close(self) -> None:
         """Release the run folder."""
@@ -87,7 +106,7 @@ class Job:
             return load_data(options.data, split, data_dir=options.data_dir, image_size=options.image_size)
 
     @cached_property
-    def untrained(self) -> Classifier:
+    def built(self) -> Classifier:
         """The classifier as built, with its weights where there are some."""
         options, data = self.settings.model, self.train
         with torch.random.fork_rng(devices=[]):
@@ -103,10 +122,18 @@ class Job:
             load_weights(model, options.weights)
         return Classifier(model.to(self.device), mean=options.mean, std=options.std)
 
+    @property
+    def _recipe(self) -> Recipe:
+        return _with_epochs(default_recipe(self.train, "natural"), self.settings.model.epochs)
+
+    @property
+    def _judge_recipe(self) -> Recipe:
+        return _with_epochs(default_recipe(self.train, "adversarial"), self.settings.judge.judge_epochs)
+
     @cached_property
     def classifier(self) -> Classifier:
         """The classifier, trained."""
-        classifier, options = self.untrained, self.settings.model
+        classifier, options = self.built, self.settings.model
         if options.weights is not None or options.pretrained:
             self._check_classes(classifier)
             return classifier
@@ -114,14 +141,13 @@ class Job:
         if file.exists():
             load_weights(classifier.model, file)
             return classifier
-        recipe = default_recipe(self.train, "natural")
-        epochs = recipe.epochs if options.epochs is None else options.epochs
+        recipe = self._recipe
         with self._stage("classifier", f"training the classifier {options.model} on {self._data_name()}") as log:
             train_classifier(
                 classifier,
                 self.train,
                 objective=Natural(),
-                epochs=epochs,
+                epochs=recipe.epochs,
                 batch_size=recipe.batch_size,
                 lr=recipe.lr,
                 seed=self.settings.run.seed,
@@ -131,13 +157,8 @@ class Job:
             )
         accuracy = evaluate_accuracy(classifier, self.test)
         save_weights(classifier.model, file)
-        record = {
-            "model": options.model,
-            "accuracy": accuracy,
-            "epochs": epochs,
-            "batch_size": recipe.batch_size,
-        }
-        write_json(self._path("classifier.json"), record | {"lr": recipe.lr, "seconds": self.seconds["classifier"]})
+        record = {"model": options.model, "accuracy": accuracy, **asdict(recipe), "seconds": self.seconds["classifier"]}
+        write_json(self._path("classifier.json"), record)
         self._drop("checkpoint-classifier.pt")
         self.say(f"classifier: {accuracy:.1%} right on held-out images")
         return classifier
@@ -151,22 +172,25 @@ class Job:
                 do="diagnose it on the data that it was trained for",
             )
 
-    @cached_property
-    def anatomy(self) -> Anatomy:
-        """All module calls of the classifier, cuts and others."""
-        return examine(self.untrained, self.test.batch(list(range(min(4, len(self.test)))))[0].to(self.device))
+    @property
+    def _probe(self) -> Tensor:
+        """A few images to run networks on."""
+        return self.test.batch(list(range(min(4, len(self.test)))))[0].to(self.device)
+
+    def anatomy(self, classifier: Classifier) -> Anatomy:
+        """All module calls of a classifier, cuts and others."""
+        return examine(classifier, self._probe)
 
     @cached_property
     def cuts(self) -> list[Cut]:
-        """The cuts to explain."""
-        names = self.settings.generator.names()
-        return self.anatomy.distinct if names is None else self.anatomy.select(names)
+        """The cuts to explain, of the trained classifier: a branch that training opened is no cut any more."""
+        names, anatomy = self.settings.generator.names(), self.anatomy(self.classifier)
+        return anatomy.distinct if names is None else anatomy.select(names)
 
     @cached_property
-    def judge(self) -> Judge:
-        """The judge, trained against the threat model."""
-        options, threat_model = self.settings.judge, self.settings.attack.threat_model()
-        seed = self.settings.run.seed + 1
+    def _built_judge(self) -> Classifier:
+        """The judge as built, with its weights where there are some."""
+        options = self.settings.judge
         if options.judge == self.settings.model.model:
             raise ConfigError(
                 expected="a judge of another architecture than the classifier's",
@@ -174,28 +198,36 @@ class Job:
                 do="choose another --judge: a judge that shares the classifier's blind spots sees nothing",
             )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(self.settings.run.seed + 1)
             model = build_model(
                 options.judge,
                 in_channels=self.train.shape[0],
                 num_classes=len(self.train.classes),
                 image_size=self.train.shape[1:],
-            ).to(self.device)
+            )
         if options.judge_weights is not None:
             load_weights(model, options.judge_weights)
-            return measure_judge(Classifier(model), options.judge, self.test, threat_model=threat_model, seed=seed)
+        return Classifier(model.to(self.device))
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge, trained against the threat model."""
+        options, threat_model = self.settings.judge, self.settings.attack.threat_model()
+        seed, classifier = self.settings.run.seed + 1, self._built_judge
+        if options.judge_weights is not None:
+            return measure_judge(classifier, options.judge, self.test, threat_model=threat_model, seed=seed)
         file, record = self._path("judge.safetensors"), self._path("judge.json")
         if file.exists() and record.exists():
-            load_weights(model, file)
+            load_weights(classifier.model, file)
             known = read_json(record)
-            return Judge(Classifier(model), known["natural"], known["adversarial"], known["name"])
+            return Judge(classifier, known["natural"], known["adversarial"], known["name"])
         with self._stage("judge", "training the judge: an independent classifier, adversarially trained") as log:
             judge = train_judge(
                 self.train,
                 self.test,
                 threat_model=threat_model,
                 seed=seed,
-                epochs=options.judge_epochs,
+                epochs=self._judge_recipe.epochs,
                 architecture=options.judge,
                 device=self.device,
                 checkpoint=self._path("checkpoint-judge.pt"),
@@ -241,30 +273,28 @@ class Job:
         """Attack the first test images; writes `adversarial.npy` (float32), `labels.npy` and `attack.json`."""
         threat_model, seed = self.settings.attack.threat_model(), self.settings.run.seed
         classifier, count = self.classifier, min(self.settings.reading.examples, len(self.test))
-        make = attacker(classifier, threat_model, seed=seed)
-        found, right = [], np.zeros(3)
-        with stage_seconds(self.seconds, "attack"), Progress(count, "attacking", unit="image") as progress:
-            for first in range(0, count, CANDIDATES):
-                images, labels = self._batch(range(first, min(first + CANDIDATES, count)))
-                adversarial = make(images, labels, first)
-                noisy = equal_norm_noise(
-                    images,
-                    threat_model,
-                    classifier.bounds,
-                    generator=torch.Generator().manual_seed(seed + first),
-                )
-                for column, version in enumerate((images, adversarial, noisy)):
-                    right[column] += int((classifier(version).argmax(dim=1) == labels).sum())
-                found.append(adversarial.cpu().numpy())
-                progress.update(first + len(images))
         names = ("natural", "adversarial", "noise")
+        right = dict.fromkeys(names, 0)
+
+        def batches() -> Iterator[Floats]:
+            perturb = attacker(classifier, threat_model, seed=seed), noise_control(classifier, threat_model, seed=seed)
+            with Progress(count, "attacking", unit="image") as progress:
+                for first in range(0, count, BATCH):
+                    images, labels = self._batch(range(first, min(first + BATCH, count)))
+                    versions = (images, *(make(images, labels, first) for make in perturb))
+                    for name, version in zip(names, versions, strict=True):
+                        right[name] += int((classifier(version).argmax(dim=1) == labels).sum())
+                    yield versions[1].cpu().numpy()
+                    progress.update(first + len(images))
+
+        with stage_seconds(self.seconds, "attack"):
+            write_npy(self._path("adversarial.npy"), (count, *self.test.shape), batches())
+        write_npy(self._path("labels.npy"), (count,), [self.test.labels[:count]])
         record = {
             "threat_model": threat_model.to_dict(),
             "examples": count,
-            "accuracy": {name: float(v) for name, v in zip(names, right / count, strict=True)},
+            "accuracy": {name: right[name] / count for name in names},
         }
-        save_array(self._path("adversarial.npy"), np.concatenate(found))
-        save_array(self._path("labels.npy"), self.test.labels[:count])
         write_json(self._path("attack.json"), record)
         return record
 
@@ -297,7 +327,7 @@ class Job:
             )  # fmt: skip
         self.seconds["total"] = time.perf_counter() - began + self.seconds.get("data", 0.0)
         provenance = {**result.provenance, "seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
-        result = dataclasses.replace(result, provenance=provenance)
+        result = replace(result, provenance=provenance)
         result.save(file)
         return result
 
@@ -322,18 +352,30 @@ class Job:
         atomic_write_bytes(file, explanation_sheet(grid(check_examples(arrays))))
         return file
 
-    def telling_examples(self) -> list[int]:
-        """Test images for the report: one a class, read right throughout when natural, and fooled by the attack."""
+    def telling_explanation(self) -> Explanation:
+        """Examples of the diagnosis for its report: one a class, fooled by the attack, read right while natural."""
+        count = min(batch_size(self.test, len(self.cuts)), self.settings.reading.examples, len(self.test))
+        images, labels = self._batch(range(count))
+        # The first batch of the diagnosis once more: the same attack from the same starts.
+        perturb = attacker(self.classifier, self.settings.attack.threat_model(), seed=self.settings.run.seed)
+        adversarial, chosen = perturb(images, labels, 0), self._telling(count)
+        return self.interpreters[0].explain(
+            images[chosen], adversarial[chosen], labels=labels[chosen], judge=self.judge, seed=self.settings.run.seed
+        )
+
+    def _telling(self, count: int) -> list[int]:
+        """Of the first images, those that show most."""
         file = self._path("readings.npz")
         if not file.exists():
-            return list(range(min(SHOWN, len(self.test))))
+            return list(range(min(SHOWN, count)))
         with np.load(file, allow_pickle=False) as saved:
-            labels, natural, adversarial = (saved[k][..., :CANDIDATES] for k in ("labels", "natural", "adversarial"))
-            model = saved["model"][:, :CANDIDATES]
+            labels, natural, adversarial, model = (
+                saved[name][..., :count] for name in ("labels", "natural", "adversarial", "model")
+            )
         clear = (natural == labels).all(axis=0) & (adversarial[0] == labels) & (model[0] == labels)
-        fooled = clear & (model[1] != labels)
+        fooled = model[1] != labels
         # Best first: fooled and clear, then fooled at all, then the rest.
-        order = np.argsort(-(fooled * 2 + (model[1] != labels)), kind="stable")
+        order = np.argsort(-(2 * (fooled & clear) + fooled), kind="stable")
         chosen: dict[int, int] = {}
         for index in order:
             chosen.setdefault(int(labels[index]), int(index))
@@ -344,8 +386,8 @@ class Job:
         assert self.folder is not None
         file = self._path("explanations.npz")
         if not file.exists():
-            save_arrays(file, examples_of(self.explain(self.telling_examples())))
-        return write_report(result.to_dict(), load_examples(file, result), self.folder.path)
+            save_arrays(file, examples_of(self.telling_explanation()))
+        return write_report(result.to_dict(), load_examples(file, result.data["classes"]), self.folder.path)
 
     # --- parts -----------------------------------------------------------------------------------------------
 
@@ -373,6 +415,7 @@ class Job:
             "name": options.model,
             **({"pool": options.pool} if options.model in MODELS else {}),
             "weights_sha256": None if weights is None else file_sha256(weights),
+            "state_sha256": classifier.state_sha256(),
             "test_accuracy": accuracy,
         }
 
@@ -437,67 +480,13 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _weights_sha256(path: Path) -> str | None:
-    """Hash of a weights file; `None` where it cannot be read, which `load_weights` says better."""
-    try:
-        return file_sha256(path)
-    except InterpretGANError:
-        return None
+def _known_weights(classifier: Classifier, file: Path | None, prefix: str = "") -> dict[str, Any]:
+    """What weights that come from outside are: the name of their file, and a hash of what was loaded."""
+    return {f"{prefix}weights": None if file is None else file.name, f"{prefix}state_sha256": classifier.state_sha256()}
 
 
-def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays to one compressed .npz, atomically and without pickles."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    atomic_write_bytes(path, buffer.getvalue())
-
-
-def save_array(path: Path, array: np.ndarray[Any, Any]) -> None:
-    """Write one array to .npy, atomically and without pickles."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    atomic_write_bytes(path, buffer.getvalue())
-
-
-def examples_of(explanation: Explanation) -> dict[str, Any]:
-    """An explanation as the arrays that the report draws."""
-    turns = ["" if cut is None else cut for cut in explanation.turns]
-    tensors = (
-        "images", "adversarial", "natural_explanations", "adversarial_explanations", "labels", "natural_readings",
-        "adversarial_readings",
-    )  # fmt: skip
-    arrays = {name: getattr(explanation, name).cpu().numpy() for name in tensors}
-    return {
-        "cuts": np.array(explanation.cuts),
-        "turns": np.array(turns),
-        "bounds": np.array(explanation.bounds),
-        **arrays,
-    }
-
-
-def load_examples(path: Path, result: Diagnosis) -> dict[str, Any]:
-    """What `save_arrays(path, examples_of(...))` wrote, with the names of the classes."""
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in saved.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise RunFolderError(
-            expected=f"explanations in {path}",
-            got=f"a damaged file ({error})",
-            do="delete it and explain again",
-        ) from error
-    return for_report(arrays, result.data.get("classes") or [])
-
-
-def for_report(arrays: dict[str, Any], classes: Iterable[str]) -> dict[str, Any]:
-    """The arrays of `examples_of`, with their names as lists, as `write_report` takes them."""
-    return {
-        **arrays,
-        "cuts": [str(name) for name in arrays["cuts"]],
-        "turns": [str(name) or None for name in arrays["turns"]],
-        "bounds": tuple(float(v) for v in arrays["bounds"]),
-        "classes": list(classes),
-    }
+def _with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
+    return recipe if epochs is None else replace(recipe, epochs=epochs)
 
 
 def peak_memory_mib() -> int:

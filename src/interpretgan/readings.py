@@ -10,12 +10,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from interpretgan.attacks import ThreatModel, attack, equal_norm_noise
+from interpretgan.attacks import ThreatModel, attack, check_labels, equal_norm_noise
 from interpretgan.classifier import Classifier
 from interpretgan.explanation import InterpretGAN, Reader, read_all
 from interpretgan.types import ImageSource
 
 Classes = npt.NDArray[np.int64]
+
+BATCH = 250
+"""Images that are read at a time, where they are small."""
+PIXELS = 2**25
+"""Pixels, of all explanations of a batch, that are in memory at a time."""
 
 Perturb = Callable[[Tensor, Tensor, int], Tensor]
 """Called as `perturb(images, labels, index of the first image)`; returns perturbed images."""
@@ -64,7 +69,6 @@ def collect(
     adversarial: Perturb,
     noise: Perturb,
     seed: int,
-    batch_size: int = 250,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Readings]:
     """Read the first `count` images at every cut, a batch at a time.
@@ -80,21 +84,21 @@ def collect(
         adversarial: Makes `x'`.
         noise: Makes `u`.
         seed: Of the generators' noise.
-        batch_size: Images at a time.
         on_batch: Told how many images are done.
 
     Returns:
         The readings of each interpreter.
     """
     classifier = interpreters[0].classifier
+    size = batch_size(images, len(interpreters[0].cuts))
     random = [torch.Generator().manual_seed(seed + number) for number in range(len(interpreters))]
     labels: list[Tensor] = []
     model: list[Tensor] = []
     read: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []) for _ in interpreters]
-    for first in range(0, count, batch_size):
-        x, y = images.batch(torch.arange(first, min(first + batch_size, count)))
+    for first in range(0, count, size):
+        x, y = images.batch(torch.arange(first, min(first + size, count)))
         x = classifier.check_images(x)
-        y = y.to(x.device)
+        y = check_labels(y, len(x), classifier, x[:1])
         versions = (x, adversarial(x, y, first), noise(x, y, first))
         labels.append(y)
         with classifier.borrowed(), torch.no_grad():
@@ -107,6 +111,12 @@ def collect(
             on_batch(first + len(x))
     true, predicted = _array(labels), _array(model)
     return [Readings(true, _array(x), _array(x_adversarial), _array(u), predicted) for x, x_adversarial, u in read]
+
+
+def batch_size(images: ImageSource, cuts: int) -> int:
+    """As many images as leave their explanations at all cuts below `PIXELS`."""
+    pixels = images.batch(torch.tensor([0]))[0].numel()
+    return max(1, min(BATCH, PIXELS // (pixels * cuts)))
 
 
 def _array(batches: list[Tensor]) -> Classes:

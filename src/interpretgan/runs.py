@@ -22,6 +22,8 @@ from interpretgan.files import atomic_write_text, plain, read_json, reason, writ
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
+OURS = (LOCK_FILE, "layers.json")
+"""Files of ours that a folder may hold before a run begins in it."""
 RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "foolbox")
 """Packages whose version can change a number, and so goes into every provenance."""
 
@@ -105,7 +107,7 @@ class RunFolder:
 
     def _refuse_other_files(self) -> None:
         names = sorted(entry.name for entry in self.path.iterdir())
-        strangers = [name for name in names if name != LOCK_FILE and not name.endswith(".tmp")]
+        strangers = [name for name in names if name not in OURS and not name.endswith(".tmp")]
         if strangers and CONFIG_FILE not in strangers:
             raise RunFolderError(
                 expected=f"a new, empty or run folder {self.path}",

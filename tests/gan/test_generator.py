@@ -7,7 +7,7 @@ from interpretgan.cuts import Cut
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator, Stem, coarse_grid, space_to_depth
 
-SHAPES = [(4, 28, 20), (6, 14, 10), (5, 9, 7), (7, 3, 2), (11,), (3, 5)]
+SHAPES = [(4, 28, 20), (6, 14, 10), (5, 9, 7), (7, 3, 2), (11,), (3, 5), (300, 2, 2), (90, 13)]
 
 
 def cuts_of(shapes: list[tuple[int, ...]]) -> list[Cut]:
@@ -30,7 +30,7 @@ def test_folding_keeps_every_pixel_in_its_cell() -> None:
 def test_every_latent_becomes_an_image_within_the_bounds(image_shape: tuple[int, int, int]) -> None:
     cuts = cuts_of(SHAPES)
     generator = Generator(cuts, image_shape, bounds=(-2.0, 3.0), width=16, blocks=1, noise=4)
-    counts = [2, 1, 3, 2, 4, 1]
+    counts = [2, 1, 3, 2, 4, 1, 2, 3]
     latents = [torch.randn(n, *shape) for n, shape in zip(counts, SHAPES, strict=True)]
     images = generator([50 * z for z in latents], torch.randn(sum(counts), 4))
     assert images.shape == (sum(counts), *image_shape)
@@ -49,14 +49,48 @@ def test_a_cut_is_drawn_alike_alone_and_among_others() -> None:
         torch.testing.assert_close(generator(only, noise[rows]), together[rows])
 
 
-def test_a_stem_standardises_by_natural_latents_and_survives_a_dead_channel() -> None:
-    latent = torch.randn(50, 3, 4) * torch.tensor([100.0, 0.01, 0.0]).view(1, 3, 1) + 7
-    stem = Stem((3, 4), (7, 5), 8)
+@pytest.mark.parametrize("shape", [(3, 2, 2), (5, 3)])
+def test_a_stem_standardises_by_natural_latents_and_survives_a_dead_channel(shape: tuple[int, ...]) -> None:
+    """Channels are the first axis of maps, the last of tokens."""
+    size = torch.tensor([100.0, 0.01, 0.0])
+    latent = torch.randn(50, *shape) * (size if len(shape) == 2 else size.view(3, 1, 1)) + 7
+    stem = Stem(shape, (7, 5), 8)
     stem.calibrate(latent)
-    standard = (latent - stem.mean.view(1, 3, 1)) * stem.scale.view(1, 3, 1)
-    assert standard[:, 0].std(correction=0) == pytest.approx(1, abs=1e-3)
+    channels = latent if len(shape) == 2 else latent.movedim(1, -1)
+    standard = (channels - stem.mean) * stem.scale
+    assert standard[..., 0].std(correction=0) == pytest.approx(1, abs=1e-3)
     assert standard.abs().max() < 10
     assert torch.isfinite(stem(latent)).all()
+
+
+def test_a_cell_is_drawn_where_it_is_seen() -> None:
+    """What moves in one corner of a feature map moves that corner of the picture, whatever the image's proportions."""
+    for image_shape in ((1, 28, 28), (1, 12, 40), (1, 36, 36), (3, 65, 33)):
+        torch.manual_seed(0)
+        _, height, wide = image_shape
+        generator = Generator(cuts_of([(4, height, wide)]), image_shape, width=16, blocks=1, noise=4)
+        latent = torch.zeros(1, 4, height, wide)
+        other = latent.clone()
+        other[:, :, : height // 4, -(wide // 4) :] = 5.0
+        noise = torch.zeros(1, 4)
+        with torch.no_grad():
+            moved = (generator([other], noise) - generator([latent], noise)).abs().sum(dim=(0, 1))
+        corners = [
+            float(moved[rows, columns].mean())
+            for rows in (slice(0, height // 4), slice(-(height // 4), None))
+            for columns in (slice(0, wide // 4), slice(-(wide // 4), None))
+        ]
+        assert max(range(4), key=corners.__getitem__) == 1, image_shape
+        assert corners[1] > 5 * max(corners[0], corners[2], corners[3]), image_shape
+
+
+def test_stems_stay_small_for_wide_coarse_maps_and_tokens() -> None:
+    for shape in ((512, 4, 4), (197, 768), (2048, 7, 7)):
+        stem = Stem(shape, (8, 8), 96)
+        assert sum(p.numel() for p in stem.parameters()) < 1_000_000
+        latent = torch.randn(3, *shape)
+        stem.calibrate(latent)
+        assert stem(latent).shape == (3, 96, 8, 8)
 
 
 def test_the_discriminator_knows_cut_and_classes_and_is_lipschitz() -> None:

@@ -20,6 +20,10 @@ FINEST_GRID = 8
 """The coarse grid has at most this many cells a side."""
 
 
+SHORT = 1024
+"""A small map of at most this many numbers is taken as a vector."""
+
+
 def coarse_grid(image_size: int) -> int:
     """Cells a side: the image's size halved until it is at most `FINEST_GRID` (28 → 7, 32 → 8, 224 → 7)."""
     grid = image_size
@@ -31,9 +35,14 @@ def coarse_grid(image_size: int) -> int:
 class Stem(nn.Module):
     """Bring the latent of one cut to the grid: `[N, *shape] → [N, width, grid, grid]`.
 
-    A feature map at least as fine as the grid keeps its layout: it is resized to a multiple of the grid and folded
-    (space-to-depth), so nothing is averaged away. Anything coarser is a vector, mapped by one matrix. The latent is
-    standardised first, by mean and standard deviation per channel over natural images (`calibrate`).
+    - A feature map at least as fine as the grid keeps its layout: it is resized to a multiple of the grid and folded
+      (space-to-depth), so nothing is averaged away.
+    - A vector, or a map so small that all its numbers make a short vector, is mapped by one matrix.
+    - A larger map that is coarser than the grid, or a sequence of tokens `(T, D)`, is mapped channel by channel and
+      stretched over the grid.
+
+    The latent is standardised first, by mean and standard deviation per channel over natural images (`calibrate`);
+    the channels of tokens are their last axis.
     """
 
     mean: Tensor
@@ -42,22 +51,26 @@ class Stem(nn.Module):
     def __init__(self, shape: tuple[int, ...], grid: tuple[int, int], width: int) -> None:
         super().__init__()
         self.grid, self.width = grid, width
-        self.register_buffer("mean", torch.zeros(shape[0]))
-        self.register_buffer("scale", torch.ones(shape[0]))
-        self.spatial = len(shape) == 3 and shape[1] >= grid[0] and shape[2] >= grid[1]
-        if self.spatial:
+        self.channel_axis = 2 if len(shape) == 2 else 1
+        channels = shape[self.channel_axis - 1]
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+        self.fold: tuple[int, int] | None = None
+        self.project: nn.Module
+        if len(shape) == 3 and shape[1] >= grid[0] and shape[2] >= grid[1]:
             self.fold = (math.ceil(shape[1] / grid[0]), math.ceil(shape[2] / grid[1]))
-            channels = shape[0] * self.fold[0] * self.fold[1]
-            self.project: nn.Module = nn.Conv2d(channels, width, 1)
-        else:
+            self.project = nn.Conv2d(channels * self.fold[0] * self.fold[1], width, 1)
+        elif len(shape) == 1 or math.prod(shape) <= SHORT:
             self.project = nn.Linear(math.prod(shape), width * grid[0] * grid[1])
             # What natural latents never do must not be drawn by the luck of the first weights.
             nn.init.zeros_(self.project.weight)
+        else:
+            self.project = nn.Conv1d(channels, width, 1)
 
     @torch.no_grad()
     def calibrate(self, latent: Tensor) -> None:
         """Set the standardisation from latents of natural images `[N, *shape]`."""
-        rows = latent.float().transpose(0, 1).flatten(1)
+        rows = latent.float().movedim(self.channel_axis, 0).flatten(1)
         self.mean.copy_(rows.mean(dim=1))
         # A channel that never moves keeps its size: it carries nothing that a larger scale could show.
         deviation = rows.std(dim=1, correction=0)
@@ -65,16 +78,27 @@ class Stem(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """`[N, *shape] → [N, width, grid, grid]`."""
-        per_channel = (1, -1) + (1,) * (latent.ndim - 2)
-        latent = (latent - self.mean.view(per_channel)) * self.scale.view(per_channel)
-        if not self.spatial:
-            grid: Tensor = self.project(latent.flatten(1))
-            return grid.view(-1, self.width, *self.grid)
-        size = (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1])
-        if tuple(latent.shape[2:]) != size:
-            latent = F.interpolate(latent, size=size, mode="bilinear", align_corners=False)
+        channels_last = latent.to(self.mean.dtype).movedim(self.channel_axis, -1)
+        latent = ((channels_last - self.mean) * self.scale).movedim(-1, 1)
+        if isinstance(self.project, nn.Linear):
+            mapped: Tensor = self.project(latent.flatten(1))
+            return mapped.view(-1, self.width, *self.grid)
+        if self.fold is None:
+            mapped = self.project(latent.flatten(2))
+            if latent.ndim == 4:
+                return resize(mapped.view(-1, self.width, *latent.shape[2:]), self.grid)
+            cells = F.interpolate(mapped, size=self.grid[0] * self.grid[1], mode="linear", align_corners=False)
+            return cells.view(-1, self.width, *self.grid)
+        latent = resize(latent, (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1]))
         folded: Tensor = self.project(space_to_depth(latent, self.fold))
         return folded
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """`[N, C, H, W]` brought to `size` by bilinear interpolation; as it is where it has that size."""
+    if tuple(images.shape[2:]) == size:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
 def space_to_depth(images: Tensor, fold: tuple[int, int]) -> Tensor:
@@ -171,5 +195,5 @@ class Generator(nn.Module):
         for stage in self.stages:
             hidden = stage(F.relu(hidden) if isinstance(stage, nn.Conv2d) else hidden)
         low, high = self.bounds
-        hidden = hidden[:, :, : self.image_shape[1], : self.image_shape[2]]
-        return low + (high - low) * torch.sigmoid(hidden.float())
+        hidden = resize(hidden.float(), (self.image_shape[1], self.image_shape[2]))
+        return low + (high - low) * torch.sigmoid(hidden)

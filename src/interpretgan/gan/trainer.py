@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from interpretgan.attacks import require_gradient
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture, capturing
 from interpretgan.errors import ConfigError, RunFolderError, TrainingError
@@ -34,7 +35,9 @@ from interpretgan.precision import autocast
 from interpretgan.types import ImageSource
 
 CALIBRATION_IMAGES = 512
-"""Natural images over which the latents' mean and deviation are taken."""
+"""Natural images over which the latents' mean and deviation are taken,"""
+CALIBRATION_PIXELS = 2**22
+"""fewer where this many pixels are reached before: all their latents are in memory at once."""
 
 OnStep = Callable[[int, dict[str, float]], None]
 """Called after each step with the number of finished steps and the step's losses."""
@@ -114,13 +117,17 @@ def train_generator(
         The moving average of the generator, in eval mode with frozen parameters.
 
     Raises:
+        ModelError: No gradient passes through the classifier.
         TrainingError: A loss is not finite.
         RunFolderError: The checkpoint is damaged or of another training.
     """
     device = classifier.device
     random = torch.Generator().manual_seed(seed)
-    first, _ = images.batch(torch.randperm(len(images), generator=random)[:CALIBRATION_IMAGES])
+    pixels = images.batch(torch.tensor([0]))[0].numel()
+    enough = min(CALIBRATION_IMAGES, max(2, CALIBRATION_PIXELS // pixels))
+    first, _ = images.batch(torch.randperm(len(images), generator=random)[:enough])
     first = classifier.check_images(first)
+    require_gradient(classifier, first)
     image_shape = (first.shape[1], first.shape[2], first.shape[3])
     first_logits, first_latents = capture(classifier, first, cuts)
     classes = first_logits.shape[1]
@@ -143,11 +150,14 @@ def train_generator(
         torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.0, 0.99), fused=True)
         for network in (generator, discriminator)
     )
-    state = _State(generator, discriminator, average, adam_g, adam_d, random)
+    fingerprint = repr((config, seed, [(each.name, each.shape) for each in cuts], len(images), image_shape))
+    state = _State(generator, discriminator, average, adam_g, adam_d, random, fingerprint)
     step = state.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
 
     per_cut, count = config.images_per_cut, config.images_per_cut * len(cuts)
     cut = torch.arange(len(cuts), device=device).repeat_interleave(per_cut)
+    # Each cut has images of its own.
+    rows = {each.name: slice(i * per_cut, (i + 1) * per_cut) for i, each in enumerate(cuts)}
     saved_at = time.monotonic()
     with classifier.borrowed():
         while step < config.steps:
@@ -155,11 +165,10 @@ def train_generator(
                 optimiser.param_groups[0]["lr"] = config.learning_rate * _schedule(step, config.steps)
             x = _sample(images, count, random).to(device)
             noise = torch.randn(count, config.noise, generator=random).to(device)
-            with torch.no_grad(), capturing(classifier, cuts) as latents:
+            with torch.no_grad(), capturing(classifier, cuts, rows) as latents:
                 logits = classifier.run(x)
-            seen = logits.softmax(dim=1)
-            # Each cut has its own images: rows i·per_cut to (i+1)·per_cut belong to cut i.
-            z = [_rows(latents, cuts, i, per_cut) for i in range(len(cuts))]
+            seen = logits.float().softmax(dim=1)
+            z = [latents[each.name] for each in cuts]
             with autocast(device, config.precision):
                 fake = generator(z, noise)
 
@@ -175,13 +184,13 @@ def train_generator(
 
             # Phase G: only the generator learns.  min_G L_adv - λ_I · L_I + λ_z · L_z
             with autocast(device, config.precision):
-                with capturing(classifier, cuts) as latents:
+                with capturing(classifier, cuts, rows) as latents:
                     classifier.run(fake)
                 explained = classifier.run(_blurred(fake, config.recogniser_noise, classifier.bounds, random))
                 realism = generator_hinge(discriminator(fake, cut, seen).float())
             information = information_bound(logits, explained)
             latent = torch.stack(
-                [latent_consistency(z[i], _rows(latents, cuts, i, per_cut)) for i in range(len(cuts))]
+                [latent_consistency(real, latents[each.name]) for real, each in zip(z, cuts, strict=True)]
             ).mean()
             loss_g = config.realism * realism - config.information * information + config.latent * latent
             adam_g.zero_grad()
@@ -195,7 +204,6 @@ def train_generator(
             }  # fmt: skip
             values = {name: float(value.detach()) for name, value in losses.items()}
             if not all(math.isfinite(value) for value in values.values()):
-                checkpoint = None  # the last good state stays on disk
                 raise TrainingError(
                     expected="finite losses", got=f"{values} at step {step}", do="lower the learning rate"
                 )
@@ -211,10 +219,6 @@ def train_generator(
 
 def _sample(images: ImageSource, count: int, random: torch.Generator) -> Tensor:
     return images.batch(torch.randint(len(images), (count,), generator=random))[0]
-
-
-def _rows(latents: dict[str, Tensor], cuts: Sequence[Cut], index: int, per_cut: int) -> Tensor:
-    return latents[cuts[index].name][index * per_cut : (index + 1) * per_cut]
 
 
 def _blurred(images: Tensor, noise: float, bounds: tuple[float, float], random: torch.Generator) -> Tensor:
@@ -248,21 +252,26 @@ class _State:
     adam_g: torch.optim.Adam
     adam_d: torch.optim.Adam
     random: torch.Generator
+    fingerprint: str
 
     def save(self, path: Path, step: int) -> None:
         networks = {name: getattr(self, name).state_dict() for name in self._networks}
         buffer = io.BytesIO()
-        torch.save({"step": step, "random": self.random.get_state(), **networks}, buffer)
+        torch.save(
+            {"fingerprint": self.fingerprint, "step": step, "random": self.random.get_state(), **networks}, buffer
+        )
         atomic_write_bytes(path, buffer.getvalue())
 
     def load(self, path: Path) -> int:
         try:
             saved = torch.load(path, weights_only=True, map_location="cpu")
+            if saved["fingerprint"] != self.fingerprint:
+                raise ValueError("one with other settings, cuts or data")
             for name in self._networks:
                 getattr(self, name).load_state_dict(saved[name])
             self.random.set_state(saved["random"])
             step: int = saved["step"]
-        except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise RunFolderError(
                 expected=f"a checkpoint of this training in {path}",
                 got=str(error).split("\n")[0] or type(error).__name__,

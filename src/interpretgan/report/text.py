@@ -15,6 +15,17 @@ NAMED_AT_MOST = 3  # layers that cannot be told apart are named one by one up to
 
 # What a flag means, by the first of these entries with a word that occurs in it.
 FLAG_MEANINGS: dict[tuple[str, ...], str] = {
+    ("as good as the attack",): (
+        "The attack found no more than chance would. It may have failed, and vulnerability is then underestimated."
+    ),
+    ("cut before",): (
+        "The vulnerability of a layer compares its cut with the one before. That one cannot be read, so the "
+        "difference cannot be trusted either."
+    ),
+    ("weak model",): (
+        "The model misreads natural images that the judge reads. A wrong normalisation or order of classes looks like "
+        "this; so does a poor model, and there is then less to lose under attack."
+    ),
     ("natural explanation",): (
         "The judge misreads too many of this cut's explanations even without an attack. A misreading under "
         "attack then says little about the layer, so neither this row nor the vulnerability of the layer "
@@ -34,7 +45,6 @@ FLAG_MEANINGS: dict[tuple[str, ...], str] = {
         "Vulnerability is then underestimated."
     ),
     ("example",): "Too few examples leave wide intervals: a larger evaluation set narrows them.",
-    ("seed",): ("One trained generator per cut leaves out how much the figures vary from one training to the next."),
 }
 
 
@@ -224,6 +234,9 @@ def answer(diagnosis: dict[str, Any]) -> Answer:
     if len(blamed) == 1:
         claim = ((names[0], True), (f" contributes most to the vulnerability of {model}", False))
         known = "" if bounds is not None else " (no interval was computed)"
+        own = top.get("share")
+        if interval(own) is not None and share <= 1:
+            part = f"{100 * share:.0f} % {span(own, digits=0)} of {total}"
         detail = f"{_points(top['vulnerability'])} of survival{known}, {part}"
         return Answer(claim, detail, caveat, tuple(names))
     shown = names if len(names) <= NAMED_AT_MOST else names[:NAMED_AT_MOST]

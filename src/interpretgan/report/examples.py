@@ -1,0 +1,65 @@
+"""Explanations as the arrays that the report draws, and the files that keep them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interpretgan.errors import RunFolderError
+from interpretgan.files import atomic_write_bytes
+
+if TYPE_CHECKING:
+    from interpretgan.explanation import Explanation
+
+
+def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays to one compressed .npz, atomically and without pickles."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def examples_of(explanation: Explanation) -> dict[str, Any]:
+    """An explanation as the arrays that the report draws."""
+    turns = ["" if cut is None else cut for cut in explanation.turns]
+    tensors = (
+        "images", "adversarial", "natural_explanations", "adversarial_explanations", "labels", "natural_readings",
+        "adversarial_readings",
+    )  # fmt: skip
+    arrays = {name: getattr(explanation, name).cpu().numpy() for name in tensors}
+    return {
+        "cuts": np.array(explanation.cuts),
+        "turns": np.array(turns),
+        "bounds": np.array(explanation.bounds),
+        **arrays,
+    }
+
+
+def load_examples(path: Path, classes: Iterable[str]) -> dict[str, Any]:
+    """What `save_arrays(path, examples_of(...))` wrote, with the names of the classes."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RunFolderError(
+            expected=f"explanations in {path}",
+            got=f"a damaged file ({error})",
+            do="delete it and explain again",
+        ) from error
+    return for_report(arrays, classes)
+
+
+def for_report(arrays: dict[str, Any], classes: Iterable[str]) -> dict[str, Any]:
+    """The arrays of `examples_of`, with their names as lists, as `write_report` takes them."""
+    return {
+        **arrays,
+        "cuts": [str(name) for name in arrays["cuts"]],
+        "turns": [str(name) or None for name in arrays["turns"]],
+        "bounds": tuple(float(v) for v in arrays["bounds"]),
+        "classes": list(classes),
+    }
