@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -117,3 +118,31 @@ class Careless(nn.Module):
             raise RuntimeError("inside the model")
         logits: Tensor = self.fc(x.flatten(1))
         return logits
+
+
+class Answers(nn.Module):
+    """A model whose output is no row of logits."""
+
+    def __init__(self, answer: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.net = Tiny()
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> object:
+        return self.answer(self.net(x))
+
+
+def probabilities() -> nn.Module:
+    return Answers(lambda logits: logits.softmax(dim=1))
+
+
+def pair() -> nn.Module:
+    return Answers(lambda logits: (logits, logits))
+
+
+def one_number() -> nn.Module:
+    return Answers(lambda logits: logits[:, 0])
+
+
+def detached() -> nn.Module:
+    return Answers(lambda logits: logits.detach())

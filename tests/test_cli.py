@@ -202,6 +202,15 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--data", "mnits"], "mnist"),
         (["diagnose", "--model", "lenet"], "lenet5"),
         (["diagnose", "--model", "nowhere:make"], "nowhere"),
+        (["diagnose", "--model", "tests.networks:probabilities", "--pretrained"], "remove the final softmax"),
+        (["layers", "--model", "tests.networks:probabilities"], "got probabilities"),
+        (["layers", "--model", "tests.networks:pair"], "got a tuple"),
+        (["layers", "--model", "tests.networks:one_number"], "expected logits of shape [4, K]"),
+        (["diagnose", "--model", "tests.networks:detached", "--pretrained"], "remove no_grad, detach or numpy"),
+        (["diagnose", "--image-size", "20", "--model", "tests.networks:Tiny"], "check the number of channels"),
+        (["diagnose", "--model", "examples.residual_digits:make_net", "--cuts", "block1.conv1"], "use 'block1'"),
+        (["diagnose", "--cuts", ","], "names of layers a,b,c"),
+        (["diagnose", "--seed", "-1"], "0 <= seed < 2^31"),
         (["diagnose", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["diagnose", "--examples", "0"], "examples >= 1"),
         (["diagnose", "--generator-steps", "0"], "steps >= 1"),
@@ -227,7 +236,26 @@ def test_bad_input_is_answered_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     assert message in refused(arguments, capsys)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_truncated_data_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        file = tmp_path / "data" / "mnist" / f"{split}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"PAR1 and then nothing")
+    assert "train-00000-of-00001.parquet" in refused(["diagnose", "--data", "mnist", "--data-dir", "data"], capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_layers_and_a_diagnosis_share_a_folder(tmp_path: Path) -> None:
+    assert run_command(["layers", "--out", str(tmp_path)]) == 0
+    assert run_command(["train", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]) == 0
 
 
 def test_a_truncated_weights_file_is_refused_and_nothing_is_left(

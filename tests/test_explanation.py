@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from interpretgan.classifier import Classifier
@@ -11,6 +12,7 @@ from interpretgan.cuts import capture, find_cuts
 from interpretgan.errors import ConfigError, CutError, ImageError, WeightsError
 from interpretgan.explanation import Explanation, InterpretGAN
 from interpretgan.gan.trainer import GANConfig
+from interpretgan.report import draw_explanation
 from tests import reference
 from tests.networks import ReusedReLU, Tiny
 
@@ -118,6 +120,20 @@ def test_a_file_that_is_none_is_refused(fitted: InterpretGAN, tmp_path: Path, co
         file.write_bytes(content)
     with pytest.raises(WeightsError, match="fit it again, or check the path"):
         InterpretGAN.load(file, fitted.classifier)
+
+
+def test_an_explanation_can_be_drawn_with_and_without_a_judge(fitted: InterpretGAN, tmp_path: Path) -> None:
+    images, adversarial = torch.rand(2, 2, 1, 12, 20)
+    bare = fitted.explain(images, adversarial)
+    read = fitted.explain(images, adversarial, labels=torch.tensor([1, 2]), judge=Darkest())
+    sizes = []
+    for number, found in enumerate((bare, read)):
+        file = draw_explanation(found, tmp_path / f"{number}.png", [f"class {k}" for k in range(10)])
+        with Image.open(file) as picture:
+            sizes.append(picture.size)
+    assert min(sizes[0]) > 100
+    with pytest.raises(ConfigError, match="adversarial images"):
+        draw_explanation(fitted.explain(images), tmp_path / "none.png")
 
 
 def test_misuse_is_answered_with_what_to_do(fitted: InterpretGAN) -> None:

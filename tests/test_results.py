@@ -49,8 +49,8 @@ def test_the_mnist_diagnosis_follows_from_its_readings(mnist: Diagnosis) -> None
 
 def test_the_shared_trunk_is_as_fast_as_the_readme_says() -> None:
     result = json.loads((ROOT / "results" / "benchmarks" / "shared_trunk.json").read_text())
-    assert result["speedup"] >= 3
-    assert result["profile"]["same_top"]
     readme = (ROOT / "README.md").read_text()
-    assert f"{result['speedup']:.1f}×" in readme
+    for arm in result["one_by_one"].values():
+        assert f"{arm['speedup']:.1f}×" in readme
+        assert arm["same_top"]
     assert f"{100 * result['shared']['share_of_bf16_peak']:.0f} %" in readme

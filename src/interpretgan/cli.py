@@ -200,7 +200,7 @@ def explain(
         return
     with _job(settings, EXPLAIN, _out(run, "explain")) as job:
         explanation = job.explain(indices)
-        classes, file = job.test.classes, job.draw_explanation(explanation)
+        classes, file = job.test.classes, job.draw(explanation)
         assert explanation.labels is not None
         assert explanation.adversarial_readings is not None
         for row, number in enumerate(indices):

@@ -132,7 +132,7 @@ def _hub_source(name: str, split: str) -> Source:
         import datasets
     except ImportError as error:
         raise DataError(
-            expected=wanted, got="neither", do=remedy + "install it: pip install 'interpretgan[hub]'"
+            expected=wanted, got="neither", do=remedy + "install the extra hub: pip install '.[hub]' in a clone"
         ) from error
     try:
         rows = datasets.load_dataset(HUB_SETS[name], split=split)

@@ -25,14 +25,13 @@ from interpretgan.data import ImageSet, load_data
 from interpretgan.diagnosis import Diagnosis, diagnose
 from interpretgan.errors import ConfigError
 from interpretgan.explanation import Explanation, InterpretGAN
-from interpretgan.files import atomic_write_bytes, file_sha256, read_json, write_json, write_npy
+from interpretgan.files import file_sha256, read_json, write_json, write_npy
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.models import MODELS, build_model, load_weights, save_weights
 from interpretgan.progress import Progress, duration, stage_seconds
 from interpretgan.readings import BATCH, Readings, attacker, batch_size, noise_control
-from interpretgan.report import write_report
-from interpretgan.report.examples import examples_of, for_report, load_examples, save_arrays
-from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.report import draw_explanation, write_report
+from interpretgan.report.examples import examples_of, load_examples, save_arrays
 from interpretgan.runs import MetricsLog, RunFolder
 from interpretgan.training import Natural, Recipe, default_recipe, evaluate_accuracy, train_classifier
 
@@ -69,6 +68,7 @@ class Job:
         given = model.pretrained or model.weights is not None
         config["model"] |= _known_weights(self.built, model.weights) if given else asdict(self._recipe)
         if "attack" in config or "generator" in config:
+            self._check_classes()
             require_gradient(self.built, self._probe)
         if "judge" in config:
             judge = self._built_judge
@@ -135,7 +135,6 @@ class Job:
         """The classifier, trained."""
         classifier, options = self.built, self.settings.model
         if options.weights is not None or options.pretrained:
-            self._check_classes(classifier)
             return classifier
         file = self._path("classifier.safetensors")
         if file.exists():
@@ -163,8 +162,8 @@ class Job:
         self.say(f"classifier: {accuracy:.1%} right on held-out images")
         return classifier
 
-    def _check_classes(self, classifier: Classifier) -> None:
-        logits = classifier(self.test.batch([0, 1])[0].to(self.device))
+    def _check_classes(self) -> None:
+        logits = self.built(self._probe)
         if logits.shape[1] < len(self.test.classes):
             raise ConfigError(
                 expected=f"a model with {len(self.test.classes)} classes, as {self._data_name()} has",
@@ -345,12 +344,9 @@ class Job:
         adversarial = attack(self.classifier, images, labels, self.settings.attack.threat_model(), seed=seed)
         return self.interpreters[0].explain(images, adversarial, labels=labels, judge=self.judge, seed=seed)
 
-    def draw_explanation(self, explanation: Explanation) -> Path:
+    def draw(self, explanation: Explanation) -> Path:
         """Write the pictures of an explanation to figures/explained.png."""
-        file = self._path("figures/explained.png")
-        arrays = for_report(examples_of(explanation), self.test.classes)
-        atomic_write_bytes(file, explanation_sheet(grid(check_examples(arrays))))
-        return file
+        return draw_explanation(explanation, self._path("figures/explained.png"), self.test.classes)
 
     def telling_explanation(self) -> Explanation:
         """Examples of the diagnosis for its report: one a class, fooled by the attack, read right while natural."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from interpretgan.errors import RunFolderError
 from interpretgan.files import atomic_write_bytes
+from interpretgan.report.figures import check_examples, explanation_sheet, grid
 
 if TYPE_CHECKING:
     from interpretgan.explanation import Explanation
@@ -25,19 +26,46 @@ def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def examples_of(explanation: Explanation) -> dict[str, Any]:
-    """An explanation as the arrays that the report draws."""
-    turns = ["" if cut is None else cut for cut in explanation.turns]
+    """An explanation as the arrays that the report draws; labels and readings where there are some.
+
+    Raises:
+        ConfigError: It has no adversarial images.
+    """
+    _ = explanation.difference  # raises where there is nothing to compare with
     tensors = (
         "images", "adversarial", "natural_explanations", "adversarial_explanations", "labels", "natural_readings",
         "adversarial_readings",
     )  # fmt: skip
-    arrays = {name: getattr(explanation, name).cpu().numpy() for name in tensors}
+    found = {name: getattr(explanation, name) for name in tensors}
+    arrays = {name: tensor.cpu().numpy() for name, tensor in found.items() if tensor is not None}
+    read = explanation.labels is not None and explanation.adversarial_readings is not None
+    turns = explanation.turns if read else [None] * len(explanation.images)
     return {
         "cuts": np.array(explanation.cuts),
-        "turns": np.array(turns),
+        "turns": np.array([cut or "" for cut in turns]),
         "bounds": np.array(explanation.bounds),
         **arrays,
     }
+
+
+def draw_explanation(explanation: Explanation, path: Path, classes: Iterable[str] = ()) -> Path:
+    """Draw an explanation as one PNG: for each image rows natural, adversarial and difference, a column per cut.
+
+    Args:
+        explanation: With adversarial images; with labels and a judge's readings these stand below each picture.
+        path: The file to write.
+        classes: Names of the classes. Empty: their numbers.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: There are no adversarial images.
+        RunFolderError: The file cannot be written.
+    """
+    shown = grid(check_examples(for_report(examples_of(explanation), classes)))
+    atomic_write_bytes(path, explanation_sheet(shown))
+    return path
 
 
 def load_examples(path: Path, classes: Iterable[str]) -> dict[str, Any]:
