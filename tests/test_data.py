@@ -262,7 +262,7 @@ def test_empty_and_missing_parquet(tmp_path: Path) -> None:
 def test_hub_without_the_package_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INTERPRETGAN_DATA", raising=False)
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(DataError, match=r"INTERPRETGAN_DATA.*interpretgan\[hub\]"):
+    with pytest.raises(DataError, match=r"INTERPRETGAN_DATA.*pip install"):
         load_data("cifar10", "train")
 
 
