@@ -145,7 +145,20 @@ def main() -> None:
         return -np.diff(np.array(kept, dtype=np.float64))
 
     together_profile = profile(shared.natural, shared.readings)
+    peak = {name: 1e9 * gflops for name, gflops in machine["matmul_gflops"].items()}
     arms: dict[str, Any] = {}
+    result: dict[str, Any] = {
+        "benchmark": "shared_trunk",
+        "machine": machine,
+        "data": {"name": test.name, "sha256": test.sha256, "examples": EXAMPLES},
+        "shared": {
+            "steps": config.steps, "seconds": shared.seconds, "step_seconds": shared.step_seconds,
+            "step_gflop": flops / 1e9, "share_of_bf16_peak": flops / shared.step_seconds / peak["bf16"],
+            "fp32_step_seconds": fp32_step, "share_of_fp32_peak": flops / fp32_step / peak["fp32"],
+            "natural": shared.natural, "error": shared.error, "profile": together_profile.tolist(),
+        },
+        "one_by_one": arms,
+    }  # fmt: skip
     for objective in options.objectives:
         budgets, changes = OBJECTIVES[objective]
         rows: list[dict[str, Any]] = []
@@ -179,21 +192,8 @@ def main() -> None:
             "same_top": cuts[int(together_profile.argmax())].name == cuts[int(alone.argmax())].name,
             "readings_agree": statistics.mean(row["readings_agree"] for row in rows), "cuts": rows,
         }  # fmt: skip
+        write_json(options.out, result)  # an arm takes minutes: each is kept as soon as it is done
 
-    peak = {name: 1e9 * gflops for name, gflops in machine["matmul_gflops"].items()}
-    result: dict[str, Any] = {
-        "benchmark": "shared_trunk",
-        "machine": machine,
-        "data": {"name": test.name, "sha256": test.sha256, "examples": EXAMPLES},
-        "shared": {
-            "steps": config.steps, "seconds": shared.seconds, "step_seconds": shared.step_seconds,
-            "step_gflop": flops / 1e9, "share_of_bf16_peak": flops / shared.step_seconds / peak["bf16"],
-            "fp32_step_seconds": fp32_step, "share_of_fp32_peak": flops / fp32_step / peak["fp32"],
-            "natural": shared.natural, "error": shared.error, "profile": together_profile.tolist(),
-        },
-        "one_by_one": arms,
-    }  # fmt: skip
-    write_json(options.out, result)
     share = result["shared"]["share_of_bf16_peak"]
     print(f"{len(cuts)} cuts: shared {shared.seconds:.0f} s, a step at {share:.0%} of the bf16 matmul peak")
     for objective, found in arms.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,12 @@ def test_the_mnist_diagnosis_follows_from_its_readings(mnist: Diagnosis) -> None
         assert saved["cuts"].tolist() == [layer.name for layer in mnist.layers]
     np.testing.assert_allclose([layer.natural for layer in mnist.layers], right["natural"])
     np.testing.assert_allclose([layer.survival for layer in mnist.layers], right["adversarial"] / right["natural"])
+
+
+def test_the_shared_trunk_is_as_fast_as_the_readme_says() -> None:
+    result = json.loads((ROOT / "results" / "benchmarks" / "shared_trunk.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for arm in result["one_by_one"].values():
+        assert f"{arm['speedup']:.1f}×" in readme
+        assert arm["same_top"]
+    assert f"{100 * result['shared']['share_of_bf16_peak']:.0f} %" in readme
