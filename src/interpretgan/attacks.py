@@ -24,7 +24,7 @@ ATTACKS = ("fgsm", "pgd")
 NOTHING_LEFT = 0.05
 """Robust accuracy below which it does not matter how strong the attack was."""
 TOLERANCE = 1e-6
-"""Rounding allowed above eps: relative to the largest of one, eps and |pixel|, as float32 rounds."""
+"""Rounding allowed above eps: relative to the largest of one, eps and the size of a pixel, as float32 rounds."""
 
 
 @dataclass(frozen=True)
