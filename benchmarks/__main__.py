@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import shared_trunk
+from benchmarks import robust_training, shared_trunk
 
 if __name__ == "__main__":
+    robust_training.main()
     shared_trunk.main()

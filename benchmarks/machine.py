@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured."""
+"""What this machine can do at best, measured, and how much a piece of code asks of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from interpretgan.runs import provenance
 
@@ -37,3 +39,16 @@ def describe() -> dict[str, Any]:
             "bf16": matmul_peak(torch.bfloat16) / 1e9,
         },
     }
+
+
+class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Counts floating point operations by torch's own formulas, also where the code takes gradients by hand."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out

@@ -23,10 +23,8 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from benchmarks.machine import describe
+from benchmarks.machine import Flops, describe
 from interpretgan import Classifier, Cut, GANConfig, ImageSet, InterpretGAN, Judge, ThreatModel, attack, load_data
 from interpretgan.cuts import examine
 from interpretgan.files import write_json
@@ -79,19 +77,6 @@ def train(
     return interpreter, stamps[-1] - stamps[0], statistics.median(steps)
 
 
-class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
-    """Counts floating point operations by torch's own formulas, also where the code takes gradients by hand."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=out)
-        return out
-
-
 def step_flops(classifier: Classifier, cuts: list[Cut], images: ImageSet, config: GANConfig) -> float:
     """Floating point operations of one training step: those of three steps less those of two."""
     counts = []
@@ -117,16 +102,7 @@ def main() -> None:
         "lenet5", in_channels=images.shape[0], num_classes=len(images.classes), image_size=images.shape[1:]
     )
     classifier = Classifier(network)
-    recipe = default_recipe(images, "natural")
-    train_classifier(
-        classifier,
-        images,
-        objective=Natural(),
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        lr=recipe.lr,
-        seed=0,
-    )
+    train_classifier(classifier, images, objective=Natural(), recipe=default_recipe(images, "natural"), seed=0)
     judge = train_judge(images, test, threat_model=THREAT, seed=1)
     x, y = test.batch(slice(0, EXAMPLES))
     adversarial = attack(classifier, x, y, THREAT, seed=0)

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from interpretgan.classifier import Classifier
 from interpretgan.cli import run_command
+from interpretgan.data import load_data
 from interpretgan.diagnosis import Diagnosis
-from interpretgan.models import build_model
+from interpretgan.models import MODELS, build_model, load_weights
+from interpretgan.training import TrainingResult, evaluate_accuracy
 
 SMALL = shlex.split(
     "--epochs 4 --steps 3 --judge-epochs 3 --generator-steps 25 --images-per-cut 4 --bootstrap 50 --examples 60 "
@@ -134,6 +137,69 @@ def test_commands_share_a_folder_as_long_as_they_agree(tmp_path: Path, capsys: p
     assert (tmp_path / "run" / "classifier.safetensors").read_bytes() == weights
 
 
+def test_a_robust_training_says_how_it_was_done(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = shlex.split(
+        "--pool avg --width 0.5 --objective trades --eps 8/255 --beta 2 --inner-steps 1 --averaging 0.9 "
+        "--validation 64 --epochs 2 --device cpu"
+    )
+    assert run_command(["train", *options, "--out", str(out)]) == 0
+    record = json.loads((out / "classifier.json").read_text())
+    assert (record["model"], record["pool"], record["width"], record["image_size"]) == ("lenet5", "avg", 0.5, [28, 28])
+    assert record["objective"]["name"] == "trades"
+    assert record["objective"]["beta"] == 2
+    assert record["objective"]["threat_model"]["eps"] == pytest.approx(8 / 255)
+    assert record["objective"]["threat_model"]["steps"] == 1
+    assert {key: record["recipe"][key] for key in ("epochs", "averaging", "validation")} == {
+        "epochs": 2, "averaging": 0.9, "validation": 64
+    }  # fmt: skip
+    assert [epoch["epoch"] for epoch in record["history"]] == [1, 2]
+    best = record["training"]["best"]["epoch"]
+    assert (out / "classifier-last.safetensors").exists() == (best == 1)
+    assert record["training"]["checkpoint"] == ("best" if best == 1 else "last")
+    config = json.loads((out / "config.json").read_text())["model"]["training"]
+    assert config == {"objective": record["objective"], **record["recipe"]}
+    model = build_model("lenet5", in_channels=1, num_classes=10, image_size=(28, 28), pool="avg", width=0.5)
+    load_weights(model, out / "classifier.safetensors")
+    assert evaluate_accuracy(Classifier(model), load_data("digits", "test")) == record["accuracy"]
+
+
+def test_best_and_last_weights_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(classifier: Classifier, *_: object, **__: object) -> TrainingResult:
+        last = {key: torch.zeros_like(value) for key, value in classifier.model.state_dict().items()}
+        return TrainingResult(steps=1, loss=1.0, seconds=1.0, images_per_second=1.0, best={"epoch": 1}, last=last)
+
+    monkeypatch.setattr("interpretgan.subject.train_classifier", train)
+    assert run_command(["train", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    best, last = (load_file(tmp_path / f"classifier{name}.safetensors") for name in ("", "-last"))
+    assert best["fc3.weight"].abs().sum() > 0
+    assert last["fc3.weight"].abs().sum() == 0
+    assert json.loads((tmp_path / "classifier.json").read_text())["training"]["checkpoint"] == "best"
+
+
+def test_weights_of_a_factory_are_asked_for_in_two_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    arguments = ["attack", "--model", "examples.residual_digits:make_net", "--dry-run"]
+    for more in (["--pretrained"], ["--weights", "pretrained"]):
+        assert run_command([*arguments, *more]) == 0
+    first, second = capsys.readouterr().out.split("\n}\n{\n")
+    assert first.lstrip("{\n") == second.removesuffix("\n}\n")
+    assert '"pretrained": true' in first
+    assert "state_sha256" in first
+
+
+def test_models_lists_every_architecture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if line} > set(MODELS)
+    (row,) = [line for line in lines if line.startswith("lenet5 ")]
+    assert "61,706" in row
+    assert "max, avg" in row
+    assert "LeCun" in row
+
+
 def test_fit_explains_the_chosen_layers_of_given_weights(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     torch.manual_seed(0)
@@ -223,7 +289,18 @@ def test_help_imports_nothing_heavy() -> None:
         (["explain", "--index", "a"], "whole numbers"),
         (["report", "nowhere"], "run `interpretgan diagnose` first"),
         (["report"], "interpretgan report runs/mnist"),
+        (["diagnose", "--weights", "pretrained"], "the name of a pretrained classifier"),
+        (["diagnose", "--width", "0"], "width above 0"),
+        (["diagnose", "--pool", "min"], "stride"),
         (["train", "--epochs", "0"], "epochs >= 1"),
+        (["train", "--objective", "trades"], "an eps for the objective trades"),
+        (["train", "--objective", "pgd", "--eps", "8"], "in the units of the pixels"),
+        (["train", "--objective", "pgd", "--eps", "8/255", "--beta", "6"], "got beta"),
+        (["train", "--eps", "8/255"], "no parameter for natural"),
+        (["train", "--objective", "madry"], "trades"),
+        (["train", "--lr", "0"], "lr > 0"),
+        (["train", "--averaging", "1"], "averaging"),
+        (["train", "--validation", "1347"], "at most 1346 of the 1347 training images held out"),
         (["train", "--weights", "x.pt"], "a model to train"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",

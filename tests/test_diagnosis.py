@@ -20,7 +20,7 @@ from interpretgan.explanation import InterpretGAN
 from interpretgan.gan.trainer import GANConfig
 from interpretgan.judge import Judge
 from interpretgan.readings import Readings
-from interpretgan.training import Natural, train_classifier
+from interpretgan.training import Natural, Recipe, train_classifier
 from tests import reference
 from tests.networks import Tiny
 
@@ -36,7 +36,7 @@ def digits() -> tuple[ImageSet, ImageSet]:
 def trained(train: ImageSet, seed: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Classifier:
     torch.manual_seed(seed)
     classifier = Classifier(Tiny(), bounds=bounds, mean=(bounds[1] / 4,), std=(bounds[1] / 3,))
-    train_classifier(classifier, train, objective=Natural(), epochs=6, batch_size=64, lr=4e-3, seed=seed)
+    train_classifier(classifier, train, objective=Natural(), recipe=Recipe(epochs=6, batch_size=64, lr=4e-3), seed=seed)
     return classifier
 
 

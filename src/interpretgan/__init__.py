@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from interpretgan.data import ImageSet, load_data
     from interpretgan.diagnosis import Diagnosis, diagnose
     from interpretgan.errors import InterpretGANError
+    from interpretgan.evaluation import Evaluation, evaluate
     from interpretgan.explanation import Explanation, InterpretGAN
     from interpretgan.gan.trainer import GANConfig
     from interpretgan.judge import Judge, train_judge
+    from interpretgan.pretrained import load_classifier
     from interpretgan.report import write_report
 
 _PUBLIC = {
     "Classifier": "classifier",
     "Cut": "cuts",
     "Diagnosis": "diagnosis",
+    "Evaluation": "evaluation",
     "Explanation": "explanation",
     "GANConfig": "gan.trainer",
     "ImageSet": "data",
@@ -34,7 +37,9 @@ _PUBLIC = {
     "attack": "attacks",
     "capture": "cuts",
     "diagnose": "diagnosis",
+    "evaluate": "evaluation",
     "find_cuts": "cuts",
+    "load_classifier": "pretrained",
     "load_data": "data",
     "replay": "cuts",
     "train_judge": "judge",
@@ -45,6 +50,7 @@ __all__ = [
     "Classifier",
     "Cut",
     "Diagnosis",
+    "Evaluation",
     "Explanation",
     "GANConfig",
     "ImageSet",
@@ -55,7 +61,9 @@ __all__ = [
     "attack",
     "capture",
     "diagnose",
+    "evaluate",
     "find_cuts",
+    "load_classifier",
     "load_data",
     "replay",
     "train_judge",

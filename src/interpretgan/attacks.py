@@ -7,10 +7,10 @@ and checks what came back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,12 @@ from interpretgan.errors import LabelError, ModelError, ThreatModelError
 
 NORMS = ("linf", "l2")
 ATTACKS = ("fgsm", "pgd")
-NOTHING_LEFT = 0.05
-"""Robust accuracy below which it does not matter how strong the attack was."""
 TOLERANCE = 1e-6
 """Rounding allowed above eps: relative to the largest of one, eps and the size of a pixel, as float32 rounds."""
+
+Run: TypeAlias = Callable[[Tensor], Tensor]
+"""Images `[N, C, H, W]` to logits `[N, K]`."""
+Bounds: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,10 @@ class ThreatModel:
         return asdict(self) | {"step_size": self.resolved_step_size}
 
 
+Search: TypeAlias = Callable[[Run, Tensor, Tensor, ThreatModel, Bounds], Tensor]
+"""One run of an attack, as `search` is: logits, images, true classes, threat model, bounds to its last images."""
+
+
 def attack(
     classifier: Classifier,
     images: Tensor,
@@ -106,12 +112,13 @@ def attack(
     *,
     seed: int,
     batch_size: int = 256,
+    method: Search | None = None,
 ) -> Tensor:
     """The worst image that the attack finds for each example.
 
-    Candidates are the natural image and one result per restart. A misclassified one beats a correctly
-    classified one, then the higher cross-entropy wins; both against the true label. Always full precision,
-    also inside autocast.
+    Candidates are the natural image, every image within the threat model that the attack shows to the classifier
+    on its way, and its result, over all restarts. A misclassified one beats a correctly classified one, then the
+    higher cross-entropy wins; both against the true label. Always full precision, also inside autocast.
 
     Args:
         classifier: Attacked in eval mode with frozen parameters, and given back as it was.
@@ -120,6 +127,7 @@ def attack(
         threat_model: Size and search.
         seed: Of the random starts. The global random state is left alone.
         batch_size: Images that are attacked at a time; the random starts depend on it.
+        method: Another search than the threat model's own, held to the same norm, eps and restarts. `None`: `search`.
 
     Returns:
         float32 `[N, C, H, W]` on the classifier's device, within the bounds and within eps of `images`.
@@ -138,54 +146,85 @@ def attack(
         torch.enable_grad(),
         classifier.borrowed(),
         torch.autocast(images.device.type, enabled=False),
-        _seeded(images.device, seed),
+        seeded(images.device, seed),
     ):
         images = images.clone()  # an inference tensor from outside cannot take part in autograd
         labels = check_labels(labels, len(images), classifier, images[:1])
-        _input_gradient(classifier, images[:1], labels[:1])  # raises if there is none
+        input_gradient(classifier, images[:1], labels[:1])  # raises if there is none
         for start in range(0, len(images), batch_size):
             x, y = images[start : start + batch_size], labels[start : start + batch_size]
-            found.append(_worst_case(classifier, x, y, threat_model))
+            found.append(_worst_case(classifier, x, y, threat_model, method or search))
     adversarial = torch.cat(found)
     check_perturbation(images, adversarial, threat_model, classifier.bounds)
     return adversarial
 
 
-def _worst_case(classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel) -> Tensor:
-    worst, wrong, loss = x, *_wrong_and_loss(classifier, x, y)
-    for _ in range(threat_model.restarts):
-        candidate = search(classifier.run, x, y, threat_model, classifier.bounds)
-        candidate_wrong, candidate_loss = _wrong_and_loss(classifier, candidate, y)
-        worse = (candidate_wrong & ~wrong) | ((candidate_wrong == wrong) & (candidate_loss > loss))
-        worst = torch.where(worse.view(-1, 1, 1, 1), candidate, worst)
-        wrong, loss = torch.where(worse, candidate_wrong, wrong), torch.where(worse, candidate_loss, loss)
-    return worst
+def _worst_case(classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel, method: Search) -> Tensor:
+    worst = _Worst(x, y, threat_model, classifier.bounds)
 
+    def watched(images: Tensor) -> Tensor:
+        logits = classifier.run(images)
+        worst.see(images, logits)
+        return logits
 
-def _wrong_and_loss(classifier: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        logits = classifier.run(x).float()
-    return logits.argmax(dim=1) != y, F.cross_entropy(logits, y, reduction="none")
+        watched(x)
+    for _ in range(threat_model.restarts):
+        last = method(watched, x, y, threat_model, classifier.bounds)
+        with torch.no_grad():
+            watched(last)
+    return worst.images
 
 
-class _Logits(nn.Module):
-    """The module that foolbox wants; it holds a function, so the user's model is not registered or moved."""
+class _Worst:
+    """The worst image of each example, of all images that were seen and are within the threat model."""
 
-    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, x: Tensor, y: Tensor, threat_model: ThreatModel, bounds: Bounds) -> None:
+        self.images = x
+        self._x, self._y, self._norm, self._bounds = x, y, threat_model.norm, bounds
+        self._most = threat_model.eps + _slack(threat_model, bounds)
+        self._wrong = torch.zeros_like(y, dtype=torch.bool)
+        self._loss = torch.full(y.shape, -math.inf, device=y.device)
+
+    @torch.no_grad()
+    def see(self, images: Tensor, logits: Tensor) -> None:
+        """Keep those images that are worse than what was seen before."""
+        logits = logits.detach().float()
+        wrong, loss = logits.argmax(dim=1) != self._y, F.cross_entropy(logits, self._y, reduction="none")
+        worse = (wrong & ~self._wrong) | ((wrong == self._wrong) & (loss > self._loss))
+        flat = images.flatten(1)
+        worse &= perturbation_size(images - self._x, self._norm) <= self._most
+        worse &= (flat.amin(dim=1) >= self._bounds[0]) & (flat.amax(dim=1) <= self._bounds[1])
+        self.images = torch.where(worse.view(-1, 1, 1, 1), images.detach(), self.images)
+        self._wrong, self._loss = torch.where(worse, wrong, self._wrong), torch.where(worse, loss, self._loss)
+
+
+class Logits(nn.Module):
+    """The module that attack libraries want: float32 logits of images.
+
+    Args:
+        run: Images to logits. A function, so that the user's model is not registered or moved.
+    """
+
+    def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits of images."""
         return self._run(images).float()
 
 
 def search(
-    run: Callable[[Tensor], Tensor],
+    run: Run,
     x: Tensor,
     y: Tensor,
     threat_model: ThreatModel,
-    bounds: tuple[float, float],
+    bounds: Bounds,
+    *,
+    loss: Callable[[Tensor], Tensor] | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
     """One run of the attack from one start, unchecked: the core of `attack` and of adversarial training.
 
@@ -198,10 +237,13 @@ def search(
         y: True classes `[N]`.
         threat_model: Size and search; restarts are the caller's.
         bounds: Lowest and highest value of a pixel.
+        loss: What PGD maximises: logits `[N, K]` to a scalar, summed over the examples. `None`: cross-entropy.
+        start: Where PGD starts, `[N, C, H, W]`. `None`: drawn uniformly from the ball.
 
     Returns:
         The last iterate, `[N, C, H, W]`.
     """
+    from eagerpy.astensor import astensor
     from foolbox.attacks.fast_gradient_method import L2FastGradientAttack, LinfFastGradientAttack
     from foolbox.attacks.projected_gradient_descent import (
         L2ProjectedGradientDescentAttack,
@@ -211,7 +253,7 @@ def search(
     from foolbox.models.pytorch import PyTorchModel
 
     tm = threat_model
-    model = PyTorchModel(_Logits(run), bounds=bounds, device=x.device)
+    model = PyTorchModel(Logits(run), bounds=bounds, device=x.device)
     if tm.attack == "fgsm":
         one_step = LinfFastGradientAttack if tm.norm == "linf" else L2FastGradientAttack
         found: Tensor = one_step().run(model, x, Misclassification(y), epsilon=tm.eps)
@@ -219,6 +261,11 @@ def search(
         iterated = LinfProjectedGradientDescentAttack if tm.norm == "linf" else L2ProjectedGradientDescentAttack
         # the step is ours: foolbox's own default, a fortieth of eps or less, is too short for few steps
         method = iterated(abs_stepsize=tm.resolved_step_size, steps=tm.steps, random_start=True)
+        if loss is not None:
+            # foolbox says of this method and the next that users can override them
+            method.get_loss_fn = lambda model, labels: lambda inputs: astensor(loss(model(inputs).raw))  # type: ignore[method-assign]
+        if start is not None:
+            method.get_random_start = lambda *_: astensor(start)  # type: ignore[method-assign]
         found = method.run(model, x, Misclassification(y), epsilon=tm.eps)
     return found.detach()
 
@@ -229,20 +276,21 @@ def perturbation_size(difference: Tensor, norm: str) -> Tensor:
     return flat.abs().amax(dim=1) if norm == "linf" else flat.norm(dim=1)
 
 
-def check_perturbation(
-    images: Tensor, adversarial: Tensor, threat_model: ThreatModel, bounds: tuple[float, float]
-) -> None:
+def _slack(threat_model: ThreatModel, bounds: Bounds) -> float:
+    return TOLERANCE * max(1.0, threat_model.eps, *map(abs, bounds))
+
+
+def check_perturbation(images: Tensor, adversarial: Tensor, threat_model: ThreatModel, bounds: Bounds) -> None:
     """Raise unless every perturbed image is within eps (up to rounding) of its image, and within the bounds.
 
     Raises:
         ThreatModelError: It is not.
     """
     low, high = bounds
-    slack = TOLERANCE * max(1.0, threat_model.eps, abs(low), abs(high))
     sizes = perturbation_size(adversarial - images, threat_model.norm)
     largest = float(sizes.max())
     least, most = (float(v) for v in adversarial.aminmax())
-    if not (largest <= threat_model.eps + slack and least >= low and most <= high):
+    if not (largest <= threat_model.eps + _slack(threat_model, bounds) and least >= low and most <= high):
         raise ThreatModelError(
             expected=f"a {threat_model.norm} perturbation <= {threat_model.eps:g} within [{low:g}, {high:g}]",
             got=f"size {largest:.8g}, pixels within [{least:.8g}, {most:.8g}]",
@@ -250,8 +298,34 @@ def check_perturbation(
         )
 
 
+def largest_eps(norm: str, bounds: Bounds, shape: Sequence[int]) -> float:
+    """The distance between the darkest and the brightest image `[C, H, W]`: no perturbation can be larger."""
+    width = bounds[1] - bounds[0]
+    return width if norm == "linf" else width * math.sqrt(math.prod(shape))
+
+
+def require_eps_within_range(threat_model: ThreatModel, bounds: Bounds, shape: Sequence[int]) -> None:
+    """Raise if eps allows more than the whole range of the pixels, as an eps in other units than theirs does.
+
+    Args:
+        threat_model: Its norm and eps.
+        bounds: Lowest and highest value of a pixel.
+        shape: Channels, height and width of an image.
+
+    Raises:
+        ThreatModelError: It does.
+    """
+    most = largest_eps(threat_model.norm, bounds, shape)
+    if threat_model.eps > most:
+        raise ThreatModelError(
+            expected=f"a {threat_model.norm} eps <= {most:g}, for pixels within [{bounds[0]:g}, {bounds[1]:g}]",
+            got=f"{threat_model.eps:g}",
+            do="state it in the units of the pixels, e.g. 8/255 for 8 of 255 levels",
+        )
+
+
 def equal_norm_noise(
-    images: Tensor, threat_model: ThreatModel, bounds: tuple[float, float], *, generator: torch.Generator
+    images: Tensor, threat_model: ThreatModel, bounds: Bounds, *, generator: torch.Generator
 ) -> Tensor:
     """Random noise of the size that the adversary may use: the control for "any such change does it".
 
@@ -274,67 +348,6 @@ def equal_norm_noise(
         direction = draw / perturbation_size(draw, "l2").clamp_min(1e-12).view(-1, 1, 1, 1)
     noise = (threat_model.eps * direction).to(images)
     return (images + noise).clamp(*bounds)
-
-
-def zero_gradient_share(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 256) -> float:
-    """Share of examples where the gradient of the cross-entropy is exactly zero or not finite.
-
-    There a gradient attack cannot move: saturation or masking, not robustness.
-
-    Args:
-        classifier: Given back as it was.
-        images: `[N, C, H, W]` within the bounds.
-        labels: True classes `[N]`.
-        batch_size: Images at a time.
-
-    Raises:
-        ModelError: No gradient reaches the input at all.
-    """
-    images = classifier.check_images(images).detach().to(torch.float32)
-    stuck = 0
-    with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
-        images = images.clone()
-        labels = check_labels(labels, len(images), classifier, images[:1])
-        for start in range(0, len(images), batch_size):
-            gradient = _input_gradient(
-                classifier, images[start : start + batch_size], labels[start : start + batch_size]
-            )
-            size = perturbation_size(gradient, "linf")
-            stuck += int(((size == 0) | ~size.isfinite()).sum())
-    return stuck / len(images)
-
-
-def check_trust(
-    threat_model: ThreatModel,
-    *,
-    examples: int,
-    natural: float,
-    adversarial: float,
-    noise: float | None = None,
-    zero_gradients: float = 0.0,
-) -> tuple[str, ...]:
-    """Reasons to doubt a robust accuracy, one line each; empty when none is known.
-
-    Args:
-        threat_model: How the adversarial examples were found.
-        examples: How many were attacked.
-        natural: Accuracy on the images, 0 to 1.
-        adversarial: Accuracy on the adversarial examples.
-        noise: Accuracy under `equal_norm_noise`; `None`: not measured.
-        zero_gradients: See `zero_gradient_share`.
-    """
-    flags = []
-    if adversarial > NOTHING_LEFT:  # where nothing is left, no stronger attack could say otherwise
-        flags.append(f"{threat_model.attack} only: no black-box attack confirms the robust accuracy")
-    if examples < 1000:
-        flags.append(f"only {examples} examples: fewer than 1,000")
-    if noise is not None and noise <= adversarial and natural > 0:
-        flags.append(f"random noise is as good as the attack: accuracy {noise:.3f} against {adversarial:.3f}")
-    if threat_model.attack == "pgd" and adversarial >= natural > 0:
-        flags.append(f"the iterative attack never succeeds: accuracy stays {natural:.3f}")
-    if zero_gradients > 0:
-        flags.append(f"no usable gradient at {zero_gradients:.1%} of the examples: masking or saturation")
-    return tuple(flags)
 
 
 def check_labels(labels: object, count: int, classifier: Classifier, probe: Tensor) -> Tensor:
@@ -380,11 +393,15 @@ def require_gradient(classifier: Classifier, images: Tensor) -> None:
     x = classifier.check_images(images[:1])
     classifier(x)  # any other fault of the model is told by its own message
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
-        _input_gradient(classifier, x, torch.zeros(1, dtype=torch.int64, device=x.device))
+        input_gradient(classifier, x, torch.zeros(1, dtype=torch.int64, device=x.device))
 
 
-def _input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
-    """Gradient of the cross-entropy at the images, `[N, C, H, W]`."""
+def input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient of the summed cross-entropy at the images, `[N, C, H, W]`; inside `borrowed()`, gradients enabled.
+
+    Raises:
+        ModelError: There is none.
+    """
     x = x.detach().clone().requires_grad_()
     loss = F.cross_entropy(classifier.run(x).float(), y, reduction="sum")
     gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
@@ -398,7 +415,7 @@ def _input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
 
 
 @contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Global random state seeded inside, as it was outside."""
     devices = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     with torch.random.fork_rng(devices=devices):

@@ -16,17 +16,20 @@ from interpretgan.config import (
     DEMO_GENERATOR_STEPS,
     AttackOptions,
     DataOptions,
+    EvaluationOptions,
     GeneratorOptions,
     JudgeOptions,
     ModelOptions,
     ReadingOptions,
     RunOptions,
     Settings,
+    TrainingOptions,
 )
 from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
 
 if TYPE_CHECKING:
     from interpretgan.diagnosis import Diagnosis
+    from interpretgan.evaluation import Evaluation
     from interpretgan.pipeline import Job
 
 BAD_INPUT = 2
@@ -44,6 +47,7 @@ app = App(
 
 TRAIN = ("data", "model")
 ATTACK = (*TRAIN, "attack")
+EVALUATE = (*TRAIN, "evaluation")
 FIT = (*TRAIN, "generator")
 EXPLAIN = (*TRAIN, "attack", "judge", "generator")
 DIAGNOSE = (*EXPLAIN, "reading")
@@ -70,7 +74,7 @@ def layers(
     """
     settings = Settings(data=data, model=model, run=run)
     with _job(settings, TRAIN, None) as job:
-        anatomy = job.anatomy(job.built)
+        anatomy = job.subject.anatomy(job.subject.built)
     rows = [("layer", "kind", "shape", "")]
     for cut in anatomy.cuts:
         rows.append(
@@ -100,27 +104,59 @@ def layers(
 
 
 @app.command
+def models() -> None:
+    """The architectures that --model takes, and the pretrained classifiers with their accuracy.
+
+    A pretrained classifier is taken with its name and --weights pretrained, e.g.
+    `interpretgan diagnose --data mnist --model lenet5-avg-trades --weights pretrained`.
+    """
+    from interpretgan.models import MODELS
+    from interpretgan.pretrained import card_names, read_card
+
+    known = [(name, f"{spec.parameters:,}", ", ".join(spec.pools), spec.source) for name, spec in MODELS.items()]
+    print(_table([("architecture", "parameters", "--pool", "source"), *known]))
+    print(
+        "\nParameters are for 10 classes and width 1; the first pooling is the default. Any wrn-DEPTH-WIDENING works.\n"
+    )
+    rows = [("pretrained", "data", "objective", "eps", "natural", "PGD", "AutoAttack")]
+    for card in map(read_card, card_names()):
+        figures = (card.figure(name) for name in ("natural", "pgd", "autoattack"))
+        shown = ("-" if figure is None else f"{figure['value']:.1%}" for figure in figures)
+        eps = "-" if card.eps is None else _fraction(card.eps)
+        rows.append((card.name, card.data["name"], card.objective["name"], eps, *shown))
+    print(_table(rows))
+
+
+@app.command
 def train(
     *,
     data: DataOptions = DataOptions(),
     model: ModelOptions = ModelOptions(),
+    training: TrainingOptions = TrainingOptions(),
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
-    """Train a classifier; its weights go to classifier.safetensors.
+    """Train a classifier, for natural accuracy or for robustness.
+
+    Its weights go to classifier.safetensors: those of the best epoch on images held out of the training, where the
+    recipe holds some out; classifier-last.safetensors then has those of the last epoch. classifier.json says how it was
+    trained. To diagnose it: `interpretgan diagnose --weights FOLDER/classifier.safetensors`, with the same --data,
+    --model and --pool.
+
+    Example: `interpretgan train --data cifar10 --model vgg-small --pool avg --objective trades --eps 8/255`
 
     Args:
         dry_run: Print the resolved settings and stop.
     """
-    settings = Settings(data=data, model=model, run=run)
-    if model.weights is not None or model.pretrained:
+    settings = Settings(data=data, model=model, run=run, training=training)
+    if model.given:
         raise ConfigError(
             expected="a model to train", got="one with weights", do="leave --weights and --pretrained out"
         )
     if _dry(settings, TRAIN, dry_run):
         return
     with _job(settings, TRAIN, _out(run, "train")) as job:
-        _ = job.classifier
+        _ = job.subject.classifier
         print(f"weights: {job.folder / 'classifier.safetensors' if job.folder else ''}")
 
 
@@ -153,6 +189,35 @@ def attack(
 
 
 @app.command
+def evaluate(
+    *,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    evaluation: EvaluationOptions = EvaluationOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Measure how robust a classifier is: its accuracy under several attacks, and whether that figure can be trusted.
+
+    Prints the accuracy under each attack and in the worst case per example, with intervals, then every reason to doubt
+    it. evaluation.json has that and all settings, and the accuracy over eps and over steps; evaluation.npz has which
+    examples are right.
+
+    Example: `interpretgan evaluate --data mnist --model lenet5-avg-trades --weights pretrained --eps 0.3`
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data=data, model=model, evaluation=evaluation, run=run)
+    if _dry(settings, EVALUATE, dry_run):
+        return
+    with _job(settings, EVALUATE, _out(run, "evaluate")) as job:
+        result = job.evaluation()
+        print(_evaluation(result))
+        print(f"\nevaluation: {job.folder / 'evaluation.json' if job.folder else ''}")
+
+
+@app.command
 def fit(
     *,
     data: DataOptions = DataOptions(),
@@ -170,7 +235,7 @@ def fit(
     if _dry(settings, FIT, dry_run):
         return
     with _job(settings, FIT, _out(run, "fit")) as job:
-        _ = job.interpreters
+        _ = job.instruments.interpreters
         print(f"generator: {job.folder.path if job.folder else ''}/generator-{run.seed}.safetensors")
 
 
@@ -200,7 +265,7 @@ def explain(
         return
     with _job(settings, EXPLAIN, _out(run, "explain")) as job:
         explanation = job.explain(indices)
-        classes, file = job.test.classes, job.draw(explanation)
+        classes, file = job.workshop.test.classes, job.draw(explanation)
         assert explanation.labels is not None
         assert explanation.adversarial_readings is not None
         for row, number in enumerate(indices):
@@ -288,6 +353,24 @@ def _answer(result: Diagnosis, file: Path) -> None:
     print(f"{summary_table(result.to_dict())}\n\n{answer_sentence(result.to_dict())}\n\nreport: {file}")
 
 
+def _evaluation(result: Evaluation) -> str:
+    """The figures of an evaluation as a table, then its flags."""
+    shares = {**result.accuracy, "random noise": result.controls["noise"]}
+    level = f"{100 * result.provenance['confidence']:g} % interval"
+    rows = [("attack", "accuracy %", level)]
+    rows += [
+        (
+            name.replace("worst_case", "worst case"),
+            f"{100 * share.value:.1f}",
+            f"[{100 * share.low:.1f}, {100 * share.high:.1f}]",
+        )
+        for name, share in shares.items()
+    ]
+    tm, count = result.threat_model, result.data["examples"]
+    title = f"{count} images, {tm['norm']}, eps {_fraction(tm['eps'])}"
+    return "\n".join([title, "", _table(rows), *(f"! {flag}" for flag in result.flags)])
+
+
 @contextlib.contextmanager
 def _job(settings: Settings, sections: tuple[str, ...], folder: Path | None) -> Iterator[Job]:
     from interpretgan.pipeline import Job
@@ -322,6 +405,12 @@ def _whole_numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(expected="whole numbers a,b,c", got=f"'{text}'", do="e.g. --index 0,3,7") from None
+
+
+def _fraction(eps: float) -> str:
+    """A size as people write it: in 255ths where it is a whole number of them."""
+    levels = eps * 255
+    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{eps:g}"
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

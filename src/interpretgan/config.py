@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,9 @@ from interpretgan.errors import ConfigError
 
 if TYPE_CHECKING:
     from interpretgan.attacks import ThreatModel
+    from interpretgan.data import ImageSet
     from interpretgan.gan.trainer import GANConfig
+    from interpretgan.training import Objective, Recipe
 
 DEMO_GENERATOR_STEPS = 400
 """Enough for the digits; the demonstration is to end within three minutes."""
@@ -64,19 +66,123 @@ class ModelOptions:
     """Which classifier."""
 
     model: str = "lenet5"
-    """A built-in model (lenet5), or your own as package.module:factory, a function that returns the module."""
-    pool: Literal["max", "avg"] = "max"
-    """Pooling of a built-in model."""
-    weights: Path | None = None
-    """Its weights, a safetensors file or a state dict in .pt [default: it is trained]."""
+    """An architecture or a pretrained classifier that `interpretgan models` lists, or your own as
+    package.module:factory, a function that returns the module."""
+    pool: Literal["max", "avg", "stride", "blur"] | None = None
+    """Pooling of an architecture [default: the one that it was published with]."""
+    width: Number | None = None
+    """Multiplies the channels of an architecture [default: 1]."""
+    weights: Literal["pretrained"] | Path | None = None
+    """Its weights: a file, .safetensors or a state dict in .pt, or the word pretrained, for those that come with the
+    model [default: it is trained]."""
     pretrained: Annotated[bool, Parameter(negative="")] = False
-    """Take your model as the factory returns it: load and train nothing."""
+    """The same as --weights pretrained, for a model of your own."""
     mean: Numbers = None
     """Mean per channel that the model wants subtracted, for pixels in [0, 1]: a,b,c."""
     std: Numbers = None
     """Deviation per channel that the model wants divided by: a,b,c."""
     epochs: int | None = None
     """Passes over the training images, where the classifier is trained [default: by the size of the data]."""
+
+    @property
+    def own(self) -> bool:
+        """Whether the model comes from a factory of the user's."""
+        return ":" in self.model
+
+    @property
+    def given(self) -> bool:
+        """Whether there are weights, so that nothing is trained."""
+        return self.pretrained or self.weights is not None
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the weights are those inside this package."""
+        return self.weights == "pretrained" and not self.own
+
+    @property
+    def as_returned(self) -> bool:
+        """Whether the weights are those that the user's factory returns."""
+        return self.own and self.given and self.file is None
+
+    @property
+    def file(self) -> Path | None:
+        """The file of weights, if they are in one of the user's."""
+        return self.weights if isinstance(self.weights, Path) else None
+
+
+@Parameter(name="*", group="Training")
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How the classifier is trained."""
+
+    objective: Literal["natural", "fast", "pgd", "trades"] = "natural"
+    """What for: accuracy on natural images, or robustness: fast (one gradient step), pgd, trades."""
+    eps: Number | None = None
+    """Largest perturbation to be robust against, for pixels in [0, 1]; fractions like 8/255 are fine."""
+    norm: Literal["linf", "l2"] = "linf"
+    """How the size of a perturbation is measured."""
+    inner_steps: int | None = None
+    """Steps of the attack inside the training [default: 7 for pgd, 10 for trades]."""
+    step_size: Number | None = None
+    """Length of such a step [default: by eps and the number of steps]."""
+    beta: Number | None = None
+    """How much trades values robustness over natural accuracy [default: 6]."""
+    batch_size: int | None = None
+    """Images per step [default: by the size of the data]."""
+    lr: Number | None = None
+    """Highest learning rate [default: by the data and the objective, as for all settings below]."""
+    weight_decay: Number | None = None
+    """Decay of the weights."""
+    optimizer: Literal["adamw", "sgd"] | None = None
+    """What takes the steps; sgd has momentum 0.9."""
+    schedule: Literal["one-cycle", "step"] | None = None
+    """How the learning rate changes: up and down once, or down in steps."""
+    augmentation: Literal["none", "shift", "shift-flip"] | None = None
+    """Random changes of the training images: shifts, and mirror images."""
+    averaging: Number | None = None
+    """Decay of the running mean of the weights that is kept in their place, e.g. 0.995; 0 keeps the weights."""
+    validation: int | None = None
+    """Training images held out to choose the best epoch on; 0 keeps the last."""
+
+    def build(self) -> Objective:
+        """The checked objective.
+
+        Raises:
+            ConfigError, ThreatModelError: A parameter missing, too many or out of range.
+        """
+        from interpretgan.training import build_objective
+
+        return build_objective(
+            self.objective,
+            eps=self.eps,
+            norm=self.norm,
+            steps=self.inner_steps,
+            step_size=self.step_size,
+            beta=self.beta,
+        )
+
+    def recipe(self, data: ImageSet, epochs: int | None = None) -> Recipe:
+        """The recipe that suits the data and the objective, with what was chosen in place of its defaults.
+
+        Args:
+            data: The training images.
+            epochs: Passes over them. `None`: the recipe's.
+
+        Raises:
+            ConfigError: A setting out of range.
+        """
+        from interpretgan.training import default_recipe
+
+        recipe = default_recipe(data, self.objective)
+        chosen = {field.name: getattr(self, field.name, None) for field in fields(recipe)} | {"epochs": epochs}
+        recipe = replace(recipe, **{name: value for name, value in chosen.items() if value is not None})
+        if recipe.validation >= len(data):
+            raise ConfigError(
+                expected=f"at most {len(data) - 1} of the {len(data)} training images held out",
+                got=str(recipe.validation),
+                do="hold out fewer with --validation",
+            )
+        return recipe
 
 
 @Parameter(name="*", group="Attack")
@@ -201,6 +307,58 @@ class ReadingOptions:
             )
 
 
+@Parameter(name="*", group="Evaluation")
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Which attacks, how large, on how many images."""
+
+    attacks: str = "fgsm,pgd,autoattack"
+    """Attacks with commas between, of fgsm, pgd, cw, deepfool and autoattack."""
+    norm: Literal["linf", "l2"] = "linf"
+    """How the size of a perturbation is measured."""
+    eps: Number = 0.2
+    """Largest perturbation, for pixels in [0, 1]; fractions like 8/255 are fine."""
+    steps: int = 40
+    """Steps of PGD, and of CW in linf."""
+    restarts: int = 5
+    """Their random starts, of which the worst case per example counts."""
+    step_size: Number | None = None
+    """Length of a step [default: eps/4 with ten steps or more]."""
+    examples: int = 1000
+    """Test images that are attacked, from the first."""
+    curve_examples: int = 500
+    """How many of these the curves over eps and over steps are drawn from."""
+    confidence: float = 0.95
+    """Level of the intervals."""
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "curve_examples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(expected=f"{name} >= 1", got=str(getattr(self, name)), do="attack some images")
+        if not 0 < self.confidence < 1:
+            raise ConfigError(expected="0 < confidence < 1", got=f"{self.confidence}", do="try 0.95")
+
+    def threat_model(self) -> ThreatModel:
+        """The checked threat model.
+
+        Raises:
+            ThreatModelError: A setting out of range.
+        """
+        from interpretgan.attacks import ThreatModel
+
+        return ThreatModel(self.norm, self.eps, "pgd", self.steps, self.restarts, self.step_size)
+
+    def names(self) -> tuple[str, ...]:
+        """The checked names of the attacks.
+
+        Raises:
+            ConfigError: One that does not exist, or none.
+        """
+        from interpretgan.evaluation.methods import check_names
+
+        return check_names([name.strip() for name in self.attacks.split(",") if name.strip()])
+
+
 @Parameter(name="*", group="Run")
 @dataclass(frozen=True)
 class RunOptions:
@@ -229,12 +387,14 @@ class Settings:
     generator: GeneratorOptions = GeneratorOptions()
     reading: ReadingOptions = ReadingOptions()
     run: RunOptions = RunOptions()
+    training: TrainingOptions = TrainingOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
 
     def resolve(self, sections: tuple[str, ...]) -> dict[str, Any]:
         """The named sections as plain JSON, checked, with every default filled in.
 
         Args:
-            sections: Of `data`, `model`, `attack`, `judge`, `generator`, `reading`.
+            sections: Of `data`, `model`, `attack`, `judge`, `generator`, `reading`, `evaluation`.
 
         Raises:
             InterpretGANError: A setting out of range, or that does not fit the others.
@@ -242,11 +402,17 @@ class Settings:
         from dataclasses import asdict
 
         model = self.model
-        if model.pretrained and (model.weights is not None or ":" not in model.model):
+        if model.pretrained and (model.file is not None or not model.own):
             raise ConfigError(
-                expected="pretrained with a factory of your own and no weights",
+                expected="--pretrained with a factory of your own and no weights",
                 got=f"model {model.model}" + (f" with weights {model.weights}" if model.weights else ""),
-                do="name the model as package.module:factory, or leave --pretrained out",
+                do="name the model as package.module:factory, or say --weights pretrained for one of this package",
+            )
+        if model.shipped and (model.mean is not None or model.std is not None):
+            raise ConfigError(
+                expected=f"{model.model} with the normalisation that it was trained with",
+                got="--mean or --std",
+                do="leave them out",
             )
         for name, value in (("epochs", model.epochs), ("judge-epochs", self.judge.judge_epochs)):
             if value is not None and value < 1:
@@ -254,7 +420,11 @@ class Settings:
         whole = {
             # Where the data lie does not change a result; what they are is in the hash that is added on loading.
             "data": {"name": self.data.data, "image_size": self.data.image_size},
-            "model": {**asdict(model), "weights": None},
+            "model": {
+                **asdict(model),
+                "weights": "pretrained" if model.shipped else None,
+                "pretrained": model.as_returned,
+            },
             "attack": self.attack.threat_model().to_dict(),
             "judge": {"judge": self.judge.judge},
             "generator": {
@@ -263,6 +433,11 @@ class Settings:
                 "cuts": self.generator.names(),
             },
             "reading": asdict(self.reading),
+            "evaluation": {
+                **asdict(self.evaluation),
+                "attacks": self.evaluation.names(),
+                "step_size": self.evaluation.threat_model().resolved_step_size,
+            },
         }
         common = {"version": version("interpretgan"), "seed": self.run.seed, "device": self.run.device}
         return {**common, **{name: whole[name] for name in sections}}

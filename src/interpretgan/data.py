@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from interpretgan.errors import DataError
+from interpretgan.errors import DataError, LabelError
 from interpretgan.image_sources import SPLITS, Example, Source, find_source, hash_of
 from interpretgan.types import ImageSource, TensorImages
 
@@ -122,6 +122,40 @@ def as_source(images: Tensor | ImageSource, labels: Tensor | None, bounds: tuple
     if isinstance(images, ImageSet):
         return images.scaled(bounds)
     return TensorImages(images, labels) if isinstance(images, Tensor) else images
+
+
+def labelled_source(images: Tensor | ImageSource, labels: Tensor | None, bounds: tuple[float, float]) -> ImageSource:
+    """`as_source`, for what needs true classes: they come with a tensor of images, and with nothing else.
+
+    Raises:
+        LabelError: They do not.
+    """
+    if not isinstance(images, Tensor) and labels is not None:
+        raise LabelError(
+            expected="labels beside a tensor of images only",
+            got=f"labels beside a {type(images).__name__}, which has its own",
+            do="leave labels out",
+        )
+    if isinstance(images, Tensor) and (labels is None or len(labels) != len(images)):
+        raise LabelError(
+            expected=f"labels [{len(images)}] with a tensor of images",
+            got="none" if labels is None else str(tuple(labels.shape)),
+            do="pass them right after the images",
+        )
+    return as_source(images, labels, bounds)
+
+
+def describe(images: Tensor | ImageSource) -> dict[str, Any]:
+    """What is known of images, for the record of a result: nothing, unless they are an `ImageSet`."""
+    if not isinstance(images, ImageSet):
+        return {}
+    return {
+        "name": images.name,
+        "split": images.split,
+        "classes": list(images.classes),
+        "sha256": images.sha256,
+        "note": images.note,
+    }
 
 
 def load_data(

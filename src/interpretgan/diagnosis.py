@@ -14,17 +14,13 @@ import torch
 from torch import Tensor
 
 from interpretgan import vulnerability as vul
-from interpretgan.attacks import (
-    ThreatModel,
-    check_labels,
-    check_perturbation,
-    check_trust,
-    zero_gradient_share,
-)
+from interpretgan.attacks import ThreatModel, check_labels, check_perturbation, largest_eps
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut
-from interpretgan.data import ImageSet, as_source
-from interpretgan.errors import ConfigError, LabelError, RunFolderError
+from interpretgan.data import describe, labelled_source
+from interpretgan.errors import ConfigError, RunFolderError
+from interpretgan.evaluation import trust
+from interpretgan.evaluation.curves import Sample
 from interpretgan.explanation import InterpretGAN
 from interpretgan.files import read_json, write_json
 from interpretgan.judge import Judge
@@ -44,7 +40,11 @@ QUIET = 0.03
 FOOLED = 0.8
 """A judge that keeps less of its own accuracy on the attacked images is flagged."""
 CONTROL_IMAGES = 250
-"""Images on which the control with eps = 0 runs."""
+"""Images on which the control with eps = 0 and the checks of the model run."""
+SEARCHED = 128
+"""Of these, on how many the attack runs again with other settings."""
+REPLAYED = 4
+"""Images whose latents are replayed from every cut, before anything is read."""
 
 
 @dataclass(frozen=True)
@@ -236,10 +236,14 @@ def diagnose(
     Raises:
         LabelError: Labels that do not fit.
         ConfigError: Nothing to read, or interpreters of different cuts.
+        ThreatModelError: No threat model.
+        ModelError: A model that stays in train mode.
+        CutError: Replaying the network from a cut does not reproduce its logits.
     """
+    trust.require_threat_model(threat_model)
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
     classifier, cuts = _same_cuts(interpreters)
-    source = _labelled(images, labels, classifier.bounds)
+    source = labelled_source(images, labels, classifier.bounds)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or bootstrap < 0 or not 0 < confidence < 1:
         raise ConfigError(
@@ -248,9 +252,15 @@ def diagnose(
             do="check the settings",
         )
     probe, probe_labels = source.batch(torch.arange(min(count, CONTROL_IMAGES)))
-    check_labels(probe_labels, len(probe), classifier, probe[:1])
-
+    probe = classifier.check_images(probe)
+    probe_labels = check_labels(probe_labels, len(probe), classifier, probe[:1])
+    trust.require_eval_mode(classifier)
+    trust.require_replay(classifier, cuts, probe[:REPLAYED])
+    doubts = trust.model_flags(classifier, probe, probe_labels)
     if adversarial is None:
+        sample = Sample(classifier, probe[:SEARCHED], probe_labels[:SEARCHED], seed=seed)
+        largest = largest_eps(threat_model.norm, classifier.bounds, probe.shape[1:])
+        doubts += trust.search_flags(sample.accuracy, sample.examples, threat_model, largest)
         adversarial = attacker(classifier, threat_model, seed=seed)
     else:
         adversarial = _checked(adversarial, classifier, threat_model)
@@ -302,13 +312,10 @@ def diagnose(
         "noise_max_abs_vulnerability": max(abs(layer.vulnerability_noise.value) for layer in layers),
         **_agreement(readings),
     }
-    trust = check_trust(
-        threat_model,
-        examples=count,
-        natural=model[0],
-        adversarial=model[1],
-        noise=model[2],
-        zero_gradients=zero_gradient_share(classifier, probe, probe_labels),
+    doubts += trust.raised(
+        trust.noise_as_good(model[2], model[1], model[0]),
+        trust.gradient_attacks_only([threat_model.attack], model[1]),
+        trust.few_examples(count),
     )
     return Diagnosis(
         classifier={
@@ -316,13 +323,13 @@ def diagnose(
             "parameters": sum(p.numel() for p in classifier.model.parameters()),
             **(classifier_info or {}),
         },
-        data={"examples": count, **_described(images), **(data_info or {})},
+        data={"examples": count, **describe(images), **(data_info or {})},
         threat_model=threat_model.to_dict(),
         accuracy=accuracy,
         layers=layers,
         controls=controls,
         judge={"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial},
-        flags=(*trust, *_flags(accuracy, controls)),
+        flags=(*doubts, *_flags(accuracy, controls)),
         provenance={
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [one.seed for one in interpreters],
@@ -353,35 +360,6 @@ def _same_cuts(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[
             do="fit them on the same classifier and cuts, with different seeds",
         )
     return interpreters[0].classifier, interpreters[0].cuts
-
-
-def _labelled(images: Tensor | ImageSource, labels: Tensor | None, bounds: tuple[float, float]) -> ImageSource:
-    if not isinstance(images, Tensor) and labels is not None:
-        raise LabelError(
-            expected="labels beside a tensor of images only",
-            got=f"labels beside a {type(images).__name__}, which has its own",
-            do="leave labels out",
-        )
-    if isinstance(images, Tensor) and (labels is None or len(labels) != len(images)):
-        raise LabelError(
-            expected=f"labels [{len(images)}] with a tensor of images",
-            got="none" if labels is None else str(tuple(labels.shape)),
-            do="pass diagnose(interpreter, judge, images, labels, ...)",
-        )
-    return as_source(images, labels, bounds)
-
-
-def _described(images: Tensor | ImageSource) -> dict[str, Any]:
-    """What is known of the images."""
-    if not isinstance(images, ImageSet):
-        return {}
-    return {
-        "name": images.name,
-        "split": images.split,
-        "classes": list(images.classes),
-        "sha256": images.sha256,
-        "note": images.note,
-    }
 
 
 def _pool(readings: Sequence[Readings]) -> Readings:

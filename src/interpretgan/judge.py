@@ -101,7 +101,9 @@ def train_judge(
         )
     if epochs is not None and epochs < 1:
         raise ConfigError(expected="epochs >= 1", got=f"{epochs}", do="raise it, or leave it to the recipe")
-    recipe = default_recipe(train, "adversarial")
+    recipe = default_recipe(train, "judge")
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs)
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)  # the CPU's alone: models are built there
         model = build_model(
@@ -115,9 +117,7 @@ def train_judge(
         classifier,
         train,
         objective=adversarial_objective(threat_model),
-        epochs=recipe.epochs if epochs is None else epochs,
-        batch_size=recipe.batch_size,
-        lr=recipe.lr,
+        recipe=recipe,
         seed=seed,
         device=device,
         bf16=bf16,

@@ -24,7 +24,7 @@ CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 OURS = (LOCK_FILE, "layers.json")
 """Files of ours that a folder may hold before a run begins in it."""
-RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "foolbox")
+RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "foolbox", "pyautoattack")
 """Packages whose version can change a number, and so goes into every provenance."""
 
 

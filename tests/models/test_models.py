@@ -1,24 +1,29 @@
-"""Classifiers by name, and weights that load whole or not at all."""
+"""Classifiers by name: the names, their errors, and the networks of the list one by one."""
 
 from __future__ import annotations
 
-import copy
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from interpretgan.errors import ConfigError, InputError, ModelError, WeightsError
-from interpretgan.models import MODELS, LeNet5, build_model, load_weights, save_weights
+from interpretgan.errors import ConfigError, InputError, ModelError
+from interpretgan.models import LeNet5, build_model
+from interpretgan.models.wide_resnet import Block
 
 FACTORIES = """
 import torch.nn as nn
 def plain(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
 def some(num_classes, depth=1): return nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))
 def every(**settings):
-    assert set(settings) == {"in_channels", "num_classes", "image_size", "pool"}
+    assert settings == {"in_channels": 3, "num_classes": 5, "image_size": (2, 2)}
+    return plain()
+def given(pool, width, **settings):
+    assert (pool, width) == ("thrice", 2)
     return plain()
 def path(): return "weights.pt"
 def needs(depth): return plain()
@@ -31,45 +36,156 @@ def lenet(seed: int = 0, classes: int = 10) -> nn.Module:
     return build_model("lenet5", in_channels=1, num_classes=classes, image_size=28)
 
 
-def states_equal(one: nn.Module, two: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), two.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
-
-
-@pytest.mark.parametrize("pool", ["max", "avg"])
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("channels", "size"), [(1, (28, 28)), (3, (32, 32)), (2, (15, 37))])
-def test_every_model_classifies_every_shape(name: str, pool: str, channels: int, size: tuple[int, int]) -> None:
-    model = build_model(name, in_channels=channels, num_classes=7, image_size=size, pool=pool)
-    assert model(torch.rand(4, channels, *size)).shape == (4, 7)
-    kinds = {type(module) for module in model.modules()}
-    assert (nn.MaxPool2d in kinds, nn.AvgPool2d in kinds) == (pool == "max", pool == "avg")
-
-
 def test_lenet_runs_in_the_order_of_its_names() -> None:
     model = lenet()
+    assert isinstance(model, LeNet5)
     ran: list[str] = []
     for name, module in model.named_children():
         module.register_forward_hook(lambda *_, name=name: ran.append(name))
     model(torch.rand(1, 1, 28, 28))
     assert " ".join(ran) == "conv1 relu1 pool1 conv2 relu2 pool2 fc1 relu3 fc2 relu4 fc3"
-    assert sum(p.numel() for p in model.parameters()) == 61_706, "LeNet-5 has 61,706 parameters"
-    assert not any(module.inplace for module in model.modules() if isinstance(module, nn.ReLU))
+
+
+def test_names_that_older_weights_bear() -> None:
+    layers = ["conv1", "conv2", "fc1", "fc2", "fc3"]
+    assert list(lenet().state_dict()) == [f"{layer}.{what}" for layer in layers for what in ("weight", "bias")]
+    judge = build_model("judge", in_channels=1, num_classes=10, image_size=28).state_dict()
+    norm = ["1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"]
+    convolutions = ["stem", "block1.0", "block2.0", "block2.1"]
+    assert list(judge) == [
+        *(f"{convolution}.{what}" for convolution in convolutions for what in ("0.weight", *norm)),
+        *(f"{layer}.{what}" for layer in ("hidden.0", "head") for what in ("weight", "bias")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "counted"),
+    [
+        ("vgg11", "64 M 128 M 256 256 M 512 512 M 512 512 M", 9_231_114),
+        ("vgg16", "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512 M", 14_728_266),
+    ],
+)
+def test_vgg_is_the_published_table(name: str, table: str, counted: int) -> None:
+    with torch.device("meta"):
+        model = build_model(name, in_channels=3, num_classes=10, image_size=32)
+    rows = [
+        str(module.out_channels) if isinstance(module, nn.Conv2d) else "M"
+        for module in model.children()
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d)
+    ]
+    assert " ".join(rows) == table
+    channels = [3, *(int(row) for row in table.split() if row != "M")]
+    pairs = pairwise(channels)
+    # kernels and biases, scale and shift of BatchNorm, and the linear layer
+    by_hand = sum(9 * inputs * outputs + 3 * outputs for inputs, outputs in pairs) + 512 * 10 + 10
+    assert sum(p.numel() for p in model.parameters()) == by_hand == counted
+
+
+def test_small_vgg_costs_at_most_42_million_multiplications() -> None:
+    model = build_model("vgg-small", in_channels=3, num_classes=10, image_size=32)
+    costs: list[int] = []
+    for module in model.children():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda conv, _, output: costs.append(conv.weight.numel() * output.shape[2] * output.shape[3])
+            )
+    model(torch.rand(1, 3, 32, 32))
+    assert len(costs) == 7
+    assert sum(costs) == 40_992_768
+
+
+def test_first_weights_as_published() -> None:
+    torch.manual_seed(0)
+    wide = build_model("mnist-wide", in_channels=1, num_classes=10, image_size=28)
+    for name, value in wide.named_parameters():
+        if name.endswith("bias"):
+            assert (value == 0.1).all(), name
+        else:
+            assert value.abs().max() <= 0.2, name
+    assert wide.state_dict()["fc1.weight"].std().item() == pytest.approx(0.088, abs=5e-4)
+    vgg = build_model("vgg-small", in_channels=3, num_classes=10, image_size=32)
+    resnet = build_model("wrn-10-2", in_channels=3, num_classes=10, image_size=32)
+    for model in (vgg, resnet):
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d):
+                expected = (2 / (module.out_channels * module.kernel_size[0] ** 2)) ** 0.5
+                assert module.weight.std().item() == pytest.approx(expected, rel=0.1), name
+                assert module.bias is None or not module.bias.any(), name
+    assert vgg.state_dict()["fc.weight"].std().item() == pytest.approx(0.01, rel=0.1)
+    assert not any(model.state_dict()["fc.bias"].any() for model in (vgg, resnet))
+
+
+def test_wide_resnet_counts_as_published() -> None:
+    with torch.device("meta"):
+        for name, millions in {"wrn-16-8": 11.0, "wrn-22-8": 17.2, "wrn-40-4": 8.9, "wrn-40-1": 0.6}.items():
+            model = build_model(name, in_channels=3, num_classes=10, image_size=32)
+            assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions, name
+
+
+def test_half_the_width_is_half_the_widening() -> None:
+    with torch.device("meta"):
+        half, four = (
+            build_model(name, in_channels=3, num_classes=10, image_size=32, width=width).state_dict()
+            for name, width in (("wrn-16-8", 0.5), ("wrn-16-4", 1.0))
+        )
+    assert [(name, value.shape) for name, value in half.items()] == [(name, v.shape) for name, v in four.items()]
+
+
+def test_wide_resnet_bears_the_usual_names_of_published_weights() -> None:
+    with torch.device("meta"):
+        names = build_model("wrn-16-2", in_channels=3, num_classes=10, image_size=32, pool="blur").state_dict()
+    layers = {name.rpartition(".")[0] for name in names}
+    first = {f"block2.layer.0.{layer}" for layer in ("bn1", "conv1", "bn2", "conv2", "convShortcut")}
+    assert {name for name in layers if name.startswith("block2.layer.0")} == first
+    assert "block2.layer.1.convShortcut" not in layers
+    assert {name for name in layers if "block" not in name} == {"conv1", "bn1", "fc"}
+
+
+@pytest.mark.parametrize("pool", ["stride", "avg"])
+def test_a_halving_block_by_hand(pool: str) -> None:
+    torch.manual_seed(0)
+    block = Block(2, 3, pool).eval()
+    z = torch.randn(1, 2, 6, 6)
+    active = z.relu() / (1 + 1e-5) ** 0.5  # fresh statistics: mean 0, variance 1
+    if pool == "avg":
+        active = F.avg_pool2d(active, 2)
+    stride = 2 if pool == "stride" else 1
+    inner = F.conv2d(active, block.conv1.weight, padding=1, stride=stride).relu() / (1 + 1e-5) ** 0.5
+    assert block.convShortcut is not None
+    shortcut = F.conv2d(active, block.convShortcut.weight, stride=stride)
+    expected = F.conv2d(inner, block.conv2.weight, padding=1) + shortcut
+    torch.testing.assert_close(block(z), expected)
+
+
+def test_a_block_that_changes_nothing_adds_to_its_input() -> None:
+    block = Block(2, 2)
+    nn.init.zeros_(block.conv2.weight)
+    z = torch.randn(2, 2, 4, 4)
+    assert torch.equal(block(z), z)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "error", "words"),
     [
         ("lenet", {}, ModelError, "did you mean lenet5"),
-        ("transformer-xl", {}, ModelError, "lenet5, judge"),
-        ("lenet5", {"pool": "median"}, ConfigError, "max, avg"),
+        ("vgg19", {}, ModelError, "did you mean vgg1[16]"),
+        ("transformer-xl", {}, ModelError, "lenet5, .*judge, .*, wrn-D-K or package"),
+        ("wrn-15-4", {}, ConfigError, "10, 16, 22, 28, 34, .*got 'wrn-15-4'"),
+        ("wrn-4-1", {}, ConfigError, "got 'wrn-4-1'"),
+        ("wrn-28-0", {}, ConfigError, "got 'wrn-28-0'"),
+        ("wrn-28", {}, ConfigError, "got 'wrn-28'"),
+        ("lenet5", {"pool": "median"}, ConfigError, "max, avg, stride, blur for lenet5"),
+        ("wrn-16-1", {"pool": "median"}, ConfigError, "stride, max, avg, blur for wrn-16-1"),
+        ("lenet5", {"width": 0}, ConfigError, "a width above 0"),
+        ("lenet5", {"width": float("nan")}, ConfigError, "a width above 0"),
+        ("lenet5", {"width": float("inf")}, ConfigError, "a width above 0"),
         ("lenet5", {"image_size": 11}, ConfigError, "11x11"),
         ("judge", {"image_size": 4}, ConfigError, "4x4"),
         ("lenet5", {"num_classes": 1}, ConfigError, "num_classes >= 2"),
     ],
 )
 def test_refused_models(name: str, changes: dict[str, object], error: type[InputError], words: str) -> None:
-    arguments = {"in_channels": 1, "num_classes": 10, "image_size": 28, "pool": "max"} | changes
+    arguments = {"in_channels": 1, "num_classes": 10, "image_size": 28} | changes
     with pytest.raises(error, match=words):
         build_model(name, **arguments)  # type: ignore[arg-type]  # a mixed dict of settings
 
@@ -91,6 +207,12 @@ def test_own_factories(own_models: str, factory: str, classes: int) -> None:
     assert sys.path == path
 
 
+def test_own_factories_get_pool_and_width_where_they_are_given(own_models: str) -> None:
+    name = f"{own_models}:given"
+    model = build_model(name, in_channels=3, num_classes=5, image_size=2, pool="thrice", width=2)
+    assert model(torch.rand(2, 3, 2, 2)).shape == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -105,76 +227,3 @@ def test_own_factories(own_models: str, factory: str, classes: int) -> None:
 def test_refused_factories(own_models: str, name: str, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         build_model(name.format(own_models), in_channels=3, num_classes=5, image_size=2)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_weights_round_trip(tmp_path: Path, name: str) -> None:
-    one, two = (build_model(name, in_channels=3, num_classes=4, image_size=16) for _ in "ab")
-    one.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    save_weights(one, tmp_path / "new" / "w.safetensors")
-    assert not states_equal(one, two)
-    load_weights(two, tmp_path / "new" / "w.safetensors")
-    assert states_equal(one, two)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["w.safetensors"]
-
-
-def test_tied_weights_round_trip(tmp_path: Path) -> None:
-    one, two = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in "ab")
-    for model in (one, two):
-        model[1].weight = model[0].weight
-    save_weights(one, tmp_path / "w.safetensors")
-    load_weights(two, tmp_path / "w.safetensors")
-    assert states_equal(one, two)
-    assert two[1].weight is two[0].weight
-
-
-@pytest.mark.parametrize("wrap", ["", "state_dict", "model_state_dict", "model", "parallel"])
-def test_torch_files_in_the_usual_wrappings(tmp_path: Path, wrap: str) -> None:
-    one, two = lenet(0), lenet(1)
-    state: dict[str, object] = dict(one.state_dict())
-    if wrap == "parallel":
-        state = {f"module.{key}": value for key, value in state.items()}
-    elif wrap:
-        state = {"epoch": 3, wrap: state}
-    torch.save(state, tmp_path / "w.pt")
-    load_weights(two, tmp_path / "w.pt")
-    assert states_equal(one, two)
-
-
-def test_refused_weights_leave_the_model_as_it_was(tmp_path: Path) -> None:
-    model = lenet(0)
-    before = copy.deepcopy(model)
-    save_weights(lenet(1), tmp_path / "good.safetensors")
-    save_weights(lenet(1, classes=7), tmp_path / "classes.safetensors")
-    state = lenet(1).state_dict()
-    torch.save({key: value for key, value in state.items() if key != "fc2.bias"}, tmp_path / "fewer.pt")
-    torch.save(state | {"zz.weight": torch.ones(1)}, tmp_path / "more.pt")
-    torch.save(lenet(1), tmp_path / "module.pt")
-    torch.save([1, 2], tmp_path / "list.pt")
-    good = (tmp_path / "good.safetensors").read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(good[: len(good) // 2])
-    whole = (tmp_path / "more.pt").read_bytes()
-    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.pt").write_text("hello")
-    (tmp_path / "w.h5").write_text("")
-    for name, words in {
-        "classes.safetensors": r"'fc3.weight' of shape \[7, 84\] instead of \[10, 84\]",
-        "fewer.pt": "no tensor 'fc2.bias'",
-        "more.pt": "'zz.weight'",
-        "module.pt": "save model.state_dict",
-        "list.pt": "a list",
-        "cut.safetensors": "cut.safetensors, which cannot be read",
-        "cut.pt": "cut.pt",
-        "text.pt": "text.pt",
-        "w.h5": "save_weights",
-        "missing.pt": "no file",
-    }.items():
-        with pytest.raises(WeightsError, match=words):
-            load_weights(model, tmp_path / name)
-        assert states_equal(model, before), name
-    with pytest.raises(WeightsError, match="safetensors"):
-        save_weights(model, tmp_path / "w.pt")
-
-
-def test_lenet_is_exported() -> None:
-    assert isinstance(lenet(), LeNet5)

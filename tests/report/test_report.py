@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from interpretgan.errors import ImageError, RunFolderError
+from interpretgan.evaluation import trust
 from interpretgan.report import answer_sentence, figures, page, summary_table, text, write_report
 from tests.report.samples import examples_of, lenet_diagnosis
 
@@ -466,10 +467,18 @@ def test_text_is_free_of_null_and_nan(write: Callable[[dict[str, Any]], str], le
         ("PGD with 1 step: more steps of the attack win more", "too weak"),
         ("eps 0 gives a vulnerability of 0.01", "exactly zero"),
         ("few examples: intervals are wide", "wide intervals"),
+        (trust.noise_as_good(0.5, 0.5, 0.9), "no more than chance"),
+        (trust.robust_at_any_size(0.5, 0.4), "nothing to recognise"),
+        (trust.not_growing([0.9, 0.4, 0.8], 1000), "larger perturbation"),
+        (trust.not_converged("steps", 0.5, 0.4, 1000), "more steps"),
+        (trust.no_better_than_one_step(0.5, 0.5), "more steps"),
+        (trust.gradient_attacks_only(["pgd"], 0.5), "too weak"),
+        (trust.few_examples(20), "wide intervals"),
         ("something new", ""),
     ],
 )
-def test_flags_are_explained(flag: str, word: str) -> None:
+def test_flags_are_explained(flag: str | None, word: str) -> None:
+    assert flag is not None
     meaning = text.flag_meaning(flag)
     assert word in meaning
     assert bool(meaning) == bool(word)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +16,90 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interpretgan.attacks import ThreatModel, attack, perturbation_size
+from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, load_data
 from interpretgan.errors import ConfigError, DataError, ModelError, RunFolderError
 from interpretgan.models import build_model
 from interpretgan.training import (
     AdversarialTraining,
+    Batch,
     Natural,
     Objective,
     Recipe,
-    adversarial_objective,
-    default_recipe,
+    Trades,
+    TrainingResult,
     evaluate_accuracy,
+    fast_training,
     train_classifier,
 )
 
 PGD2 = ThreatModel("linf", 0.1, steps=2)
-OBJECTIVES: list[Objective] = [Natural(), AdversarialTraining(PGD2, warmup=0.5)]
+PGD = AdversarialTraining(PGD2, warmup=0.5)
+RECIPE = Recipe(epochs=2, batch_size=50, lr=0.01)
+
+
+class FreeTraining(Objective):
+    """Every batch several times, the perturbation carried on by the gradient of the step itself [23]: for the seam."""
+
+    replays = 3
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+        self.delta = torch.empty(0)
+
+    def __repr__(self) -> str:
+        return f"FreeTraining({self.eps})"
+
+    def loss(self, classifier: Classifier, batch: Batch) -> tuple[Tensor, Tensor]:
+        if batch.replay and self.delta.grad is not None:
+            self.delta = (self.delta + self.eps * self.delta.grad.sign()).detach().clamp(-self.eps, self.eps)
+        elif not batch.replay:
+            self.delta = torch.zeros_like(batch.images)
+        self.delta.requires_grad_()
+        logits = classifier.run((batch.images + self.delta).clamp(*classifier.bounds)).float()
+        return nn.functional.cross_entropy(logits, batch.labels), logits
+
+    def state(self) -> dict[str, Any]:
+        return {"delta": self.delta.detach(), "gradient": self.delta.grad}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.delta = state["delta"].requires_grad_()
+        self.delta.grad = state["gradient"]
+
+
+class CarriedPerturbations(Objective):
+    """A perturbation per image that is carried from epoch to epoch [10]: for the seam."""
+
+    def __init__(self, count: int) -> None:
+        self.deltas = torch.zeros(count, 1, 12, 12)
+
+    def __repr__(self) -> str:
+        return "CarriedPerturbations()"
+
+    def loss(self, classifier: Classifier, batch: Batch) -> tuple[Tensor, Tensor]:
+        x = (batch.images + self.deltas[batch.indices]).requires_grad_()
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(classifier.run(x).float(), batch.labels), x)
+        delta = (self.deltas[batch.indices] + 0.05 * gradient.sign()).clamp(-0.1, 0.1)
+        self.deltas[batch.indices] = delta
+        logits = classifier.run((batch.images + delta).clamp(*classifier.bounds)).float()
+        return nn.functional.cross_entropy(logits, batch.labels), logits
+
+    def state(self) -> dict[str, Any]:
+        return {"deltas": self.deltas}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.deltas = state["deltas"].clone()
+
+
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "natural": Natural,
+    "fast": lambda: fast_training("linf", 0.1),
+    "pgd": lambda: PGD,
+    "trades": lambda: Trades(PGD2, beta=3.0),
+    "free": lambda: FreeTraining(0.1),
+    "carried": lambda: CarriedPerturbations(500),
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +127,11 @@ def fresh(seed: int = 0) -> Classifier:
     )
 
 
-def run(classifier: Classifier, data: ImageSet, objective: Objective, **changes: Any) -> None:
-    settings: dict[str, Any] = {"epochs": 2, "batch_size": 50, "lr": 0.01, "seed": 3}
-    train_classifier(classifier, data, objective=objective, **(settings | changes))
+def run(classifier: Classifier, data: ImageSet, objective: Objective, **changes: Any) -> TrainingResult:
+    """Train by `RECIPE`, except for the named changes of it or of the call."""
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    recipe = dataclasses.replace(RECIPE, **{name: changes.pop(name) for name in fields & changes.keys()})
+    return train_classifier(classifier, data, objective=objective, recipe=recipe, **({"seed": 3} | changes))
 
 
 def state(classifier: Classifier) -> dict[str, Tensor]:
@@ -79,7 +154,7 @@ def stop_after(step: int) -> Any:
     return report
 
 
-class StopInside:
+class StopInside(Objective):
     """An objective that dies in the middle of an epoch, under the name of the one that it wraps."""
 
     def __init__(self, objective: Objective, calls: int) -> None:
@@ -88,11 +163,22 @@ class StopInside:
     def __repr__(self) -> str:
         return repr(self.objective)
 
-    def loss(self, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+    @property
+    def replays(self) -> int:
+        return self.objective.replays
+
+    @property
+    def selection(self) -> ThreatModel | None:
+        return self.objective.selection
+
+    def state(self) -> dict[str, Any]:
+        return self.objective.state()
+
+    def loss(self, classifier: Classifier, batch: Batch) -> tuple[Tensor, Tensor]:
         self.calls -= 1
         if self.calls < 0:
             raise Interrupted
-        return self.objective.loss(*args, **settings)
+        return self.objective.loss(classifier, batch)
 
 
 def test_digits_are_learned(train: ImageSet, test: ImageSet) -> None:
@@ -119,23 +205,33 @@ def test_adversarial_training_makes_robust(train: ImageSet, test: ImageSet) -> N
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=["natural", "adversarial"])
-@pytest.mark.parametrize("when", [0, 7, 31])
-def test_resume_equals_uninterrupted(
-    tmp_path: Path, train: ImageSet, objective: Objective, when: int, bf16: bool
-) -> None:
-    data = train.head(1000)
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("when", [0, 7, 28])
+def test_resume_equals_uninterrupted(tmp_path: Path, train: ImageSet, name: str, when: int, bf16: bool) -> None:
+    data, make = train.head(500), OBJECTIVES[name]
+    settings = {
+        "bf16": bf16,
+        "augmentation": "shift",
+        "averaging": 0.9,
+        "validation": 50,
+        "epochs": 2,
+        "batch_size": 30,
+    }
     whole = fresh()
-    run(whole, data, objective, bf16=bf16)
+    expected = run(whole, data, make(), **settings)
     part, path = fresh(), tmp_path / "checkpoint.pt"
     with pytest.raises(Interrupted):
-        run(part, data, StopInside(objective, when), bf16=bf16, checkpoint=path, checkpoint_seconds=0)
+        run(part, data, StopInside(make(), when), checkpoint=path, checkpoint_seconds=0, **settings)
     resumed = fresh(seed=9)  # other weights: everything must come from the file
     if not when:
         resumed = fresh()
     torch.manual_seed(77)  # and another global state
-    run(resumed, data, objective, bf16=bf16, checkpoint=path)
+    found = run(resumed, data, make(), checkpoint=path, **settings)
     assert equal(state(resumed), state(whole))
+    assert found.steps == expected.steps
+    for one, two in zip(found.history, expected.history, strict=True):
+        assert one | {"seconds": 0.0} == two | {"seconds": 0.0}
+    assert (found.last is None) == (expected.last is None)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
@@ -149,11 +245,11 @@ def test_finished_checkpoint_is_read_and_not_trained_again(tmp_path: Path, train
 def test_foreign_and_damaged_checkpoints(tmp_path: Path, train: ImageSet) -> None:
     path = tmp_path / "c.pt"
     run(fresh(), train, Natural(), checkpoint=path)
-    for changes in ({"seed": 4}, {"lr": 0.02}, {"epochs": 3}, {"weight_decay": 0.0}):
+    for changes in ({"seed": 4}, {"lr": 0.02}, {"epochs": 3}, {"weight_decay": 0.0}, {"averaging": 0.5}):
         with pytest.raises(RunFolderError, match="another model"):
             run(fresh(), train, Natural(), checkpoint=path, **changes)
     with pytest.raises(RunFolderError, match="another model"):
-        run(fresh(), train, OBJECTIVES[1], checkpoint=path)
+        run(fresh(), train, PGD, checkpoint=path)
     with pytest.raises(RunFolderError, match="another model"):
         run(fresh(), train.head(500), Natural(), checkpoint=path)
     path.write_bytes(path.read_bytes()[:1000])
@@ -185,10 +281,10 @@ def test_global_state_and_flags_are_given_back(train: ImageSet, fails: bool) -> 
 
 def test_seed_decides(train: ImageSet) -> None:
     one, two, three = fresh(), fresh(), fresh()
-    run(one, train, OBJECTIVES[1])
+    run(one, train, PGD)
     torch.manual_seed(99)
-    run(two, train, OBJECTIVES[1])
-    run(three, train, OBJECTIVES[1], seed=4)
+    run(two, train, PGD)
+    run(three, train, PGD, seed=4)
     assert equal(state(one), state(two))
     assert not equal(state(one), state(three))
 
@@ -224,6 +320,12 @@ def test_refused_settings(train: ImageSet) -> None:
         {"lr": 0.0},
         {"lr": float("nan")},
         {"weight_decay": -1.0},
+        {"averaging": 1.0},
+        {"schedule": "cosine"},
+        {"augmentation": "mixup"},
+        {"optimizer": "adam"},
+        {"validation": -1},
+        {"validation": len(train)},
     ):
         with pytest.raises(ConfigError):
             run(fresh(), train, Natural(), **changes)
@@ -243,47 +345,140 @@ def test_bounds_other_than_the_unit_interval(train: ImageSet, test: ImageSet) ->
     assert evaluate_accuracy(classifier, test) > 0.8
 
 
-def test_warmup_grows_to_the_full_size() -> None:
-    objective = AdversarialTraining(ThreatModel("linf", 0.4, steps=3, step_size=0.1), warmup=0.5)
-    sizes = [objective.at(done) for done in (0.0, 0.1, 0.3, 0.5, 1.0)]
-    assert [tm.eps for tm in sizes] == sorted(tm.eps for tm in sizes)
-    assert sizes[0].eps == pytest.approx(0.02)
-    assert sizes[-1] == sizes[-2] == objective.threat_model
-    assert all(tm.resolved_step_size / tm.eps == pytest.approx(0.25) for tm in sizes)
-    with pytest.raises(ConfigError):
-        AdversarialTraining(PGD2, warmup=1.5)
+class Recorder(Objective):
+    """Natural training that remembers what it was shown."""
+
+    replays = 1
+
+    def __init__(self) -> None:
+        self.indices: list[int] = []
+        self.images: list[Tensor] = []
+
+    def __repr__(self) -> str:
+        return "Recorder()"
+
+    def loss(self, classifier: Classifier, batch: Batch) -> tuple[Tensor, Tensor]:
+        self.indices += batch.indices.tolist()
+        self.images.append(batch.images.clone())
+        return Natural().loss(classifier, batch)
 
 
-def test_inner_attack_respects_eps_and_leaves_statistics_alone(train: ImageSet) -> None:
-    classifier = fresh()
-    classifier.model.train()
-    x, y = train.batch(slice(0, 20))
-    seen: list[Tensor] = []
-    handle = classifier.model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
-    before = state(classifier)["1.running_mean"]
-    generator = torch.Generator().manual_seed(1)
-    AdversarialTraining(PGD2).loss(classifier, x, y, progress=0, generator=generator)
-    handle.remove()
-    assert len(seen) == 3, "two inner passes and the one that trains"
-    assert perturbation_size(seen[-1] - x, "linf").max() <= 0.1 + 1e-6
-    expected = fresh()
-    expected.model.train()
-    expected.run(seen[-1])
-    after, wanted = state(classifier)["1.running_mean"], state(expected)["1.running_mean"]
-    assert torch.equal(after, wanted)
-    assert not torch.equal(after, before)
+def test_images_held_out_are_never_trained_on(train: ImageSet) -> None:
+    data, seen = train.head(1000), Recorder()
+    run(fresh(), data, seen, validation=200, epochs=3)
+    assert len(set(seen.indices)) == 800
+    assert len(seen.indices) == 3 * 800
 
 
-def test_recipes_follow_the_size_of_the_data(train: ImageSet) -> None:
-    for kind in ("natural", "adversarial"):
-        recipe = default_recipe(train, kind)
-        steps = recipe.epochs * (len(train) // recipe.batch_size)
-        assert isinstance(recipe, Recipe)
-        assert 300 < steps < 700
-        assert default_recipe(train.head(10), kind).batch_size == 10
-    with pytest.raises(ConfigError):
-        default_recipe(train, "trades")
-    small, large = (adversarial_objective(ThreatModel("linf", eps, steps=20)) for eps in (0.2, 0.4))
-    assert small.warmup < large.warmup == 1
-    assert small.natural_share == 0 < large.natural_share
-    assert (small.threat_model.eps, small.threat_model.steps) == (0.2, 3)
+def test_indices_are_those_of_the_images(train: ImageSet) -> None:
+    seen = Recorder()
+    run(fresh(), train.head(200), seen, epochs=1)
+    assert torch.equal(torch.cat(seen.images), train.batch(seen.indices)[0])
+
+
+def test_a_replayed_batch_is_the_same_batch(train: ImageSet) -> None:
+    seen = Recorder()
+    seen.replays = 2
+    result = run(fresh(), train.head(200), seen, epochs=2, augmentation="shift")
+    assert result.steps == 2 * 4, "two batches of fifty, each twice: an epoch costs as many steps as before"
+    assert all(torch.equal(*pair) for pair in zip(seen.images[::2], seen.images[1::2], strict=True))
+    assert not torch.equal(seen.images[0], seen.images[2])
+
+
+def test_the_best_epoch_is_kept_and_the_last_as_well(train: ImageSet) -> None:
+    """At a learning rate that grows ruinous for the last epochs, the best is an earlier one."""
+
+    class Ruin(Objective):
+        def __repr__(self) -> str:
+            return "Ruin()"
+
+        def loss(self, classifier: Classifier, batch: Batch) -> tuple[Tensor, Tensor]:
+            loss, logits = Natural().loss(classifier, batch)
+            return (loss if batch.progress < 0.6 else -loss), logits
+
+    data, classifier = train.head(1000), fresh()
+    result = run(classifier, data, Ruin(), epochs=5, validation=200)
+    assert result.best is not None
+    assert result.last is not None
+    merits = [epoch["validation_natural"] for epoch in result.history]
+    assert result.best["validation_natural"] == max(merits)
+    assert result.best["epoch"] == merits.index(max(merits)) + 1 < 5
+    best = evaluate_accuracy(classifier, data)
+    classifier.model.load_state_dict(result.last)
+    assert evaluate_accuracy(classifier, data) < best - 0.2
+
+
+def test_selection_is_by_robust_accuracy(train: ImageSet) -> None:
+    result = run(fresh(), train, PGD, epochs=3, validation=100)
+    assert result.best is not None
+    assert all(0 <= epoch["validation_robust"] <= epoch["validation_natural"] <= 1 for epoch in result.history)
+    assert result.best["validation_robust"] == max(epoch["validation_robust"] for epoch in result.history)
+
+
+def test_averaged_weights_are_those_of_the_formula(train: ImageSet) -> None:
+    """Two steps by hand: the average after each, with its warm-up, BatchNorm statistics included."""
+    data, classifier = train.head(100), fresh()
+    trajectory = [state(classifier)]
+    for epochs in (1, 2):  # one step each, at a constant rate so that the first is the same in both
+        part = fresh()
+        run(part, data, Natural(), epochs=epochs, batch_size=100, schedule="step", lr=1e-3)
+        trajectory.append(state(part))
+    expected = {key: value.double() for key, value in trajectory[0].items()}
+    # the second of two steps is after half of the training, where the step schedule has dropped: run as it is
+    for step in (1, 2):
+        decay = min(0.999, (1 + step) / (10 + step))
+        expected = {
+            key: decay * value + (1 - decay) * trajectory[step][key].double() for key, value in expected.items()
+        }
+    run(classifier, data, Natural(), epochs=2, batch_size=100, schedule="step", lr=1e-3, averaging=0.999)
+    found = state(classifier)
+    for key in ("0.weight", "1.running_var", "5.bias"):
+        torch.testing.assert_close(found[key].double(), expected[key], rtol=1e-5, atol=1e-7)
+    assert found["1.num_batches_tracked"] == 2
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from interpretgan.data import load_data
+from interpretgan.models import save_weights
+from tests.training.test_training import PGD, fresh, run
+
+classifier = fresh()
+run(classifier, load_data("digits", "train", image_size=12), PGD, epochs=4, averaging=0.9, validation=100,
+    checkpoint=Path({checkpoint!r}), checkpoint_seconds=0)
+save_weights(classifier.model, Path({weights!r}))
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, train: ImageSet) -> None:
+    """Kill -9 at moments that nobody chose, as often as it takes."""
+
+    def start(name: str) -> tuple[subprocess.Popen[bytes], Path]:
+        weights = tmp_path / f"{name}.safetensors"
+        text = SCRIPT.format(
+            root=str(Path(__file__).parents[2]), checkpoint=str(tmp_path / f"{name}.pt"), weights=str(weights)
+        )
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-c", text], env=environment), weights
+
+    process, whole = start("whole")
+    assert process.wait() == 0
+    kills = 0
+    while True:
+        process, resumed = start("killed")
+        if kills == 2:
+            assert process.wait() == 0
+            break
+        before = (tmp_path / "killed.pt").stat().st_mtime_ns if kills else 0
+        while process.poll() is None:  # killed some time after it has gone on
+            file = tmp_path / "killed.pt"
+            if file.exists() and file.stat().st_mtime_ns > before:
+                time.sleep(0.07 * kills)
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        assert process.wait() in (-signal.SIGKILL, 0)
+        kills += 1
+    assert resumed.read_bytes() == whole.read_bytes()

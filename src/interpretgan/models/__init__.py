@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pickle
+import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from interpretgan.errors import ConfigError, ModelError, WeightsError
-from interpretgan.files import atomic_write_bytes
+from interpretgan.errors import ConfigError, ModelError
 from interpretgan.models.judge_net import JudgeNet
 from interpretgan.models.lenet import LeNet5
+from interpretgan.models.mnist_cnn import MnistWide
+from interpretgan.models.vgg import VGG
+from interpretgan.models.weights import load_weights, save_weights
+from interpretgan.models.wide_resnet import WideResNet, depth_and_widening
 
-__all__ = ["MODELS", "JudgeNet", "LeNet5", "ModelSpec", "build_model", "load_weights", "save_weights"]
+__all__ = [
+    "MODELS",
+    "VGG",
+    "JudgeNet",
+    "LeNet5",
+    "MnistWide",
+    "ModelSpec",
+    "WideResNet",
+    "build_model",
+    "load_weights",
+    "save_weights",
+]
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-NESTED_KEYS = ("state_dict", "model_state_dict", "model")
+POOLS = ("max", "avg", "stride", "blur")
+WRN_POOLS = ("stride", "max", "avg", "blur")
 
 
 @dataclass(frozen=True)
@@ -32,51 +46,114 @@ class ModelSpec:
     """An architecture that can be built by name.
 
     Attributes:
-        factory: Called with the keywords in_channels, num_classes, image_size (height, width) and pool.
-        pools: The poolings it knows.
+        factory: Called with the keywords in_channels, num_classes, image_size (height, width), pool and width.
+        pools: The poolings it knows, the published one first.
         description: One line for the list of models.
         source: Where the architecture comes from.
+        input_shape: Channels, height and width of the images that it is meant for.
+        parameters: Number of trained values for such images, 10 classes and width 1, whatever the pooling.
     """
 
     factory: Callable[..., nn.Module]
     pools: tuple[str, ...]
     description: str
     source: str
+    input_shape: tuple[int, int, int]
+    parameters: int
+
+
+def _wide_resnet(name: str, parameters: int) -> ModelSpec:
+    depth, widening = depth_and_widening(name)
+    return ModelSpec(
+        factory=partial(WideResNet, depth=depth, widening=widening),
+        pools=WRN_POOLS,
+        description=f"wide residual network of depth {depth}, {16 * widening} to {64 * widening} channels",
+        source="Zagoruyko and Komodakis 2016, Wide residual networks",
+        input_shape=(3, 32, 32),
+        parameters=parameters,
+    )
 
 
 MODELS: dict[str, ModelSpec] = {
     "lenet5": ModelSpec(
         factory=LeNet5,
-        pools=("max", "avg"),
-        description="two 5x5 convolutions, three linear layers, ReLU (61,706 parameters on 28x28 grey)",
+        pools=POOLS,
+        description="two 5x5 convolutions, three linear layers, ReLU",
         source="LeCun et al. 1998, Gradient-based learning applied to document recognition",
+        input_shape=(1, 28, 28),
+        parameters=61_706,
+    ),
+    "mnist-wide": ModelSpec(
+        factory=MnistWide,
+        pools=POOLS,
+        description="two padded 5x5 convolutions with 32 and 64 channels, 1,024 hidden units",
+        source="Madry et al. 2018, Towards deep learning models resistant to adversarial attacks",
+        input_shape=(1, 28, 28),
+        parameters=3_274_634,
     ),
     "judge": ModelSpec(
         factory=JudgeNet,
-        pools=("max", "avg"),
+        pools=POOLS,
         description="strided stem, three 3x3 convolutions with BatchNorm: the default judge",
         source="this project, after VGG (Simonyan and Zisserman 2015)",
+        input_shape=(1, 28, 28),
+        parameters=93_890,
     ),
+    "vgg-small": ModelSpec(
+        factory=partial(VGG, variant="vgg-small"),
+        pools=POOLS,
+        description="seven 3x3 convolutions with BatchNorm, 32 to 128 channels",
+        source="this project, after VGG (Simonyan and Zisserman 2015)",
+        input_shape=(3, 32, 32),
+        parameters=437_034,
+    ),
+    "vgg11": ModelSpec(
+        factory=partial(VGG, variant="vgg11"),
+        pools=POOLS,
+        description="eight 3x3 convolutions with BatchNorm, 64 to 512 channels, one linear layer",
+        source="Simonyan and Zisserman 2015, configuration A",
+        input_shape=(3, 32, 32),
+        parameters=9_231_114,
+    ),
+    "vgg16": ModelSpec(
+        factory=partial(VGG, variant="vgg16"),
+        pools=POOLS,
+        description="thirteen 3x3 convolutions with BatchNorm, 64 to 512 channels, one linear layer",
+        source="Simonyan and Zisserman 2015, configuration D",
+        input_shape=(3, 32, 32),
+        parameters=14_728_266,
+    ),
+    "wrn-16-4": _wide_resnet("wrn-16-4", 2_748_890),
+    "wrn-28-10": _wide_resnet("wrn-28-10", 36_479_194),
+    "wrn-34-10": _wide_resnet("wrn-34-10", 46_160_474),
 }
 
 
 def build_model(
-    name: str, *, in_channels: int, num_classes: int, image_size: int | tuple[int, int], pool: str = "max"
+    name: str,
+    *,
+    in_channels: int,
+    num_classes: int,
+    image_size: int | tuple[int, int],
+    pool: str | None = None,
+    width: float = 1.0,
 ) -> nn.Module:
     """A fresh classifier, its weights drawn from torch's global random state.
 
     Args:
-        name: A key of `MODELS`, or `"package.module:factory"` for your own network. A factory is called with
-            those of the other arguments that its signature accepts; the current directory is importable
-            meanwhile.
+        name: A key of `MODELS`, any `"wrn-D-K"` with a depth D of 6 n + 4, or `"package.module:factory"` for your
+            own network. A factory is called with those of the other arguments that its signature accepts, with
+            `pool` and `width` only where they are given; the current directory is importable meanwhile.
         in_channels: Channels of the images.
         num_classes: Number of logits, at least 2.
         image_size: Height and width of the images; one number if they are square.
-        pool: `"max"` or `"avg"`, if the model leaves the choice.
+        pool: One of the poolings that the model knows, see `interpretgan.models.pooling.pooling`. `None`: the
+            published one.
+        width: Multiplies the channels and the hidden units, each rounded and at least 1; above 0.
 
     Raises:
         ModelError: Unknown name, or a factory that cannot be imported or returns no `nn.Module`.
-        ConfigError: A pooling or a size that the model does not know.
+        ConfigError: A pooling, a size, a width or a depth that the model does not know.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
     if in_channels < 1 or num_classes < 2 or min(size) < 1:
@@ -85,24 +162,38 @@ def build_model(
             got=f"{in_channels}, {num_classes} and {size[0]}x{size[1]}",
             do="take them from the data: images [N, C, H, W] and its classes",
         )
-    arguments = {"in_channels": in_channels, "num_classes": num_classes, "image_size": size, "pool": pool}
+    if not (math.isfinite(width) and width > 0):
+        raise ConfigError(expected="a width above 0", got=str(width), do="pass 1 for the published channels")
+    arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": size}
+    if pool is not None:
+        arguments["pool"] = pool
+    if width != 1:
+        arguments["width"] = width
     if ":" in name:
         return _call_user_factory(name, arguments)
-    if name not in MODELS:
-        nearest = get_close_matches(name.lower(), MODELS, n=1, cutoff=0.3)
-        raise ModelError(
-            expected=f"a model among {', '.join(MODELS)}, or package.module:factory",
-            got=repr(name),
-            do=f"did you mean {nearest[0]}?" if nearest else "choose one of them",
-        )
-    spec = MODELS[name]
-    if pool not in spec.pools:
+    factory, pools = _factory(name)
+    if pool is not None and pool not in pools:
         raise ConfigError(
-            expected=f"a pooling among {', '.join(spec.pools)} for {name}",
+            expected=f"a pooling among {', '.join(pools)} for {name}",
             got=repr(pool),
             do="choose one of them",
         )
-    return spec.factory(**arguments)
+    return factory(**arguments)
+
+
+def _factory(name: str) -> tuple[Callable[..., nn.Module], tuple[str, ...]]:
+    """What builds the network of that name, and the poolings it knows."""
+    if name in MODELS:
+        return MODELS[name].factory, MODELS[name].pools
+    if name.startswith("wrn-"):
+        depth, widening = depth_and_widening(name)
+        return partial(WideResNet, depth=depth, widening=widening), WRN_POOLS
+    nearest = get_close_matches(name.lower(), MODELS, n=1, cutoff=0.3)
+    raise ModelError(
+        expected=f"a model among {', '.join(MODELS)}, wrn-D-K or package.module:factory",
+        got=repr(name),
+        do=f"did you mean {nearest[0]}?" if nearest else "choose one of them",
+    )
 
 
 def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -137,7 +228,7 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
         except Exception as error:  # likewise while it is called
             problem = f"{name!r}, which fails with {type(error).__name__}: {error}"
             remedy = "give its other parameters defaults (it is called with those of in_channels, num_classes, "
-            raise refuse(problem, remedy + "image_size and pool that it accepts)", error) from error
+            raise refuse(problem, remedy + "image_size, pool and width that it accepts)", error) from error
     if not isinstance(model, nn.Module):
         raise refuse(f"{name!r}, which returns a {type(model).__name__}", "return the module itself")
     return model
@@ -153,120 +244,3 @@ def _current_directory_importable() -> Iterator[None]:
     finally:
         if here in sys.path:
             sys.path.remove(here)
-
-
-def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write the state of `model` as safetensors: a reader sees the old file or the new one, never half of it.
-
-    Raises:
-        WeightsError: The suffix is not `.safetensors`.
-        RunFolderError: The place cannot be written.
-    """
-    from safetensors.torch import save
-
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise WeightsError(expected="a path that ends in .safetensors", got=str(path), do="rename the output")
-    # safetensors refuses tied and channels_last tensors, a contiguous copy of each is neither
-    state = {
-        key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in _state(model).items()
-    }
-    atomic_write_bytes(path, save(state))
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Read the state of `model` from a file, all of it or nothing.
-
-    Args:
-        model: The module whose parameters and buffers are overwritten.
-        path: `.safetensors`, or a `.pt`/`.pth`/`.bin`/`.ckpt` file of tensors (read with
-            `weights_only=True`), whose state may lie under `state_dict`, `model_state_dict` or `model`, or
-            under a common prefix `module.`.
-
-    Raises:
-        WeightsError: The file is missing, truncated, no weights file, or of another architecture; the model
-            is then unchanged.
-    """
-    path = Path(path)
-    found = _read_state(path)
-    wanted = _state(model)
-    if found and all(key.startswith("module.") for key in found) and not any(k.startswith("module.") for k in wanted):
-        found = {key.removeprefix("module."): value for key, value in found.items()}
-    _check_same_architecture(wanted, found, model, path)
-    with torch.no_grad():
-        for key, tensor in wanted.items():
-            tensor.copy_(found[key])
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, by name."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise WeightsError(expected="a weights file", got=f"no file at {path}", do="check the path")
-    if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
-        raise WeightsError(
-            expected=f"a weights file ending in .safetensors or {', '.join(TORCH_SUFFIXES)}",
-            got=str(path),
-            do="convert it with interpretgan.models.save_weights",
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            expected="a file of tensors alone",
-            got=f"{path}, which is damaged or holds other objects ({_first_line(error)})",
-            do="save model.state_dict(), not the model",
-        ) from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise WeightsError(
-            expected="a complete weights file",
-            got=f"{path}, which cannot be read ({_first_line(error)})",
-            do="copy or save it again",
-        ) from error
-    for key in NESTED_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(
-            expected="a state dict of tensors",
-            got=f"a {type(content).__name__} in {path}",
-            do="save model.state_dict()",
-        )
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def _check_same_architecture(
-    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], model: nn.Module, path: Path
-) -> None:
-    """Raise at the first name, in the model's order, that is missing, differs in shape or is not wanted."""
-    problem = ""
-    for key, tensor in wanted.items():
-        if key not in found:
-            problem = f"no tensor {key!r} in {path}"
-        elif found[key].shape != tensor.shape:
-            problem = f"{key!r} of shape {list(found[key].shape)} instead of {list(tensor.shape)} in {path}"
-        if problem:
-            break
-    extra = [key for key in found if key not in wanted]
-    if not problem and extra:
-        problem = f"a tensor {extra[0]!r} in {path} that the model does not have"
-    if problem:
-        raise WeightsError(
-            expected=f"weights of {type(model).__name__}",
-            got=problem,
-            do="build the architecture that the weights were saved from",
-        )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from interpretgan.errors import ConfigError
-from interpretgan.models.lenet import pooling
+from interpretgan.models.pooling import pooling
+from interpretgan.models.sizes import require_size, scaled
 
 SMALLEST = 8
 """Smallest height and width: the stem and two poolings halve them three times."""
@@ -21,8 +21,9 @@ class JudgeNet(nn.Module):
         in_channels: Channels of the images.
         num_classes: Number of logits.
         image_size: Height and width, at least 8 each.
-        pool: `"max"` or `"avg"`.
-        width: Channels of the first block; the second has twice as many. `None`: 24 for grey images, else 64.
+        pool: See `pooling`.
+        width: Multiplies the channels, which are 24 in the first block for grey images, else 64, and twice as many
+            in the second, and the 128 hidden units.
 
     Raises:
         ConfigError: The images are too small.
@@ -35,23 +36,18 @@ class JudgeNet(nn.Module):
         num_classes: int,
         image_size: tuple[int, int],
         pool: str = "max",
-        width: int | None = None,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
-        height, columns = image_size
-        if min(height, columns) < SMALLEST:
-            raise ConfigError(
-                expected=f"images of at least {SMALLEST}x{SMALLEST} for the judge",
-                got=f"{height}x{columns}",
-                do="load the data with a larger image_size",
-            )
-        width = width or (24 if in_channels == 1 else 64)
-        self.stem = _convolution(in_channels, width, kernel=5, stride=2)
-        self.block1 = nn.Sequential(_convolution(width, width), pooling(pool))
-        self.block2 = nn.Sequential(_convolution(width, 2 * width), _convolution(2 * width, 2 * width), pooling(pool))
-        positions = ((height + 1) // 2 // 4) * ((columns + 1) // 2 // 4)
-        self.hidden = nn.Sequential(nn.Linear(2 * width * positions, 128), nn.ReLU())
-        self.head = nn.Linear(128, num_classes)
+        require_size(image_size, SMALLEST, "the judge")
+        base = 24 if in_channels == 1 else 64
+        first, second, units = scaled(base, width), scaled(2 * base, width), scaled(128, width)
+        self.stem = _convolution(in_channels, first, kernel=5, stride=2)
+        self.block1 = nn.Sequential(_convolution(first, first), pooling(pool, first))
+        self.block2 = nn.Sequential(_convolution(first, second), _convolution(second, second), pooling(pool, second))
+        rows, columns = ((side + 1) // 2 // 4 for side in image_size)
+        self.hidden = nn.Sequential(nn.Linear(second * rows * columns, units), nn.ReLU())
+        self.head = nn.Linear(units, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, K]` of images `[N, C, H, W]`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from interpretgan.errors import ConfigError
+from interpretgan.models.pooling import pooling
+from interpretgan.models.sizes import require_size, scaled
 
 SMALLEST = 12
 """Smallest height and width: two 2x2 poolings around an unpadded 5x5 convolution leave one position."""
@@ -20,33 +21,37 @@ class LeNet5(nn.Module):
         in_channels: Channels of the images.
         num_classes: Number of logits.
         image_size: Height and width, at least 12 each.
-        pool: `"max"` or `"avg"`.
+        pool: See `pooling`.
+        width: Multiplies the channels and the hidden units.
 
     Raises:
         ConfigError: The images are too small.
     """
 
-    def __init__(self, *, in_channels: int, num_classes: int, image_size: tuple[int, int], pool: str = "max") -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_size: tuple[int, int],
+        pool: str = "max",
+        width: float = 1.0,
+    ) -> None:
         super().__init__()
-        height, width = image_size
-        if min(height, width) < SMALLEST:
-            raise ConfigError(
-                expected=f"images of at least {SMALLEST}x{SMALLEST} for LeNet-5",
-                got=f"{height}x{width}",
-                do="load the data with a larger image_size",
-            )
-        rows, columns = ((height // 2 - 4) // 2, (width // 2 - 4) // 2)
-        self.conv1 = nn.Conv2d(in_channels, 6, 5, padding=2)
+        require_size(image_size, SMALLEST, "LeNet-5")
+        rows, columns = ((side // 2 - 4) // 2 for side in image_size)
+        first, second, third, fourth = (scaled(units, width) for units in (6, 16, 120, 84))
+        self.conv1 = nn.Conv2d(in_channels, first, 5, padding=2)
         self.relu1 = nn.ReLU()
-        self.pool1 = pooling(pool)
-        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.pool1 = pooling(pool, first)
+        self.conv2 = nn.Conv2d(first, second, 5)
         self.relu2 = nn.ReLU()
-        self.pool2 = pooling(pool)
-        self.fc1 = nn.Linear(16 * rows * columns, 120)
+        self.pool2 = pooling(pool, second)
+        self.fc1 = nn.Linear(second * rows * columns, third)
         self.relu3 = nn.ReLU()
-        self.fc2 = nn.Linear(120, 84)
+        self.fc2 = nn.Linear(third, fourth)
         self.relu4 = nn.ReLU()
-        self.fc3 = nn.Linear(84, num_classes)
+        self.fc3 = nn.Linear(fourth, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, K]` of images `[N, C, H, W]`."""
@@ -55,16 +60,3 @@ class LeNet5(nn.Module):
         z = self.relu3(self.fc1(z.flatten(1)))
         logits: Tensor = self.fc3(self.relu4(self.fc2(z)))
         return logits
-
-
-def pooling(kind: str) -> nn.Module:
-    """2x2 pooling with stride 2: the largest of four values (`"max"`) or their mean (`"avg"`).
-
-    Raises:
-        ConfigError: Another `kind`.
-    """
-    if kind == "max":
-        return nn.MaxPool2d(2)
-    if kind == "avg":
-        return nn.AvgPool2d(2)
-    raise ConfigError(expected="a pooling of max or avg", got=repr(kind), do='pass pool="max" or pool="avg"')

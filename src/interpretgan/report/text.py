@@ -15,6 +15,23 @@ NAMED_AT_MOST = 3  # layers that cannot be told apart are named one by one up to
 
 # What a flag means, by the first of these entries with a word that occurs in it.
 FLAG_MEANINGS: dict[tuple[str, ...], str] = {
+    ("differ between two passes", "dynamic model"): (
+        "The same image does not always get the same answer, and an attack aims at an answer that is gone when it "
+        "counts. What looks like robustness may be that alone."
+    ),
+    ("look like probabilities",): (
+        "Probabilities are flat where the model is sure, so gradients vanish there and attacks stop. Diagnose the "
+        "logits before them."
+    ),
+    ("made grey", "grow with eps"): (
+        "A larger perturbation can do all that a smaller one does, and one that may turn every image grey leaves "
+        "nothing to recognise. Where accuracy stays, the attack fails for another reason than a robust model, and "
+        "vulnerability is underestimated."
+    ),
+    ("twice the", "than one step"): (
+        "The attack has not found all that there is: try more steps, more restarts or a shorter step. Vulnerability "
+        "is then underestimated."
+    ),
     ("as good as the attack",): (
         "The attack found no more than chance would. It may have failed, and vulnerability is then underestimated."
     ),

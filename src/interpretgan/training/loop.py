@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,34 +13,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
-from interpretgan.errors import ConfigError, DataError, ModelError, RunFolderError
-from interpretgan.files import atomic_write_bytes
+from interpretgan.errors import ConfigError, DataError, ModelError
 from interpretgan.precision import has_fast_bf16
-from interpretgan.training.objectives import Objective
+from interpretgan.training.augmentation import augment
+from interpretgan.training.averaging import AveragedWeights, State, copy_of, swapped, tensors_of
+from interpretgan.training.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
+from interpretgan.training.objectives import Batch, Objective
+from interpretgan.training.recipes import Recipe
 
-WARMUP_SHARE = 0.2
-"""Share of the training in which the learning rate rises; it falls over the rest (one cycle)."""
+MOMENTUM = 0.9
+"""Of SGD."""
 
 Progress = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingResult:
     """What a training did.
 
     Attributes:
         steps: Steps in all, those before a resume included.
         loss: Mean loss of the last epoch that was run here (NaN if none was left to run).
-        seconds: Wall-clock time of this call.
-        images_per_second: Training images per second in this call.
+        seconds: Wall-clock time, with that of the epochs that were finished before a resume.
+        images_per_second: Training images per second of it, the validation's time included.
+        history: Per finished epoch: epoch, epochs, step, steps, loss, accuracy (both of its last batch), lr, seconds,
+            and with a validation the accuracies on the images held out, natural and robust.
+        best: The epoch of `history` whose weights the model has; `None` without a validation.
+        last: The weights after the last epoch where the model has those of a better one, else `None`.
     """
 
     steps: int
     loss: float
     seconds: float
     images_per_second: float
+    history: tuple[dict[str, float], ...] = ()
+    best: dict[str, float] | None = None
+    last: State | None = None
 
 
 def train_classifier(
@@ -50,63 +59,59 @@ def train_classifier(
     train: ImageSet,
     *,
     objective: Objective,
-    epochs: int,
-    batch_size: int,
-    lr: float,
+    recipe: Recipe,
     seed: int,
-    weight_decay: float = 5e-4,
     device: torch.device | str | None = None,
     bf16: bool | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_progress: Progress | None = None,
 ) -> TrainingResult:
-    """Train a classifier in place: AdamW, learning rate of one cycle, gradient norm clipped to 1.
+    """Train a classifier in place; the norm of its gradient is clipped to 1.
 
     Every random number follows from `seed` and the number of the step, so a training that was interrupted and
     resumed from its checkpoint gives the same weights, bit for bit, as one that was not.
+
+    With a validation in the recipe, each epoch is measured on images that are never trained on, and the model
+    ends with the weights of the best: robust networks overfit, and lose robustness while the loss still falls
+    (Rice et al. 2020). Averaged weights, where the recipe has them, are what is measured and kept.
 
     Args:
         classifier: Its model is changed; its train/eval flags are as before afterwards, and so is the global
             random state.
         train: Training images; a last batch that is not full is left out of the epoch.
         objective: The loss.
-        epochs: Passes over the images, at least 1.
-        batch_size: Images per step.
-        lr: Highest learning rate of the cycle.
-        seed: Of the order of the images and of the objective.
-        weight_decay: Of AdamW.
+        recipe: Everything else that decides the result.
+        seed: Of the order of the images, their augmentation, the split, and the objective.
         device: Where to train; the model stays there. `None`: where it is.
         bf16: bfloat16 autocast. `None`: where the device is fast in it.
         checkpoint: File of the state, written each epoch and every `checkpoint_seconds`, read if it exists.
         checkpoint_seconds: See there.
         on_progress: Called about twice a second and after each epoch with epoch, epochs, step, steps, loss,
-            accuracy (both of the batch), lr, images_per_second and seconds.
+            accuracy (both of the batch), lr, images_per_second and seconds; after a validation with
+            validation_natural and validation_robust as well.
 
     Raises:
-        ConfigError: A setting out of range.
+        ConfigError: More images held out than there are.
         DataError: More classes in the data than logits.
         ModelError: The loss is no longer finite.
         RunFolderError: The checkpoint is damaged or of another training, or cannot be written.
     """
-    if epochs < 1 or batch_size < 1 or not lr > 0 or weight_decay < 0:
-        raise ConfigError(
-            expected="epochs >= 1, batch_size >= 1, lr > 0 and weight_decay >= 0",
-            got=f"{epochs}, {batch_size}, {lr} and {weight_decay}",
-            do="correct the setting",
-        )
     train = train.scaled(classifier.bounds)
     model = classifier.model
     model.to(classifier.device if device is None else device)
     place = classifier.device
     bf16 = has_fast_bf16(place) if bf16 is None else bf16
-    batch_size = min(batch_size, len(train))
-    steps_per_epoch = len(train) // batch_size
-    total = epochs * steps_per_epoch
+    kept, held = _split(len(train), recipe.validation, seed)
+    batch_size = min(recipe.batch_size, len(kept))
+    batches = max(1, len(kept) // batch_size // objective.replays)
+    steps_per_epoch = batches * objective.replays
+    total = recipe.epochs * steps_per_epoch
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ModelError(expected="a model with parameters to train", got="none", do="set requires_grad on them")
-    fingerprint = _fingerprint(model, train, objective, epochs, batch_size, lr, weight_decay, seed, bf16)
+    shapes = [(name, tuple(value.shape)) for name, value in tensors_of(model).items()]
+    fingerprint = fingerprint_of(shapes, train.sha256, objective, recipe, seed, bf16)
 
     flags = [(module, module.training) for module in model.modules()]
     cuda = range(torch.cuda.device_count()) if place.type == "cuda" else ()
@@ -115,8 +120,20 @@ def train_classifier(
             _check_classes(classifier, train, place)
             model.train()
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-            optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
-            step = _load_checkpoint(checkpoint, fingerprint, model, optimizer, place)
+            optimizer = _optimizer(recipe, parameters)
+            average = AveragedWeights(model, recipe.averaging) if recipe.averaging else None
+            best: State | None = None
+            history: list[dict[str, float]] = []
+            step = 0
+            if checkpoint is not None and checkpoint.exists():
+                saved_state = load_checkpoint(checkpoint, fingerprint, place)
+                model.load_state_dict(saved_state["model"])
+                optimizer.load_state_dict(saved_state["optimizer"])
+                objective.restore(saved_state["objective"])
+                step, history, best = saved_state["step"], saved_state["history"], saved_state["best"]
+                if average is not None:
+                    average.state = saved_state["average"]
+            earlier = history[-1]["seconds"] if history else 0.0
             first, began = step, time.perf_counter()
             saved = reported = began
             order = torch.empty(0)
@@ -124,25 +141,32 @@ def train_classifier(
             while step < total:
                 epoch, position = divmod(step, steps_per_epoch)
                 if not position or not len(order):
-                    order = torch.randperm(len(train), generator=_generator(seed, "order", epoch))
+                    order = kept[torch.randperm(len(kept), generator=_generator(seed, "order", epoch))]
                     losses = []
-                images, labels = train.batch(order[position * batch_size : (position + 1) * batch_size])
+                number, replay = divmod(position, objective.replays)
+                indices = order[number * batch_size : (number + 1) * batch_size]
+                generator = _generator(seed, "step", step)
+                images, labels = train.batch(indices)
+                # a replayed batch is the same batch, so its augmentation is that of its first step
+                drawn = generator if not replay else _generator(seed, "step", step - replay)
+                images = augment(images, recipe.augmentation, drawn, fill=classifier.bounds[0])
                 images = images.to(place, memory_format=torch.channels_last)
                 labels = labels.to(place)
-                rate = lr * _one_cycle(step / total)
+                rate = recipe.rate(step / total)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                generator = _generator(seed, "step", step)
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for dropout
                 with torch.autocast(place.type, dtype=torch.bfloat16, enabled=bf16):
                     loss, logits = objective.loss(
-                        classifier, images, labels, progress=step / total, generator=generator
+                        classifier, Batch(images, labels, indices, step / total, replay, generator)
                     )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
                 nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 step += 1
+                if average is not None:
+                    average.update(model, step)
                 losses.append(loss.detach())
                 now, epoch_ends = time.perf_counter(), step % steps_per_epoch == 0
                 if epoch_ends or now - reported > 0.5:
@@ -154,25 +178,50 @@ def train_classifier(
                             got=f"{value} at step {step}",
                             do="lower the learning rate",
                         )
+                    report: dict[str, Any] = {
+                        "epoch": epoch + 1,
+                        "epochs": recipe.epochs,
+                        "step": step,
+                        "steps": total,
+                        "loss": value,
+                        "accuracy": float((logits.detach().argmax(dim=1) == labels).float().mean()),
+                        "lr": rate,
+                    }
+                    if epoch_ends:
+                        if len(held):
+                            weights = tensors_of(model) if average is None else average.state
+                            with swapped(model, weights):
+                                measured = validate(classifier, *train.batch(held), objective.selection, seed=seed)
+                            report |= {f"validation_{name}": value for name, value in measured.items()}
+                            if all(_merit(report) > _merit(earlier) for earlier in history):
+                                best = copy_of(weights)
+                        history.append({**report, "seconds": earlier + time.perf_counter() - began})
+                    spent = time.perf_counter() - began
+                    report |= {"images_per_second": (step - first) * batch_size / spent, "seconds": spent}
                     if on_progress is not None:
-                        on_progress(
-                            {
-                                "epoch": epoch + 1,
-                                "epochs": epochs,
-                                "step": step,
-                                "steps": total,
-                                "loss": value,
-                                "accuracy": float((logits.detach().argmax(dim=1) == labels).float().mean()),
-                                "lr": rate,
-                                "images_per_second": (step - first) * batch_size / (now - began),
-                                "seconds": now - began,
-                            }
-                        )
+                        on_progress(report)
                 if checkpoint is not None and (epoch_ends or now - saved > checkpoint_seconds):
-                    _save_checkpoint(checkpoint, fingerprint, model, optimizer, step)
+                    state = {
+                        "step": step,
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "objective": objective.state(),
+                        "average": None if average is None else average.state,
+                        "best": best,
+                        "history": history,
+                    }
+                    save_checkpoint(checkpoint, fingerprint, state)
                     saved = time.perf_counter()
-            seconds = time.perf_counter() - began
+            seconds = earlier + time.perf_counter() - began
             optimizer.zero_grad(set_to_none=True)
+            if average is not None:
+                model.load_state_dict(average.state)
+            last: State | None = None
+            if best is not None:
+                chosen = max(history, key=_merit)  # the first of equals, as above
+                if chosen is not history[-1]:
+                    last = copy_of(tensors_of(model))
+                model.load_state_dict(best)
         finally:
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above
             for module, training in flags:
@@ -181,7 +230,10 @@ def train_classifier(
         steps=step,
         loss=float(torch.stack(losses).mean()) if losses else math.nan,
         seconds=seconds,
-        images_per_second=(step - first) * batch_size / max(seconds, 1e-9),
+        images_per_second=step * batch_size / seconds,
+        history=tuple(history),
+        best=None if best is None else chosen,
+        last=last,
     )
 
 
@@ -194,11 +246,48 @@ def evaluate_accuracy(classifier: Classifier, data: ImageSet, batch_size: int = 
     return right / len(data)
 
 
-def _one_cycle(done: float) -> float:
-    """Learning rate as a share of the highest, `done` from 0 to 1: a linear rise, then a cosine to zero."""
-    if done < WARMUP_SHARE:
-        return 0.05 + 0.95 * done / WARMUP_SHARE
-    return 0.5 * (1 + math.cos(math.pi * (done - WARMUP_SHARE) / (1 - WARMUP_SHARE)))
+def validate(
+    classifier: Classifier, images: Tensor, labels: Tensor, selection: ThreatModel | None, *, seed: int
+) -> dict[str, float]:
+    """Accuracy on held-out images, 0 to 1: `natural`, and `robust` under the selection's attack if there is one.
+
+    The same seed in every epoch: epochs are compared under the same random starts. Full precision.
+    """
+
+    def accuracy(inputs: Tensor) -> float:
+        return float((classifier(inputs).argmax(dim=1) == labels).float().mean())
+
+    images, labels = images.to(classifier.device), labels.to(classifier.device)
+    measured = {"natural": accuracy(images)}
+    if selection is not None:
+        measured["robust"] = accuracy(attack(classifier, images, labels, selection, seed=seed))
+    return measured
+
+
+def _merit(report: dict[str, float]) -> float:
+    """What epochs are compared by."""
+    return report.get("validation_robust", report["validation_natural"])
+
+
+def _split(count: int, validation: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices that are trained on, and those that are held out."""
+    if validation >= count:
+        raise ConfigError(
+            expected=f"fewer images held out than the {count} there are",
+            got=f"validation={validation}",
+            do="hold out less",
+        )
+    if not validation:
+        return torch.arange(count), torch.empty(0, dtype=torch.int64)
+    order = torch.randperm(count, generator=_generator(seed, "validation", 0))
+    return order[validation:], order[:validation]
+
+
+def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=MOMENTUM, nesterov=True, **settings)
+    return torch.optim.AdamW(parameters, **settings)
 
 
 def _generator(seed: int, purpose: str, index: int) -> torch.Generator:
@@ -216,60 +305,3 @@ def _check_classes(classifier: Classifier, train: ImageSet, place: torch.device)
             got=f"{len(train.classes)} in {train.name}",
             do="build the model with num_classes=len(data.classes)",
         )
-
-
-def _fingerprint(model: nn.Module, train: ImageSet, objective: Objective, *settings: object) -> str:
-    shapes = [(key, tuple(value.shape)) for key, value in model.state_dict().items() if isinstance(value, Tensor)]
-    return hashlib.sha256(repr((shapes, train.sha256, repr(objective), settings)).encode()).hexdigest()
-
-
-def _save_checkpoint(
-    path: Path, fingerprint: str, model: nn.Module, optimizer: torch.optim.Optimizer, step: int
-) -> None:
-    state = {
-        "fingerprint": fingerprint,
-        "step": step,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    content = io.BytesIO()
-    torch.save(state, content)
-    atomic_write_bytes(path, content.getvalue())
-
-
-def _load_checkpoint(
-    path: Path | None,
-    fingerprint: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    place: torch.device,
-) -> int:
-    """Put the saved state back; the number of steps that it has behind it, 0 without a checkpoint."""
-    if path is None or not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location=place, weights_only=True)
-        saved, step = state["fingerprint"], int(state["step"])
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise RunFolderError(
-            expected="a complete checkpoint",
-            got=f"{path}, which cannot be read",
-            do="delete it to start over",
-        ) from error
-    if saved != fingerprint:
-        raise RunFolderError(
-            expected="a checkpoint of this training",
-            got=f"{path}, of another model, data set or setting",
-            do="choose another file, or delete it to start over",
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return step

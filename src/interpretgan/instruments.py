@@ -1,0 +1,124 @@
+"""What a job reads its classifier with: the judge, and one InterpretGAN per generator seed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import Any
+
+from interpretgan.classifier import Classifier
+from interpretgan.cuts import Cut
+from interpretgan.errors import ConfigError
+from interpretgan.explanation import InterpretGAN
+from interpretgan.files import read_json, write_json
+from interpretgan.judge import Judge, measure_judge, train_judge
+from interpretgan.models import load_weights, save_weights
+from interpretgan.subject import Subject, known_weights
+from interpretgan.training import Recipe, default_recipe
+
+
+class Instruments:
+    """Made when they are first asked for, and kept in the run folder.
+
+    Args:
+        subject: The classifier that they are for.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.workshop = subject, subject.workshop
+
+    def judge_resolved(self) -> dict[str, Any]:
+        """What decides the judge, beside the options: its weights or its training.
+
+        Raises:
+            InterpretGANError: The judge or its weights are not as they should be.
+        """
+        built, weights = self._built_judge, self.workshop.settings.judge.judge_weights
+        known = asdict(self._judge_recipe) if weights is None else known_weights(built, weights)
+        return {f"judge_{name}": value for name, value in known.items()}
+
+    @property
+    def _judge_recipe(self) -> Recipe:
+        recipe, epochs = default_recipe(self.workshop.train, "judge"), self.workshop.settings.judge.judge_epochs
+        return recipe if epochs is None else replace(recipe, epochs=epochs)
+
+    @cached_property
+    def _built_judge(self) -> Classifier:
+        """The judge as built, with its weights where there are some."""
+        shop = self.workshop
+        options = shop.settings.judge
+        if options.judge == self.subject.architecture:
+            raise ConfigError(
+                expected="a judge of another architecture than the classifier's",
+                got=f"{options.judge} for both",
+                do="choose another --judge: a judge that shares the classifier's blind spots sees nothing",
+            )
+        model = shop.build(options.judge, shop.settings.run.seed + 1)
+        if options.judge_weights is not None:
+            load_weights(model, options.judge_weights)
+        return Classifier(model.to(shop.device))
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge, trained against the threat model."""
+        shop, classifier = self.workshop, self._built_judge
+        options, threat_model = shop.settings.judge, shop.settings.attack.threat_model()
+        seed = shop.settings.run.seed + 1
+        if options.judge_weights is not None:
+            return measure_judge(classifier, options.judge, shop.test, threat_model=threat_model, seed=seed)
+        file, record = shop.path("judge.safetensors"), shop.path("judge.json")
+        if file.exists() and record.exists():
+            load_weights(classifier.model, file)
+            known = read_json(record)
+            return Judge(classifier, known["natural"], known["adversarial"], known["name"])
+        with shop.stage("judge", "training the judge: an independent classifier, adversarially trained") as log:
+            judge = train_judge(
+                shop.train,
+                shop.test,
+                threat_model=threat_model,
+                seed=seed,
+                epochs=self._judge_recipe.epochs,
+                architecture=options.judge,
+                device=shop.device,
+                checkpoint=shop.path("checkpoint-judge.pt"),
+                on_progress=log,
+            )
+        save_weights(judge.classifier.model, file)
+        write_json(
+            record,
+            {"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial,
+             "seconds": shop.seconds["judge"]},
+        )  # fmt: skip
+        shop.drop("checkpoint-judge.pt")
+        shop.say(f"judge: {judge.natural:.1%} right on held-out images, {judge.adversarial:.1%} when attacked itself")
+        return judge
+
+    @cached_property
+    def cuts(self) -> list[Cut]:
+        """The cuts to explain, of the trained classifier: a branch that training opened is no cut any more."""
+        names, anatomy = self.workshop.settings.generator.names(), self.subject.anatomy(self.subject.classifier)
+        return anatomy.distinct if names is None else anatomy.select(names)
+
+    @cached_property
+    def interpreters(self) -> list[InterpretGAN]:
+        """InterpretGAN, once per generator seed."""
+        settings = self.workshop.settings
+        return [self._interpreter(settings.run.seed + n) for n in range(settings.generator.generator_seeds)]
+
+    def _interpreter(self, seed: int) -> InterpretGAN:
+        shop, name = self.workshop, f"generator-{seed}"
+        file = shop.path(f"{name}.safetensors")
+        if file.exists():
+            return InterpretGAN.load(file, self.subject.classifier)
+        config = shop.settings.generator.gan()
+        interpreter = InterpretGAN(self.subject.classifier, self.cuts, config=config, seed=seed)
+        label = f"training InterpretGAN for {len(self.cuts)} layers at once (seed {seed})"
+        with shop.stage(name, label, total=config.steps) as log:
+            interpreter.fit(
+                shop.train,
+                checkpoint=shop.path(f"checkpoint-{name}.pt"),
+                on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
+            )
+        interpreter.save(file)
+        shop.drop(f"checkpoint-{name}.pt")
+        return interpreter

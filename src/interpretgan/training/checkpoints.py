@@ -1,0 +1,54 @@
+"""The state of a training on disk: written whole or not at all, read only by the same training."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interpretgan.errors import RunFolderError
+from interpretgan.files import atomic_write_bytes
+
+
+def fingerprint_of(*parts: object) -> str:
+    """Hash of all that must be the same for a checkpoint to be continued."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def save_checkpoint(path: Path, fingerprint: str, state: dict[str, Any]) -> None:
+    """Write tensors and plain values, in place of an older checkpoint.
+
+    Raises:
+        RunFolderError: The place cannot be written.
+    """
+    content = io.BytesIO()
+    torch.save({"fingerprint": fingerprint, "state": state}, content)
+    atomic_write_bytes(path, content.getvalue())
+
+
+def load_checkpoint(path: Path, fingerprint: str, place: torch.device) -> dict[str, Any]:
+    """What `save_checkpoint` was given.
+
+    Raises:
+        RunFolderError: The file is damaged, or of another training.
+    """
+    try:
+        content = torch.load(path, map_location=place, weights_only=True)
+        saved, state = content["fingerprint"], dict(content["state"])
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise RunFolderError(
+            expected="a complete checkpoint",
+            got=f"{path}, which cannot be read",
+            do="delete it to start over",
+        ) from error
+    if saved != fingerprint:
+        raise RunFolderError(
+            expected="a checkpoint of this training",
+            got=f"{path}, of another model, data set or setting",
+            do="choose another file, or delete it to start over",
+        )
+    return state
