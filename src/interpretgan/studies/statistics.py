@@ -202,11 +202,11 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int)
         `None` where no run has three layers that can be compared.
     """
     random = np.random.default_rng(seed)
-    plain = np.concatenate([spearman_rows(one.first[None], one.second[None]) for one in profiles])
-    profiles = [one for one, rho in zip(profiles, plain, strict=True) if np.isfinite(rho)]
+    found_in = [(one, spearman_rows(one.first[None], one.second[None])[0]) for one in profiles]
+    profiles = [one for one, rho in found_in if np.isfinite(rho)]
     if not profiles:
         return None
-    value = float(plain[np.isfinite(plain)].mean())
+    value = float(np.mean([rho for _, rho in found_in if np.isfinite(rho)]))
     sizes = {one.group: len(one.first) for one in profiles}
     # [B, layers] of each architecture: drawn with replacement, and permuted
     drawn = {group: random.integers(size, size=(replicates, size)) for group, size in sizes.items()}
