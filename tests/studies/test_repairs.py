@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -86,11 +88,11 @@ def test_a_pooling_is_swapped_and_nothing_else() -> None:
         swap_pooling(one.model, "conv1", "avg", 6)
 
 
-UNITS = [
+UNITS: list[dict[str, Any]] = [
     {"name": "conv1", "vulnerability": 0.1}, {"name": "conv2", "vulnerability": 0.4},
     {"name": "fc1", "vulnerability": None}, {"name": "fc2", "vulnerability": -0.02},
 ]  # fmt: skip
-LAYERS = [
+LAYERS: list[dict[str, Any]] = [
     {"name": name, "pooling": name.startswith("pool"), "unreliable": False, "vulnerability": {"value": value}}
     for name, value in [("conv1", 0.9), ("pool1", 0.2), ("conv2", 0.8), ("pool2", 0.3)]
 ]

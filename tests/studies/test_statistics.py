@@ -70,7 +70,7 @@ def test_ranks_agree_with_scipy_with_ties_and_gaps() -> None:
 def runs(seeds: int, *, agree: bool) -> list[Profile]:
     random = np.random.default_rng(3)
     loss = random.random(8)
-    vulnerability = loss**3 if agree else np.roll(np.argsort(np.argsort(loss)), 3) * 1.0
+    vulnerability = (loss**3 if agree else np.roll(np.argsort(np.argsort(loss)), 3)).astype(np.float64)
     return [Profile("net", "case", loss, vulnerability)] * seeds
 
 
