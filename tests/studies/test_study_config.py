@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from interpretgan.cli import run_command
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, InputError
 from interpretgan.studies.config import load_config, parse_config
 from interpretgan.studies.plan import read_settings
 from tests.studies.tiny import STUDIES
@@ -103,7 +103,7 @@ def change(path: str, value: object) -> Callable[[Tree], None]:
 def test_a_mistake_is_told_in_one_line(kind: str, path: str, value: object, said: str) -> None:
     tree = tiny(kind)
     change(path, value)(tree)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InputError) as caught:
         parse_config(tree)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import TextIO
@@ -28,6 +29,7 @@ class Board:
         self._state: dict[str, str] = {}
         self._began = time.monotonic()
         self._drawn = 0
+        self._lock = threading.Lock()  # runs begin in the threads that start their processes
 
     def add(self, specs: Sequence[Spec]) -> None:
         """More runs, all waiting."""
@@ -36,15 +38,16 @@ class Board:
 
     def set(self, run: str, state: str, note: str = "") -> None:
         """A run's new state."""
-        self._state[run] = state
-        if self._live:
-            self._draw()
-        elif state != RUNNING:
-            over = sum(one not in (WAITING, RUNNING) for one in self._state.values())
-            seconds = duration(time.monotonic() - self._began)
-            line = f"[{over}/{len(self._state)}] {run}: {state}  {note or seconds}"
-            self._stream.write(f"{line.rstrip()}\n")
-            self._stream.flush()
+        with self._lock:
+            self._state[run] = state
+            if self._live:
+                self._draw()
+            elif state != RUNNING:
+                over = sum(one not in (WAITING, RUNNING) for one in self._state.values())
+                seconds = duration(time.monotonic() - self._began)
+                line = f"[{over}/{len(self._state)}] {run}: {state}  {note or seconds}"
+                self._stream.write(f"{line.rstrip()}\n")
+                self._stream.flush()
 
     def close(self) -> None:
         """Draw the table a last time."""

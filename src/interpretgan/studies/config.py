@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -81,6 +82,7 @@ class StudyConfig:
         confidence: Level of the intervals.
         replicates: Of bootstraps and permutations.
         threads: Of each run. `None`: cores / workers, and then the last digits of a result depend on the workers.
+        gpus: How much of a GPU each run asks a Ray cluster for.
         repair: In a repair study.
     """
 
@@ -92,6 +94,7 @@ class StudyConfig:
     confidence: float = 0.95
     replicates: int = 2000
     threads: int | None = None
+    gpus: float = 0.0
     repair: Repair | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,6 +113,7 @@ class _Head:
     replicates: int = 2000
     threads: int | None = None
     device: str = "auto"
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,7 @@ def parse_config(tree: Mapping[str, Any]) -> StudyConfig:
         confidence=head.confidence,
         replicates=head.replicates,
         threads=head.threads,
+        gpus=head.gpus,
         repair=_repair(as_table(tree["repair"], "repair"), cases, head) if "repair" in tree else None,
     )
     for rule in config.rules:
@@ -226,11 +231,12 @@ def _check_head(head: _Head) -> None:
             do="add seeds: one training says nothing about the next",
         )
     _check_arms(head.arms, head.kind, ARMS[head.kind])
-    if not 0 < head.confidence < 1 or head.replicates < 1 or (head.threads is not None and head.threads < 1):
+    too_few_threads = head.threads is not None and head.threads < 1
+    if not 0 < head.confidence < 1 or head.replicates < 1 or too_few_threads or not 0 <= head.gpus < math.inf:
         raise ConfigError(
-            expected="0 < confidence < 1, replicates >= 1 and threads >= 1",
-            got=f"{head.confidence}, {head.replicates} and {head.threads}",
-            do="try 0.95, 2000 and 1",
+            expected="0 < confidence < 1, replicates >= 1, threads >= 1 and gpus >= 0",
+            got=f"{head.confidence}, {head.replicates}, {head.threads} and {head.gpus:g}",
+            do="try 0.95, 2000, 1 and 0",
         )
     if head.kind == "pooling" and len(head.arms) < 2:
         raise ConfigError(expected="at least two arms", got=str(list(head.arms)), do="add what to compare with")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -84,8 +85,10 @@ class LocalProcesses:
         finally:
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(alive):
-                process.terminate()
+            while alive:
+                for process in list(alive):
+                    process.terminate()
+                time.sleep(0.05)
             pool.shutdown()
 
 
@@ -98,12 +101,13 @@ class RayCluster:
         address: Of the cluster as `ray.init` takes it, e.g. `auto`, `10.0.0.1:6379`, `ray://10.0.0.1:10001`; `local`
             starts one on this machine.
         threads: Of each run; as many cores are asked for. `None`: one.
+        gpus: How much of a GPU each run is given. 0: none, whatever the cluster has.
 
     Raises:
         ConfigError: Ray is not installed, or the cluster cannot be reached.
     """
 
-    def __init__(self, address: str, threads: int | None = None) -> None:
+    def __init__(self, address: str, threads: int | None = None, gpus: float = 0) -> None:
         try:
             import ray
         except ModuleNotFoundError as error:
@@ -113,6 +117,7 @@ class RayCluster:
                 do="pip install 'interpretgan[ray]', or use --workers",
             ) from error
         self.threads = 1 if threads is None else threads
+        self.gpus = gpus
         self._ray: Any = ray
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -128,7 +133,7 @@ class RayCluster:
         ray = self._ray
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         environment |= thread_settings(self.threads)
-        task = ray.remote(num_cpus=self.threads, max_retries=ATTEMPTS - 1)(run_on_cluster)
+        task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=ATTEMPTS - 1)(run_on_cluster)
         waiting = {task.remote(str(folder.resolve()), environment): folder for folder in folders}
         for folder in folders:
             on_start(folder.name)
@@ -174,6 +179,8 @@ def run_process(folder: Path, environment: Mapping[str, str], alive: Processes, 
     """
     error = ""
     for attempt in range(1, ATTEMPTS + 1):
+        if stopping.is_set():
+            return Outcome(error or "not started", attempt - 1)
         with (folder / "log.txt").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "interpretgan.studies.worker", str(folder)],
@@ -181,6 +188,7 @@ def run_process(folder: Path, environment: Mapping[str, str], alive: Processes, 
                 stdout=log,
                 stderr=log,
                 env=dict(environment),
+                start_new_session=True,  # Ctrl-C is for the study, which ends its workers by itself
             )
             (folder / "pid").write_text(f"{process.pid}\n")
             alive.add(process)
@@ -198,8 +206,6 @@ def run_process(folder: Path, environment: Mapping[str, str], alive: Processes, 
             return Outcome(last, attempt)
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}: {last}"
         error = f"its process died, {how}"
-        if stopping.is_set():
-            break
     return Outcome(error, attempt)
 
 

@@ -52,10 +52,12 @@ def study(
     """
     checked = load_config(config, kind)
     if ray is None:
-        return run_study(checked, Path(out), LocalProcesses(workers or 1, checked.threads), stream=stream)
+        return run_study(
+            checked, Path(out), LocalProcesses(1 if workers is None else workers, checked.threads), stream=stream
+        )
     if workers is not None:
         raise ConfigError(expected="either --workers or --ray", got="both", do="leave one of them out")
-    with closing(RayCluster(ray, checked.threads)) as cluster:
+    with closing(RayCluster(ray, checked.threads, checked.gpus)) as cluster:
         return run_study(checked, Path(out), cluster, stream=stream)
 
 
