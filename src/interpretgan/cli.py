@@ -118,12 +118,13 @@ def models() -> None:
     print(
         "\nParameters are for 10 classes and width 1; the first pooling is the default. Any wrn-DEPTH-WIDENING works.\n"
     )
-    rows = [("pretrained", "data", "objective", "eps", "natural", "PGD", "AutoAttack")]
+    rows = [("pretrained", "data", "objective", "eps", "natural", "PGD", "AutoAttack", "images")]
     for card in map(read_card, card_names()):
-        figures = (card.figure(name) for name in ("natural", "pgd", "autoattack"))
+        figures = [card.figure(name) for name in ("natural", "pgd", "autoattack")]
         shown = ("-" if figure is None else f"{figure['value']:.1%}" for figure in figures)
+        images = "-" if figures[0] is None else f"{figures[0]['examples']:,}"
         eps = "-" if card.eps is None else _fraction(card.eps)
-        rows.append((card.name, card.data["name"], card.objective["name"], eps, *shown))
+        rows.append((card.name, card.data["name"], card.objective["name"], eps, *shown, images))
     print(_table(rows))
 
 
