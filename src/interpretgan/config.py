@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEMO_GENERATOR_STEPS = 400
 """Enough for the digits; the demonstration is to end within three minutes."""
-DEMO_INFORMATION_STEPS = 150
+DEMO_INFORMATION_STEPS = 120
 """Likewise."""
 
 

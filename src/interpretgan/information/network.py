@@ -91,7 +91,11 @@ class Gauge(nn.Module):
                 for i, projection in zip(self.controls, projections, strict=True)
             ),
         ]
-        self.decoder = Generator(drawn, image_shape, bounds=bounds, width=width, blocks=blocks, noise=1)
+        # It draws the difference to the mean image, with room to spare: a decoder that drew pixels within the bounds
+        # would start far from images that are mostly black, and some end there, saturated.
+        room = 2 * (bounds[1] - bounds[0])
+        self.bounds = bounds
+        self.decoder = Generator(drawn, image_shape, bounds=(-room, room), width=width, blocks=blocks, noise=1)
         self.probes = Probes(len(shapes), features, hidden, classes)
 
     @torch.no_grad()
@@ -113,10 +117,10 @@ class Gauge(nn.Module):
         return [*places[1:], *controls]
 
     def decode(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Images `[Σ N, C, H, W]` within the bounds, decoder after decoder: estimates of `E[x|z_l]`."""
+        """Estimates of `E[x|z_l]`, `[Σ N, C, H, W]`, decoder after decoder; within the bounds in eval mode."""
         count = sum(map(len, inputs))
-        decoded: Tensor = self.decoder(inputs, torch.zeros(count, 1, device=inputs[0].device))
-        return decoded
+        decoded: Tensor = self.mean_image + self.decoder(inputs, torch.zeros(count, 1, device=inputs[0].device))
+        return decoded if self.training else decoded.clamp(*self.bounds)
 
     def classify(self, standardised: Sequence[Tensor]) -> Tensor:
         """Logits of the probes `[places, N, K]`."""

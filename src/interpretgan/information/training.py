@@ -29,6 +29,9 @@ CALIBRATION_IMAGES = 512
 NUMBERS = 2**26
 """Numbers, of all latents of a batch, that are in memory at a time."""
 
+CHECKPOINT_SECONDS = 20.0
+"""Time between two checkpoints."""
+
 OnStep = Callable[[int, dict[str, float]], None]
 """Called after each step with the number of finished steps and the step's losses."""
 
@@ -116,7 +119,6 @@ def train_gauge(
     *,
     seed: int,
     checkpoint: Path | None = None,
-    checkpoint_seconds: float = 20.0,
     on_step: OnStep | None = None,
 ) -> Gauge:
     """Train the decoders and probes of all cuts.
@@ -132,9 +134,8 @@ def train_gauge(
         images: Training images with their true classes.
         config: Settings.
         seed: Of the weights, the projections and the order of the images: the same seed gives the same gauge.
-        checkpoint: File for the state, written every `checkpoint_seconds`. Where it exists the training goes on from
+        checkpoint: File for the state, written every `CHECKPOINT_SECONDS`. Where it exists the training goes on from
             there, to the weights that no interruption would have given.
-        checkpoint_seconds: See `checkpoint`.
         on_step: See `OnStep`.
 
     Returns:
@@ -203,7 +204,7 @@ def train_gauge(
             raise TrainingError(expected="finite losses", got=f"{values} at step {step}", do="lower the learning rate")
         if on_step is not None:
             on_step(step, values)
-        if checkpoint is not None and time.monotonic() - saved_at > checkpoint_seconds:
+        if checkpoint is not None and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
             state = {
                 "gauge": gauge.state_dict(), "average": average.state, "adam": adam.state_dict(),
                 "random": random.get_state(), "step": step,
