@@ -14,10 +14,12 @@ from cyclopts import App, CycloptsError, Parameter
 
 from interpretgan.config import (
     DEMO_GENERATOR_STEPS,
+    DEMO_INFORMATION_STEPS,
     AttackOptions,
     DataOptions,
     EvaluationOptions,
     GeneratorOptions,
+    InformationOptions,
     JudgeOptions,
     ModelOptions,
     ReadingOptions,
@@ -50,7 +52,7 @@ ATTACK = (*TRAIN, "attack")
 EVALUATE = (*TRAIN, "evaluation")
 FIT = (*TRAIN, "generator")
 EXPLAIN = (*TRAIN, "attack", "judge", "generator")
-DIAGNOSE = (*EXPLAIN, "reading")
+DIAGNOSE = (*EXPLAIN, "information", "reading")
 
 
 @app.command
@@ -60,7 +62,11 @@ def demo(*, run: RunOptions = RunOptions(), dry_run: DryRun = False) -> None:
     Args:
         dry_run: Print the resolved settings and stop.
     """
-    settings = Settings(generator=GeneratorOptions(generator_steps=DEMO_GENERATOR_STEPS), run=run)
+    settings = Settings(
+        generator=GeneratorOptions(generator_steps=DEMO_GENERATOR_STEPS),
+        information=InformationOptions(DEMO_INFORMATION_STEPS),
+        run=run,
+    )
     _diagnose("demo", settings, dry_run)
 
 
@@ -288,11 +294,12 @@ def diagnose(
     attack: AttackOptions = AttackOptions(),
     judge: JudgeOptions = JudgeOptions(),
     generator: GeneratorOptions = GeneratorOptions(),
+    information: InformationOptions = InformationOptions(),
     reading: ReadingOptions = ReadingOptions(),
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
-    """Diagnose a classifier: how much of its loss of accuracy each layer contributes.
+    """Diagnose a classifier: how much of its loss of accuracy each layer contributes, and how much each layer forgets.
 
     Does whatever is still missing in the run folder (train the classifier, train the judge, fit InterpretGAN), says so,
     and ends with the answer and the path of the report. Run the same command again to go on after an interruption.
@@ -300,7 +307,8 @@ def diagnose(
     Args:
         dry_run: Print the resolved settings and stop.
     """
-    _diagnose("diagnose", Settings(data, model, attack, judge, generator, reading, run), dry_run)
+    settings = Settings(data, model, attack, judge, generator, reading, run, information=information)
+    _diagnose("diagnose", settings, dry_run)
 
 
 @app.command
