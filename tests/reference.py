@@ -70,3 +70,15 @@ def first_wrong_for_good(labels: Sequence[int], readings: Sequence[Sequence[int]
             row -= 1
         found.append(row if row < len(readings) else None)
     return found
+
+
+def unexplained(images: Sequence[Row], decoded: Sequence[Row], mean: Row) -> float:
+    """E||x - D(z)||^2 / E||x - mean||^2."""
+    above = sum((a - b) ** 2 for x, y in zip(images, decoded, strict=True) for a, b in zip(x, y, strict=True))
+    return above / sum((a - m) ** 2 for x in images for a, m in zip(x, mean, strict=True))
+
+
+def class_information(labels: Sequence[int], logits: Sequence[Row], frequencies: Row) -> float:
+    """E[log2 q(y|z) - log2 p(y)]."""
+    said = [math.log2(softmax(row)[y]) - math.log2(frequencies[y]) for y, row in zip(labels, logits, strict=True)]
+    return sum(said) / len(said)

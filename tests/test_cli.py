@@ -23,7 +23,7 @@ from interpretgan.training import TrainingResult, evaluate_accuracy
 
 SMALL = shlex.split(
     "--epochs 4 --steps 3 --judge-epochs 3 --generator-steps 25 --images-per-cut 4 --bootstrap 50 --examples 60 "
-    "--device cpu"
+    "--device cpu --information-steps 8"
 )
 
 
@@ -53,6 +53,7 @@ def test_a_run_folder_holds_all_that_the_answer_rests_on(run: Path) -> None:
     assert {
         "config.json", "classifier.safetensors", "judge.safetensors", "judge.json", "generator-0.safetensors",
         "metrics-classifier.jsonl", "metrics-judge.jsonl", "metrics-generator-0.jsonl", "readings.npz",
+        "information.safetensors", "information.npz", "metrics-information.jsonl",
         "diagnosis.json", "explanations.npz", "report.html", "figures/vulnerability.svg", "figures/explanations.png",
     } <= names  # fmt: skip
     assert not [name for name in names if "checkpoint" in name or name.endswith(".tmp")]
@@ -85,6 +86,11 @@ def test_a_run_folder_holds_all_that_the_answer_rests_on(run: Path) -> None:
     assert steps == list(range(1, 26))
     with np.load(run / "readings.npz", allow_pickle=False) as readings:
         assert readings["adversarial"].shape == (12, 60)
+    assert config["information"]["steps"] == 8
+    assert all(layer.information_loss and layer.class_information for layer in diagnosis.layers)
+    with np.load(run / "information.npz", allow_pickle=False) as information:
+        assert information["cuts"].tolist() == layers
+        assert information["errors"].shape == information["bits"].shape == (12, 60)
 
 
 def test_running_again_makes_nothing_again_and_gives_the_same_answer(
@@ -101,7 +107,7 @@ def test_running_again_makes_nothing_again_and_gives_the_same_answer(
 
 def test_what_is_missing_is_made_again_to_the_same_result(run: Path) -> None:
     before = Diagnosis.load(run)
-    for name in ("generator-0.safetensors", "diagnosis.json", "explanations.npz"):
+    for name in ("generator-0.safetensors", "information.safetensors", "diagnosis.json", "explanations.npz"):
         (run / name).unlink()
     assert run_command(["diagnose", *SMALL, "--out", str(run)]) == 0
     assert Diagnosis.load(run).layers == before.layers
@@ -115,7 +121,9 @@ def test_report_needs_the_folder_alone(run: Path, capsys: pytest.CaptureFixture[
 
 
 def test_explain_says_where_each_image_turns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = [part for part in SMALL if part not in ("--bootstrap", "50", "--examples", "60")]
+    settings = [
+        part for part in SMALL if part not in ("--bootstrap", "50", "--examples", "60", "--information-steps", "8")
+    ]
     assert run_command(["explain", *settings, "--out", str(run), "--index", "3,1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["image 3", "image 1", "pictures"]
@@ -280,6 +288,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["diagnose", "--examples", "0"], "examples >= 1"),
         (["diagnose", "--generator-steps", "0"], "steps >= 1"),
+        (["diagnose", "--information-steps", "-1"], "0 leaves information out"),
         (["diagnose", "--device", "cuda:99"], "--device cpu or auto"),
         (["diagnose", "--judge", "lenet5"], "another architecture"),
         (["diagnose", "--pretrained"], "a factory of your own"),

@@ -14,10 +14,11 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import examine
 from interpretgan.data import ImageSet, load_data
-from interpretgan.diagnosis import Diagnosis, diagnose
+from interpretgan.diagnosis import INFORMATION, Diagnosis, diagnose
 from interpretgan.errors import ConfigError, LabelError, RunFolderError
 from interpretgan.explanation import InterpretGAN
 from interpretgan.gan.trainer import GANConfig
+from interpretgan.information import InformationConfig, InformationMeter
 from interpretgan.judge import Judge
 from interpretgan.readings import Readings
 from interpretgan.training import Natural, Recipe, train_classifier
@@ -149,6 +150,52 @@ def test_saving_and_loading_is_an_identity(found: tuple[Diagnosis, list[Readings
     assert record["schema"] == 1
     assert record["layers"][1]["vulnerability"].keys() == {"value", "low", "high"}
     assert isinstance(record["layers"][1]["survival"], float)
+
+
+def test_information_stands_beside_the_vulnerabilities(
+    found: tuple[Diagnosis, list[Readings]], job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    interpreter, judge = job
+    config = InformationConfig(steps=15, batch=24, images_per_cut=4, width=16, blocks=1, precision="fp32")
+    meter = InformationMeter(interpreter.classifier, interpreter.cuts, config=config, seed=3).fit(digits[0])
+    measured = meter.measure(digits[1], examples=60)
+    settings = {"threat_model": THREAT, "examples": 60, "bootstrap": 50, "seed": 4}
+    both = diagnose(interpreter, judge, digits[1], information=measured, **settings)  # type: ignore[arg-type]
+    alone = diagnose(interpreter, judge, digits[1], **settings)  # type: ignore[arg-type]
+    assert [layer.vulnerability for layer in both.layers] == [layer.vulnerability for layer in alone.layers]
+    left = measured.errors.sum(axis=1) / measured.variance.sum()
+    for row, layer in enumerate(both.layers):
+        assert layer.unexplained is not None
+        assert layer.information_loss is not None
+        assert layer.class_information is not None
+        assert layer.unexplained.value == pytest.approx(left[row], rel=1e-5)
+        assert layer.class_information.value == pytest.approx(measured.bits[row].mean(), rel=1e-4)
+    smaller = [i for i in range(1, len(both.layers))
+               if np.prod(both.layers[i].shape) < np.prod(both.layers[i - 1].shape)]  # fmt: skip
+    assert [i for i, layer in enumerate(both.layers) if layer.information_control is not None] == smaller
+    assert both.provenance["information"]["seed"] == 3
+    assert both.provenance["information"]["steps"] == 15
+    assert Diagnosis.load(both.save(tmp_path)) == both
+    record = json.loads((tmp_path / "diagnosis.json").read_text())["layers"][2]
+    assert record["information_loss"].keys() == record["class_information"].keys() == {"value", "low", "high"}
+    assert {"unexplained_low", "information_loss", "class_information_high"} <= set(both.to_frame())
+    assert alone.layers[1].information_loss is None
+    assert "information_loss" not in set(alone.to_frame())
+    with pytest.raises(ConfigError, match="on 60 images"):
+        diagnose(interpreter, judge, digits[1], information=meter.measure(digits[1], examples=59), **settings)  # type: ignore[arg-type]
+
+
+def test_a_diagnosis_of_an_older_version_has_no_information(
+    found: tuple[Diagnosis, list[Readings]], tmp_path: Path
+) -> None:
+    file = found[0].save(tmp_path)
+    record = json.loads(file.read_text())
+    for layer in record["layers"]:
+        for name in INFORMATION:
+            del layer[name]
+    file.write_text(json.dumps(record))
+    assert Diagnosis.load(file) == found[0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from interpretgan.cli import run_command
 from interpretgan.diagnosis import Diagnosis
+from interpretgan.evaluation import Evaluation
+from interpretgan.pretrained import card_names, read_card
 from interpretgan.report import answer_sentence, summary_table
 
 ROOT = Path(__file__).parents[1]
@@ -54,3 +57,24 @@ def test_the_shared_trunk_is_as_fast_as_the_readme_says() -> None:
         assert f"{arm['speedup']:.1f}×" in readme
         assert arm["same_top"]
     assert f"{100 * result['shared']['share_of_bf16_peak']:.0f} %" in readme
+
+
+def test_the_readme_lists_the_pretrained_classifiers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["models"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[-1]
+    assert table.strip() in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", card_names())
+def test_a_shipped_classifier_has_its_record(name: str) -> None:
+    card, folder = read_card(name), ROOT / "results" / "zoo" / name
+    record = json.loads((folder / "classifier.json").read_text())
+    assert card.recipe == record["recipe"]
+    assert card.objective == record["objective"]
+    assert card.training == record["training"]
+    evaluation = Evaluation.load(folder / "evaluation")
+    assert evaluation.classifier["state_sha256"] == card.state_sha256
+    for figure in ("natural", "pgd", "autoattack", "worst_case"):
+        shown = card.figure(figure)
+        assert shown is not None
+        assert (shown["value"], shown["low"], shown["high"]) == tuple(vars(evaluation.accuracy[figure]).values())

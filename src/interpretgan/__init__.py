@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from interpretgan.evaluation import Evaluation, evaluate
     from interpretgan.explanation import Explanation, InterpretGAN
     from interpretgan.gan.trainer import GANConfig
+    from interpretgan.information import InformationConfig, InformationMeter
     from interpretgan.judge import Judge, train_judge
     from interpretgan.pretrained import load_classifier
     from interpretgan.report import write_report
@@ -30,6 +31,8 @@ _PUBLIC = {
     "Explanation": "explanation",
     "GANConfig": "gan.trainer",
     "ImageSet": "data",
+    "InformationConfig": "information",
+    "InformationMeter": "information",
     "InterpretGAN": "explanation",
     "InterpretGANError": "errors",
     "Judge": "judge",
@@ -54,6 +57,8 @@ __all__ = [
     "Explanation",
     "GANConfig",
     "ImageSet",
+    "InformationConfig",
+    "InformationMeter",
     "InterpretGAN",
     "InterpretGANError",
     "Judge",

@@ -419,8 +419,19 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Global random state seeded inside, as it was outside."""
     devices = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        seed_generators(device, seed)
         yield
+
+
+def seed_generators(device: torch.device, seed: int) -> None:
+    """Seed the global generators of the CPU and of the device.
+
+    `torch.manual_seed` seeds every kind of device that torch knows, and notes a stack trace for each that is absent:
+    more than two milliseconds and a little memory a call, where a training step of a small network takes ten.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 def _is_number(value: object) -> bool:

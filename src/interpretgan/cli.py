@@ -14,10 +14,12 @@ from cyclopts import App, CycloptsError, Parameter
 
 from interpretgan.config import (
     DEMO_GENERATOR_STEPS,
+    DEMO_INFORMATION_STEPS,
     AttackOptions,
     DataOptions,
     EvaluationOptions,
     GeneratorOptions,
+    InformationOptions,
     JudgeOptions,
     ModelOptions,
     ReadingOptions,
@@ -50,7 +52,7 @@ ATTACK = (*TRAIN, "attack")
 EVALUATE = (*TRAIN, "evaluation")
 FIT = (*TRAIN, "generator")
 EXPLAIN = (*TRAIN, "attack", "judge", "generator")
-DIAGNOSE = (*EXPLAIN, "reading")
+DIAGNOSE = (*EXPLAIN, "information", "reading")
 
 
 @app.command
@@ -60,7 +62,11 @@ def demo(*, run: RunOptions = RunOptions(), dry_run: DryRun = False) -> None:
     Args:
         dry_run: Print the resolved settings and stop.
     """
-    settings = Settings(generator=GeneratorOptions(generator_steps=DEMO_GENERATOR_STEPS), run=run)
+    settings = Settings(
+        generator=GeneratorOptions(generator_steps=DEMO_GENERATOR_STEPS),
+        information=InformationOptions(DEMO_INFORMATION_STEPS),
+        run=run,
+    )
     _diagnose("demo", settings, dry_run)
 
 
@@ -118,12 +124,13 @@ def models() -> None:
     print(
         "\nParameters are for 10 classes and width 1; the first pooling is the default. Any wrn-DEPTH-WIDENING works.\n"
     )
-    rows = [("pretrained", "data", "objective", "eps", "natural", "PGD", "AutoAttack")]
+    rows = [("pretrained", "data", "objective", "eps", "natural", "PGD", "AutoAttack", "images")]
     for card in map(read_card, card_names()):
-        figures = (card.figure(name) for name in ("natural", "pgd", "autoattack"))
+        figures = [card.figure(name) for name in ("natural", "pgd", "autoattack")]
         shown = ("-" if figure is None else f"{figure['value']:.1%}" for figure in figures)
+        images = "-" if figures[0] is None else f"{figures[0]['examples']:,}"
         eps = "-" if card.eps is None else _fraction(card.eps)
-        rows.append((card.name, card.data["name"], card.objective["name"], eps, *shown))
+        rows.append((card.name, card.data["name"], card.objective["name"], eps, *shown, images))
     print(_table(rows))
 
 
@@ -287,11 +294,12 @@ def diagnose(
     attack: AttackOptions = AttackOptions(),
     judge: JudgeOptions = JudgeOptions(),
     generator: GeneratorOptions = GeneratorOptions(),
+    information: InformationOptions = InformationOptions(),
     reading: ReadingOptions = ReadingOptions(),
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
-    """Diagnose a classifier: how much of its loss of accuracy each layer contributes.
+    """Diagnose a classifier: how much of its loss of accuracy each layer contributes, and how much each layer forgets.
 
     Does whatever is still missing in the run folder (train the classifier, train the judge, fit InterpretGAN), says so,
     and ends with the answer and the path of the report. Run the same command again to go on after an interruption.
@@ -299,7 +307,8 @@ def diagnose(
     Args:
         dry_run: Print the resolved settings and stop.
     """
-    _diagnose("diagnose", Settings(data, model, attack, judge, generator, reading, run), dry_run)
+    settings = Settings(data, model, attack, judge, generator, reading, run, information=information)
+    _diagnose("diagnose", settings, dry_run)
 
 
 @app.command

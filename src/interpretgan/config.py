@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from interpretgan.attacks import ThreatModel
     from interpretgan.data import ImageSet
     from interpretgan.gan.trainer import GANConfig
+    from interpretgan.information import InformationConfig
     from interpretgan.training import Objective, Recipe
 
 DEMO_GENERATOR_STEPS = 400
 """Enough for the digits; the demonstration is to end within three minutes."""
+DEMO_INFORMATION_STEPS = 120
+"""Likewise."""
 
 
 def parse_number(_type: object, tokens: tuple[Token, ...]) -> float:
@@ -284,6 +287,32 @@ class GeneratorOptions:
         return names
 
 
+@Parameter(name="*", group="Information")
+@dataclass(frozen=True)
+class InformationOptions:
+    """How the information at each layer is measured."""
+
+    information_steps: int = 400
+    """Training steps of the decoders and probes that measure how much each layer forgets; 0 leaves that out."""
+
+    def config(self, precision: str) -> InformationConfig | None:
+        """The checked settings of the training; `None` where information is left out.
+
+        Args:
+            precision: Of the arithmetic, as the generator's.
+
+        Raises:
+            ConfigError: A setting out of range.
+        """
+        from interpretgan.information import InformationConfig
+
+        if self.information_steps < 0:
+            raise ConfigError(
+                expected="information-steps >= 0", got=str(self.information_steps), do="0 leaves information out"
+            )
+        return InformationConfig(steps=self.information_steps, precision=precision) if self.information_steps else None
+
+
 @Parameter(name="*", group="Diagnosis")
 @dataclass(frozen=True)
 class ReadingOptions:
@@ -389,19 +418,21 @@ class Settings:
     run: RunOptions = RunOptions()
     training: TrainingOptions = TrainingOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
+    information: InformationOptions = InformationOptions()
 
     def resolve(self, sections: tuple[str, ...]) -> dict[str, Any]:
         """The named sections as plain JSON, checked, with every default filled in.
 
         Args:
-            sections: Of `data`, `model`, `attack`, `judge`, `generator`, `reading`, `evaluation`.
+            sections: Of `data`, `model`, `attack`, `judge`, `generator`, `information`, `reading`,
+                `evaluation`.
 
         Raises:
             InterpretGANError: A setting out of range, or that does not fit the others.
         """
         from dataclasses import asdict
 
-        model = self.model
+        model, information = self.model, self.information.config(self.generator.precision)
         if model.pretrained and (model.file is not None or not model.own):
             raise ConfigError(
                 expected="--pretrained with a factory of your own and no weights",
@@ -432,6 +463,7 @@ class Settings:
                 "seeds": self.generator.generator_seeds,
                 "cuts": self.generator.names(),
             },
+            "information": {"steps": 0} if information is None else asdict(information),
             "reading": asdict(self.reading),
             "evaluation": {
                 **asdict(self.evaluation),

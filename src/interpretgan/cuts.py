@@ -113,6 +113,14 @@ class Anatomy:
         )
 
 
+def distinct(cuts: Sequence[Cut]) -> tuple[tuple[Cut, ...], list[int]]:
+    """The cuts without those that repeat another one's tensor, and for every cut the index of the one it stands for."""
+    first: dict[str, Cut] = {}
+    for cut in cuts:
+        first.setdefault(cut.same_as or cut.name, cut)
+    return tuple(first.values()), [list(first).index(cut.same_as or cut.name) for cut in cuts]
+
+
 # --- hooks -------------------------------------------------------------------------------------------------------
 
 

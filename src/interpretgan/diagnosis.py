@@ -23,6 +23,7 @@ from interpretgan.evaluation import trust
 from interpretgan.evaluation.curves import Sample
 from interpretgan.explanation import InterpretGAN
 from interpretgan.files import read_json, write_json
+from interpretgan.information.measurement import Measurement
 from interpretgan.judge import Judge
 from interpretgan.readings import Perturb, Readings, attacker, collect, noise_control
 from interpretgan.runs import provenance
@@ -43,6 +44,10 @@ CONTROL_IMAGES = 250
 """Images on which the control with eps = 0 and the checks of the model run."""
 SEARCHED = 128
 """Of these, on how many the attack runs again with other settings."""
+INFORMATION = (
+    "unexplained", "information_loss", "information_control", "class_information", "class_information_loss"
+)  # fmt: skip
+"""Figures of a row that stand there where information was measured."""
 REPLAYED = 4
 """Images whose latents are replayed from every cut, before anything is read."""
 
@@ -67,6 +72,13 @@ class Layer:
         intervals: Of `natural`, `adversarial`, `noise` and `survival`.
         transitions: Counts, true class by class shown, of adversarial explanations.
         flags: Reasons to distrust the row.
+        unexplained: `u_l`, the share of the image's variance that the cut no longer explains; 0 for the image. This and
+            all below `None` where information was not measured.
+        information_loss: `u_l - u_{l-1}`, as measured.
+        information_control: The same for a random projection of the cut before to the size of this one; `None` also
+            where this one is not smaller.
+        class_information: What a probe of fixed capacity tells of the class, in bits.
+        class_information_loss: By how many bits it falls.
     """
 
     name: str
@@ -84,6 +96,11 @@ class Layer:
     intervals: Mapping[str, Interval]
     transitions: tuple[tuple[int, ...], ...]
     flags: tuple[str, ...] = ()
+    unexplained: Interval | None = None
+    information_loss: Interval | None = None
+    information_control: Interval | None = None
+    class_information: Interval | None = None
+    class_information_loss: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,9 @@ class Diagnosis:
             for name in ("vulnerability", "share", "vulnerability_bits", "vulnerability_noise"):
                 interval = getattr(layer, name)
                 row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            for name in INFORMATION:
+                if (interval := getattr(layer, name)) is not None:
+                    row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
             rows.append(row | {"flags": "; ".join(layer.flags)})
         return pd.DataFrame(rows)
 
@@ -187,6 +207,8 @@ def _layer(row: dict[str, Any]) -> Layer:
     plain = dict(row)
     for name in ("vulnerability", "share", "vulnerability_bits", "vulnerability_noise"):
         plain[name] = Interval(**row[name])
+    for name in INFORMATION:  # not in diagnoses of older versions
+        plain[name] = None if row.get(name) is None else Interval(**row[name])
     plain["intervals"] = {name: Interval(**interval) for name, interval in row["intervals"].items()}
     plain["shape"], plain["flags"] = tuple(row["shape"]), tuple(row["flags"])
     plain["transitions"] = tuple(tuple(counts) for counts in row["transitions"])
@@ -207,6 +229,7 @@ def diagnose(
     adversarial: Perturb | None = None,
     classifier_info: Mapping[str, Any] | None = None,
     data_info: Mapping[str, Any] | None = None,
+    information: Measurement | None = None,
     on_batch: Callable[[int], None] | None = None,
     on_readings: Callable[[list[Readings]], None] | None = None,
 ) -> Diagnosis:
@@ -227,6 +250,8 @@ def diagnose(
             `None`: attacks them here.
         classifier_info: Kept in the record, beside the model's class and size.
         data_info: Likewise, beside the number of examples.
+        information: What `InformationMeter.measure` found at the same cuts on the same examples, to stand beside the
+            vulnerabilities. `None`: information is not measured.
         on_batch: Told how many examples are done.
         on_readings: Given the readings of each interpreter, to keep them.
 
@@ -235,7 +260,7 @@ def diagnose(
 
     Raises:
         LabelError: Labels that do not fit.
-        ConfigError: Nothing to read, or interpreters of different cuts.
+        ConfigError: Nothing to read, or interpreters or information of different cuts.
         ThreatModelError: No threat model.
         ModelError: A model that stays in train mode.
         CutError: Replaying the network from a cut does not reproduce its logits.
@@ -251,6 +276,8 @@ def diagnose(
             got=f"{count} examples, bootstrap={bootstrap}, confidence={confidence}",
             do="check the settings",
         )
+    if information is not None:
+        _require_same(information, cuts, count)
     probe, probe_labels = source.batch(torch.arange(min(count, CONTROL_IMAGES)))
     probe = classifier.check_images(probe)
     probe_labels = check_labels(probe_labels, len(probe), classifier, probe[:1])
@@ -273,6 +300,10 @@ def diagnose(
     pooled = _pool(readings)
     weights = vul.bootstrap_weights(len(interpreters), count, bootstrap, seed=seed)
     rows = _rows(pooled, weights, confidence, len(interpreters))
+    held: list[dict[str, Any]] = [{"flags": ()} for _ in rows]
+    if information is not None:
+        weights = vul.bootstrap_weights(1, count, bootstrap, seed=seed)
+        held = [dict(vars(layer)) for layer in information.layers(weights, confidence)]
 
     # The same code with x' = x must blame no layer at all.
     (still,) = collect(
@@ -295,9 +326,9 @@ def diagnose(
                 tuple(int(v) for v in counts)
                 for counts in vul.transitions(pooled.labels, pooled.adversarial[index], classes)
             ),
-            flags=_row_flags(rows, index),
+            **known | {"flags": (*_row_flags(rows, index), *known["flags"])},
         )
-        for index, ((name, kind, shape), row) in enumerate(zip(kinds, rows, strict=True))
+        for index, ((name, kind, shape), row, known) in enumerate(zip(kinds, rows, held, strict=True))
     )  # fmt: skip
     model = [float(share) for share in (pooled.model == pooled.labels).mean(axis=1)]
     accuracy = {
@@ -336,6 +367,7 @@ def diagnose(
             "generator": dataclasses.asdict(interpreters[0].config),
             "bootstrap": bootstrap,
             "confidence": confidence,
+            **({} if information is None else {"information": dict(information.settings)}),
         },
     )
 
@@ -360,6 +392,17 @@ def _same_cuts(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[
             do="fit them on the same classifier and cuts, with different seeds",
         )
     return interpreters[0].classifier, interpreters[0].cuts
+
+
+def _require_same(information: Measurement, cuts: Sequence[Cut], count: int) -> None:
+    """Refuse information that was measured at other cuts or on other images."""
+    names = tuple(cut.name for cut in cuts)
+    if information.cuts != names or len(information.variance) != count:
+        raise ConfigError(
+            expected=f"information measured at {', '.join(names)} on {count} images",
+            got=f"{', '.join(information.cuts)} on {len(information.variance)}",
+            do="give the meter the cuts of the interpreter, and measure the examples that are diagnosed",
+        )
 
 
 def _pool(readings: Sequence[Readings]) -> Readings:

@@ -15,7 +15,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from interpretgan.classifier import Classifier
-from interpretgan.cuts import Cut, capture
+from interpretgan.cuts import Cut, capture, distinct
 from interpretgan.data import as_source
 from interpretgan.errors import ConfigError, CutError, ImageError, WeightsError
 from interpretgan.files import atomic_write_bytes
@@ -127,12 +127,8 @@ class InterpretGAN:
             )
         self.classifier, self.cuts, self.seed = classifier, tuple(cuts), seed
         self.config = GANConfig() if config is None else config
-        first: dict[str, Cut] = {}
-        for cut in cuts:
-            first.setdefault(cut.same_as or cut.name, cut)
-        self.drawn = tuple(first.values())
-        """The cuts that are drawn; the others repeat one of them."""
-        self._rows = [list(first).index(cut.same_as or cut.name) for cut in cuts]
+        self.drawn, self._rows = distinct(cuts)
+        """The cuts that are drawn, the others repeating one of them; and the row of each cut among these."""
         self._generator: Generator | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""What a job reads its classifier with: the judge, and one InterpretGAN per generator seed."""
+"""What a job reads its classifier with: the judge, one InterpretGAN per generator seed, and the information meter."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from interpretgan.cuts import Cut
 from interpretgan.errors import ConfigError
 from interpretgan.explanation import InterpretGAN
 from interpretgan.files import read_json, write_json
+from interpretgan.information import InformationMeter
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.models import load_weights, save_weights
 from interpretgan.subject import Subject, known_weights
@@ -122,3 +123,26 @@ class Instruments:
         interpreter.save(file)
         shop.drop(f"checkpoint-{name}.pt")
         return interpreter
+
+    @cached_property
+    def meter(self) -> InformationMeter | None:
+        """The information meter; `None` where information is left out."""
+        shop = self.workshop
+        settings = shop.settings
+        config = settings.information.config(settings.generator.precision)
+        if config is None:
+            return None
+        file = shop.path("information.safetensors")
+        if file.exists():
+            return InformationMeter.load(file, self.subject.classifier)
+        meter = InformationMeter(self.subject.classifier, self.cuts, config=config, seed=settings.run.seed)
+        label = f"measuring information at {len(self.cuts)} layers"
+        with shop.stage("information", label, total=config.steps) as log:
+            meter.fit(
+                shop.train,
+                checkpoint=shop.path("checkpoint-information.pt"),
+                on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
+            )
+        meter.save(file)
+        shop.drop("checkpoint-information.pt")
+        return meter

@@ -48,7 +48,8 @@ def diagnosis_of(
 
     layers: list[dict[str, Any]] = []
     before, bits_before = None, None
-    for name, kind, shape, natural, adversarial in rows:
+    unexplained = 0.0
+    for place, (name, kind, shape, natural, adversarial) in enumerate(rows):
         survival = adversarial / natural
         bits = max(0.02, np.log2(len(classes)) * adversarial**1.3)
         counts = rng.multinomial(
@@ -63,6 +64,8 @@ def diagnosis_of(
         )
         drop = 0.0 if before is None else before - survival
         noise = natural - 0.004
+        forgets = 0.0 if before is None else 0.012 + 0.5 * max(drop, 0.0) - 0.03 * (place == 2)
+        unexplained += forgets
         layers.append(
             {
                 "name": name,
@@ -86,6 +89,11 @@ def diagnosis_of(
                 "flags": [f"unreliable: natural explanations read right at {natural:.2f} < 0.60"]
                 if natural < 0.6
                 else [],
+                "unexplained": around(unexplained, 0.0 if before is None else 0.01),
+                "information_loss": around(forgets, 0.0 if before is None else 0.006),
+                "information_control": around(0.4 * forgets, 0.005) if place % 2 else None,
+                "class_information": around(3.0 + 0.02 * place, 0.04),
+                "class_information_loss": around(-0.02 * (before is not None), 0.03),
             }
         )
         before, bits_before = survival, bits

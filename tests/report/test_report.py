@@ -132,7 +132,7 @@ def test_names_from_outside_are_escaped(lenet: dict[str, Any], tmp_path: Path) -
 
 def test_unreliable_layers_are_marked_in_word_and_shape(deep: dict[str, Any], tmp_path: Path) -> None:
     content = write_report(deep, None, tmp_path).read_text("utf-8")
-    assert content.count('class="bar hatched"') == 2
+    assert content.count('class="bar hatched"') == 4  # in the chart, and beside the information loss
     assert content.count('<span class="tag">unreliable</span>') == 4  # in the chart and in the table
     assert "natural explanations read right at 0.40 &lt; 0.60" in content
     assert "neither this row nor the vulnerability of the layer" in content
@@ -228,6 +228,29 @@ def test_many_classes_become_lists(lenet: dict[str, Any], tmp_path: Path) -> Non
     lenet["layers"][5]["transitions"] = table.tolist()
     shown = words(read(write_report(lenet, None, tmp_path)))
     assert "class 3 → class 21: 17" in shown
+
+
+def test_information_stands_beside_vulnerability_where_it_was_measured(lenet: dict[str, Any], tmp_path: Path) -> None:
+    lenet["layers"][2]["flags"] = ["information loss below zero by more than its interval: -0.0080 [-0.0140, -0.0020]"]
+    shown = words(read(write_report(lenet, None, tmp_path)))
+    assert "What each layer forgets" in shown
+    for figure in ("+30.2 [29.6, 30.8]", "−0.8 [−1.4, −0.2]", "3.10[3.06, 3.14]", "+12.1[11.6, 12.6]"):
+        assert figure in shown
+    assert "No layer can know more of the image" in shown
+    picture = (tmp_path / "figures" / "vulnerability.svg").read_text("utf-8")
+    assert "What each layer forgets" in picture
+    assert "+30.2" in picture
+    lines = summary_table(lenet).splitlines()
+    assert lines[0].split()[-5:] == ["forgets", "%", "interval", "class", "bits"]
+    assert lines[7].split()[-4:] == ["+30.2", "[29.6,", "30.8]", "3.10"]
+    for layer in lenet["layers"]:
+        for key in list(layer):
+            if "information" in key or key == "unexplained":
+                layer[key] = None
+    lenet["layers"][2]["flags"] = []
+    assert "forgets" not in words(read(write_report(lenet, None, tmp_path)))
+    assert "forgets" not in (tmp_path / "figures" / "vulnerability.svg").read_text("utf-8")
+    assert summary_table(lenet).splitlines()[0].endswith("V of noise")
 
 
 # --------------------------------------------------------------------------------------------------- figures
@@ -467,6 +490,7 @@ def test_text_is_free_of_null_and_nan(write: Callable[[dict[str, Any]], str], le
         ("PGD with 1 step: more steps of the attack win more", "too weak"),
         ("eps 0 gives a vulnerability of 0.01", "exactly zero"),
         ("few examples: intervals are wide", "wide intervals"),
+        ("class information below zero by more than its interval: -0.2 [-0.3, -0.1]", "information-steps"),
         (trust.noise_as_good(0.5, 0.5, 0.9), "no more than chance"),
         (trust.robust_at_any_size(0.5, 0.4), "nothing to recognise"),
         (trust.not_growing([0.9, 0.4, 0.8], 1000), "larger perturbation"),

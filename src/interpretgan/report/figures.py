@@ -36,7 +36,7 @@ def ticks(low: float, high: float, *, about: int = 5) -> list[float]:
 
 
 def chart(diagnosis: dict[str, Any], top: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The geometry of both charts: vulnerability per layer, and accuracy of the explanations per cut.
+    """The geometry of the charts: vulnerability and information loss per layer, and what the explanations show.
 
     Args:
         diagnosis: The content of diagnosis.json.
@@ -44,13 +44,43 @@ def chart(diagnosis: dict[str, Any], top: tuple[str, ...] = ()) -> dict[str, Any
 
     Returns:
         `rows` in execution order with every x in per cent of the plot's width, `ticks` and `zero` of the
-        vulnerability axis, and `curves` whose points lie in a box 100 wide and 10 high per row.
+        vulnerability axis, and `curves` whose points lie in a box 100 wide and 10 high per row; `information` has
+        `ticks` and `zero` of the axis of `row.information`, and is None where information was not measured.
     """
     layers = list(diagnosis.get("layers") or ())
+    measured = any(number((layer.get("information_loss") or {}).get("value")) is not None for layer in layers)
+    axis, parts = _bars(layers, "vulnerability", "vulnerability_noise")
+    other_axis, other_parts = _bars(layers, "information_loss", "information_control")
+    rows = []
+    for position, (layer, part, other) in enumerate(zip(layers, parts, other_parts, strict=True)):
+        row: dict[str, Any] = {
+            "name": str(layer["name"]),
+            "unreliable": is_unreliable(layer),
+            "top": str(layer["name"]) in top,
+            "first": position == 0,
+            **part,
+            "information": other,
+            "accuracy": {},
+        }
+        for key in ("natural", "adversarial"):
+            accuracy = number(layer.get(key))
+            row["accuracy"][key] = None if accuracy is None else round(100 * accuracy, 2)
+        rows.append(row)
+    return {
+        "rows": rows,
+        **axis,
+        "information": other_axis if measured else None,
+        "curves": {key: _curve(layers, key) for key in ("natural", "adversarial")},
+        "longest": max((len(row["name"]) for row in rows), default=8),
+    }
+
+
+def _bars(layers: list[dict[str, Any]], key: str, control_key: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """An axis, and for each layer a bar with its interval and its control's mark; no bar for the image."""
     reach = [0.0, 0.05]
     for layer in layers[1:]:
-        for key in ("vulnerability", "vulnerability_noise"):
-            record = layer.get(key) or {}
+        for name in (key, control_key):
+            record = layer.get(name) or {}
             value = number(record.get("value"))
             reach += [] if value is None else [value]
             reach += interval(record) or ()
@@ -60,44 +90,30 @@ def chart(diagnosis: dict[str, Any], top: tuple[str, ...] = ()) -> dict[str, Any
     def x(value: float) -> float:
         return round(100 * (value - low) / (high - low), 3)
 
-    rows = []
+    parts = []
     for position, layer in enumerate(layers):
-        vulnerability = layer.get("vulnerability") or {}
-        noise = layer.get("vulnerability_noise") or {}
-        value, noise_value = number(vulnerability.get("value")), number(noise.get("value"))
-        bounds, noise_bounds = interval(vulnerability), interval(noise)
-        row: dict[str, Any] = {
-            "name": str(layer["name"]),
-            "unreliable": is_unreliable(layer),
-            "top": str(layer["name"]) in top,
-            "first": position == 0,
+        record, control = layer.get(key) or {}, layer.get(control_key) or {}
+        value, control_value = number(record.get("value")), number(control.get("value"))
+        bounds, control_bounds = interval(record), interval(control)
+        part: dict[str, Any] = {
             "value": signed(value) if position else "",
-            "span": span(vulnerability) if position else "",
+            "span": span(record) if position else "",
             "bar": None,
             "whisker": None,
-            "noise": None,
-            "accuracy": {},
+            "control": None,
         }
         if position and value is not None:
-            row["bar"] = {"x": x(min(value, 0.0)), "width": round(abs(x(value) - x(0.0)), 3)}
-            row["whisker"] = bounds and (x(bounds[0]), x(bounds[1]))
-        if position and noise_value is not None:
-            row["noise"] = {
-                "x": x(noise_value),
-                "span": noise_bounds and (x(noise_bounds[0]), x(noise_bounds[1])),
-                "text": f"{signed(noise_value)} {span(noise)}".rstrip(),
+            part["bar"] = {"x": x(min(value, 0.0)), "width": round(abs(x(value) - x(0.0)), 3)}
+            part["whisker"] = bounds and (x(bounds[0]), x(bounds[1]))
+        if position and control_value is not None:
+            part["control"] = {
+                "x": x(control_value),
+                "span": control_bounds and (x(control_bounds[0]), x(control_bounds[1])),
+                "text": f"{signed(control_value)} {span(control)}".rstrip(),
             }
-        for key in ("natural", "adversarial"):
-            accuracy = number(layer.get(key))
-            row["accuracy"][key] = None if accuracy is None else round(100 * accuracy, 2)
-        rows.append(row)
-    return {
-        "rows": rows,
-        "ticks": [{"x": x(mark), "label": plain(100 * mark, 0).replace("-", "−")} for mark in ticks(low, high)],
-        "zero": x(0.0),
-        "curves": {key: _curve(layers, key) for key in ("natural", "adversarial")},
-        "longest": max((len(row["name"]) for row in rows), default=8),
-    }
+        parts.append(part)
+    marks = [{"x": x(mark), "label": plain(100 * mark, 0).replace("-", "−")} for mark in ticks(low, high)]
+    return {"ticks": marks, "zero": x(0.0)}, parts
 
 
 def _curve(layers: list[dict[str, Any]], key: str) -> dict[str, list[str]]:

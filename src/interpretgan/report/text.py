@@ -15,6 +15,11 @@ NAMED_AT_MOST = 3  # layers that cannot be told apart are named one by one up to
 
 # What a flag means, by the first of these entries with a word that occurs in it.
 FLAG_MEANINGS: dict[tuple[str, ...], str] = {
+    ("below zero",): (
+        "No layer can know more of the image than the one before it, and no probe should do worse than one that has "
+        "seen nothing. The decoders and probes are trained, and never quite to the end: differences of this size "
+        "between layers say nothing. More --information-steps make them smaller."
+    ),
     ("differ between two passes", "dynamic model"): (
         "The same image does not always get the same answer, and an attack aims at an answer that is gone when it "
         "counts. What looks like robustness may be that alone."
@@ -287,6 +292,13 @@ def answer_sentence(diagnosis: dict[str, Any]) -> str:
     return answer(diagnosis).sentence
 
 
+def _information_cells(layer: dict[str, Any], *, first: bool) -> list[str]:
+    """Information loss with its interval, and class information, in ASCII."""
+    loss, bits = layer.get("information_loss") or {}, number((layer.get("class_information") or {}).get("value"))
+    cells = ["", ""] if first else [signed(loss.get("value")), span(loss)]
+    return [cell.replace("–", "-").replace("−", "-") for cell in (*cells, "-" if bits is None else plain(bits, 2))]
+
+
 def summary_table(diagnosis: dict[str, Any]) -> str:
     """The layers of a diagnosis as a plain-text table for the terminal.
 
@@ -295,7 +307,8 @@ def summary_table(diagnosis: dict[str, Any]) -> str:
 
     Returns:
         One line per cut in execution order: the judge's accuracy on natural and adversarial explanations
-        and survival in per cent, vulnerability with its interval and the noise control's in points; `!`
+        and survival in per cent, vulnerability with its interval and the noise control's in points; where
+        they were measured, information loss in per cent of the image's variance and class information in bits; `!`
         marks a flagged row, and the flags follow. ASCII but for the names and flags themselves.
     """
 
@@ -304,6 +317,8 @@ def summary_table(diagnosis: dict[str, Any]) -> str:
         return text.replace("–", "-").replace("−", "-")
 
     rows = [["", "layer", "natural %", "adversarial %", "survival %", "V (points)", "interval", "V of noise"]]
+    forgets = any(layer.get("information_loss") for layer in diagnosis.get("layers") or ())
+    rows[0] += ["forgets %", "interval", "class bits"] if forgets else []
     notes = []
     for position, layer in enumerate(diagnosis.get("layers") or ()):
         name, flags = str(layer["name"]), [str(flag) for flag in layer.get("flags") or ()]
@@ -320,6 +335,7 @@ def summary_table(diagnosis: dict[str, Any]) -> str:
                 *(cell(layer.get(key)) for key in ("natural", "adversarial", "survival")),
             ]
             + (figures if position else ["", "", ""])
+            + (_information_cells(layer, first=not position) if forgets else [])
         )
         notes += [f"! {name}: {flag}" for flag in flags]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

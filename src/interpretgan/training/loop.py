@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interpretgan.attacks import ThreatModel, attack
+from interpretgan.attacks import ThreatModel, attack, seed_generators
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, DataError, ModelError
@@ -155,7 +155,7 @@ def train_classifier(
                 rate = recipe.rate(step / total)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for dropout
+                seed_generators(place, int(torch.randint(2**62, (), generator=generator)))  # for dropout
                 with torch.autocast(place.type, dtype=torch.bfloat16, enabled=bf16):
                     loss, logits = objective.loss(
                         classifier, Batch(images, labels, indices, step / total, replay, generator)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interpretgan.attacks import ThreatModel, search
+from interpretgan.attacks import ThreatModel, search, seed_generators
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
 from interpretgan.training.objectives.base import Batch, Objective
@@ -58,7 +58,7 @@ class AdversarialTraining(Objective):
         images, labels, threat_model = batch.images, batch.labels, grown(self.threat_model, self.warmup, batch.progress)
         seed = int(torch.randint(2**62, (), generator=batch.generator))
         with classifier.borrowed(), torch.enable_grad():
-            torch.manual_seed(seed)  # borrowed() puts the global state back
+            seed_generators(images.device, seed)  # borrowed() puts the global state back
             adversarial = search(classifier.run, images, labels, threat_model, classifier.bounds)
         logits = classifier.run(adversarial).float()
         loss = F.cross_entropy(logits, labels)
