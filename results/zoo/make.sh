@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Makes the pretrained classifiers again, and what stands beside them: training, packing, evaluation, card.
+# Makes the pretrained classifiers again, and what stands beside them: training, packing, evaluation, card. Run folders go to
+# OUT (runs/pretrained), weights and cards into the package: run it in a clone of its own, with interpretgan installed there.
 #
-#   DATA=DIR results/zoo/make.sh                the twelve that are shipped (about five hours of one CPU core)
+#   DATA=DIR results/zoo/make.sh                all twelve; those of CIFAR-10 take hours on two CPU cores
 #   DATA=DIR results/zoo/make.sh NAME...        some of them, or mnist-wide-pgd
-#   DATA=DIR results/zoo/make.sh published      VGG-16 and WRN-28-10 on CIFAR-10 at the published size: a GPU and a day
+#   DATA=DIR results/zoo/make.sh published      VGG-16 and WRN-28-10 on CIFAR-10 at the published size: needs a GPU
 #
-# What is in a folder already is not made again, so an interruption costs at most a minute.
+# What a folder has already is not made again. A training goes on where it was interrupted; an evaluation starts over.
+# The committed record of vgg-small-avg-trades is without AutoAttack, by: --attacks fgsm,pgd --examples 1000 --steps 20
+# --restarts 1 --curve-examples 200.
 set -euo pipefail
 export INTERPRETGAN_DATA=${DATA:?set DATA to the folder that holds mnist/ and cifar10/ as parquet}
-here=results/zoo
+here=${OUT:-runs/pretrained}
 
-# train NAME DATA MODEL [OPTION...], then evaluate DATA EPS EXAMPLES; only pretrained names get a card
+# train NAME DATA MODEL [OPTION...]
 train() { interpretgan train --data "$2" --model "$3" --out "$here/$1" "${@:4}"; }
 
 ship() { # NAME DATA EPS EXAMPLES [OPTION...]
