@@ -74,7 +74,7 @@ def test_a_shipped_classifier_has_its_record(name: str) -> None:
     assert card.training == record["training"]
     evaluation = Evaluation.load(folder / "evaluation")
     assert evaluation.classifier["state_sha256"] == card.state_sha256
-    for figure in ("natural", "pgd", "autoattack", "worst_case"):
-        shown = card.figure(figure)
+    for attack, measured in evaluation.accuracy.items():
+        shown = card.figure(attack)
         assert shown is not None
-        assert (shown["value"], shown["low"], shown["high"]) == tuple(vars(evaluation.accuracy[figure]).values())
+        assert (shown["value"], shown["low"], shown["high"]) == (measured.value, measured.low, measured.high)
