@@ -116,9 +116,9 @@ def attack(
 ) -> Tensor:
     """The worst image that the attack finds for each example.
 
-    Candidates are the natural image, every image within the threat model that the attack shows to the classifier
-    on its way, and its result, over all restarts. A misclassified one beats a correctly classified one, then the
-    higher cross-entropy wins; both against the true label. Always full precision, also inside autocast.
+    Candidates are the natural image, the result of each restart, and the first image within the threat model that
+    misleads the classifier on the way there. A misclassified one beats a correctly classified one, then the higher
+    cross-entropy wins; both against the true label. Always full precision, also inside autocast.
 
     Args:
         classifier: Attacked in eval mode with frozen parameters, and given back as it was.
@@ -160,43 +160,50 @@ def attack(
 
 
 def _worst_case(classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel, method: Search) -> Tensor:
-    worst = _Worst(x, y, threat_model, classifier.bounds)
-
-    def watched(images: Tensor) -> Tensor:
-        logits = classifier.run(images)
-        worst.see(images, logits)
-        return logits
-
-    with torch.no_grad():
-        watched(x)
+    worst = _Worst(classifier, x, y, threat_model)
+    worst.compare(x)
     for _ in range(threat_model.restarts):
-        last = method(watched, x, y, threat_model, classifier.bounds)
-        with torch.no_grad():
-            watched(last)
+        worst.compare(method(worst.watched, x, y, threat_model, classifier.bounds))
     return worst.images
 
 
 class _Worst:
-    """The worst image of each example, of all images that were seen and are within the threat model."""
+    """The worst image of each example, of those that were compared, and that misled the classifier while watched."""
 
-    def __init__(self, x: Tensor, y: Tensor, threat_model: ThreatModel, bounds: Bounds) -> None:
+    def __init__(self, classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel) -> None:
         self.images = x
-        self._x, self._y, self._norm, self._bounds = x, y, threat_model.norm, bounds
-        self._most = threat_model.eps + _slack(threat_model, bounds)
+        self._classifier, self._x, self._y, self._norm = classifier, x, y, threat_model.norm
+        self._most = threat_model.eps + _slack(threat_model, classifier.bounds)
         self._wrong = torch.zeros_like(y, dtype=torch.bool)
         self._loss = torch.full(y.shape, -math.inf, device=y.device)
 
+    def watched(self, images: Tensor) -> Tensor:
+        """The logits of images on an attack's way. Little is done for examples that are misclassified already."""
+        logits = self._classifier.run(images)
+        with torch.no_grad():
+            new = (logits.argmax(dim=1) != self._y) & ~self._wrong
+            if new.any():
+                self._keep(images, logits, new)
+        return logits
+
     @torch.no_grad()
-    def see(self, images: Tensor, logits: Tensor) -> None:
-        """Keep those images that are worse than what was seen before."""
-        logits = logits.detach().float()
-        wrong, loss = logits.argmax(dim=1) != self._y, F.cross_entropy(logits, self._y, reduction="none")
-        worse = (wrong & ~self._wrong) | ((wrong == self._wrong) & (loss > self._loss))
+    def compare(self, images: Tensor) -> None:
+        """Keep those images that are worse than what was kept before."""
+        logits = self._classifier.run(images)
+        wrong, loss = logits.argmax(dim=1) != self._y, self._loss_of(logits)
+        self._keep(images, logits, (wrong & ~self._wrong) | ((wrong == self._wrong) & (loss > self._loss)))
+
+    def _keep(self, images: Tensor, logits: Tensor, worse: Tensor) -> None:
+        images, logits, low, high = images.detach(), logits.detach(), *self._classifier.bounds
         flat = images.flatten(1)
-        worse &= perturbation_size(images - self._x, self._norm) <= self._most
-        worse &= (flat.amin(dim=1) >= self._bounds[0]) & (flat.amax(dim=1) <= self._bounds[1])
-        self.images = torch.where(worse.view(-1, 1, 1, 1), images.detach(), self.images)
-        self._wrong, self._loss = torch.where(worse, wrong, self._wrong), torch.where(worse, loss, self._loss)
+        worse = worse & (perturbation_size(images - self._x, self._norm) <= self._most)
+        worse &= (flat.amin(dim=1) >= low) & (flat.amax(dim=1) <= high)
+        self.images = torch.where(worse.view(-1, 1, 1, 1), images, self.images)
+        self._wrong = torch.where(worse, logits.argmax(dim=1) != self._y, self._wrong)
+        self._loss = torch.where(worse, self._loss_of(logits), self._loss)
+
+    def _loss_of(self, logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), self._y, reduction="none")
 
 
 class Logits(nn.Module):
