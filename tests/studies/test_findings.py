@@ -11,6 +11,8 @@ import pytest
 from interpretgan.errors import RunFolderError
 from interpretgan.studies.findings import measured, write_findings
 
+pytestmark = pytest.mark.xdist_group("studies")  # one process makes each tiny study, and all these tests read it
+
 KINDS = ("information", "pooling", "repair")
 
 

@@ -28,6 +28,8 @@ from interpretgan.studies.executors import LocalProcesses, OnStart, Outcome, cor
 from interpretgan.studies.study import NO_INFORMATION, run_study
 from tests.studies.tiny import STUDIES, inline
 
+pytestmark = pytest.mark.xdist_group("studies")  # one process makes each tiny study, and all these tests read it
+
 Study = dict[str, Any]
 Made = Callable[[str], tuple[Path, Study]]
 
