@@ -17,7 +17,7 @@ demo: $(STAMP) ## train, attack, explain and diagnose a small network, and write
 	$(BIN)/interpretgan demo
 
 test: lint ## everything that CI checks: lint, types, tests with coverage, docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --cov --cov-report=term --durations=10
 	$(MAKE) docs
 
 lint: $(STAMP) ## ruff and mypy

@@ -341,6 +341,61 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
     _answer(result, file)
 
 
+study = App(
+    name="study",
+    help="Whole experiments: many trainings, their effects with intervals, and verdicts by rules set before the runs.",
+)
+app.command(study)
+
+Workers = Annotated[int | None, Parameter(group="Run")]
+Address = Annotated[str | None, Parameter(group="Run")]
+
+
+@study.command
+def information(*, config: Path, out: Path, workers: Workers = None, ray: Address = None) -> None:
+    """Do layers that lose more information contribute more vulnerability?
+
+    Writes study.json to the folder. Run the same command again to go on after an interruption.
+
+    Args:
+        config: The study's TOML file.
+        out: Its folder.
+        workers: Processes at a time on this machine [default: 1].
+        ray: Address of a Ray cluster to run on instead (extra 'ray').
+    """
+    _study("information", config, out, workers, ray)
+
+
+@study.command
+def pooling(*, config: Path, out: Path, workers: Workers = None, ray: Address = None) -> None:
+    """Which pooling is more robust, under which training, and which layer pays?
+
+    Writes study.json to the folder. Run the same command again to go on after an interruption.
+
+    Args:
+        config: The study's TOML file.
+        out: Its folder.
+        workers: Processes at a time on this machine [default: 1].
+        ray: Address of a Ray cluster to run on instead (extra 'ray').
+    """
+    _study("pooling", config, out, workers, ray)
+
+
+@study.command
+def repair(*, config: Path, out: Path, workers: Workers = None, ray: Address = None) -> None:
+    """Does it pay to change the layers that a diagnosis blames, rather than those that it clears?
+
+    Writes study.json to the folder. Run the same command again to go on after an interruption.
+
+    Args:
+        config: The study's TOML file.
+        out: Its folder.
+        workers: Processes at a time on this machine [default: 1].
+        ray: Address of a Ray cluster to run on instead (extra 'ray').
+    """
+    _study("repair", config, out, workers, ray)
+
+
 # --- shared ------------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +409,21 @@ def _diagnose(command: str, settings: Settings, dry_run: bool) -> None:
         file = job.report(result)
         _say(f"took {took(dict(result.provenance['seconds']))}")
     _answer(result, file)
+
+
+def _study(kind: str, config: Path, out: Path, workers: int | None, ray: str | None) -> None:
+    from interpretgan.studies.study import STUDY_FILE
+    from interpretgan.studies.study import study as make
+
+    record = make(kind, config, out, workers=workers, ray=ray)
+    rows = [("claim", "measured", "interval", "verdict")]
+    for verdict in record["verdicts"]:
+        known = verdict["measured"] is not None
+        measured = f"{verdict['measured']:+.3f}" if known else "-"
+        span = f"[{verdict['low']:+.3f}, {verdict['high']:+.3f}]" if known else "-"
+        rows.append((verdict["claim"], measured, span, verdict["verdict"]))
+    flags = "".join(f"\n! {flag}" for flag in record["flags"])
+    print(f"{_table(rows)}{flags}\n\nstudy: {out / STUDY_FILE}")
 
 
 def _answer(result: Diagnosis, file: Path) -> None:

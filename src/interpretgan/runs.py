@@ -156,17 +156,17 @@ class RunFolder:
                 got=_short(found),
                 do="delete the folder, or choose a new one",
             )
-        differences = [line for key in found if key in wanted for line in _differences(found[key], wanted[key], key)]
-        if differences:
+        different = [line for key in found if key in wanted for line in differences(found[key], wanted[key], key)]
+        if different:
             raise RunFolderError(
                 expected=f"the configuration that made {self.path}",
-                got=f"another one: {', '.join(differences)}",
+                got=f"another one: {', '.join(different)}",
                 do="use the old settings to resume it, or choose a new folder",
             )
         return found
 
 
-def _differences(found: object, wanted: object, name: str = "") -> Iterator[str]:
+def differences(found: object, wanted: object, name: str = "") -> Iterator[str]:
     """Each dotted key whose value differs, with both values."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in dict.fromkeys([*found, *wanted]):
@@ -176,7 +176,7 @@ def _differences(found: object, wanted: object, name: str = "") -> Iterator[str]
             elif key not in found:
                 yield f"{dotted} (absent there, {_short(wanted[key])} here)"
             else:
-                yield from _differences(found[key], wanted[key], dotted)
+                yield from differences(found[key], wanted[key], dotted)
     elif found != wanted:
         yield f"{name or 'config'} ({_short(found)} there, {_short(wanted)} here)"
 
@@ -285,11 +285,11 @@ def provenance(seed: int, *, device: str = "cpu") -> dict[str, Any]:
 
     on_gpu = torch.device(device).type == "cuda"
     return {
-        "version": _version("interpretgan"),
+        "version": package_version("interpretgan"),
         "seed": seed,
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in RECORDED_PACKAGES},
+            **{name: package_version(name) for name in RECORDED_PACKAGES},
         },
         "device": str(device),
         "processor": torch.cuda.get_device_name(device) if on_gpu else _processor(),
@@ -298,7 +298,8 @@ def provenance(seed: int, *, device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Version of an installed package, or `None`."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

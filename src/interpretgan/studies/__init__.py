@@ -1,0 +1,1 @@
+"""Whole experiments, each one command: a table of independent runs, their effects, and verdicts by rules set before."""

@@ -1,0 +1,197 @@
+"""From the results of the runs to the effects of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from interpretgan.studies.config import DEFINITIONS, LOSSES, UNTOUCHED, StudyConfig
+from interpretgan.studies.plan import Spec
+from interpretgan.studies.statistics import (
+    POOLED,
+    Effect,
+    Estimate,
+    Floats,
+    Profile,
+    correct,
+    effect_of,
+    paired,
+    rank_correlation,
+)
+
+Results = Mapping[str, Mapping[str, Any]]
+"""Results of finished runs, by id."""
+Pairs = tuple[str, str]
+"""An arm, and the arm that it is compared with."""
+PROFILED = ("vulnerability", "information_loss")
+"""What is compared layer by layer."""
+
+
+def measure(config: StudyConfig, specs: Sequence[Spec], results: Results) -> list[Effect]:
+    """All effects of a study, in a fixed order.
+
+    Args:
+        config: The study.
+        specs: All of its runs.
+        results: Of those that are finished.
+    """
+    if config.kind == "information":
+        return _information(config, specs, results)
+    pairs: list[Pairs]
+    if config.kind == "pooling":
+        pairs = [(arm, config.arms[0]) for arm in config.arms[1:]]
+    else:
+        pairs = [(arm, UNTOUCHED) for arm in config.arms]
+        actions = dict.fromkeys(arm.partition("-")[0] for arm in config.arms)
+        pairs += [
+            (f"{action}-blamed", f"{action}-cleared")
+            for action in actions
+            if {f"{action}-blamed", f"{action}-cleared"} <= set(config.arms)
+        ]
+    return _differences(config, specs, results, pairs)
+
+
+def number(value: object) -> float:
+    """A number that a row has, alone or as the value of an interval; NaN where it has none."""
+    if isinstance(value, Mapping):
+        value = value.get("value")
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+
+
+# --- arms against each other -------------------------------------------------------------------------------------
+
+
+def _differences(config: StudyConfig, specs: Sequence[Spec], results: Results, pairs: Sequence[Pairs]) -> list[Effect]:
+    # What each repair gains, and whether the blamed gain more than the cleared, are two questions.
+    families: dict[tuple[str, bool], list[tuple[Effect, Estimate]]] = {}
+    for case in config.cases:
+        for arm, against in pairs:
+            matched = _matched(specs, results, case.name, arm, against)
+            if len(matched) < 2:
+                continue
+            where = {"case": case.name, "arm": arm, "against": against}
+            for name in matched[0][0]["accuracy"]:
+                differences = [one["accuracy"][name]["value"] - two["accuracy"][name]["value"] for one, two in matched]
+                estimate = paired(differences, _per_example(matched, name))
+                families.setdefault((name, against == UNTOUCHED), []).append(
+                    effect_of(estimate, config.confidence, quantity=name, **where)
+                )
+            for index, point in enumerate(matched[0][0]["curve"]):
+                differences = [one["curve"][index]["value"] - two["curve"][index]["value"] for one, two in matched]
+                families.setdefault(("curve", against == UNTOUCHED), []).append(
+                    effect_of(
+                        paired(differences), config.confidence, quantity=f"accuracy at eps {point['at']:g}", **where
+                    )
+                )
+            for name in PROFILED:
+                for layer in _common_layers(matched):
+                    values = [[_of_layer(run, layer, name) for run in pair] for pair in matched]
+                    known = [one - two for one, two in values if np.isfinite(one - two)]
+                    if len(known) >= 2:
+                        families.setdefault((name, against == UNTOUCHED), []).append(
+                            effect_of(paired(known), config.confidence, quantity=name, layer=layer, **where)
+                        )
+    return [effect for family in families.values() for effect in correct(family, config.confidence)]
+
+
+def _matched(
+    specs: Sequence[Spec], results: Results, case: str, arm: str, against: str
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The results of both arms, seed by seed, where both are there."""
+    found = {
+        (spec["arm"], spec["seed"]): results[spec["id"]]
+        for spec in specs
+        if spec["case"] == case and spec["id"] in results
+    }
+    seeds = sorted({seed for _, seed in found})
+    return [
+        (found[arm, seed], found[against, seed]) for seed in seeds if (arm, seed) in found and (against, seed) in found
+    ]
+
+
+def _per_example(
+    matched: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str
+) -> npt.NDArray[np.int8] | None:
+    """`[seeds, examples]`: 1 where the first arm alone is right, -1 where the second is."""
+    count = matched[0][0]["examples"]
+    if any(run["examples"] != count for pair in matched for run in pair):
+        return None
+    rows = [[_bits(run["right"][name], count) for run in pair] for pair in matched]
+    return np.stack([one - two for one, two in rows])
+
+
+def _bits(text: str, count: int) -> npt.NDArray[np.int8]:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))[:count].astype(np.int8)
+
+
+def _common_layers(matched: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[str]:
+    """Layers that all of these runs have, as the first one orders them."""
+    tables = [{row["name"] for row in run.get("layers", ())} for pair in matched for run in pair]
+    return [row["name"] for row in matched[0][0].get("layers", ()) if all(row["name"] in table for table in tables)]
+
+
+def _of_layer(run: Mapping[str, Any], layer: str, name: str) -> float:
+    (row,) = [row for row in run["layers"] if row["name"] == layer]
+    return float("nan") if row["unreliable"] else number(row.get(name))
+
+
+# --- layers against each other -----------------------------------------------------------------------------------
+
+
+def _information(config: StudyConfig, specs: Sequence[Spec], results: Results) -> list[Effect]:
+    wanted = [(loss, definition) for loss in LOSSES for definition in DEFINITIONS]
+    wanted += [(DEFINITIONS[0], other) for other in DEFINITIONS[1:]]
+    done = []
+    for first, second in wanted:
+        family = []
+        for case in config.cases:
+            for arm in case.arms:
+                chosen = [spec for spec in specs if (spec["case"], spec["arm"]) == (case.name, arm)]
+                family += _correlation(config, chosen, results, (first, second), case=case.name, arm=arm)
+        done += correct(family, config.confidence)
+        # All together is one question of its own, not one more condition.
+        done += correct(_correlation(config, specs, results, (first, second), case=POOLED), config.confidence)
+    return done
+
+
+def _correlation(
+    config: StudyConfig,
+    specs: Sequence[Spec],
+    results: Results,
+    names: tuple[str, str],
+    *,
+    case: str,
+    arm: str | None = None,
+) -> list[tuple[Effect, Estimate]]:
+    first, second = names
+    profiles = []
+    for spec in specs:
+        if spec["id"] in results:
+            table = profile(results[spec["id"]])
+            layers = "\n".join(row["name"] for row in results[spec["id"]]["layers"])
+            profiles.append(Profile(layers, f"{spec['case']} {spec['arm']}", table[first], table[second]))
+    estimate = rank_correlation(profiles, config.replicates, seed=0)
+    if estimate is None:
+        return []
+    return [effect_of(estimate, config.confidence, quantity=f"spearman({first}, {second})", case=case, arm=arm)]
+
+
+def profile(result: Mapping[str, Any]) -> dict[str, Floats]:
+    """What a run says of its layers: a number per layer for each loss and each definition of vulnerability.
+
+    NaN where the run does not have it, and in rows that are marked unreliable. `class_loss` is the class information of
+    the cut before, less that of the cut.
+    """
+    rows = result["layers"]
+    unreliable = np.array([bool(row["unreliable"]) for row in rows])
+    table = {
+        name: np.array([number(row.get(name)) for row in rows], dtype=np.float64)
+        for name in ("information_loss", *DEFINITIONS)
+    }
+    of_image = number(result["diagnosis"].get("class_information"))
+    bits = np.array([of_image, *(number(row.get("class_information")) for row in rows)])
+    table["class_loss"] = bits[:-1] - bits[1:]
+    return {name: np.where(unreliable, np.nan, values) for name, values in table.items()}

@@ -1,0 +1,169 @@
+"""The table of a study: one plain specification per run, with everything that its result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from interpretgan.config import Settings
+from interpretgan.data import load_data
+from interpretgan.errors import ConfigError
+from interpretgan.files import plain
+from interpretgan.runs import RECORDED_PACKAGES, package_version
+from interpretgan.studies.config import UNTOUCHED, Case, StudyConfig, fine_tuning
+
+Spec = dict[str, Any]
+
+NOT_IN_A_RESULT = ("report", "studies", "cli.py", "__main__.py")
+"""Parts of the package that no number of a run depends on."""
+IN_A_RESULT = ("studies/job.py", "studies/repairs.py", "studies/definitions.py")
+"""And those below that one does."""
+
+
+@cache
+def code_version() -> dict[str, Any]:
+    """Which code a run is made with: version of the package, hash of its sources, versions of what it stands on."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if name.parts[0] not in NOT_IN_A_RESULT or name.as_posix() in IN_A_RESULT:
+            digest.update(name.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return {
+        "version": version("interpretgan"),
+        "sha256": digest.hexdigest(),
+        "packages": {name: package_version(name) for name in RECORDED_PACKAGES},
+    }
+
+
+def data_version(settings: Settings) -> dict[str, str]:
+    """Hashes of the images that a run is made with."""
+    options = settings.data
+    return {
+        name: load_data(options.data, split, data_dir=options.data_dir, image_size=options.image_size).sha256
+        for name, split in (("sha256", "train"), ("test_sha256", "test"))
+    }
+
+
+def first_runs(config: StudyConfig) -> list[Spec]:
+    """The runs that depend on no other: case × arm × seed, in a repair study case × seed.
+
+    Raises:
+        InterpretGANError: Data that are missing.
+    """
+    hashes = {case.name: data_version(case.settings) for case in config.cases}
+    specs = []
+    for case in config.cases:
+        arms = (UNTOUCHED,) if config.kind == "repair" else case.arms
+        for arm in arms:
+            for seed in config.seeds:
+                settings = replace(case.settings, run=replace(case.settings.run, seed=seed))
+                if config.kind != "repair":
+                    settings = replace(settings, model=replace(settings.model, pool=arm))  # type: ignore[arg-type]  # checked
+                specs.append(_spec(config, case, settings, hashes[case.name], arm))
+    return specs
+
+
+def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> tuple[list[Spec], dict[str, str]]:
+    """The repairs of networks that have been diagnosed.
+
+    Args:
+        config: A repair study.
+        found: Results of the first runs, by id.
+
+    Returns:
+        The runs, and of those that cannot be made the reason: a diagnosis that leaves too few layers, or poolings, to
+        tell the blamed from the cleared.
+    """
+    assert config.repair is not None
+    specs, refused = [], {}
+    for case in config.cases:
+        for first in (spec for spec in first_runs(config) if spec["case"] == case.name and spec["id"] in found):
+            base = found[first["id"]]
+            for arm in case.arms:
+                spec = _spec(config, case, read_settings(first["settings"]), first["data"], arm)
+                spec |= {"base": first["id"], "base_state_sha256": base["classifier"]["state_sha256"], "targets": []}
+                spec["repair"] = plain(
+                    {
+                        "pool": config.repair.pool,
+                        "epochs": config.repair.epochs,
+                        "training": asdict(fine_tuning(config.repair, case)),
+                    }
+                )
+                spec["parameters"] = []
+                try:
+                    spec["targets"] = targets(arm, base["units"], base["layers"], config.repair.layers)
+                    spec["parameters"] = [
+                        name for unit in base["units"] if unit["name"] in spec["targets"] for name in unit["parameters"]
+                    ]
+                except ConfigError as error:
+                    refused[spec["id"]] = str(error)
+                specs.append(spec)
+    return specs, refused
+
+
+def targets(arm: str, units: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], count: int) -> list[str]:
+    """Names of what an arm changes: layers with weights to fine-tune, or the pooling to swap.
+
+    Layers are ordered by their vulnerability; what cannot be read reliably is left out. A tie goes to the earlier one.
+
+    Args:
+        arm: One of `ACTIONS`.
+        units: Layers with weights: `name`, `vulnerability` (`None` where unreliable), `parameters`.
+        layers: Rows of the diagnosis.
+        count: How many layers are fine-tuned.
+
+    Raises:
+        ConfigError: Too few of them to choose from.
+    """
+    action, _, chosen = arm.partition("-")
+    if action == "swap":
+        count = 1
+        pools = [row for row in layers if row["pooling"] and not row["unreliable"]]
+        candidates = [(row["name"], row["vulnerability"]["value"]) for row in pools]
+    else:
+        candidates = [(unit["name"], unit["vulnerability"]) for unit in units if unit["vulnerability"] is not None]
+    if chosen == "all":
+        return [unit["name"] for unit in units]
+    if len(candidates) < 2 * count:
+        raise ConfigError(
+            expected=f"at least {2 * count} {'poolings' if action == 'swap' else 'layers with weights'} that can be "
+            f"read reliably, for {arm}",
+            got=str(len(candidates)),
+            do="train the generators longer, change fewer layers, or leave the arm out",
+        )
+    ranked = [name for name, _ in sorted(candidates, key=lambda one: -one[1])]
+    return ranked[:count] if chosen == "blamed" else ranked[-count:]
+
+
+def _spec(config: StudyConfig, case: Case, settings: Settings, hashes: Mapping[str, str], arm: str) -> Spec:
+    seed = settings.run.seed
+    return {
+        "id": f"{case.name}-{arm}-s{seed}",
+        "kind": config.kind,
+        "case": case.name,
+        "arm": arm,
+        "seed": seed,
+        "threads": config.threads,
+        "diagnosed": case.diagnosed,
+        "settings": plain(asdict(settings)),
+        "code": code_version(),
+        "data": dict(hashes),
+    }
+
+
+def read_settings(values: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """The settings of a specification."""
+    kinds = {item.name: type(getattr(Settings(), item.name)) for item in fields(Settings)}
+    return Settings(**{name: kinds[name](**section) for name, section in values.items()})
+
+
+def spec_hash(spec: Spec) -> str:
+    """Hash of a specification: two runs of the same hash have the same result."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()

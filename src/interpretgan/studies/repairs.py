@@ -1,0 +1,135 @@
+"""What an engineer does with a diagnosis: fine-tune some layers and no others, or swap one pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from interpretgan.classifier import Classifier
+from interpretgan.cuts import Anatomy
+from interpretgan.errors import ModelError
+from interpretgan.models.pooling import BlurPool, Subsample, pooling
+
+POOLINGS = (nn.MaxPool2d.__name__, nn.AvgPool2d.__name__, Subsample.__name__, BlurPool.__name__)
+"""Kinds of layers that can be swapped for each other."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A layer with weights, and what follows it up to the next one: what fine-tuning can be restricted to.
+
+    Attributes:
+        name: Of the module with the weights.
+        cuts: Rows of the diagnosis that belong to it.
+        parameters: Names of its parameters.
+    """
+
+    name: str
+    cuts: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+def units_of(classifier: Classifier, anatomy: Anatomy, cuts: Sequence[str]) -> list[Unit]:
+    """The layers with weights of a network that a diagnosis tells apart, in the order in which they run.
+
+    A weight is a parameter of two or more axes; normalisation, activation and pooling belong to the layer before them.
+    Where no cut is between layers (inside a residual block, or because it was not diagnosed), they form one unit.
+
+    Args:
+        classifier: The network.
+        anatomy: Its module calls.
+        cuts: Names of the cuts that were diagnosed.
+    """
+    modules = dict(classifier.model.named_modules())
+    units: list[tuple[str, list[str], list[str]]] = []
+    names: list[str] = []
+    seen: set[str] = set()
+    opens: str | None = None
+    for call in anatomy.order:
+        module = call if call in modules else call.rpartition(":")[0]
+        for name, parameter in modules[module].named_parameters(recurse=False) if module in modules else ():
+            full = f"{module}.{name}" if module else name
+            if full not in seen:
+                seen.add(full)
+                names.append(full)
+                if parameter.ndim >= 2:
+                    opens = opens or module or "model"
+        if call in cuts:
+            if opens is not None or not units:
+                units.append((opens or call, [], []))
+            units[-1][1].append(call)
+            units[-1][2].extend(names)
+            names, opens = [], None
+    return [Unit(name, tuple(cuts), tuple(owned)) for name, cuts, owned in units if owned]
+
+
+@contextmanager
+def only(model: nn.Module, parameters: Sequence[str]) -> Iterator[None]:
+    """Inside, only the named parameters learn, and normalisation without one of them stays in eval mode.
+
+    Its statistics are part of the layer, so those of a layer that is left alone must not move. Outside, everything is
+    as it was.
+
+    Raises:
+        ModelError: A name that the model does not have.
+    """
+    known = dict(model.named_parameters())
+    unknown = [name for name in parameters if name not in known]
+    if unknown or not parameters:
+        raise ModelError(
+            expected="names of the model's parameters", got=str(unknown or "none"), do="diagnose this very network"
+        )
+    flags = [(parameter, parameter.requires_grad) for parameter in known.values()]
+    frozen = [
+        (module, module.training)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        and not any(f"{name}.{own}" in parameters for own, _ in module.named_parameters(recurse=False))
+    ]
+    try:
+        for name, parameter in known.items():
+            parameter.requires_grad_(name in parameters)
+        for module, _ in frozen:
+            module.eval()
+            module.train = _stay(module)  # type: ignore[method-assign]  # model.train() calls it; removed below
+        yield
+    finally:
+        for parameter, learns in flags:
+            parameter.requires_grad_(learns)
+        for module, training in frozen:
+            del module.__dict__["train"]
+            module.training = training
+
+
+def _stay(module: nn.Module) -> Any:
+    return lambda mode=True: module
+
+
+def swap_pooling(model: nn.Module, name: str, kind: str, channels: int) -> None:
+    """Put another pooling in the place of the one of that name.
+
+    Args:
+        model: Changed in place; no pooling has parameters.
+        name: Of the module.
+        kind: See `pooling`.
+        channels: Of the map.
+
+    Raises:
+        ModelError: There is no pooling of that name.
+    """
+    found = dict(model.named_modules()).get(name)
+    if type(found).__name__ not in POOLINGS:
+        raise ModelError(expected="the name of a pooling", got=repr(name), do="choose one that the diagnosis lists")
+    model.set_submodule(name, pooling(kind, channels))
+
+
+def unit_vulnerability(unit: Unit, layers: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Sum over the unit's rows, or `None` where one of them is unreliable."""
+    rows = [layers[name] for name in unit.cuts]
+    if any(row["unreliable"] for row in rows):
+        return None
+    return sum(float(row["vulnerability"]["value"]) for row in rows)

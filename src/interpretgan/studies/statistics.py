@@ -1,0 +1,234 @@
+"""Effects with intervals: paired differences over seeds, rank correlations over layers, corrected for their number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+POOLED = "all"
+"""The case of an effect that all cases are pooled for."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One number that a study measures.
+
+    Attributes:
+        quantity: What it is.
+        case: The data, network and training that it was measured on; `POOLED` where all are.
+        arm: The arm, if it is of one.
+        against: The arm that it is compared with, if there is one.
+        layer: The layer, if it is of one.
+        runs: How many pairs of runs, or runs, it rests on.
+        value: The estimate.
+        low: Lower end of its interval, at the level of the study.
+        high: Upper end.
+        p: Two-sided p-value of no effect.
+        size: Mean difference over the standard deviation of the differences (Cohen's d of pairs); `None` where there is
+            no deviation or no difference.
+        comparisons: How many effects are looked at together.
+        corrected_low: Lower end of the interval at the level that holds for all of them together (Bonferroni).
+        corrected_high: Upper end.
+        p_holm: p-value, corrected for their number (Holm 1979).
+    """
+
+    quantity: str
+    case: str
+    arm: str | None
+    against: str | None
+    layer: str | None
+    runs: int
+    value: float
+    low: float
+    high: float
+    p: float
+    size: float | None = None
+    comparisons: int = 1
+    corrected_low: float = math.nan
+    corrected_high: float = math.nan
+    p_holm: float = math.nan
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate that can say its interval at any level.
+
+    Attributes:
+        value: The estimate.
+        p: Two-sided p-value of a value of zero.
+        size: See `Effect`.
+        runs: See `Effect`.
+        error: Standard error, where the interval is Student's.
+        replicates: Of a bootstrap `[B]`, where the interval is of percentiles.
+    """
+
+    value: float
+    p: float
+    runs: int
+    size: float | None = None
+    error: float = 0.0
+    replicates: Floats | None = None
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Both ends."""
+        if self.replicates is not None:
+            tail = 100 * (1 - confidence) / 2
+            low, high = np.percentile(self.replicates, [tail, 100 - tail])
+            return min(float(low), self.value), max(float(high), self.value)
+        from scipy.stats import t
+
+        half = float(t.ppf(0.5 + confidence / 2, self.runs - 1)) * self.error
+        return self.value - half, self.value + half
+
+
+def paired(differences: Sequence[float], examples: npt.NDArray[np.int8] | None = None) -> Estimate:
+    """The mean of paired differences over seeds, with Student's interval: five pairs are too few for a bootstrap.
+
+    Args:
+        differences: One per seed, at least two.
+        examples: `[seeds, examples]`, the difference of each example, where there are some. The variance of the mean
+            over examples is then added to that over seeds, so the interval covers both the trainings and the choice of
+            test images. (What the two have in common counts twice: the interval is rather too wide.)
+    """
+    from scipy.stats import t
+
+    values = np.asarray(differences, dtype=np.float64)
+    count, mean, deviation = len(values), float(values.mean()), float(values.std(ddof=1))
+    variance = deviation**2 / count
+    if examples is not None and examples.shape[1] > 1:
+        variance += float(examples.mean(axis=0).var(ddof=1)) / examples.shape[1]
+    error = math.sqrt(variance)
+    score = abs(mean) / error if error > 0 else math.inf if mean else 0.0
+    p = float(2 * t.sf(score, count - 1))
+    return Estimate(mean, p, count, mean / deviation if deviation > 0 else None, error)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in the order given (Holm 1979)."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    corrected, largest = [0.0] * len(values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def correct(family: Sequence[tuple[Effect, Estimate]], confidence: float) -> list[Effect]:
+    """Effects that are looked at together, with what holds for all of them at once."""
+    corrected = holm([estimate.p for _, estimate in family])
+    level = 1 - (1 - confidence) / max(1, len(family))
+    done = []
+    for (effect, estimate), p in zip(family, corrected, strict=True):
+        low, high = estimate.interval(level)
+        done.append(
+            replace(effect, comparisons=len(family), corrected_low=low, corrected_high=high, p_holm=p)
+        )  # fmt: skip
+    return done
+
+
+def effect_of(
+    estimate: Estimate,
+    confidence: float,
+    *,
+    quantity: str,
+    case: str,
+    arm: str | None = None,
+    against: str | None = None,
+    layer: str | None = None,
+) -> tuple[Effect, Estimate]:
+    """The effect that an estimate is of, not yet corrected."""
+    low, high = estimate.interval(confidence)
+    return Effect(
+        quantity, case, arm, against, layer, estimate.runs, estimate.value, low, high, estimate.p, estimate.size
+    ), estimate
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Two quantities of the same layers, in one run.
+
+    Attributes:
+        group: Runs whose layers correspond: those of one architecture.
+        stratum: Runs that differ by their seed alone.
+        first: `[layers]`, NaN where a row is left out.
+        second: Likewise.
+    """
+
+    group: str
+    stratum: str
+    first: Floats
+    second: Floats
+
+
+def spearman_rows(first: Floats, second: Floats) -> Floats:
+    """Spearman's rho of each row of two tables `[B, layers]`, over the layers where both have a number.
+
+    NaN where a row has fewer than three of them, or where one of the two does not vary.
+    """
+    from scipy.stats import rankdata
+
+    known = np.isfinite(first) & np.isfinite(second)
+    ranks = []
+    for table in (first, second):
+        rank = rankdata(np.where(known, table, np.inf), axis=1)  # those that are left out rank last
+        rank = np.where(known, rank, np.nan)
+        counts = known.sum(axis=1, keepdims=True)
+        ranks.append(np.where(known, rank - np.where(known, rank, 0).sum(axis=1, keepdims=True) / counts.clip(1), 0.0))
+    a, b = ranks
+    spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    rho = np.full(len(a), np.nan)
+    enough = (known.sum(axis=1) >= 3) & (spread > 0)
+    rho[enough] = (a * b).sum(axis=1)[enough] / spread[enough]
+    return rho
+
+
+def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int) -> Estimate | None:
+    """Spearman's rho within each run, averaged over runs, with a bootstrap interval and a permutation p-value.
+
+    Ranks are compared within a run, never between networks. The layers of an architecture are drawn, or permuted, for
+    all of its runs at once: more seeds of one network are no further layers. Seeds are drawn within each stratum.
+
+    Args:
+        profiles: One per run, at least one.
+        replicates: Of the bootstrap, and of the permutations.
+        seed: Of both.
+
+    Returns:
+        `None` where no run has three layers that can be compared.
+    """
+    random = np.random.default_rng(seed)
+    found_in = [(one, spearman_rows(one.first[None], one.second[None])[0]) for one in profiles]
+    profiles = [one for one, rho in found_in if np.isfinite(rho)]
+    if not profiles:
+        return None
+    value = float(np.mean([rho for _, rho in found_in if np.isfinite(rho)]))
+    sizes = {one.group: len(one.first) for one in profiles}
+    # [B, layers] of each architecture: drawn with replacement, and permuted
+    drawn = {group: random.integers(size, size=(replicates, size)) for group, size in sizes.items()}
+    permuted = {
+        group: np.argsort(random.random((replicates, size)), axis=1, kind="stable") for group, size in sizes.items()
+    }
+    boot = np.stack([spearman_rows(one.first[drawn[one.group]], one.second[drawn[one.group]]) for one in profiles])
+    null = np.stack(
+        [spearman_rows(np.tile(one.first, (replicates, 1)), one.second[permuted[one.group]]) for one in profiles]
+    )
+    weights = np.zeros((len(profiles), replicates))
+    for stratum in sorted({one.stratum for one in profiles}):
+        members = [index for index, one in enumerate(profiles) if one.stratum == stratum]
+        chosen = random.integers(len(members), size=(len(members), replicates))
+        for row in chosen:
+            np.add.at(weights, (np.asarray(members)[row], np.arange(replicates)), 1)
+    weights = weights * np.isfinite(boot)
+    total = weights.sum(axis=0)
+    means = (weights * np.nan_to_num(boot)).sum(axis=0)[total > 0] / total[total > 0]
+    found = np.isfinite(null)
+    chance = np.nan_to_num(null).sum(axis=0) / found.sum(axis=0).clip(1)
+    p = float((1 + (np.abs(chance) >= abs(value) - 1e-12).sum()) / (1 + replicates))
+    # Layers drawn twice tie, which moves the replicates; their mean is brought back to the estimate.
+    centred = np.clip(means - means.mean() + value, -1, 1) if len(means) else np.array([-1.0, 1.0])
+    return Estimate(value, p, len(profiles), replicates=centred)

@@ -1,0 +1,54 @@
+"""The process that makes one run: `python -m interpretgan.studies.worker FOLDER`, started by the executors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from interpretgan.errors import InterpretGANError
+from interpretgan.files import write_json
+
+REFUSED = 2
+"""Exit status where the run cannot be made, and could not be on a second attempt."""
+
+
+def main(folder: Path) -> int:
+    """Make the run whose `spec.json` is in the folder, and write `result.json` there; its exit status."""
+    from interpretgan.studies.job import execute, read_spec
+    from interpretgan.studies.plan import spec_hash
+
+    began = time.perf_counter()
+    try:
+        spec = read_spec(folder)
+        result = execute(spec, folder, _say)
+        record = {
+            "schema": 1, "spec_sha256": spec_hash(spec), "result": result, "seconds": time.perf_counter() - began,
+        }  # fmt: skip
+        write_json(folder / "result.json", record)
+    except InterpretGANError as error:
+        _say(" ".join(str(error).split()))
+        return REFUSED
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: its end of our standard input is closed then."""
+
+    def wait() -> None:
+        os.read(0, 1)  # not through sys.stdin, whose lock would be in the way when the interpreter ends
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from interpretgan.classifier import Classifier
+from interpretgan.cuts import capture, find_cuts
+from interpretgan.data import load_data
+from interpretgan.studies.definitions import Probe, other_definitions
+from tests.networks import Tiny
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Classifier(Tiny())
+
+
+def test_without_a_perturbation_no_definition_blames_a_layer(classifier: Classifier) -> None:
+    train, test = load_data("digits", "train").head(300), load_data("digits", "test")
+    cuts = find_cuts(classifier, test.batch(slice(0, 4))[0])
+    found = other_definitions(classifier, cuts, train, test, 40, adversarial=lambda x, *_: x, seed=0)
+    assert found == {"vulnerability_probe": [0.0] * len(cuts), "relative_error": [0.0] * len(cuts)}
+
+
+def test_the_relative_error_is_that_of_the_activations(classifier: Classifier) -> None:
+    train, test = load_data("digits", "train").head(300), load_data("digits", "test")
+    x, _ = test.batch(slice(0, 300))  # more than a batch
+    cuts = find_cuts(classifier, x[:4])
+    found = other_definitions(classifier, cuts, train, test, 300, adversarial=lambda x, *_: x * 0.5, seed=0)
+    _, before = capture(classifier, x, cuts)
+    _, after = capture(classifier, x * 0.5, cuts)
+    for cut, value in zip(cuts, found["relative_error"], strict=True):
+        a, b = before[cut.name].flatten(1), after[cut.name].flatten(1)
+        assert value == pytest.approx(float(((b - a).norm(dim=1) / a.norm(dim=1)).mean()), rel=1e-5)
+    assert any(abs(value) > 0.01 for value in found["vulnerability_probe"])
+
+
+def test_a_probe_reads_the_digits() -> None:
+    (x, y), (unseen, classes) = (load_data("digits", split).batch(slice(0, 600)) for split in ("train", "test"))
+    probe = Probe(x.flatten(1), y, 10, seed=0)
+    assert float((probe.read(unseen.flatten(1)) == classes).float().mean()) > 0.85
+    again = Probe(x.flatten(1), y, 10, seed=0)
+    torch.testing.assert_close(probe.read(unseen.flatten(1)), again.read(unseen.flatten(1)))

@@ -1,0 +1,110 @@
+"""From results to effects, on results that are made up so that the answer is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interpretgan.studies.config import StudyConfig, load_config
+from interpretgan.studies.effects import measure, profile
+from interpretgan.studies.rules import judge
+from tests.studies.tiny import STUDIES
+
+LOSS = [0.05, 0.3, 0.1, 0.6, 0.2, 0.01]
+
+
+def row(name: str, vulnerability: float, **more: object) -> dict[str, Any]:
+    interval = {"value": vulnerability, "low": vulnerability - 0.1, "high": vulnerability + 0.1}
+    return {"name": name, "vulnerability": interval, "unreliable": False, **more}
+
+
+def information_run(shift: float, **more: object) -> dict[str, Any]:
+    rows = [
+        row(
+            f"cut{place}", loss**2 + shift, information_loss={"value": loss, "low": 0.0, "high": 1.0},
+            class_information={"value": 3.0 - sum(LOSS[: place + 1])}, vulnerability_bits={"value": -loss},
+            relative_error=float(place),
+        )
+        for place, loss in enumerate(LOSS)
+    ]  # fmt: skip
+    return {"layers": rows, "diagnosis": {"class_information": {"value": 3.0}}, **more}
+
+
+def specs(config: StudyConfig) -> list[dict[str, Any]]:
+    return [
+        {"id": f"{case.name}-{arm}-s{seed}", "case": case.name, "arm": arm, "seed": seed}
+        for case in config.cases
+        for arm in case.arms
+        for seed in config.seeds
+    ]
+
+
+def test_losses_that_follow_vulnerability_are_found() -> None:
+    config = load_config(STUDIES / "information-tiny.toml")
+    table = specs(config)
+    effects = measure(config, table, {spec["id"]: information_run(spec["seed"] * 0.01) for spec in table})
+    found = {(one.quantity, one.case): one.value for one in effects}
+    assert found["spearman(information_loss, vulnerability)", "all"] == pytest.approx(1)
+    assert found["spearman(class_loss, vulnerability)", "all"] == pytest.approx(1)
+    assert found["spearman(information_loss, vulnerability_bits)", "all"] == pytest.approx(-1)
+    assert ("spearman(information_loss, vulnerability_probe)", "all") not in found  # no run has it
+    assert judge(config.rules[0], effects)["verdict"] == "confirmed"
+
+
+def test_unreliable_rows_are_left_out() -> None:
+    run = information_run(0.0)
+    run["layers"][3] |= {"unreliable": True, "information_loss": {"value": -9.0}}
+    table = profile(run)
+    assert all(np.isnan(values[3]) for values in table.values())
+    np.testing.assert_allclose(table["class_loss"][[0, 1, 2, 4, 5]], [0.05, 0.3, 0.1, 0.2, 0.01])
+    config = load_config(STUDIES / "information-tiny.toml")
+    effects = measure(config, specs(config), {spec["id"]: run for spec in specs(config)})
+    assert effects[0].quantity == "spearman(information_loss, vulnerability)"
+    assert effects[0].value == pytest.approx(1)
+
+
+def pooling_run(right: list[int], vulnerability: float, **more: object) -> dict[str, Any]:
+    bits = np.packbits(np.array(right, dtype=bool)).tobytes().hex()
+    share = {"value": sum(right) / len(right), "low": 0.0, "high": 1.0}
+    return {
+        "accuracy": {"natural": share, "worst_case": share}, "right": {"natural": bits, "worst_case": bits},
+        "examples": len(right), "curve": [{"at": 0.1, "value": share["value"]}],
+        "layers": [row("conv1", 0.1), row("pool1", vulnerability, **more)],
+    }  # fmt: skip
+
+
+def test_arms_are_compared_seed_by_seed_and_layer_by_layer() -> None:
+    config = replace(load_config(STUDIES / "pooling-tiny.toml"), seeds=(0, 1, 2))
+    good, bad = [1, 1, 1, 1, 0, 1, 1, 1, 1, 1], [1, 0, 0, 1, 0, 1, 0, 0, 1, 0]
+    results = {
+        f"digits-lenet5-natural-{arm}-s{seed}": pooling_run(right, lost + 0.01 * seed)
+        for arm, right, lost in (("max", bad, 0.5), ("avg", good, 0.2))
+        for seed in config.seeds
+    }
+    effects = {(one.quantity, one.layer): one for one in measure(config, specs(config), results)}
+    worst = effects["worst_case", None]
+    assert worst.value == pytest.approx(0.5)
+    assert worst.runs == 3
+    assert worst.size is None  # the seeds do not vary
+    assert worst.low < 0.5 < worst.high  # the examples do
+    assert effects["vulnerability", "pool1"].value == pytest.approx(-0.3)
+    assert effects["vulnerability", "conv1"].value == 0
+    assert effects["vulnerability", "pool1"].comparisons == 2
+    assert effects["accuracy at eps 0.1", None].value == pytest.approx(0.5)
+    assert ("information_loss", "pool1") not in effects
+
+
+def test_a_seed_without_its_partner_is_left_out() -> None:
+    config = replace(load_config(STUDIES / "pooling-tiny.toml"), seeds=(0, 1, 2))
+    results = {
+        spec["id"]: pooling_run([1, 0, 1, 1] if spec["arm"] == "avg" else [0, 0, 1, 1], 0.1, unreliable=True)
+        for spec in specs(config)
+        if spec["id"] != "digits-lenet5-natural-max-s1"
+    }
+    effects = {(one.quantity, one.layer): one for one in measure(config, specs(config), results)}
+    assert effects["worst_case", None].runs == 2
+    assert ("vulnerability", "conv1") in effects
+    assert ("vulnerability", "pool1") not in effects

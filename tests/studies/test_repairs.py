@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from interpretgan.classifier import Classifier
+from interpretgan.cuts import examine
+from interpretgan.data import load_data
+from interpretgan.errors import ConfigError, ModelError
+from interpretgan.models import build_model
+from interpretgan.studies.plan import targets
+from interpretgan.studies.repairs import only, swap_pooling, units_of
+from interpretgan.training import Natural, Recipe, train_classifier
+
+
+def network(name: str = "lenet5", **options: object) -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Classifier(build_model(name, in_channels=1, num_classes=10, image_size=28, **options))  # type: ignore[arg-type]
+
+
+def test_the_layers_with_weights_have_every_parameter_once() -> None:
+    classifier = network("vgg-small", width=0.125)
+    anatomy = examine(classifier, torch.rand(4, 1, 28, 28))
+    units = units_of(classifier, anatomy, [cut.name for cut in anatomy.distinct])
+    assert [unit.name for unit in units] == [
+        "conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1", "fc",
+    ]  # fmt: skip
+    owned = [name for unit in units for name in unit.parameters]
+    assert sorted(owned) == sorted(name for name, _ in classifier.model.named_parameters())
+    assert units[1].cuts == ("conv1_2", "norm1_2", "relu1_2", "pool1")
+    assert {"norm1_2.weight", "norm1_2.bias"} < set(units[1].parameters)
+
+
+def test_layers_that_no_diagnosed_cut_tells_apart_are_one() -> None:
+    classifier = network()
+    units = units_of(classifier, examine(classifier, torch.rand(4, 1, 28, 28)), ["pool1", "fc3"])
+    assert [(unit.name, len(unit.parameters)) for unit in units] == [("conv1", 2), ("conv2", 8)]
+
+
+def test_a_residual_block_is_one() -> None:
+    classifier = network("wrn-10-1", width=0.25)
+    anatomy = examine(classifier, torch.rand(4, 1, 28, 28))
+    units = units_of(classifier, anatomy, [cut.name for cut in anatomy.distinct])
+    owned = [name for unit in units for name in unit.parameters]
+    assert sorted(owned) == sorted(name for name, _ in classifier.model.named_parameters())
+    assert len(units) < sum(isinstance(module, nn.Conv2d | nn.Linear) for module in classifier.model.modules())
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_fine_tuning_moves_the_chosen_layer_and_nothing_else(averaging: float) -> None:
+    classifier = network("vgg-small", width=0.125)
+    before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
+    chosen = ["conv2_1.weight", "conv2_1.bias", "norm2_1.weight", "norm2_1.bias"]
+    recipe = Recipe(epochs=1, batch_size=32, lr=1e-2, averaging=averaging)
+    flags = [module.training for module in classifier.model.modules()]
+    with only(classifier.model, chosen):
+        train_classifier(classifier, load_data("digits", "train").head(64), objective=Natural(), recipe=recipe, seed=0)
+    moved = {name for name, value in classifier.model.state_dict().items() if not torch.equal(value, before[name])}
+    statistics = {"norm2_1.running_mean", "norm2_1.running_var", "norm2_1.num_batches_tracked"}
+    # a bias before its normalisation has no gradient, and may stay
+    assert set(chosen) - {"conv2_1.bias"} | statistics <= moved <= set(chosen) | statistics
+    assert all(parameter.requires_grad for parameter in classifier.model.parameters())
+    assert [module.training for module in classifier.model.modules()] == flags
+    classifier.model.train()
+    assert all(module.training for module in classifier.model.modules())  # train() is its own again
+
+
+def test_only_refuses_what_is_not_there() -> None:
+    with (
+        pytest.raises(ModelError, match=r"names of the model's parameters, got \['conv9.weight'\]"),
+        only(network().model, ["conv9.weight"]),
+    ):
+        pass
+
+
+def test_a_pooling_is_swapped_and_nothing_else() -> None:
+    one, other = network(), network(pool="avg")
+    swap_pooling(one.model, "pool1", "avg", 6)
+    assert [type(module) for module in one.model.modules()] != [type(module) for module in other.model.modules()]
+    swap_pooling(one.model, "pool2", "avg", 16)
+    images = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(one(images), other(images))
+    with pytest.raises(ModelError, match="the name of a pooling, got 'conv1'"):
+        swap_pooling(one.model, "conv1", "avg", 6)
+
+
+UNITS: list[dict[str, Any]] = [
+    {"name": "conv1", "vulnerability": 0.1}, {"name": "conv2", "vulnerability": 0.4},
+    {"name": "fc1", "vulnerability": None}, {"name": "fc2", "vulnerability": -0.02},
+]  # fmt: skip
+LAYERS: list[dict[str, Any]] = [
+    {"name": name, "pooling": name.startswith("pool"), "unreliable": False, "vulnerability": {"value": value}}
+    for name, value in [("conv1", 0.9), ("pool1", 0.2), ("conv2", 0.8), ("pool2", 0.3)]
+]
+
+
+@pytest.mark.parametrize(
+    ("arm", "count", "chosen"),
+    [
+        ("finetune-blamed", 1, ["conv2"]),
+        ("finetune-cleared", 1, ["fc2"]),
+        ("finetune-all", 1, ["conv1", "conv2", "fc1", "fc2"]),
+        ("swap-blamed", 3, ["pool2"]),
+        ("swap-cleared", 3, ["pool1"]),
+    ],
+)
+def test_what_an_arm_changes(arm: str, count: int, chosen: list[str]) -> None:
+    assert targets(arm, UNITS, LAYERS, count) == chosen
+
+
+def test_blamed_and_cleared_do_not_overlap() -> None:
+    with pytest.raises(ConfigError, match=r"at least 4 layers with weights that can be read reliably.*got 3"):
+        targets("finetune-blamed", UNITS, LAYERS, 2)
+    hidden = [{**row, "unreliable": True} for row in LAYERS]
+    with pytest.raises(ConfigError, match="at least 2 poolings"):
+        targets("swap-cleared", UNITS, hidden, 1)

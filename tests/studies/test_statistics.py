@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr, ttest_1samp
+
+from interpretgan.studies.statistics import (
+    Profile,
+    correct,
+    effect_of,
+    holm,
+    paired,
+    rank_correlation,
+    spearman_rows,
+)
+
+DIFFERENCES = [0.02, 0.05, -0.01, 0.03, 0.04]
+
+
+def test_paired_differences_are_those_of_the_paired_t_test() -> None:
+    found, reference = paired(DIFFERENCES), ttest_1samp(DIFFERENCES, 0)
+    assert found.p == pytest.approx(reference.pvalue)
+    assert found.interval(0.9) == pytest.approx(tuple(reference.confidence_interval(0.9)))
+    assert found.size == pytest.approx(np.mean(DIFFERENCES) / np.std(DIFFERENCES, ddof=1))
+
+
+def test_the_choice_of_examples_widens_the_interval_and_moves_nothing_else() -> None:
+    examples = np.random.default_rng(0).integers(-1, 2, size=(5, 60)).astype(np.int8)
+    low, high = paired(DIFFERENCES).interval(0.95)
+    wider = paired(DIFFERENCES, examples)
+    assert wider.value == pytest.approx(np.mean(DIFFERENCES))
+    assert wider.interval(0.95)[0] < low < high < wider.interval(0.95)[1]
+    same = paired(DIFFERENCES, np.ones((5, 60), dtype=np.int8))  # every example says the same
+    assert same.interval(0.95) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize(("differences", "p"), [([0.0, 0.0], 1.0), ([0.1, 0.1], 0.0)])
+def test_differences_that_do_not_vary(differences: list[float], p: float) -> None:
+    found = paired(differences)
+    assert (found.p, found.size, found.interval(0.95)) == (p, None, (differences[0], differences[0]))
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_more_comparisons_widen_the_corrected_interval_alone() -> None:
+    one = effect_of(paired(DIFFERENCES), 0.95, quantity="q", case="c")
+    (alone,), many = correct([one], 0.95), correct([one] * 4, 0.95)
+    assert (alone.corrected_low, alone.corrected_high) == (alone.low, alone.high)
+    assert many[0].corrected_low < alone.low < alone.high < many[0].corrected_high
+    assert (many[0].low, many[0].high, many[0].comparisons) == (alone.low, alone.high, 4)
+
+
+def test_ranks_agree_with_scipy_with_ties_and_gaps() -> None:
+    random = np.random.default_rng(1)
+    first = random.integers(0, 4, size=(20, 7)).astype(float)
+    second = random.random((20, 7))
+    second[:, 2] = np.nan
+    kept = [column for column in range(7) if column != 2]
+    expected = [spearmanr(a[kept], b[kept]).statistic for a, b in zip(first, second, strict=True)]
+    np.testing.assert_allclose(spearman_rows(first, second), expected)
+    few = np.full((1, 7), np.nan)
+    few[0, :2] = 1, 2
+    assert np.isnan(spearman_rows(few, few)).all()
+    assert np.isnan(spearman_rows(np.ones((1, 7)), second[:1])).all()
+
+
+def runs(seeds: int, *, agree: bool) -> list[Profile]:
+    random = np.random.default_rng(3)
+    loss = random.random(8)
+    vulnerability = (loss**3 if agree else np.roll(np.argsort(np.argsort(loss)), 3)).astype(np.float64)
+    return [Profile("net", "case", loss, vulnerability)] * seeds
+
+
+def test_a_rank_correlation_and_its_chance() -> None:
+    found = rank_correlation(runs(3, agree=True), 500, seed=0)
+    assert found is not None
+    assert found.value == pytest.approx(1)
+    assert found.p == pytest.approx(1 / 501)
+    assert found.interval(0.95)[0] > 0.8
+    other = rank_correlation(runs(3, agree=False), 500, seed=0)
+    assert other is not None
+    assert other.p > 0.05
+    assert other.interval(0.95)[0] < 0 < other.interval(0.95)[1]
+
+
+def test_more_seeds_of_one_network_are_no_more_layers() -> None:
+    few, many = (rank_correlation(runs(seeds, agree=False), 2000, seed=0) for seeds in (1, 20))
+    assert few is not None
+    assert many is not None
+    assert many.p == few.p
+    assert many.interval(0.95)[1] - many.interval(0.95)[0] > 0.5
+
+
+def test_nothing_to_rank() -> None:
+    gap = np.full(5, np.nan)
+    assert rank_correlation([Profile("net", "case", gap, np.arange(5.0))], 100, seed=0) is None
+    assert rank_correlation([], 100, seed=0) is None

@@ -1,0 +1,144 @@
+"""Studies as they are written: the committed ones are sound, and each mistake is told in one line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interpretgan.cli import run_command
+from interpretgan.errors import ConfigError, InputError
+from interpretgan.studies.config import load_config, parse_config
+from interpretgan.studies.plan import read_settings
+from tests.studies.tiny import STUDIES
+
+KINDS = ("information", "pooling", "repair")
+Tree = dict[str, Any]
+
+
+def tiny(kind: str = "pooling") -> Tree:
+    return tomllib.loads((STUDIES / f"{kind}-tiny.toml").read_text())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_committed_studies_are_sound(kind: str) -> None:
+    whole, small = load_config(STUDIES / f"{kind}.toml", kind), load_config(STUDIES / f"{kind}-tiny.toml", kind)
+    assert len(whole.seeds) >= 5
+    assert {(case.settings.data.data, case.settings.model.model) for case in whole.cases} == {
+        ("mnist", "lenet5"), ("cifar10", "vgg-small"),
+    }  # fmt: skip
+    assert whole.threads == small.threads == 1
+    assert len(small.seeds) == 2
+    assert {case.settings.data.data for case in small.cases} == {"digits"}
+
+
+def test_a_section_is_that_of_the_command_line_and_a_network_may_have_its_own() -> None:
+    config = load_config(STUDIES / "pooling.toml")
+    mnist, cifar = config.cases[0].settings, config.cases[-1].settings
+    assert (mnist.generator.generator_steps, cifar.generator.generator_steps) == (1000, 1800)
+    assert (cifar.attack.eps, cifar.evaluation.eps, cifar.training.eps) == (8 / 255, 8 / 255, 8 / 255)
+    assert config.cases[-1].arms == ("max", "avg")
+    assert config.cases[0].settings == read_settings(asdict(config.cases[0].settings))
+
+
+def change(path: str, value: object) -> Callable[[Tree], None]:
+    """Sets a value of the tree, or with `None` removes it."""
+
+    def apply(tree: Tree) -> None:
+        *places, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        node: Any = tree
+        for place in places:
+            node = node[place]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value", "said"),
+    [
+        ("pooling", "arms", ["max", "median"], "arms of a pooling study among max, avg, stride, blur, got 'median'"),
+        ("pooling", "arms", ["max"], "at least two arms"),
+        ("pooling", "arms", ["max", "max"], "arms, each once"),
+        ("repair", "arms", ["avg"], "arms of a repair study among finetune-blamed"),
+        ("pooling", "seeds", [3], "at least 2 different seeds, got [3]"),
+        ("pooling", "seeds", [3, 3], "at least 2 different seeds"),
+        ("pooling", "seeds", None, "expected the study.seeds, got none"),
+        ("pooling", "seed", 3, "got 'seed'; did you mean seeds?"),
+        ("pooling", "kind", "poolings", "a kind among information, pooling, repair"),
+        ("pooling", "models.0.modle", "lenet5", "got 'modle'; did you mean model?"),
+        ("pooling", "models.0.pool", "avg", "no pool in models 1: the arms are the poolings"),
+        ("pooling", "models.0.arms", ["avg"], "the arm 'max' in models 1"),
+        ("pooling", "models.0.arms", ["blur"], "among max, avg, got 'blur'"),
+        ("information", "models.0.diagnose", False, "a diagnosis of models 1"),
+        ("pooling", "models.0.objectives.0.attack_eps", None, "objectives 1.attack_eps, got none"),
+        ("pooling", "models.0.objectives.0.attack_eps", "eight", "as a number or a fraction like '8/255', got 'eight'"),
+        ("pooling", "models.0.objectives.0.attack_eps", -1, "a finite eps > 0"),
+        ("pooling", "models.0.objectives.0.objective", "pdg", "one of natural, fast, pgd, trades, got 'pdg'"),
+        ("pooling", "models.0.objectives.0.objective", "pgd", "an eps for the objective pgd"),
+        ("pooling", "models", [], "at least one table [[models]]"),
+        ("pooling", "evaluation.eps", 0.1, "in evaluation, got 'eps'"),
+        ("pooling", "evaluation.steps", "3", "evaluation.steps as a whole number, got '3'"),
+        ("pooling", "evaluation.attacks", "pdg", "pdg"),
+        ("pooling", "rules", None, "at least one table [[rules]]"),
+        ("pooling", "rules.0.quantity", "autoattack", "among natural, pgd, worst_case, got 'autoattack'"),
+        ("pooling", "rules.0.arm", "blur", "a arm of the rule"),
+        ("pooling", "rules.0.cases", ["mnist"], "among digits-lenet5-natural, got 'mnist'"),
+        ("pooling", "rules.0.direction", "up", "one of above, below, got 'up'"),
+        ("pooling", "repair", {}, "a table [repair] in a study of kind repair"),
+        ("repair", "repair", None, "a table [repair] in a study of kind repair"),
+        ("repair", "repair.pool", "max", "a pool to swap for that digits-lenet5-natural has not, got max"),
+        ("repair", "repair.layers", 0, "layers >= 1"),
+        ("pooling", "threads", 0, "threads >= 1"),
+        ("pooling", "threads", True, "the study.threads as a whole number, got True"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_one_line(kind: str, path: str, value: object, said: str) -> None:
+    tree = tiny(kind)
+    change(path, value)(tree)
+    with pytest.raises(InputError) as caught:
+        parse_config(tree)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_cases_of_one_name() -> None:
+    tree = tiny()
+    tree["models"][0]["objectives"] *= 2
+    with pytest.raises(ConfigError, match="'digits-lenet5-natural' twice; give one of them a name"):
+        parse_config(tree)
+    tree["models"][0]["objectives"][1] = {**tree["models"][0]["objectives"][1], "name": "again"}
+    assert [case.name for case in parse_config(tree).cases] == ["digits-lenet5-natural", "again"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pooling", "--config", str(STUDIES / "repair-tiny.toml")], 'expected kind = "pooling"'),
+        (["pooling", "--config", "absent.toml"], "expected a readable file absent.toml"),
+        (["pooling", "--config", str(STUDIES / "pooling-tiny.toml"), "--workers", "0"], "workers >= 1, got 0"),
+        (
+            ["pooling", "--config", str(STUDIES / "pooling-tiny.toml"), "--workers", "2", "--ray", "auto"],
+            "either --workers or --ray, got both",
+        ),
+    ],
+)
+def test_a_wrong_command(arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["study", *arguments, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.strip().split("\n")
+    assert line.startswith("interpretgan: ")
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("kind = ")
+    with pytest.raises(ConfigError, match="expected TOML in"):
+        load_config(tmp_path / "broken.toml")
