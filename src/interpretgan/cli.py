@@ -349,10 +349,11 @@ app.command(study)
 
 Workers = Annotated[int | None, Parameter(group="Run")]
 Address = Annotated[str | None, Parameter(group="Run")]
+Reuse = Annotated[tuple[Path, ...], Parameter(group="Run", negative=(), show_default=False)]
 
 
 @study.command
-def information(*, config: Path, out: Path, workers: Workers = None, ray: Address = None) -> None:
+def information(*, config: Path, out: Path, workers: Workers = None, ray: Address = None, reuse: Reuse = ()) -> None:
     """Do layers that lose more information contribute more vulnerability?
 
     Writes study.json to the folder. Run the same command again to go on after an interruption.
@@ -362,12 +363,13 @@ def information(*, config: Path, out: Path, workers: Workers = None, ray: Addres
         out: Its folder.
         workers: Processes at a time on this machine [default: 1].
         ray: Address of a Ray cluster to run on instead (extra 'ray').
+        reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
     """
-    _study("information", config, out, workers, ray)
+    _study("information", config, out, workers=workers, ray=ray, reuse=reuse)
 
 
 @study.command
-def pooling(*, config: Path, out: Path, workers: Workers = None, ray: Address = None) -> None:
+def pooling(*, config: Path, out: Path, workers: Workers = None, ray: Address = None, reuse: Reuse = ()) -> None:
     """Which pooling is more robust, under which training, and which layer pays?
 
     Writes study.json to the folder. Run the same command again to go on after an interruption.
@@ -377,12 +379,13 @@ def pooling(*, config: Path, out: Path, workers: Workers = None, ray: Address = 
         out: Its folder.
         workers: Processes at a time on this machine [default: 1].
         ray: Address of a Ray cluster to run on instead (extra 'ray').
+        reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
     """
-    _study("pooling", config, out, workers, ray)
+    _study("pooling", config, out, workers=workers, ray=ray, reuse=reuse)
 
 
 @study.command
-def repair(*, config: Path, out: Path, workers: Workers = None, ray: Address = None) -> None:
+def repair(*, config: Path, out: Path, workers: Workers = None, ray: Address = None, reuse: Reuse = ()) -> None:
     """Does it pay to change the layers that a diagnosis blames, rather than those that it clears?
 
     Writes study.json to the folder. Run the same command again to go on after an interruption.
@@ -392,8 +395,9 @@ def repair(*, config: Path, out: Path, workers: Workers = None, ray: Address = N
         out: Its folder.
         workers: Processes at a time on this machine [default: 1].
         ray: Address of a Ray cluster to run on instead (extra 'ray').
+        reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
     """
-    _study("repair", config, out, workers, ray)
+    _study("repair", config, out, workers=workers, ray=ray, reuse=reuse)
 
 
 # --- shared ------------------------------------------------------------------------------------------------------
@@ -411,11 +415,13 @@ def _diagnose(command: str, settings: Settings, dry_run: bool) -> None:
     _answer(result, file)
 
 
-def _study(kind: str, config: Path, out: Path, workers: int | None, ray: str | None) -> None:
+def _study(
+    kind: str, config: Path, out: Path, *, workers: int | None, ray: str | None, reuse: tuple[Path, ...]
+) -> None:
     from interpretgan.studies.study import STUDY_FILE
     from interpretgan.studies.study import study as make
 
-    record = make(kind, config, out, workers=workers, ray=ray)
+    record = make(kind, config, out, workers=workers, ray=ray, reuse=reuse)
     rows = [("claim", "measured", "interval", "verdict")]
     for verdict in record["verdicts"]:
         known = verdict["measured"] is not None

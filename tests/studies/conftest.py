@@ -34,4 +34,4 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
 def quick() -> StudyConfig:
     """The tiny pooling study without its diagnoses: each run takes two seconds."""
     config = load_config(STUDIES / "pooling-tiny.toml")
-    return replace(config, cases=tuple(replace(case, diagnosed=False) for case in config.cases))
+    return replace(config, cases=tuple(replace(case, diagnosed=()) for case in config.cases))

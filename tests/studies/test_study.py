@@ -25,6 +25,7 @@ from interpretgan.studies import plan, worker
 from interpretgan.studies.board import Board
 from interpretgan.studies.config import StudyConfig, load_config
 from interpretgan.studies.executors import LocalProcesses, OnStart, Outcome, cores, threads_per_worker
+from interpretgan.studies.rules import Rule
 from interpretgan.studies.study import NO_INFORMATION, run_study
 from tests.studies.tiny import STUDIES, inline
 
@@ -144,6 +145,32 @@ def test_a_finished_study_is_made_again_from_its_runs(made: Made, tmp_path: Path
     assert less["effects"] == []
 
 
+def test_the_same_runs_of_another_study_are_taken_over(made: Made, tmp_path: Path) -> None:
+    out, pooling = made("pooling")
+    config = load_config(STUDIES / "pooling-tiny.toml")
+    rule = Rule("loss predicts vulnerability", "", "spearman(information_loss, vulnerability)", direction="above")
+    other = replace(config, kind="information", rules=(rule,))
+    study = run_study(other, tmp_path / "information", never, reuse=[out], stream=io.StringIO())
+    assert [run["result"] for run in study["runs"]] == [run["result"] for run in pooling["runs"]]
+    assert study["provenance"]["reused"] == {run["id"]: f"pooling/{run['id']}" for run in pooling["runs"]}
+    assert pooling["provenance"]["reused"] == {}
+
+    needed: list[str] = []
+
+    def note(folders: Sequence[Path], on_start: OnStart) -> Iterator[tuple[Path, Outcome]]:
+        needed.extend(folder.name for folder in folders)
+        return iter([(folder, Outcome("not made", 1)) for folder in folders])
+
+    case = config.cases[0]
+    longer = replace(case.settings, generator=replace(case.settings.generator, generator_steps=16))
+    other = replace(other, seeds=(0, 2), cases=(case, replace(case, name="longer", settings=longer)))
+    run_study(other, tmp_path / "more", note, reuse=[out], stream=io.StringIO())
+    assert sorted(needed) == ["digits-lenet5-natural-avg-s2", "digits-lenet5-natural-max-s2",
+                              "longer-avg-s0", "longer-avg-s2", "longer-max-s0", "longer-max-s2"]  # fmt: skip
+    with pytest.raises(RunFolderError, match="correct --reuse"):
+        run_study(other, tmp_path / "none", never, reuse=[tmp_path], stream=io.StringIO())
+
+
 def test_the_command_prints_the_verdicts(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, study = made("pooling")
     shutil.copytree(out, tmp_path / "copy")
@@ -249,10 +276,11 @@ from pathlib import Path
 from ray.cluster_utils import Cluster
 from interpretgan.studies.config import load_config
 from interpretgan.studies.executors import RayCluster
+from interpretgan.studies.rules import Rule
 from interpretgan.studies.study import run_study
 nodes = Cluster(initialize_head=True, head_node_args={{"num_cpus": 2, "include_dashboard": False}})
 config = load_config({str(STUDIES / "pooling-tiny.toml")!r})
-config = replace(config, cases=tuple(replace(case, diagnosed=False) for case in config.cases))
+config = replace(config, cases=tuple(replace(case, diagnosed=()) for case in config.cases))
 cluster = RayCluster(nodes.address, config.threads)
 run_study(config, Path({str(tmp_path / "cluster")!r}), cluster, stream=io.StringIO())
 cluster.close()

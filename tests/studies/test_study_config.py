@@ -12,8 +12,9 @@ import pytest
 
 from interpretgan.cli import run_command
 from interpretgan.errors import ConfigError, InputError
+from interpretgan.studies import plan
 from interpretgan.studies.config import load_config, parse_config
-from interpretgan.studies.plan import read_settings
+from interpretgan.studies.plan import first_runs, read_settings, work_hash
 from tests.studies.tiny import STUDIES
 
 KINDS = ("information", "pooling", "repair")
@@ -26,18 +27,30 @@ def tiny(kind: str = "pooling") -> Tree:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_committed_studies_are_sound(kind: str) -> None:
-    whole, small = load_config(STUDIES / f"{kind}.toml", kind), load_config(STUDIES / f"{kind}-tiny.toml", kind)
-    assert len(whole.seeds) >= 5
-    assert {(case.settings.data.data, case.settings.model.model) for case in whole.cases} == {
-        ("mnist", "lenet5"), ("cifar10", "vgg-small"),
-    }  # fmt: skip
-    assert whole.threads == small.threads == 1
+    full, run, small = (
+        load_config(STUDIES / f"{name}.toml", kind) for name in (f"full/{kind}", kind, f"{kind}-tiny")
+    )  # fmt: skip
+    networks = [
+        {(case.settings.data.data, case.settings.model.model) for case in config.cases} for config in (full, run, small)
+    ]
+    assert networks == [
+        {("mnist", "lenet5"), ("cifar10", "vgg-small")}, {("mnist", "lenet5")}, {("digits", "lenet5")},
+    ]  # fmt: skip
+    assert len(full.seeds) >= 5
+    assert len(run.seeds) >= 5
     assert len(small.seeds) == 2
-    assert {case.settings.data.data for case in small.cases} == {"digits"}
+    assert full.threads == run.threads == small.threads == 1
+
+
+def test_the_committed_studies_share_their_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "data_version", lambda settings: {"sha256": settings.data.data})  # MNIST may not be there
+    made = {work_hash(spec) for spec in first_runs(load_config(STUDIES / "pooling.toml"))}
+    for kind in ("information", "repair"):
+        assert {work_hash(spec) for spec in first_runs(load_config(STUDIES / f"{kind}.toml"))} <= made
 
 
 def test_a_section_is_that_of_the_command_line_and_a_network_may_have_its_own() -> None:
-    config = load_config(STUDIES / "pooling.toml")
+    config = load_config(STUDIES / "full" / "pooling.toml")
     mnist, cifar = config.cases[0].settings, config.cases[-1].settings
     assert (mnist.generator.generator_steps, cifar.generator.generator_steps) == (1000, 1800)
     assert (cifar.attack.eps, cifar.evaluation.eps, cifar.training.eps) == (8 / 255, 8 / 255, 8 / 255)
@@ -77,7 +90,8 @@ def change(path: str, value: object) -> Callable[[Tree], None]:
         ("pooling", "models.0.pool", "avg", "no pool in models 1: the arms are the poolings"),
         ("pooling", "models.0.arms", ["avg"], "the arm 'max' in models 1"),
         ("pooling", "models.0.arms", ["blur"], "among max, avg, got 'blur'"),
-        ("information", "models.0.diagnose", False, "a diagnosis of models 1"),
+        ("information", "models.0.diagnosed", [], "diagnoses of models 1, which a study of kind information is"),
+        ("pooling", "models.0.diagnosed", ["blur"], "diagnosed arms of models 1 among max, avg, got 'blur'"),
         ("pooling", "models.0.objectives.0.attack_eps", None, "objectives 1.attack_eps, got none"),
         ("pooling", "models.0.objectives.0.attack_eps", "eight", "as a number or a fraction like '8/255', got 'eight'"),
         ("pooling", "models.0.objectives.0.attack_eps", -1, "a finite eps > 0"),

@@ -43,13 +43,13 @@ class Case:
         name: Unique in the study.
         settings: Of each run, but for seed and arm.
         arms: The study's arms that are run here.
-        diagnosed: Whether the layers are compared as well.
+        diagnosed: Those of them whose layers are compared as well.
     """
 
     name: str
     settings: Settings
     arms: tuple[str, ...]
-    diagnosed: bool = True
+    diagnosed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Network:
     image_size: int | None = None
     width: float | None = None
     arms: tuple[str, ...] | None = None
-    diagnose: bool = True
+    diagnosed: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -277,12 +277,16 @@ def _cases(head: _Head, table: object, common: Mapping[str, Any], where: str) ->
         raise ConfigError(expected=f"no pool in {where}: the arms are the poolings", got=network.pool, do="remove it")
     if network.pool is not None and network.pool not in POOLS:
         raise ConfigError(expected=f"a pool among {', '.join(POOLS)}", got=repr(network.pool), do="choose one")
-    if head.kind != "pooling" and not network.diagnose:
+    diagnosed = arms if network.diagnosed is None else network.diagnosed
+    if head.kind != "pooling" and diagnosed != arms:
         raise ConfigError(
-            expected=f"a diagnosis of {where}, which a {head.kind} study is about",
-            got="diagnose = false",
+            expected=f"diagnoses of {where}, which a study of kind {head.kind} is about",
+            got=f"diagnosed = {list(diagnosed)}",
             do="remove it",
         )
+    for arm in diagnosed:
+        if arm not in arms:
+            raise ConfigError(expected=f"diagnosed arms of {where} among {', '.join(arms)}", got=repr(arm), do="add it")
     sections = {
         name: {**common.get(name, {}), **as_table(values.get(name, {}), f"{where} {name}")} for name in SECTIONS
     }
@@ -290,7 +294,7 @@ def _cases(head: _Head, table: object, common: Mapping[str, Any], where: str) ->
     for number, goal in enumerate(_list(values, "objectives"), start=1):
         place = f"{where} objectives {number}"
         settings, name = _settings(head, network, as_table(goal, place), sections, place)
-        cases.append(Case(name, settings, arms, network.diagnose))
+        cases.append(Case(name, settings, arms, diagnosed))
     return cases
 
 

@@ -44,8 +44,8 @@ def execute(spec: Spec, folder: Path, say: Say) -> dict[str, Any]:
 
     Returns:
         `classifier`, `accuracy` with an interval for each attack, `right` (which examples, bits as hexadecimal),
-        `curve` over eps, `flags`; where the network is diagnosed, `layers` and `diagnosis` (accuracies, flags); where
-        it is to be repaired, `units`.
+        `curve` over eps, `flags`; where the network is diagnosed, `layers`, `diagnosis` (accuracies, flags), and
+        `units`, the layers with weights that could be repaired.
 
     Raises:
         InterpretGANError: Something cannot be made, or this is not the code or the data of the specification.
@@ -76,25 +76,23 @@ def _diagnosed(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[s
         result |= _layers(diagnosis)
         if not (folder / "explanations.npz").exists():
             save_arrays(folder / "explanations.npz", examples_of(job.telling_explanation()))
-        if spec["kind"] == "information":
-            others = other_definitions(
-                job.subject.classifier,
-                job.instruments.cuts,
-                job.workshop.train,
-                job.workshop.test,
-                int(diagnosis.data["examples"]),
-                adversarial=attacker(job.subject.classifier, settings.attack.threat_model(), seed=settings.run.seed),
-                seed=settings.run.seed,
-            )
-            for name, values in others.items():
-                for row, value in zip(result["layers"], values, strict=True):
-                    row[name] = value
-        if spec["kind"] == "repair":
-            rows = {row["name"]: row for row in result["layers"]}
-            result["units"] = [
-                {**asdict(unit), "vulnerability": unit_vulnerability(unit, rows)}
-                for unit in units_of(job.subject.classifier, job.subject.anatomy(job.subject.classifier), list(rows))
-            ]
+        others = other_definitions(
+            job.subject.classifier,
+            job.instruments.cuts,
+            job.workshop.train,
+            job.workshop.test,
+            int(diagnosis.data["examples"]),
+            adversarial=attacker(job.subject.classifier, settings.attack.threat_model(), seed=settings.run.seed),
+            seed=settings.run.seed,
+        )
+        for name, values in others.items():
+            for row, value in zip(result["layers"], values, strict=True):
+                row[name] = value
+        rows = {row["name"]: row for row in result["layers"]}
+        result["units"] = [
+            {**asdict(unit), "vulnerability": unit_vulnerability(unit, rows)}
+            for unit in units_of(job.subject.classifier, job.subject.anatomy(job.subject.classifier), list(rows))
+        ]
         for generator in (folder / WORK).glob("generator-*.safetensors"):
             generator.unlink()  # megabytes that the folder can make again
     finally:

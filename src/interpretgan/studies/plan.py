@@ -15,6 +15,7 @@ from interpretgan.config import Settings
 from interpretgan.data import load_data
 from interpretgan.errors import ConfigError
 from interpretgan.files import plain
+from interpretgan.models import MODELS
 from interpretgan.runs import RECORDED_PACKAGES, package_version
 from interpretgan.studies.config import UNTOUCHED, Case, StudyConfig, fine_tuning
 
@@ -52,22 +53,33 @@ def data_version(settings: Settings) -> dict[str, str]:
 
 
 def first_runs(config: StudyConfig) -> list[Spec]:
-    """The runs that depend on no other: case × arm × seed, in a repair study case × seed.
+    """The runs that depend on no other: seed × arm × case, in a repair study seed × case.
+
+    One seed after the other, so that what an interrupted study has is whole seeds.
 
     Raises:
         InterpretGANError: Data that are missing.
     """
     hashes = {case.name: data_version(case.settings) for case in config.cases}
     specs = []
-    for case in config.cases:
-        arms = (UNTOUCHED,) if config.kind == "repair" else case.arms
-        for arm in arms:
-            for seed in config.seeds:
-                settings = replace(case.settings, run=replace(case.settings.run, seed=seed))
-                if config.kind != "repair":
-                    settings = replace(settings, model=replace(settings.model, pool=arm))  # type: ignore[arg-type]  # checked
+    for seed in config.seeds:
+        for arm in (UNTOUCHED,) if config.kind == "repair" else config.arms:
+            for case in config.cases:
+                if arm not in (UNTOUCHED, *case.arms):
+                    continue
+                model = case.settings.model
+                pool = arm if arm != UNTOUCHED else model.pool or _published_pool(model.model)
+                settings = replace(
+                    case.settings,
+                    run=replace(case.settings.run, seed=seed),
+                    model=replace(model, pool=pool),  # type: ignore[arg-type]  # checked
+                )
                 specs.append(_spec(config, case, settings, hashes[case.name], arm))
     return specs
+
+
+def _published_pool(name: str) -> str | None:
+    return MODELS[name].pools[0] if name in MODELS else None
 
 
 def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> tuple[list[Spec], dict[str, str]]:
@@ -146,12 +158,11 @@ def _spec(config: StudyConfig, case: Case, settings: Settings, hashes: Mapping[s
     seed = settings.run.seed
     return {
         "id": f"{case.name}-{arm}-s{seed}",
-        "kind": config.kind,
         "case": case.name,
         "arm": arm,
         "seed": seed,
         "threads": config.threads,
-        "diagnosed": case.diagnosed,
+        "diagnosed": arm == UNTOUCHED or arm in case.diagnosed,
         "settings": plain(asdict(settings)),
         "code": code_version(),
         "data": dict(hashes),
@@ -165,5 +176,10 @@ def read_settings(values: Mapping[str, Mapping[str, Any]]) -> Settings:
 
 
 def spec_hash(spec: Spec) -> str:
-    """Hash of a specification: two runs of the same hash have the same result."""
+    """Hash of a specification."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+
+def work_hash(spec: Spec) -> str:
+    """Hash of what a run does, whatever a study calls it: two runs of the same hash have the same result."""
+    return spec_hash({key: value for key, value in spec.items() if key not in ("id", "case", "arm")})

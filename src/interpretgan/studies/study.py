@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -16,7 +17,15 @@ from interpretgan.studies.board import DONE, FAILED, KEPT, RUNNING, Board
 from interpretgan.studies.config import StudyConfig, load_config
 from interpretgan.studies.effects import measure
 from interpretgan.studies.executors import Executor, LocalProcesses, RayCluster
-from interpretgan.studies.plan import Spec, code_version, data_version, first_runs, second_runs, spec_hash
+from interpretgan.studies.plan import (
+    Spec,
+    code_version,
+    data_version,
+    first_runs,
+    second_runs,
+    spec_hash,
+    work_hash,
+)
 from interpretgan.studies.rules import judge
 
 SCHEMA = 1
@@ -31,6 +40,7 @@ def study(
     *,
     workers: int | None = None,
     ray: str | None = None,
+    reuse: Sequence[str | Path] = (),
     stream: TextIO | None = None,
 ) -> dict[str, Any]:
     """Make a study, or what is missing of it, and write `study.json`.
@@ -41,6 +51,8 @@ def study(
         out: Its folder.
         workers: Processes at a time on this machine. `None`: one.
         ray: Address of a Ray cluster, in their place.
+        reuse: Folders of other studies, whose finished runs are taken over where they did exactly what a run of this
+            study would do: same code, data, seed and settings.
         stream: Where the table of the runs goes. `None`: stderr.
 
     Returns:
@@ -52,16 +64,22 @@ def study(
     """
     checked = load_config(config, kind)
     if ray is None:
-        return run_study(
-            checked, Path(out), LocalProcesses(1 if workers is None else workers, checked.threads), stream=stream
-        )
+        processes = LocalProcesses(1 if workers is None else workers, checked.threads)
+        return run_study(checked, Path(out), processes, reuse=reuse, stream=stream)
     if workers is not None:
         raise ConfigError(expected="either --workers or --ray", got="both", do="leave one of them out")
     with closing(RayCluster(ray, checked.threads, checked.gpus)) as cluster:
-        return run_study(checked, Path(out), cluster, stream=stream)
+        return run_study(checked, Path(out), cluster, reuse=reuse, stream=stream)
 
 
-def run_study(config: StudyConfig, out: Path, executor: Executor, *, stream: TextIO | None = None) -> dict[str, Any]:
+def run_study(
+    config: StudyConfig,
+    out: Path,
+    executor: Executor,
+    *,
+    reuse: Sequence[str | Path] = (),
+    stream: TextIO | None = None,
+) -> dict[str, Any]:
     """`study` of a checked configuration, its runs made by the executor."""
     identity = {
         "study": plain(config.to_dict()),
@@ -69,7 +87,7 @@ def run_study(config: StudyConfig, out: Path, executor: Executor, *, stream: Tex
         "data": {case.name: data_version(case.settings) for case in config.cases},
     }
     with RunFolder(out).open(identity):
-        board, table = Board(stream), _Table(out)
+        board, table = Board(stream), _Table(out, [Path(other) for other in reuse])
         try:
             specs = first_runs(config)
             table.make(specs, executor, board)
@@ -87,6 +105,7 @@ def run_study(config: StudyConfig, out: Path, executor: Executor, *, stream: Tex
             "data": identity["data"],
             "config": identity["study"],
             "seconds": table.seconds,
+            "reused": table.reused,
         }
         write_json(out / STUDY_FILE, record)
         return record
@@ -155,8 +174,10 @@ def _flags(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
 class _Table:
     """The runs of a study's folder: what is finished is kept."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, reuse: Sequence[Path] = ()) -> None:
         self.folder = out / "runs"
+        self.reused: dict[str, str] = {}
+        self._known = _finished(reuse)
         self.results: dict[str, dict[str, Any]] = {}
         self.errors: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -174,6 +195,7 @@ class _Table:
                 continue
             folder = self.folder / spec["id"]
             self._check(spec, folder)
+            self._reuse(spec, folder)
             if (folder / "result.json").exists():
                 self._take(spec["id"])
                 board.set(spec["id"], KEPT)
@@ -188,6 +210,19 @@ class _Table:
             else:
                 self.errors[folder.name] = outcome.error
                 board.set(folder.name, FAILED, outcome.error)
+
+    def _reuse(self, spec: Spec, folder: Path) -> None:
+        """Copy what another study made of the same work, its result last."""
+        found = self._known.get(work_hash(spec))
+        if found is None or (folder / "result.json").exists():
+            return
+        record = read_json(found / "result.json")
+        if record["spec_sha256"] != spec_hash(read_json(found / "spec.json")):
+            return
+        write_json(folder / "spec.json", spec)
+        shutil.copytree(found, folder, ignore=shutil.ignore_patterns("spec.json", "result.json"), dirs_exist_ok=True)
+        write_json(folder / "result.json", {**record, "spec_sha256": spec_hash(spec)})
+        self.reused[spec["id"]] = f"{found.parents[1].name}/{found.name}"
 
     def _take(self, name: str) -> None:
         record = read_json(self.folder / name / "result.json")
@@ -208,3 +243,20 @@ class _Table:
                 got=f"one that differs in {', '.join(different[:3])}",
                 do="choose a new folder for the study, or delete that run",
             )
+
+
+def _finished(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders of the finished runs of other studies, by what they did.
+
+    Raises:
+        RunFolderError: One of the studies' folders has no runs.
+    """
+    found = {}
+    for folder in folders:
+        if not (folder / "runs").is_dir():
+            raise RunFolderError(
+                expected=f"the folder of a study, with its runs, in {folder}", got="none", do="correct --reuse"
+            )
+        for result in sorted((folder / "runs").glob("*/result.json")):
+            found[work_hash(read_json(result.parent / "spec.json"))] = result.parent
+    return found
