@@ -220,6 +220,30 @@ def test_fit_explains_the_chosen_layers_of_given_weights(tmp_path: Path) -> None
     assert not (out / "classifier.safetensors").exists()
 
 
+def test_a_robust_recogniser_is_trained_once_and_is_part_of_the_record(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "explain",
+        *SMALL[: SMALL.index("--bootstrap")],
+        "--recogniser",
+        "robust",
+        "--cuts",
+        "fc1",
+        "--device",
+        "cpu",
+    ]
+    assert run_command([*arguments, "--out", str(out)]) == 0
+    found = json.loads((out / "config.json").read_text())["generator"]
+    assert (found["recogniser"], found["latent"], found["recogniser_noise"]) == ("robust", 2.0, 0.0)
+    recogniser, judge = load_file(out / "recogniser.safetensors"), load_file(out / "judge.safetensors")
+    assert recogniser.keys() == judge.keys()
+    assert any(not torch.equal(recogniser[name], judge[name]) for name in judge)  # the judge is not asked beforehand
+    before = {name: (out / f"{name}.safetensors").read_bytes() for name in ("recogniser", "generator-0")}
+    (out / "generator-0.safetensors").unlink()
+    assert run_command([*arguments, "--out", str(out)]) == 0
+    assert {name: (out / f"{name}.safetensors").read_bytes() for name in before} == before
+
+
 def test_layers_lists_cuts_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     try:
@@ -295,6 +319,9 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--std", "0"], "std > 0"),
         (["diagnose", "--mean", "0.1;0.2"], "numbers like 0.48,0.45,0.41"),
         (["fit", "--cuts", "fc9", "--epochs", "1"], "did you mean 'fc"),
+        (["fit", "--recogniser", "vgg-small-max-pgd", "--epochs", "1"], "expected a recogniser of the classes of digits"),
+        (["fit", "--recogniser", "robust", "--epochs", "1"], "a threat model to train a robust recogniser against"),
+        (["diagnose", "--recogniser", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
         (["explain", "--index", "a"], "whole numbers"),
         (["report", "nowhere"], "run `interpretgan diagnose` first"),
         (["report"], "interpretgan report runs/mnist"),

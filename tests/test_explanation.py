@@ -102,6 +102,7 @@ def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path)
     fitted.save(tmp_path / "generator.safetensors")
     loaded = InterpretGAN.load(tmp_path / "generator.safetensors", fitted.classifier)
     assert (loaded.cuts, loaded.config, loaded.seed) == (fitted.cuts, fitted.config, fitted.seed)
+    assert loaded.recogniser_sha256 is fitted.recogniser_sha256 is None
     images = torch.rand(2, 1, 12, 20)
     assert torch.equal(loaded.explain(images).natural_explanations, fitted.explain(images).natural_explanations)
 

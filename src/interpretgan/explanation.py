@@ -130,6 +130,8 @@ class InterpretGAN:
         self.drawn, self._rows = distinct(cuts)
         """The cuts that are drawn, the others repeating one of them; and the row of each cut among these."""
         self._generator: Generator | None = None
+        self.recogniser_sha256: str | None = None
+        """Of the recogniser that it was fitted with, if that was another one than the classifier."""
 
     @property
     def generator(self) -> Generator:
@@ -143,13 +145,21 @@ class InterpretGAN:
         return self._generator
 
     def fit(
-        self, images: Tensor | ImageSource, *, checkpoint: Path | None = None, on_step: OnStep | None = None
+        self,
+        images: Tensor | ImageSource,
+        *,
+        recogniser: Classifier | None = None,
+        checkpoint: Path | None = None,
+        on_step: OnStep | None = None,
     ) -> Self:
         """Train on natural images.
 
         Args:
             images: `[N, C, H, W]` within the classifier's bounds, or a source that is read a batch at a time
                 (an `ImageSet` is brought to the bounds).
+            recogniser: A robust classifier of the same classes, trained apart from the judge, that reads the
+                explanations in place of the explained one (`train_generator`). On natural photographs the explained
+                one is satisfied with textures that only it can read.
             checkpoint: See `interpretgan.gan.trainer.train_generator`.
             on_step: Likewise.
 
@@ -157,6 +167,7 @@ class InterpretGAN:
             This object.
 
         Raises:
+            ConfigError: A recogniser of other classes or bounds.
             ImageError: Images that the classifier refuses.
             TrainingError: A loss is not finite.
         """
@@ -164,8 +175,9 @@ class InterpretGAN:
             images = self.classifier.check_images(images)
         self._generator = train_generator(
             self.classifier, self.drawn, as_source(images, None, self.classifier.bounds), self.config, seed=self.seed,
-            checkpoint=checkpoint, on_step=on_step,
+            recogniser=recogniser, checkpoint=checkpoint, on_step=on_step,
         )  # fmt: skip
+        self.recogniser_sha256 = None if recogniser is None else recogniser.state_sha256()
         return self
 
     def noise(self, count: int, *, generator: torch.Generator) -> Tensor:
@@ -252,6 +264,7 @@ class InterpretGAN:
             "bounds": self.classifier.bounds,
             "seed": self.seed,
             "classifier_sha256": self.classifier.state_sha256(),
+            "recogniser_sha256": self.recogniser_sha256,
         }
         tensors = {name: tensor.contiguous() for name, tensor in self.generator.state_dict().items()}
         atomic_write_bytes(path, save_tensors(tensors, {"interpretgan": json.dumps(header)}))
@@ -272,6 +285,7 @@ class InterpretGAN:
             generator = loaded._build(tuple(header["image_shape"]), tuple(header["bounds"]))
             generator.load_state_dict(tensors)
             explained = header["classifier_sha256"]
+            loaded.recogniser_sha256 = header.get("recogniser_sha256")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(
                 expected=f"a generator that InterpretGAN.save wrote in {path}",

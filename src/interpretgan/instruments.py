@@ -14,8 +14,12 @@ from interpretgan.files import read_json, write_json
 from interpretgan.information import InformationMeter
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.models import load_weights, save_weights
+from interpretgan.pretrained import load_classifier, read_card
 from interpretgan.subject import Subject, known_weights
 from interpretgan.training import Recipe, default_recipe
+
+TRAINED = "robust"
+"""Name of a recogniser that is trained here."""
 
 
 class Instruments:
@@ -106,6 +110,66 @@ class Instruments:
         settings = self.workshop.settings
         return [self._interpreter(settings.run.seed + n) for n in range(settings.generator.generator_seeds)]
 
+    def recogniser_resolved(self, *, attacked: bool) -> dict[str, Any]:
+        """What decides the recogniser, beside its name: its weights or its training.
+
+        Args:
+            attacked: Whether the job has a threat model, which one is trained against.
+
+        Raises:
+            InterpretGANError: There is none of that name, or it does not fit the images or the job.
+        """
+        name = self.workshop.settings.generator.recogniser
+        if name is None:
+            return {}
+        if name == TRAINED:
+            if not attacked:
+                raise ConfigError(
+                    expected="a threat model to train a robust recogniser against",
+                    got="a command without one",
+                    do="say `interpretgan diagnose`, or name a robust classifier of `interpretgan models`",
+                )
+            return {f"recogniser_{key}": value for key, value in asdict(self._judge_recipe).items()}
+        card, data = read_card(name), self.workshop.train
+        if (card.in_channels, *card.image_size) != data.shape or list(card.classes) != list(data.classes):
+            raise ConfigError(
+                expected=f"a recogniser of the classes of {self.workshop.data_name}",
+                got=f"{name}, of {card.data['name']}",
+                do=f"choose another of `interpretgan models`, or --recogniser {TRAINED} to train one",
+            )
+        return {"recogniser_sha256": card.sha256}
+
+    @cached_property
+    def recogniser(self) -> Classifier | None:
+        """Who reads explanations while InterpretGAN trains; `None`: the classifier itself."""
+        shop, name = self.workshop, self.workshop.settings.generator.recogniser
+        if name is None:
+            return None
+        if name != TRAINED:
+            return load_classifier(name, device=shop.device)
+        options, threat_model, seed = shop.settings.judge, shop.settings.attack.threat_model(), shop.settings.run.seed
+        file = shop.path("recogniser.safetensors")
+        if file.exists():
+            classifier = Classifier(shop.build(options.judge, seed + 2).to(shop.device))
+            load_weights(classifier.model, file)
+            return classifier
+        with shop.stage("recogniser", "training the recogniser: like the judge, with another seed") as log:
+            trained = train_judge(
+                shop.train,
+                shop.test,
+                threat_model=threat_model,
+                seed=seed + 2,
+                epochs=self._judge_recipe.epochs,
+                architecture=options.judge,
+                device=shop.device,
+                checkpoint=shop.path("checkpoint-recogniser.pt"),
+                on_progress=log,
+            )
+        save_weights(trained.classifier.model, file)
+        shop.drop("checkpoint-recogniser.pt")
+        shop.say(f"recogniser: {trained.natural:.1%} right on held-out images, {trained.adversarial:.1%} when attacked")
+        return trained.classifier
+
     def _interpreter(self, seed: int) -> InterpretGAN:
         shop, name = self.workshop, f"generator-{seed}"
         file = shop.path(f"{name}.safetensors")
@@ -113,10 +177,11 @@ class Instruments:
             return InterpretGAN.load(file, self.subject.classifier)
         config = shop.settings.generator.gan()
         interpreter = InterpretGAN(self.subject.classifier, self.cuts, config=config, seed=seed)
-        label = f"training InterpretGAN for {len(self.cuts)} layers at once (seed {seed})"
+        label, recogniser = f"training InterpretGAN for {len(self.cuts)} layers at once (seed {seed})", self.recogniser
         with shop.stage(name, label, total=config.steps) as log:
             interpreter.fit(
                 shop.train,
+                recogniser=recogniser,
                 checkpoint=shop.path(f"checkpoint-{name}.pt"),
                 on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
             )

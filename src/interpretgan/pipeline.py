@@ -81,6 +81,8 @@ class Job:
             require_attackable(self.subject.built, shop.probe, options.threat_model(), options.names())
         if "judge" in config:
             config["judge"] |= self.instruments.judge_resolved()
+        if "generator" in config:
+            config["generator"] |= self.instruments.recogniser_resolved(attacked="attack" in config)
         if "generator" in config and names is not None:
             # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
             config["generator"]["cuts"] = [cut.name for cut in self.subject.anatomy(self.subject.built).select(names)]

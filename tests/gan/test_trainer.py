@@ -68,6 +68,19 @@ def test_one_seed_one_generator(classifier: Classifier) -> None:
     assert same(first, train(classifier))
 
 
+def test_another_recogniser_reads_in_place_of_the_classifier(classifier: Classifier) -> None:
+    torch.manual_seed(1)
+    other = Classifier(Tiny().train(), mean=(0.2,), std=(0.3,))
+    before = other.state_sha256()
+    plain = train(classifier)
+    assert same(plain, train(classifier, recogniser=classifier))
+    assert not same(plain, train(classifier, recogniser=other))
+    assert other.state_sha256() == before
+    assert all(p.requires_grad and p.grad is None for p in other.model.parameters())
+    with pytest.raises(ConfigError, match=r"for pixels within \[0.0, 1.0\], as the classifier is"):
+        train(classifier, recogniser=Classifier(Tiny(), bounds=(-1.0, 1.0)))
+
+
 def test_the_classifier_is_only_borrowed(classifier: Classifier) -> None:
     before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
     train(classifier)

@@ -96,6 +96,7 @@ def train_generator(
     config: GANConfig,
     *,
     seed: int,
+    recogniser: Classifier | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
     on_step: OnStep | None = None,
@@ -108,6 +109,8 @@ def train_generator(
         images: Natural images; their labels are not read.
         config: Settings.
         seed: Of the weights, the noise and the order of the images: the same seed gives the same generator.
+        recogniser: Who reads explanations in the information bound; it has the classifier's classes and bounds.
+            `None`: the classifier itself, as in the paper.
         checkpoint: File for the state, written every `checkpoint_seconds`. Where it exists the
             training goes on from there, to the weights that no interruption would have given.
         checkpoint_seconds: See `checkpoint`.
@@ -117,6 +120,7 @@ def train_generator(
         The moving average of the generator, in eval mode with frozen parameters.
 
     Raises:
+        ConfigError: A recogniser of other classes or bounds.
         ModelError: No gradient passes through the classifier.
         TrainingError: A loss is not finite.
         RunFolderError: The checkpoint is damaged or of another training.
@@ -131,6 +135,8 @@ def train_generator(
     image_shape = (first.shape[1], first.shape[2], first.shape[3])
     first_logits, first_latents = capture(classifier, first, cuts)
     classes = first_logits.shape[1]
+    reader = classifier if recogniser is None else recogniser
+    _check_recogniser(reader, first[:1], classes, classifier.bounds)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = Generator(
@@ -150,7 +156,9 @@ def train_generator(
         torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.0, 0.99), fused=True)
         for network in (generator, discriminator)
     )
-    fingerprint = repr((config, seed, [(each.name, each.shape) for each in cuts], len(images), image_shape))
+    read_by = () if recogniser is None else (recogniser.state_sha256(),)
+    settings = (config, seed, [(each.name, each.shape) for each in cuts], len(images), image_shape, *read_by)
+    fingerprint = repr(settings)
     state = _State(generator, discriminator, average, adam_g, adam_d, random, fingerprint)
     step = state.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
 
@@ -159,7 +167,7 @@ def train_generator(
     # Each cut has images of its own.
     rows = {each.name: slice(i * per_cut, (i + 1) * per_cut) for i, each in enumerate(cuts)}
     saved_at = time.monotonic()
-    with classifier.borrowed():
+    with classifier.borrowed(), reader.borrowed():
         while step < config.steps:
             for optimiser in (adam_g, adam_d):
                 optimiser.param_groups[0]["lr"] = config.learning_rate * _schedule(step, config.steps)
@@ -186,7 +194,7 @@ def train_generator(
             with autocast(device, config.precision):
                 with capturing(classifier, cuts, rows) as latents:
                     classifier.run(fake)
-                explained = classifier.run(_blurred(fake, config.recogniser_noise, classifier.bounds, random))
+                explained = reader.run(_blurred(fake, config.recogniser_noise, classifier.bounds, random))
                 realism = generator_hinge(discriminator(fake, cut, seen).float())
             information = information_bound(logits, explained)
             latent = torch.stack(
@@ -215,6 +223,16 @@ def train_generator(
     trained = average.module
     assert isinstance(trained, Generator)
     return trained.eval().requires_grad_(False)
+
+
+def _check_recogniser(reader: Classifier, image: Tensor, classes: int, bounds: tuple[float, float]) -> None:
+    found = reader(image.to(reader.device)).shape[1], reader.bounds
+    if found != (classes, bounds):
+        raise ConfigError(
+            expected=f"a recogniser of {classes} classes for pixels within {list(bounds)}, as the classifier is",
+            got=f"one of {found[0]} for pixels within {list(found[1])}",
+            do="choose one that was trained on the same classes",
+        )
 
 
 def _sample(images: ImageSource, count: int, random: torch.Generator) -> Tensor:
