@@ -224,6 +224,7 @@ def test_unreadable_cuts_and_a_weak_judge_are_flagged(
     guess = Judge(Classifier(Tiny()), 0.1, 0.1, "untrained")
     poor = diagnose(fresh, job[1], digits[1], threat_model=THREAT, examples=60, bootstrap=50)
     assert all("unreliable" in " ".join(layer.flags) for layer in poor.layers[2:])
+    assert any("cannot be read at" in flag and "--recogniser robust" in flag for flag in poor.flags)
     blind = diagnose(fresh, guess, digits[1], threat_model=THREAT, examples=60, bootstrap=50)
     assert any("weak judge" in flag for flag in blind.flags)
 

@@ -360,7 +360,7 @@ def diagnose(
         layers=layers,
         controls=controls,
         judge={"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial},
-        flags=(*doubts, *_flags(accuracy, controls)),
+        flags=(*doubts, *_flags(rows, accuracy, controls)),
         provenance={
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [one.seed for one in interpreters],
@@ -486,8 +486,16 @@ def _row_flags(rows: Sequence[Mapping[str, Any]], index: int) -> tuple[str, ...]
     return tuple(flags)
 
 
-def _flags(accuracy: Mapping[str, float], controls: Mapping[str, float]) -> list[str]:
+def _flags(
+    rows: Sequence[Mapping[str, Any]], accuracy: Mapping[str, float], controls: Mapping[str, float]
+) -> list[str]:
     flags = []
+    unread = sum(row["natural"] < rows[0]["natural"] - READABLE for row in rows)
+    if unread:
+        flags.append(
+            f"natural explanations cannot be read at {unread} of {len(rows) - 1} layers: train the generator longer, "
+            "on photographs with a robust recogniser (--recogniser robust)"
+        )
     if controls["eps0_max_abs_vulnerability"] > 0:
         flags.append(f"eps = 0 control failed: largest |V| {controls['eps0_max_abs_vulnerability']:.3g}")
     if accuracy["natural"] < accuracy["judge_natural"] - 2 * READABLE:
