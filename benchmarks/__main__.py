@@ -1,4 +1,4 @@
-"""Run every benchmark; the results go to results/benchmarks/."""
+"""Run the benchmarks of speed; the results go to results/benchmarks/."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ from interpretgan.training import Recipe, build_objective, train_classifier
 BATCH = 128
 STEPS = 4
 """Training steps per epoch."""
-LEAST_SECONDS = 2.0
+LEAST_SECONDS = 0.8
 """A measurement has as many epochs as take about so long: setting a training up is not a step."""
-ROUNDS = 4
+ROUNDS = 8
 EPS = 8 / 255
 ATTACKED = 256
 """Images of the attack, its own batch size."""

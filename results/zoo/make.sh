@@ -7,8 +7,8 @@
 #   DATA=DIR results/zoo/make.sh published      VGG-16 and WRN-28-10 on CIFAR-10 at the published size: needs a GPU
 #
 # What a folder has already is not made again. A training goes on where it was interrupted; an evaluation starts over.
-# The committed record of vgg-small-avg-trades is without AutoAttack, by: --attacks fgsm,pgd --examples 1000 --steps 20
-# --restarts 1 --curve-examples 200.
+# Two committed records had other settings: vgg-small-avg-trades is without AutoAttack (--attacks fgsm,pgd), and
+# vgg-small-max-pgd had PGD with its default steps and restarts.
 set -euo pipefail
 export INTERPRETGAN_DATA=${DATA:?set DATA to the folder that holds mnist/ and cifar10/ as parquet}
 here=${OUT:-runs/pretrained}
@@ -35,15 +35,16 @@ vgg() { # POOL
   train "vgg-small-$1" cifar10 vgg-small --pool "$1" --epochs 12
   ship "vgg-small-$1" cifar10 8/255 1000 --steps 20 --restarts 1 --curve-examples 200
 }
-vgg_robust() { # POOL OBJECTIVE EPOCHS
+vgg_robust() { # POOL OBJECTIVE EPOCHS EXAMPLES
   train "vgg-small-$1-$2" cifar10 vgg-small --pool "$1" --objective "$2" --eps 8/255 --inner-steps 2 \
     --step-size 6/255 --epochs "$3"
-  ship "vgg-small-$1-$2" cifar10 8/255 500
+  ship "vgg-small-$1-$2" cifar10 8/255 "$4" --steps 20 --restarts 1 --curve-examples 200
 }
 mnist_wide() {
   train mnist-wide-pgd mnist mnist-wide --objective pgd --eps 0.3 --inner-steps 5 --epochs 8
   interpretgan evaluate --data mnist --model mnist-wide --weights "$here/mnist-wide-pgd/classifier.safetensors" \
-    --attacks fgsm,pgd,autoattack --eps 0.3 --examples 1000 --out "$here/mnist-wide-pgd/evaluation"
+    --attacks fgsm,pgd,autoattack --eps 0.3 --examples 500 --restarts 1 --curve-examples 200 \
+    --out "$here/mnist-wide-pgd/evaluation"
 }
 published() { # Madry et al. 2018 and Rice et al. 2020: PGD-10, SGD, step schedule, best epoch kept
   local model
@@ -63,8 +64,8 @@ make_one() {
     lenet5-max) lenet max ;; lenet5-avg) lenet avg ;;
     lenet5-*-*) lenet_robust "$(cut -d- -f2 <<<"$1")" "$(cut -d- -f3 <<<"$1")" ;;
     vgg-small-max) vgg max ;; vgg-small-avg) vgg avg ;;
-    vgg-small-max-pgd) vgg_robust max pgd 10 ;; vgg-small-avg-pgd) vgg_robust avg pgd 24 ;;
-    vgg-small-*-trades) vgg_robust "$(cut -d- -f3 <<<"$1")" trades 8 ;;
+    vgg-small-max-pgd) vgg_robust max pgd 10 500 ;; vgg-small-avg-pgd) vgg_robust avg pgd 24 1000 ;;
+    vgg-small-max-trades) vgg_robust max trades 8 500 ;; vgg-small-avg-trades) vgg_robust avg trades 8 1000 ;;
     mnist-wide-pgd) mnist_wide ;;
     published) published ;;
     *) echo "no such classifier: $1" >&2; exit 2 ;;

@@ -1,0 +1,113 @@
+"""What makes the explanations of a photograph's deep layers readable: an ablation on CIFAR-10.
+
+The classifier is the pretrained `vgg-small-max`. Four arms train InterpretGAN for some of its layers up to the last.
+They differ in who reads the explanations in the information bound (the classifier itself, as in the paper, through the noise
+that is its default; or a robust recogniser, without noise) and in the weight of latent consistency. A judge that is
+neither of them, with another pooling and objective, reads natural explanations of held-out images. A picture shows what
+it reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from benchmarks.machine import describe
+from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, find_cuts, load_classifier, load_data
+from interpretgan.evaluation.curves import wilson
+from interpretgan.files import write_json
+
+CLASSIFIER, RECOGNISER, JUDGE = "vgg-small-max", "vgg-small-max-pgd", "vgg-small-avg-trades"
+CUTS = ("pool2", "relu4_1", "mean", "fc")
+ARMS: dict[str, tuple[bool, dict[str, float]]] = {
+    "the method, λ_z = 10": (False, {}),
+    "the method, λ_z = 2": (False, {"latent": 2.0}),
+    "robust recogniser, λ_z = 10": (True, {"recogniser_noise": 0.0}),
+    "robust recogniser, λ_z = 2": (True, {"latent": 2.0, "recogniser_noise": 0.0}),
+}
+"""Whether a robust recogniser reads in place of the classifier, and the settings that differ from the default."""
+SHOWN = 10
+RESULT = Path("results/benchmarks/deep_cuts.json")
+
+
+def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[str, float]:
+    right = torch.cat([classifier(part).argmax(dim=1) for part in torch.split(images, 250)]) == labels
+    return asdict(wilson(int(right.sum()), len(right), 0.95))
+
+
+def arm(
+    classifier: Classifier, recogniser: Classifier | None, train: ImageSet, config: GANConfig, *, seed: int
+) -> InterpretGAN:
+    cuts = [cut for cut in find_cuts(classifier, train.batch(range(4))[0]) if cut.name in CUTS]
+    return InterpretGAN(classifier, cuts, config=config, seed=seed).fit(train, recogniser=recogniser)
+
+
+def picture(images: Tensor, rows: dict[str, Tensor], path: Path) -> None:
+    """A row of images, then a row for each arm and cut, `[N, C, H, W]` each."""
+    shown = {"image": images, **rows}
+    figure = Figure(figsize=(0.75 * SHOWN + 2.6, 0.75 * len(shown)))
+    axes = figure.subplots(len(shown), SHOWN, squeeze=False)
+    for line, (name, pictures) in zip(axes, shown.items(), strict=True):
+        for axis, pixels in zip(line, pictures[:SHOWN], strict=True):
+            axis.imshow(np.clip(pixels.permute(1, 2, 0).numpy(), 0, 1))
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    figure.subplots_adjust(
+        left=2.5 / (0.75 * SHOWN + 2.6), right=0.995, bottom=0.005, top=0.995, wspace=0.04, hspace=0.04
+    )
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder that holds cifar10/ as parquet")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--examples", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+
+    classifier, recogniser, judge = (load_classifier(name) for name in (CLASSIFIER, RECOGNISER, JUDGE))
+    train, test = (load_data("cifar10", split, data_dir=options.data_dir) for split in ("train", "test"))
+    images, labels = test.batch(range(options.examples))
+    machine = describe()
+    result: dict[str, Any] = {
+        "machine": machine, "classifier": CLASSIFIER, "recogniser": RECOGNISER, "judge": JUDGE, "seed": options.seed,
+        "steps": options.steps, "examples": len(images),
+        "image": {"judge": accuracy(judge, images, labels), "classifier": accuracy(classifier, images, labels)},
+        "arms": [],
+    }  # fmt: skip
+    print(f"natural images: the judge reads {result['image']['judge']['value']:.3f} right")
+    rows: dict[str, Tensor] = {}
+    for name, (robust, settings) in ARMS.items():
+        config = GANConfig(steps=options.steps, images_per_cut=12, width=128, **settings)  # type: ignore[arg-type]  # floats
+        began = time.perf_counter()
+        interpreter = arm(classifier, recogniser if robust else None, train, config, seed=options.seed)
+        seconds = time.perf_counter() - began
+        noise = interpreter.noise(len(images), generator=torch.Generator().manual_seed(options.seed))
+        parts = [interpreter.draw(x, n) for x, n in zip(torch.split(images, 250), torch.split(noise, 250), strict=True)]
+        drawn = torch.cat(parts, dim=1)
+        cuts = {
+            cut: {"judge": accuracy(judge, pictures, labels), "classifier": accuracy(classifier, pictures, labels)}
+            for cut, pictures in zip(CUTS, drawn, strict=True)
+        }
+        result["arms"].append({"name": name, "seconds": seconds, "config": asdict(config), "cuts": cuts})
+        rows |= {f"{name}: {cut}": pictures[:SHOWN] for cut, pictures in zip(CUTS, drawn, strict=True)}
+        told = "  ".join(f"{cut} {found['judge']['value']:.3f}" for cut, found in cuts.items())
+        print(f"{name}: {told}  ({seconds:.0f} s)", flush=True)
+    write_json(options.out, result)
+    picture(images, rows, options.out.with_suffix(".png"))
+    print(f"result: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
