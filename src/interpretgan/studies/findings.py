@@ -226,11 +226,11 @@ def _curves(study: Study) -> Figure:
 
 def _profiles(study: Study) -> Figure:
     colours = _colours(study)
-    groups = {
-        case: {arm: [one for one in results if one.get("layers")] for arm, results in arms.items()}
+    diagnosed = {
+        case: {arm: known for arm, results in arms.items() if (known := [one for one in results if one.get("layers")])}
         for case, arms in _groups(study).items()
     }
-    groups = {case: arms for case, arms in groups.items() if all(arms.values())}
+    groups = {case: arms for case, arms in diagnosed.items() if arms}
     figure, axes = _panels(list(groups), height=3.2)
     for panel, arms in zip(axes, groups.values(), strict=True):
         names = [row["name"] for row in next(iter(arms.values()))[0]["layers"]]
