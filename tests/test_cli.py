@@ -319,7 +319,10 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--std", "0"], "std > 0"),
         (["diagnose", "--mean", "0.1;0.2"], "numbers like 0.48,0.45,0.41"),
         (["fit", "--cuts", "fc9", "--epochs", "1"], "did you mean 'fc"),
-        (["fit", "--recogniser", "vgg-small-max-pgd", "--epochs", "1"], "expected a recogniser of the classes of digits"),
+        (
+            ["fit", "--recogniser", "vgg-small-max-pgd", "--epochs", "1"],
+            "a recogniser of the classes of digits",
+        ),
         (["fit", "--recogniser", "robust", "--epochs", "1"], "a threat model to train a robust recogniser against"),
         (["diagnose", "--recogniser", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
         (["explain", "--index", "a"], "whole numbers"),

@@ -430,6 +430,12 @@ def _study(
         rows.append((verdict["claim"], measured, span, verdict["verdict"]))
     flags = "".join(f"\n! {flag}" for flag in record["flags"])
     print(f"{_table(rows)}{flags}\n\nstudy: {out / STUDY_FILE}")
+    if all(run["status"] != "done" for run in record["runs"]):
+        raise RunFolderError(
+            expected="at least one run that succeeds",
+            got="none",
+            do=f"read the log.txt of a run in {out / 'runs'}",
+        )
 
 
 def _answer(result: Diagnosis, file: Path) -> None:

@@ -1,8 +1,12 @@
-"""Where bfloat16 pays, and autocast that uses it only there."""
+"""Where bfloat16 pays, autocast that uses it only there, and the layout in which convolutions are fast."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import nn
 
 from interpretgan.errors import ConfigError
 
@@ -31,3 +35,17 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
         raise ConfigError(expected=f"a precision of {', '.join(PRECISIONS)}", got=precision, do="choose one of them")
     enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+@contextmanager
+def channels_last(model: nn.Module) -> Iterator[None]:
+    """A model with its channels last inside, where attacks in full precision take a quarter less, and first outside.
+
+    The last digits of what it computes depend on the layout, so nothing else may be computed in one or the other by
+    chance.
+    """
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    try:
+        yield
+    finally:
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # likewise

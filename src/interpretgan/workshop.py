@@ -42,7 +42,7 @@ class Workshop:
 
     def __init__(self, settings: Settings, say: Say) -> None:
         self.settings, self.say = settings, say
-        self.device = _device(settings.run.device)
+        self.device = find_device(settings.run.device)
         self.seconds: dict[str, float] = {}
         self.folder: RunFolder | None = None
 
@@ -147,7 +147,12 @@ class Workshop:
                 progress.close()
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name; `auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: No such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -108,3 +108,19 @@ def test_a_seed_without_its_partner_is_left_out() -> None:
     assert effects["worst_case", None].runs == 2
     assert ("vulnerability", "conv1") in effects
     assert ("vulnerability", "pool1") not in effects
+
+
+def test_what_failed_does_not_make_the_rest_easier_to_confirm() -> None:
+    config = replace(load_config(STUDIES / "pooling-tiny.toml"), arms=("max", "avg", "blur"), seeds=(0, 1))
+    config = replace(config, cases=tuple(replace(case, arms=config.arms) for case in config.cases))
+    right = {"max": [1, 0, 0, 1], "avg": [1, 1, 0, 1], "blur": [1, 1, 1, 1]}
+    runs = {spec["id"]: pooling_run(right[spec["arm"]], 0.1) for spec in specs(config)}
+    failed = {name: run for name, run in runs.items() if name != "digits-lenet5-natural-blur-s1"}
+    whole, less = (
+        {(one.quantity, one.arm): one for one in measure(config, specs(config), results)} for results in (runs, failed)
+    )
+    assert ("worst_case", "blur") not in less
+    for name in ("comparisons", "corrected_low", "corrected_high"):
+        assert getattr(less["worst_case", "avg"], name) == getattr(whole["worst_case", "avg"], name)
+    assert less["worst_case", "avg"].p_holm >= whole["worst_case", "avg"].p_holm
+    assert less["worst_case", "avg"].comparisons == 2

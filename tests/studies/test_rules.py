@@ -55,10 +55,21 @@ def test_a_rule_looks_at_its_own_effects() -> None:
 def test_what_is_measured_over_several_conditions() -> None:
     found = judge(rule(), [effect((0.0, 0.2)), effect((0.2, 0.6), "b")])
     assert found["measured"] == pytest.approx(0.25)
-    half = (0.1**2 + 0.2**2) ** 0.5 / 2
-    assert (found["low"], found["high"]) == pytest.approx((0.25 - half, 0.25 + half))
+    assert (found["low"], found["high"]) == pytest.approx((0.1, 0.4))
     nothing = judge(rule(), [])
     assert nothing["measured"] is nothing["low"] is nothing["high"] is None
+
+
+def test_a_condition_that_was_not_measured_is_open() -> None:
+    promised = [("a", "avg", "max"), ("b", "avg", "max"), ("b", "blur", "max"), ("all", None, None)]
+    found = judge(rule(), [effect(ABOVE)], promised)
+    assert found["verdict"] == "confirmed under conditions"
+    assert found["conditions"][1] == {
+        "case": "b", "arm": "avg", "against": "max", "value": None, "low": None, "high": None, "answer": "open"
+    }  # fmt: skip
+    assert found["measured"] == pytest.approx(0.2)
+    assert judge(rule(cases=("a",)), [effect(ABOVE)], promised)["verdict"] == "confirmed"
+    assert judge(rule(), [], promised)["verdict"] == "undecided"
 
 
 def test_a_threshold_is_a_number() -> None:

@@ -98,3 +98,26 @@ def test_nothing_to_rank() -> None:
     gap = np.full(5, np.nan)
     assert rank_correlation([Profile("net", "case", gap, np.arange(5.0))], 100, seed=0) is None
     assert rank_correlation([], 100, seed=0) is None
+
+
+@pytest.mark.parametrize(("layers", "low"), [(5, -1.0), (6, 1.0)])
+def test_a_perfect_order_of_few_layers_tells_nothing(layers: int, low: float) -> None:
+    values = np.arange(8.0)
+    values[layers:] = np.nan
+    estimate = rank_correlation([Profile("g", "s", values, values)], 300, seed=0)
+    assert estimate is not None
+    assert estimate.value == pytest.approx(1)
+    assert estimate.interval(0.95)[0] == pytest.approx(low)
+
+
+def test_chance_orders_the_layers_that_are_known() -> None:
+    first, second = np.arange(8.0), np.array([3.0, np.nan, 1.0, 2.0, np.nan, np.nan, 5.0, 9.0])
+    known = np.isfinite(second)
+    (with_gaps, without) = (
+        rank_correlation([Profile("g", "s", a, b)], 4000, seed=0)
+        for a, b in ((first, second), (first[known], second[known]))
+    )
+    assert with_gaps is not None
+    assert without is not None
+    assert with_gaps.value == pytest.approx(without.value)
+    assert with_gaps.p == pytest.approx(without.p, abs=0.03)

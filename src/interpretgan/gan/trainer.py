@@ -226,11 +226,12 @@ def train_generator(
 
 
 def _check_recogniser(reader: Classifier, image: Tensor, classes: int, bounds: tuple[float, float]) -> None:
-    found = reader(image.to(reader.device)).shape[1], reader.bounds
-    if found != (classes, bounds):
+    same = reader.bounds == bounds
+    found = reader(image.to(reader.device)).shape[1] if same else None
+    if found != classes:
         raise ConfigError(
             expected=f"a recogniser of {classes} classes for pixels within {list(bounds)}, as the classifier is",
-            got=f"one of {found[0]} for pixels within {list(found[1])}",
+            got=f"one of {found}" if same else f"one for pixels within {list(reader.bounds)}",
             do="choose one that was trained on the same classes",
         )
 

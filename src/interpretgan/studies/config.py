@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,6 +16,7 @@ from interpretgan.models import POOLS
 from interpretgan.studies.rules import Rule
 from interpretgan.studies.statistics import POOLED
 from interpretgan.studies.tables import as_table, check_keys, read_table
+from interpretgan.workshop import find_device
 
 ACTIONS = ("finetune-blamed", "finetune-cleared", "finetune-all", "swap-blamed", "swap-cleared")
 """What a repair study can do to a network."""
@@ -33,6 +35,10 @@ SECTIONS = tuple(
 """Sections of the settings that a study takes as they are on the command line."""
 OURS = ("eps", "data", "data_dir", "judge_weights")
 """Of their keys, those that a study sets by itself."""
+
+
+Condition = tuple[str, str | None, str | None]
+"""A case (or all of them), an arm, and the arm that it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +218,25 @@ def parse_config(tree: Mapping[str, Any]) -> StudyConfig:
     return config
 
 
+def conditions(config: StudyConfig) -> list[Condition]:
+    """Everything that a study compares, in order: what its effects are of, whether or not the runs succeed."""
+    if config.kind == "information":
+        found: list[Condition] = [(case.name, arm, None) for case in config.cases for arm in case.arms]
+        return [*found, (POOLED, None, None)]
+    pairs: list[tuple[str, str]] = [(arm, config.arms[0]) for arm in config.arms[1:]]
+    if config.kind == "repair":
+        pairs = [(arm, UNTOUCHED) for arm in config.arms]
+        actions = dict.fromkeys(arm.partition("-")[0] for arm in config.arms)
+        blamed = [(f"{action}-blamed", f"{action}-cleared") for action in actions]
+        pairs += [pair for pair in blamed if set(pair) <= set(config.arms)]
+    return [
+        (case.name, arm, against)
+        for case in config.cases
+        for arm, against in pairs
+        if {arm, against} <= {*case.arms, UNTOUCHED}
+    ]
+
+
 def quantities(config: StudyConfig) -> list[str]:
     """The effects that rules can be about."""
     if config.kind == "information":
@@ -322,12 +347,19 @@ def _settings(
             epochs=goal.epochs,
         ),
         training=training,
-        run=RunOptions(device=head.device),
+        run=RunOptions(device=str(find_device(head.device))),
         **made,
     )
     settings.resolve(SECTIONS)
     data = Path(network.data).name
-    return settings, goal.name or f"{data}-{network.model.rpartition(':')[2]}-{training.objective}"
+    name = goal.name or f"{data}-{network.model.rpartition(':')[2]}-{training.objective}"
+    if not re.fullmatch(r"[\w.-]+", name) or name == POOLED:
+        raise ConfigError(
+            expected=f"a name of letters, digits, dots and hyphens in {where}, not {POOLED!r}",
+            got=repr(name),
+            do="give it another name: folders are called by it",
+        )
+    return settings, name
 
 
 def _repair(table: Mapping[str, Any], cases: list[Case], head: _Head) -> Repair:
@@ -378,3 +410,10 @@ def _check_rule(rule: Rule, config: StudyConfig) -> None:
                 got=repr(value),
                 do="choose one of them",
             )
+    if not any(rule.covers(condition) for condition in conditions(config)):
+        measured = dict.fromkeys(f"{arm} against {against}" for _, arm, against in conditions(config) if against)
+        raise ConfigError(
+            expected=f"a rule {rule.claim!r} about something that this study measures",
+            got=f"arm = {rule.arm!r}, against = {rule.against!r}, cases = {list(rule.cases)}",
+            do=f"it compares {', '.join(measured)}" if measured else "name no arm with the case all, and no against",
+        )

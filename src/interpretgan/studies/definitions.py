@@ -20,23 +20,35 @@ RIDGE = 1e-2
 """Weight of the probe's penalty, relative to the mean variance of its features."""
 
 
-class Probe:
-    """A linear class probe of fixed capacity: random projection, standardisation, ridge regression on the classes.
+class Projection:
+    """A random projection to `FEATURES` dimensions; what has no more of them is left as it is.
 
     Args:
-        latents: `[N, D]` of training images.
-        labels: True classes `[N]`.
-        classes: How many there are.
-        seed: Of the projection.
+        width: Dimensions of what it projects.
+        seed: Of its matrix.
     """
 
-    def __init__(self, latents: Tensor, labels: Tensor, classes: int, *, seed: int) -> None:
-        width = latents.shape[1]
-        self._projection: Tensor | None = None
+    def __init__(self, width: int, *, seed: int) -> None:
+        self._matrix: Tensor | None = None
         if width > FEATURES:
             generator = torch.Generator().manual_seed(seed)
-            self._projection = torch.randn(width, FEATURES, generator=generator) / width**0.5
-        features = self._project(latents)
+            self._matrix = torch.randn(width, FEATURES, generator=generator) / width**0.5
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """`[N, D]` to `[N, FEATURES or fewer]`, in double precision."""
+        return (latents if self._matrix is None else latents @ self._matrix).double()
+
+
+class Probe:
+    """A linear class probe of fixed capacity: standardisation, and ridge regression on the classes.
+
+    Args:
+        features: Projected latents `[N, D]` of training images.
+        labels: True classes `[N]`.
+        classes: How many there are.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
         self._mean, self._std = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
         z = (features - self._mean) / self._std
         wanted = torch.nn.functional.one_hot(labels, classes).double()
@@ -44,14 +56,10 @@ class Probe:
         self._offset = wanted.mean(dim=0)
         self._weights = torch.linalg.solve(gram, z.T @ (wanted - self._offset))
 
-    def read(self, latents: Tensor) -> Tensor:
-        """Classes `[N]` of latents `[N, D]`."""
-        z = (self._project(latents) - self._mean) / self._std
-        scores: Tensor = z @ self._weights + self._offset
+    def read(self, features: Tensor) -> Tensor:
+        """Classes `[N]` of projected latents `[N, D]`."""
+        scores: Tensor = (features - self._mean) / self._std @ self._weights + self._offset
         return scores.argmax(dim=1)
-
-    def _project(self, latents: Tensor) -> Tensor:
-        return (latents if self._projection is None else latents @ self._projection).double()
 
 
 def other_definitions(
@@ -82,9 +90,16 @@ def other_definitions(
     Source: LSA, layer sustainability analysis, arXiv 2202.02626, for the relative error.
     """
     train, test = train.scaled(classifier.bounds), test.scaled(classifier.bounds)
-    images, labels = train.batch(slice(0, PROBED))
-    latents = _latents(classifier, cuts, images)
-    probes = [Probe(z, labels, len(train.classes), seed=seed) for z in latents]
+    few, _ = train.batch(slice(0, 1))
+    projections = [Projection(z.shape[1], seed=seed) for z in _latents(classifier, cuts, few)]
+    count_trained = min(PROBED, len(train))
+    features: list[list[Tensor]] = []  # latents themselves would fill the memory: early maps are large
+    labels = []
+    for first in range(0, count_trained, BATCH):
+        x, y = train.batch(slice(first, min(first + BATCH, count_trained)))
+        features.append([p(z) for p, z in zip(projections, _latents(classifier, cuts, x), strict=True)])
+        labels.append(y)
+    probes = [Probe(torch.cat(parts), torch.cat(labels), len(train.classes)) for parts in zip(*features, strict=True)]
     right = torch.zeros(2, len(probes), dtype=torch.float64)
     error = torch.zeros(len(cuts), dtype=torch.float64)
     for first in range(0, count, BATCH):
@@ -92,7 +107,8 @@ def other_definitions(
         changed = adversarial(x.to(classifier.device), y.to(classifier.device), first).cpu()
         pair = _latents(classifier, cuts, x), _latents(classifier, cuts, changed)
         for row, found in enumerate(pair):
-            right[row] += torch.stack([(probe.read(z) == y).sum() for probe, z in zip(probes, found, strict=True)])
+            read = [probe.read(p(z)) for probe, p, z in zip(probes, projections, found, strict=True)]
+            right[row] += torch.stack([(classes == y).sum() for classes in read])
         error += torch.stack(
             [
                 ((b - a).norm(dim=1) / a.norm(dim=1).clamp_min(1e-12)).double().sum()
@@ -107,10 +123,7 @@ def other_definitions(
 
 
 def _latents(classifier: Classifier, cuts: Sequence[Cut], images: Tensor) -> list[Tensor]:
-    """`[N, D]` of the images themselves, then of each cut, on the CPU."""
-    batches = []
-    for first in range(0, len(images), BATCH):
-        x = images[first : first + BATCH].to(classifier.device)
-        _, found = capture(classifier, x, cuts)
-        batches.append([z.flatten(1).float().cpu() for z in (x, *(found[cut.name] for cut in cuts))])
-    return [torch.cat(rows) for rows in zip(*batches, strict=True)]
+    """`[N, D]` of one batch of images themselves, then of each cut, on the CPU."""
+    x = images.to(classifier.device)
+    _, found = capture(classifier, x, cuts)
+    return [z.flatten(1).float().cpu() for z in (x, *(found[cut.name] for cut in cuts))]

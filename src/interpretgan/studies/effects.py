@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from interpretgan.studies.config import DEFINITIONS, LOSSES, UNTOUCHED, StudyConfig
+from interpretgan.studies.config import DEFINITIONS, LOSSES, UNTOUCHED, StudyConfig, conditions
 from interpretgan.studies.plan import Spec
 from interpretgan.studies.statistics import (
     POOLED,
@@ -24,8 +24,6 @@ from interpretgan.studies.statistics import (
 
 Results = Mapping[str, Mapping[str, Any]]
 """Results of finished runs, by id."""
-Pairs = tuple[str, str]
-"""An arm, and the arm that it is compared with."""
 PROFILED = ("vulnerability", "information_loss")
 """What is compared layer by layer."""
 
@@ -40,18 +38,7 @@ def measure(config: StudyConfig, specs: Sequence[Spec], results: Results) -> lis
     """
     if config.kind == "information":
         return _information(config, specs, results)
-    pairs: list[Pairs]
-    if config.kind == "pooling":
-        pairs = [(arm, config.arms[0]) for arm in config.arms[1:]]
-    else:
-        pairs = [(arm, UNTOUCHED) for arm in config.arms]
-        actions = dict.fromkeys(arm.partition("-")[0] for arm in config.arms)
-        pairs += [
-            (f"{action}-blamed", f"{action}-cleared")
-            for action in actions
-            if {f"{action}-blamed", f"{action}-cleared"} <= set(config.arms)
-        ]
-    return _differences(config, specs, results, pairs)
+    return _differences(config, specs, results)
 
 
 def number(value: object) -> float:
@@ -64,15 +51,17 @@ def number(value: object) -> float:
 # --- arms against each other -------------------------------------------------------------------------------------
 
 
-def _differences(config: StudyConfig, specs: Sequence[Spec], results: Results, pairs: Sequence[Pairs]) -> list[Effect]:
+def _differences(config: StudyConfig, specs: Sequence[Spec], results: Results) -> list[Effect]:
     # What each repair gains, and whether the blamed gain more than the cleared, are two questions.
     families: dict[tuple[str, bool], list[tuple[Effect, Estimate]]] = {}
-    for case in config.cases:
-        for arm, against in pairs:
-            matched = _matched(specs, results, case.name, arm, against)
-            if len(matched) < 2:
-                continue
-            where = {"case": case.name, "arm": arm, "against": against}
+    promised = {True: 0, False: 0}
+    for case, arm, against in conditions(config):
+        assert arm is not None
+        assert against is not None
+        promised[against == UNTOUCHED] += 1
+        matched = _matched(specs, results, case, arm, against)
+        if len(matched) >= 2:
+            where = {"case": case, "arm": arm, "against": against}
             for name in matched[0][0]["accuracy"]:
                 differences = [one["accuracy"][name]["value"] - two["accuracy"][name]["value"] for one, two in matched]
                 estimate = paired(differences, _per_example(matched, name))
@@ -94,7 +83,11 @@ def _differences(config: StudyConfig, specs: Sequence[Spec], results: Results, p
                         families.setdefault((name, against == UNTOUCHED), []).append(
                             effect_of(paired(known), config.confidence, quantity=name, layer=layer, **where)
                         )
-    return [effect for family in families.values() for effect in correct(family, config.confidence)]
+    return [
+        effect
+        for (_, untouched), family in families.items()
+        for effect in correct(family, config.confidence, promised[untouched])
+    ]
 
 
 def _matched(
@@ -151,7 +144,7 @@ def _information(config: StudyConfig, specs: Sequence[Spec], results: Results) -
             for arm in case.arms:
                 chosen = [spec for spec in specs if (spec["case"], spec["arm"]) == (case.name, arm)]
                 family += _correlation(config, chosen, results, (first, second), case=case.name, arm=arm)
-        done += correct(family, config.confidence)
+        done += correct(family, config.confidence, sum(len(case.arms) for case in config.cases))
         # All together is one question of its own, not one more condition.
         done += correct(_correlation(config, specs, results, (first, second), case=POOLED), config.confidence)
     return done

@@ -75,7 +75,10 @@ class LocalProcesses:
 
         def make(folder: Path) -> Outcome:
             on_start(folder.name)
-            return run_process(folder, environment, alive, stopping)
+            try:
+                return run_process(folder, environment, alive, stopping)
+            except OSError as error:  # a full disk, no more processes: it costs this run
+                return Outcome(f"its process could not be run: {error}", 1)
 
         pool = ThreadPoolExecutor(self.workers)
         try:
@@ -190,9 +193,9 @@ def run_process(folder: Path, environment: Mapping[str, str], alive: Processes, 
                 env=dict(environment),
                 start_new_session=True,  # Ctrl-C is for the study, which ends its workers by itself
             )
-            (folder / "pid").write_text(f"{process.pid}\n")
             alive.add(process)
             try:
+                (folder / "pid").write_text(f"{process.pid}\n")
                 status = process.wait()
             finally:
                 alive.discard(process)

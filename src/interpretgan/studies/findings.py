@@ -65,6 +65,10 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
     """
     if not folders:
         raise RunFolderError(expected="folders of finished studies", got="none", do="name them, e.g. results/studies/*")
+    names = [folder.name for folder in folders]
+    for name in names:
+        if names.count(name) > 1:
+            raise RunFolderError(expected="folders of different names", got=f"{name} twice", do="rename one of them")
     studies = sorted(((load_study(folder), folder) for folder in folders), key=lambda one: str(one[0]["kind"]))
     figures, places = out.parent / "findings", " ".join(folder.as_posix() for _, folder in studies)
     lines = [
@@ -135,14 +139,14 @@ def _section(study: Study, folder: Path, figures: Path) -> Iterator[str]:
             where = " ".join(filter(None, (one["case"], one["arm"], one["against"] and f"− {one['against']}")))
             yield f"| {where} | {measured({**one, 'measured': one['value']})} | {one['answer']} |"
     for name, title, figure in _figures(study):
-        file = figures / f"{kind}-{name}.svg"
+        file = figures / f"{folder.name}-{name}.svg"
         atomic_write_bytes(file, _svg(figure))
         yield ""
         yield f"![{title}]({figures.name}/{file.name})"
         yield ""
         yield f"*{title}*"
     for run in _pictured(done, folder):
-        file = figures / f"{kind}-{run}.png"
+        file = figures / f"{folder.name}-{run}.png"
         arrays = load_examples(folder / "runs" / run / "explanations.npz", ())
         atomic_write_bytes(file, explanation_sheet(grid(check_examples(arrays))[:SHOWN]))
         yield ""

@@ -54,15 +54,19 @@ class Rule:
         if not math.isfinite(self.threshold):
             raise ConfigError(expected="a finite threshold", got=str(self.threshold), do="state a number")
 
+    def covers(self, condition: tuple[str, str | None, str | None]) -> bool:
+        """Whether the claim is about that case, arm, and arm that it is compared with."""
+        case, arm, against = condition
+        return (
+            self.arm in ("", arm)
+            and self.against in ("", against)
+            and (case in self.cases if self.cases else case != POOLED)
+        )
+
     def selects(self, effect: Effect) -> bool:
         """Whether the effect is one of those that decide."""
-        return (
-            effect.quantity == self.quantity
-            and effect.layer is None
-            and self.arm in ("", effect.arm)
-            and self.against in ("", effect.against)
-            and (effect.case in self.cases if self.cases else effect.case != POOLED)
-        )
+        where = (effect.case, effect.arm, effect.against)
+        return effect.quantity == self.quantity and effect.layer is None and self.covers(where)
 
     def answer(self, effect: Effect) -> str:
         """`supported`, `opposed` or `open`."""
@@ -83,19 +87,32 @@ class Rule:
         )
 
 
-def judge(rule: Rule, effects: Sequence[Effect]) -> dict[str, Any]:
+def judge(
+    rule: Rule, effects: Sequence[Effect], promised: Sequence[tuple[str, str | None, str | None]] = ()
+) -> dict[str, Any]:
     """The verdict of a rule.
 
-    `measured` is the mean over the conditions, and `low` and `high` its interval: their half-widths are added as those
-    of independent measurements, since every condition has trainings of its own.
+    `measured` is the mean over the conditions that were measured. `low` and `high` are the means of their ends: they
+    share test images, layers and the runs that they are compared with, so their errors need not cancel.
+
+    Args:
+        rule: The rule.
+        effects: Of the study.
+        promised: Conditions that the study is about. One that the rule covers and that was not measured, because runs
+            failed, is open.
     """
     chosen = [effect for effect in effects if rule.selects(effect)]
+    known = {(effect.case, effect.arm, effect.against) for effect in chosen}
     conditions = [
         {
             "case": effect.case, "arm": effect.arm, "against": effect.against, "value": effect.value,
             "low": effect.corrected_low, "high": effect.corrected_high, "answer": rule.answer(effect),
         }
         for effect in chosen
+    ] + [
+        {"case": case, "arm": arm, "against": against, "value": None, "low": None, "high": None, "answer": "open"}
+        for case, arm, against in promised
+        if rule.covers((case, arm, against)) and (case, arm, against) not in known
     ]  # fmt: skip
     answers = {str(condition["answer"]) for condition in conditions}
     if answers == {"supported"}:
@@ -108,14 +125,12 @@ def judge(rule: Rule, effects: Sequence[Effect]) -> dict[str, Any]:
         verdict = UNDECIDED
     count = len(chosen)
     measured = sum(effect.value for effect in chosen) / count if count else None
-    down = math.sqrt(sum((effect.value - effect.corrected_low) ** 2 for effect in chosen)) / max(count, 1)
-    up = math.sqrt(sum((effect.corrected_high - effect.value) ** 2 for effect in chosen)) / max(count, 1)
     return {
         "claim": rule.claim,
         "paper": rule.paper,
         "measured": measured,
-        "low": None if measured is None else measured - down,
-        "high": None if measured is None else measured + up,
+        "low": sum(effect.corrected_low for effect in chosen) / count if count else None,
+        "high": sum(effect.corrected_high for effect in chosen) / count if count else None,
         "rule": rule.text,
         "verdict": verdict,
         "conditions": conditions,

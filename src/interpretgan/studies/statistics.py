@@ -118,15 +118,22 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def correct(family: Sequence[tuple[Effect, Estimate]], confidence: float) -> list[Effect]:
-    """Effects that are looked at together, with what holds for all of them at once."""
-    corrected = holm([estimate.p for _, estimate in family])
-    level = 1 - (1 - confidence) / max(1, len(family))
+def correct(family: Sequence[tuple[Effect, Estimate]], confidence: float, comparisons: int = 0) -> list[Effect]:
+    """Effects that are looked at together, with what holds for all of them at once.
+
+    Args:
+        family: The effects.
+        confidence: Level of each interval; the corrected ones hold together at it.
+        comparisons: How many there would be if no run had failed, where that is more.
+    """
+    count = max(1, comparisons, len(family))
+    corrected = holm([estimate.p for _, estimate in family] + [1.0] * (count - len(family)))[: len(family)]
+    level = 1 - (1 - confidence) / count
     done = []
     for (effect, estimate), p in zip(family, corrected, strict=True):
         low, high = estimate.interval(level)
         done.append(
-            replace(effect, comparisons=len(family), corrected_low=low, corrected_high=high, p_holm=p)
+            replace(effect, comparisons=count, corrected_low=low, corrected_high=high, p_holm=p)
         )  # fmt: skip
     return done
 
@@ -187,6 +194,17 @@ def spearman_rows(first: Floats, second: Floats) -> Floats:
     return rho
 
 
+LEAST_LAYERS = 6
+"""With as many, chance brings layers into one of the two perfect orders once in 360 times."""
+
+
+def _permuted(profile: Profile, orders: npt.NDArray[np.int64]) -> Floats:
+    """Spearman's rho `[B]` with the layers of `second` in other orders, among those where both have a number."""
+    known = np.flatnonzero(np.isfinite(profile.first) & np.isfinite(profile.second))
+    chosen = orders[np.isin(orders, known)].reshape(len(orders), len(known))
+    return spearman_rows(np.tile(profile.first[known], (len(orders), 1)), profile.second[chosen])
+
+
 def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int) -> Estimate | None:
     """Spearman's rho within each run, averaged over runs, with a bootstrap interval and a permutation p-value.
 
@@ -199,7 +217,8 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int)
         seed: Of both.
 
     Returns:
-        `None` where no run has three layers that can be compared.
+        `None` where no run has three layers that can be compared. The interval is all of [-1, 1] where none has
+        `LEAST_LAYERS`: of few layers every draw of a perfect order is one again, though chance makes such orders.
     """
     random = np.random.default_rng(seed)
     found_in = [(one, spearman_rows(one.first[None], one.second[None])[0]) for one in profiles]
@@ -214,9 +233,7 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int)
         group: np.argsort(random.random((replicates, size)), axis=1, kind="stable") for group, size in sizes.items()
     }
     boot = np.stack([spearman_rows(one.first[drawn[one.group]], one.second[drawn[one.group]]) for one in profiles])
-    null = np.stack(
-        [spearman_rows(np.tile(one.first, (replicates, 1)), one.second[permuted[one.group]]) for one in profiles]
-    )
+    null = np.stack([_permuted(one, permuted[one.group]) for one in profiles])
     weights = np.zeros((len(profiles), replicates))
     for stratum in sorted({one.stratum for one in profiles}):
         members = [index for index, one in enumerate(profiles) if one.stratum == stratum]
@@ -230,5 +247,7 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int)
     chance = np.nan_to_num(null).sum(axis=0) / found.sum(axis=0).clip(1)
     p = float((1 + (np.abs(chance) >= abs(value) - 1e-12).sum()) / (1 + replicates))
     # Layers drawn twice tie, which moves the replicates; their mean is brought back to the estimate.
-    centred = np.clip(means - means.mean() + value, -1, 1) if len(means) else np.array([-1.0, 1.0])
+    most = max(int((np.isfinite(one.first) & np.isfinite(one.second)).sum()) for one in profiles)
+    told = len(means) and most >= LEAST_LAYERS
+    centred = np.clip(means - means.mean() + value, -1, 1) if told else np.repeat([-1.0, 1.0], replicates)
     return Estimate(value, p, len(profiles), replicates=centred)

@@ -14,7 +14,7 @@ from interpretgan.errors import ConfigError, RunFolderError
 from interpretgan.files import plain, read_json, write_json
 from interpretgan.runs import RunFolder, differences, provenance
 from interpretgan.studies.board import DONE, FAILED, KEPT, RUNNING, Board
-from interpretgan.studies.config import StudyConfig, load_config
+from interpretgan.studies.config import StudyConfig, conditions, load_config
 from interpretgan.studies.effects import measure
 from interpretgan.studies.executors import Executor, LocalProcesses, RayCluster
 from interpretgan.studies.plan import (
@@ -134,7 +134,7 @@ def summary(
             "kind": config.kind,
             "runs": runs,
             "effects": [asdict(effect) for effect in effects],
-            "verdicts": [judge(rule, effects) for rule in config.rules],
+            "verdicts": [judge(rule, effects, conditions(config)) for rule in config.rules],
             "flags": _flags(config, runs),
         }
     )
@@ -197,14 +197,15 @@ class _Table:
             self._check(spec, folder)
             self._reuse(spec, folder)
             if (folder / "result.json").exists():
-                self._take(spec["id"])
+                self._take(spec)
                 board.set(spec["id"], KEPT)
             else:
                 write_json(folder / "spec.json", spec)
                 missing.append(folder)
+        by_name = {spec["id"]: spec for spec in specs}
         for folder, outcome in executor(missing, lambda name: board.set(name, RUNNING)):
             if outcome.error is None:
-                self._take(folder.name)
+                self._take(by_name[folder.name])
                 again = f"at attempt {outcome.attempts}" if outcome.attempts > 1 else ""
                 board.set(folder.name, DONE, again)
             else:
@@ -221,12 +222,23 @@ class _Table:
             return
         write_json(folder / "spec.json", spec)
         shutil.copytree(found, folder, ignore=shutil.ignore_patterns("spec.json", "result.json"), dirs_exist_ok=True)
-        write_json(folder / "result.json", {**record, "spec_sha256": spec_hash(spec)})
-        self.reused[spec["id"]] = f"{found.parents[1].name}/{found.name}"
+        origin = record.get("reused_from", f"{found.parents[1].name}/{found.name}")
+        write_json(folder / "result.json", {**record, "spec_sha256": spec_hash(spec), "reused_from": origin})
 
-    def _take(self, name: str) -> None:
+    def _take(self, spec: Spec) -> None:
+        name = spec["id"]
         record = read_json(self.folder / name / "result.json")
-        self.results[name], self.seconds[name] = record["result"], record["seconds"]
+        if record["spec_sha256"] != spec_hash(spec):
+            raise RunFolderError(
+                expected=f"a result in {self.folder / name} of the run that this study asks for",
+                got="that of another one",
+                do="delete that run, or choose a new folder for the study",
+            )
+        self.results[name] = record["result"]
+        if "reused_from" in record:
+            self.reused[name] = record["reused_from"]
+        else:
+            self.seconds[name] = record["seconds"]
 
     def _check(self, spec: Spec, folder: Path) -> None:
         """Refuse what another study, other code or other data left in a run's folder."""
