@@ -89,7 +89,7 @@ def test_what_a_pooling_study_holds(made: Made) -> None:
     assert study["provenance"]["config"]["rules"][0]["claim"] == verdict["claim"]
     # the arms of a seed share one judge
     assert len(list((out / "judges").iterdir())) == 2
-    assert not list(out.rglob("generator-*.safetensors"))
+    assert not [*out.rglob("generator-*.safetensors"), *out.rglob("information.safetensors")]
     assert (out / "runs" / "digits-lenet5-natural-max-s0" / "explanations.npz").exists()
 
 

@@ -94,8 +94,8 @@ def _diagnosed(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[s
             {**asdict(unit), "vulnerability": unit_vulnerability(unit, rows)}
             for unit in units_of(job.subject.classifier, job.subject.anatomy(job.subject.classifier), list(rows))
         ]
-        for generator in (folder / WORK).glob("generator-*.safetensors"):
-            generator.unlink()  # megabytes that the folder can make again
+        for weights in (*(folder / WORK).glob("generator-*.safetensors"), folder / WORK / "information.safetensors"):
+            weights.unlink(missing_ok=True)  # tens of megabytes that the folder can make again
     finally:
         job.close()
     return _plain(result)
