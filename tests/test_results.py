@@ -13,6 +13,7 @@ from interpretgan.diagnosis import Diagnosis
 from interpretgan.evaluation import Evaluation
 from interpretgan.pretrained import card_names, read_card
 from interpretgan.report import answer_sentence, summary_table
+from interpretgan.studies.findings import write_findings
 
 ROOT = Path(__file__).parents[1]
 MNIST = ROOT / "results" / "mnist-lenet5-max"
@@ -57,6 +58,33 @@ def test_the_shared_trunk_is_as_fast_as_the_readme_says() -> None:
         assert f"{arm['speedup']:.1f}×" in readme
         assert arm["same_top"]
     assert f"{100 * result['shared']['share_of_bf16_peak']:.0f} %" in readme
+
+
+def test_the_page_of_findings_follows_from_the_committed_studies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    committed = Path("docs/findings.md").read_text()
+    folders = sorted(file.parent for file in Path("results/studies").glob("*/study.json"))
+    made = write_findings(folders, tmp_path / "findings.md").read_text()
+    assert made.replace(str(tmp_path), "docs") == committed
+    assert {path.name for path in Path("docs/findings").iterdir()} == {
+        path.name for path in (tmp_path / "findings").iterdir()
+    }
+    quoted = [line for line in Path("README.md").read_text().splitlines() if line.endswith("** |")]
+    assert quoted
+    assert all(line in committed for line in quoted)
+
+
+def test_a_robust_recogniser_makes_deep_explanations_readable() -> None:
+    result = json.loads((ROOT / "results" / "benchmarks" / "deep_cuts.json").read_text())
+    method = (ROOT / "docs" / "method.md").read_text()
+    for arm in result["arms"]:
+        values = " | ".join(f"{found['judge']['value']:.2f}" for found in arm["cuts"].values())
+        assert f"| {arm['name']} | {values} |" in method
+    floor = result["image"]["judge"]["value"] - 0.05
+    last = {arm["name"]: arm["cuts"]["fc"]["judge"]["value"] for arm in result["arms"]}
+    assert last["the method, λ_z = 10"] < floor <= last["robust recogniser, λ_z = 2"]
 
 
 def test_the_readme_lists_the_pretrained_classifiers(capsys: pytest.CaptureFixture[str]) -> None:
