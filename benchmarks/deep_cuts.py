@@ -2,9 +2,9 @@
 
 The classifier is the pretrained `vgg-small-max`. Four arms train InterpretGAN for some of its layers up to the last.
 They differ in who reads the explanations in the information bound (the classifier itself, as in the paper, through the
-noise that is its default; or a robust recogniser, without noise) and in the weight of latent consistency. A judge that
-is neither of them, with another pooling and objective, reads natural explanations of held-out images. A picture shows
-what it reads.
+noise that is its default; or a robust recogniser, through little noise) and in the weight of latent consistency. A judge
+that is neither of them, with another pooling and objective, reads natural explanations of held-out images. A picture
+shows what it reads.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CUTS = ("pool2", "relu4_1", "mean", "fc")
 ARMS: dict[str, tuple[bool, dict[str, float]]] = {
     "the method, λ_z = 10": (False, {}),
     "the method, λ_z = 2": (False, {"latent": 2.0}),
-    "robust recogniser, λ_z = 10": (True, {"recogniser_noise": 0.0}),
-    "robust recogniser, λ_z = 2": (True, {"latent": 2.0, "recogniser_noise": 0.0}),
+    "robust recogniser, λ_z = 10": (True, {"recogniser_noise": 0.05}),
+    "robust recogniser, λ_z = 2": (True, {"latent": 2.0, "recogniser_noise": 0.05}),
 }
 """Whether a robust recogniser reads in place of the classifier, and the settings that differ from the default."""
 SHOWN = 10

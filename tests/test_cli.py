@@ -234,7 +234,7 @@ def test_a_robust_recogniser_is_trained_once_and_is_part_of_the_record(tmp_path:
     ]
     assert run_command([*arguments, "--out", str(out)]) == 0
     found = json.loads((out / "config.json").read_text())["generator"]
-    assert (found["recogniser"], found["latent"], found["recogniser_noise"]) == ("robust", 2.0, 0.0)
+    assert (found["recogniser"], found["latent"], found["recogniser_noise"]) == ("robust", 2.0, 0.05)
     recogniser, judge = load_file(out / "recogniser.safetensors"), load_file(out / "judge.safetensors")
     assert recogniser.keys() == judge.keys()
     assert any(not torch.equal(recogniser[name], judge[name]) for name in judge)  # the judge is not asked beforehand

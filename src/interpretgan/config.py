@@ -268,8 +268,8 @@ class GeneratorOptions:
                 got=str(self.generator_seeds),
                 do="train one generator at least",
             )
-        # what a robust recogniser reads is no artefact of its own: it needs less to hold it, and no noise
-        latent, noise = (10.0, 0.2) if self.recogniser is None else (2.0, 0.0)
+        # what a robust recogniser reads is hardly an artefact of its own: less must hold it back
+        latent, noise = (10.0, 0.2) if self.recogniser is None else (2.0, 0.05)
         return GANConfig(
             steps=self.generator_steps,
             images_per_cut=self.images_per_cut,
