@@ -2,9 +2,9 @@
 
 The classifier is the pretrained `vgg-small-max`. Four arms train InterpretGAN for some of its layers up to the last.
 They differ in who reads the explanations in the information bound (the classifier itself, as in the paper, through the
-noise that is its default; or a robust recogniser, through little noise) and in the weight of latent consistency. A judge
-that is neither of them, with another pooling and objective, reads natural explanations of held-out images. A picture
-shows what it reads.
+noise that is its default; or a robust recogniser, through little noise) and in the weight of latent consistency. A
+judge that is neither of them, with another pooling and objective, reads natural explanations of held-out images. A
+picture shows what it reads.
 """
 
 from __future__ import annotations
