@@ -121,11 +121,12 @@ def _section(study: Study, folder: Path, figures: Path) -> Iterator[str]:
     done = [run for run in study["runs"] if run["status"] == "done"]
     yield f"## {TITLES[kind]}"
     yield ""
-    hours = sum(provenance["seconds"].values()) / 3600
+    seeds, hours = ", ".join(map(str, provenance["seeds"])), sum(provenance["seconds"].values()) / 3600
+    origins = {origin.rpartition("/")[0] for origin in provenance.get("reused", {}).values()}
+    taken = f" ({len(provenance['reused'])} of them taken over from {', '.join(sorted(origins))})" if origins else ""
     yield (
-        f"{len(done)} of {len(study['runs'])} runs, seeds {', '.join(map(str, provenance['seeds']))}; {hours:.1f} "
-        f"hours of one process in all, on {provenance['processor']}. Version {provenance['version']}, code "
-        f"`{provenance['code']['sha256'][:12]}`."
+        f"{len(done)} of {len(study['runs'])} runs{taken}, seeds {seeds}; {hours:.1f} hours of one process in all, on "
+        f"{provenance['processor']}. Version {provenance['version']}, code `{provenance['code']['sha256'][:12]}`."
     )
     for row in study["verdicts"]:
         yield ""
