@@ -177,7 +177,7 @@ def _figures(study: Study) -> Iterator[tuple[str, str, Figure]]:
     kind = study["kind"]
     if kind == "information":
         yield "correlations", "Spearman's ρ of information loss and vulnerability, and of the definitions", _rho(study)
-        yield "layers", "Information loss and vulnerability of each layer, means over seeds", _scatter(study)
+        yield "layers", "Information loss and vulnerability of each layer, a colour per seed", _scatter(study)
         return
     yield "gains", "Robust accuracy against the other arm, with corrected intervals", _gains(study)
     yield "curves", "Accuracy over ε under PGD, means over seeds and their range", _curves(study)
