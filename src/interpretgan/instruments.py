@@ -76,18 +76,7 @@ class Instruments:
             load_weights(classifier.model, file)
             known = read_json(record)
             return Judge(classifier, known["natural"], known["adversarial"], known["name"])
-        with shop.stage("judge", "training the judge: an independent classifier, adversarially trained") as log:
-            judge = train_judge(
-                shop.train,
-                shop.test,
-                threat_model=threat_model,
-                seed=seed,
-                epochs=self._judge_recipe.epochs,
-                architecture=options.judge,
-                device=shop.device,
-                checkpoint=shop.path("checkpoint-judge.pt"),
-                on_progress=log,
-            )
+        judge = self._trained("judge", "an independent classifier, adversarially trained", seed)
         save_weights(judge.classifier.model, file)
         write_json(
             record,
@@ -97,6 +86,22 @@ class Instruments:
         shop.drop("checkpoint-judge.pt")
         shop.say(f"judge: {judge.natural:.1%} right on held-out images, {judge.adversarial:.1%} when attacked itself")
         return judge
+
+    def _trained(self, name: str, what: str, seed: int) -> Judge:
+        """A network of the judge's architecture and recipe, trained against the threat model with this seed."""
+        shop = self.workshop
+        with shop.stage(name, f"training the {name}: {what}") as log:
+            return train_judge(
+                shop.train,
+                shop.test,
+                threat_model=shop.settings.attack.threat_model(),
+                seed=seed,
+                epochs=self._judge_recipe.epochs,
+                architecture=shop.settings.judge.judge,
+                device=shop.device,
+                checkpoint=shop.path(f"checkpoint-{name}.pt"),
+                on_progress=log,
+            )
 
     @cached_property
     def cuts(self) -> list[Cut]:
@@ -147,24 +152,12 @@ class Instruments:
             return None
         if name != TRAINED:
             return load_classifier(name, device=shop.device)
-        options, threat_model, seed = shop.settings.judge, shop.settings.attack.threat_model(), shop.settings.run.seed
-        file = shop.path("recogniser.safetensors")
+        file, seed = shop.path("recogniser.safetensors"), shop.settings.run.seed + 2
         if file.exists():
-            classifier = Classifier(shop.build(options.judge, seed + 2).to(shop.device))
+            classifier = Classifier(shop.build(shop.settings.judge.judge, seed).to(shop.device))
             load_weights(classifier.model, file)
             return classifier
-        with shop.stage("recogniser", "training the recogniser: like the judge, with another seed") as log:
-            trained = train_judge(
-                shop.train,
-                shop.test,
-                threat_model=threat_model,
-                seed=seed + 2,
-                epochs=self._judge_recipe.epochs,
-                architecture=options.judge,
-                device=shop.device,
-                checkpoint=shop.path("checkpoint-recogniser.pt"),
-                on_progress=log,
-            )
+        trained = self._trained("recogniser", "like the judge, with another seed", seed)
         save_weights(trained.classifier.model, file)
         shop.drop("checkpoint-recogniser.pt")
         shop.say(f"recogniser: {trained.natural:.1%} right on held-out images, {trained.adversarial:.1%} when attacked")
