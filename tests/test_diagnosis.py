@@ -219,12 +219,16 @@ def test_the_frame_has_a_row_per_layer(found: tuple[Diagnosis, list[Readings]]) 
 def test_unreadable_cuts_and_a_weak_judge_are_flagged(
     job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet]
 ) -> None:
-    fresh = InterpretGAN(job[0].classifier, job[0].cuts, config=dataclasses.replace(CONFIG, steps=1)).fit(digits[0])
+    torch.manual_seed(6)
+    other = Classifier(Tiny())
+    config = dataclasses.replace(CONFIG, steps=1)
+    fresh = InterpretGAN(job[0].classifier, job[0].cuts, config=config).fit(digits[0], recogniser=other)
     torch.manual_seed(5)
     guess = Judge(Classifier(Tiny()), 0.1, 0.1, "untrained")
     poor = diagnose(fresh, job[1], digits[1], threat_model=THREAT, examples=60, bootstrap=50)
     assert all("unreliable" in " ".join(layer.flags) for layer in poor.layers[2:])
     assert any("cannot be read at" in flag and "--recogniser robust" in flag for flag in poor.flags)
+    assert poor.provenance["recogniser_sha256"] == other.state_sha256()  # who read while it was drawn
     blind = diagnose(fresh, guess, digits[1], threat_model=THREAT, examples=60, bootstrap=50)
     assert any("weak judge" in flag for flag in blind.flags)
 

@@ -365,6 +365,7 @@ def diagnose(
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [one.seed for one in interpreters],
             "generator": dataclasses.asdict(interpreters[0].config),
+            "recogniser_sha256": interpreters[0].recogniser_sha256,
             "bootstrap": bootstrap,
             "confidence": confidence,
             **({} if information is None else {"information": dict(information.settings)}),
