@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from interpretgan.attacks import attack, require_eps_within_range
+from interpretgan.classifier import Classifier
 from interpretgan.config import Settings
 from interpretgan.diagnosis import Diagnosis, diagnose
 from interpretgan.errors import ConfigError
@@ -127,27 +128,7 @@ class Job:
         file, shop = self.workshop.path("evaluation.json"), self.workshop
         if file.exists():
             return Evaluation.load(file)
-        options, info, classifier = self.settings.evaluation, self.subject.info(), self.subject.classifier
-
-        def keep(examples: dict[str, Tensor]) -> None:
-            save_arrays(shop.path("evaluation.npz"), {name: right.cpu().numpy() for name, right in examples.items()})
-
-        with _autoattack_progress() as on_batch, channels_last(classifier.model):
-            result = evaluate(
-                classifier,
-                shop.test,
-                threat_model=options.threat_model(),
-                attacks=options.names(),
-                examples=options.examples,
-                curve_examples=options.curve_examples,
-                seed=self.settings.run.seed,
-                confidence=options.confidence,
-                classifier_info=info,
-                data_info=shop.data_info,
-                say=self.say,
-                on_batch=on_batch,
-                on_examples=keep,
-            )
+        result = evaluate_subject(self.subject.classifier, shop, self.subject.info())
         result.save(file)
         return result
 
@@ -274,6 +255,37 @@ class Job:
                 **{name: getattr(first, name) for name in names},
                 **({f"{name}_all": table for name, table in tables.items()} if several else {}),
             },
+        )
+
+
+def evaluate_subject(classifier: Classifier, shop: Workshop, info: Mapping[str, Any] | None = None) -> Evaluation:
+    """`evaluate` as the workshop's settings say; which examples each attack left right goes to `evaluation.npz`.
+
+    Args:
+        classifier: The classifier.
+        shop: Where.
+        info: What is known of the classifier.
+    """
+    options = shop.settings.evaluation
+
+    def keep(examples: dict[str, Tensor]) -> None:
+        save_arrays(shop.path("evaluation.npz"), {name: right.cpu().numpy() for name, right in examples.items()})
+
+    with _autoattack_progress() as on_batch, channels_last(classifier.model):
+        return evaluate(
+            classifier,
+            shop.test,
+            threat_model=options.threat_model(),
+            attacks=options.names(),
+            examples=options.examples,
+            curve_examples=options.curve_examples,
+            seed=shop.settings.run.seed,
+            confidence=options.confidence,
+            classifier_info=info,
+            data_info=shop.data_info,
+            say=shop.say,
+            on_batch=on_batch,
+            on_examples=keep,
         )
 
 

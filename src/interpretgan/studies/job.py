@@ -13,11 +13,10 @@ import numpy as np
 from interpretgan.config import Settings, TrainingOptions
 from interpretgan.diagnosis import Diagnosis
 from interpretgan.errors import RunFolderError
-from interpretgan.evaluation import Evaluation, evaluate
+from interpretgan.evaluation import Evaluation
 from interpretgan.files import plain, read_json
 from interpretgan.models import load_weights, save_weights
-from interpretgan.pipeline import Job
-from interpretgan.precision import channels_last
+from interpretgan.pipeline import Job, evaluate_subject
 from interpretgan.readings import attacker
 from interpretgan.report.examples import examples_of, save_arrays
 from interpretgan.runs import RunFolder
@@ -147,23 +146,7 @@ def _repaired(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[st
                 )
             save_weights(classifier.model, file)
             shop.drop("checkpoint-classifier.pt")
-        options = settings.evaluation
-        with channels_last(classifier.model):
-            evaluation = evaluate(
-                classifier,
-                shop.test,
-                threat_model=options.threat_model(),
-                attacks=options.names(),
-                examples=options.examples,
-                curve_examples=options.curve_examples,
-                seed=settings.run.seed,
-                confidence=options.confidence,
-                say=say,
-                on_examples=lambda right: save_arrays(
-                    shop.path("evaluation.npz"), {name: found.cpu().numpy() for name, found in right.items()}
-                ),
-            )
-        result = _evaluated(evaluation, folder / WORK)
+        result = _evaluated(evaluate_subject(classifier, shop), folder / WORK)
         sizes = {name: value.numel() for name, value in classifier.model.named_parameters()}
         result["classifier"] |= {"state_sha256": classifier.state_sha256()}
         result["repaired"] = {
