@@ -12,7 +12,7 @@ import numpy as np
 
 from interpretgan.config import Settings, TrainingOptions
 from interpretgan.diagnosis import Diagnosis
-from interpretgan.errors import RunFolderError
+from interpretgan.errors import InputError, RunFolderError
 from interpretgan.evaluation import Evaluation
 from interpretgan.files import plain, read_json
 from interpretgan.models import load_weights, save_weights
@@ -32,6 +32,25 @@ WORK = "work"
 """Folder of what a run makes on its way."""
 UNRELIABLE = "unreliable"
 """How the flag of a row begins that must not be counted."""
+
+
+SETTLED = tuple(item.name for item in fields(Settings) if item.name not in ("training", "run"))
+"""Sections of the settings that a run's folder must agree on."""
+
+
+def check(spec: Spec) -> None:
+    """Refuse at once what the run would be refused for once it is started.
+
+    Args:
+        spec: Of `plan.first_runs`.
+
+    Raises:
+        InputError: A model, judge, pooling, layer or attack that there is not, or that does not fit the data.
+    """
+    try:
+        Job(read_settings(spec["settings"]), SETTLED, None, lambda line: None)
+    except InputError as error:
+        raise type(error)(expected=f"{error.expected} (for {spec['id']})", got=error.got, do=error.do) from error
 
 
 def execute(spec: Spec, folder: Path, say: Say) -> dict[str, Any]:
@@ -64,8 +83,7 @@ def execute(spec: Spec, folder: Path, say: Say) -> dict[str, Any]:
 
 def _diagnosed(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[str, Any]:
     """A network trained, evaluated and diagnosed."""
-    sections = tuple(item.name for item in fields(Settings) if item.name not in ("training", "run"))
-    job = Job(settings, sections, folder / WORK, say)
+    job = Job(settings, SETTLED, folder / WORK, say)
     try:
         _check_data(spec, job.workshop)
         result = _evaluated(job.evaluation(), folder / WORK)

@@ -17,6 +17,7 @@ from interpretgan.studies.board import DONE, FAILED, KEPT, RUNNING, Board
 from interpretgan.studies.config import StudyConfig, conditions, load_config
 from interpretgan.studies.effects import measure
 from interpretgan.studies.executors import Executor, LocalProcesses, RayCluster
+from interpretgan.studies.job import check
 from interpretgan.studies.plan import (
     Spec,
     code_version,
@@ -86,10 +87,13 @@ def run_study(
         "code": code_version(),
         "data": {case.name: data_version(case.settings) for case in config.cases},
     }
+    specs = first_runs(config)
+    for spec in specs:
+        if spec["seed"] == config.seeds[0]:
+            check(spec)  # before anything is written or trained
     with RunFolder(out).open(identity):
         board, table = Board(stream), _Table(out, [Path(other) for other in reuse])
         try:
-            specs = first_runs(config)
             table.make(specs, executor, board)
             if config.kind == "repair":
                 more, refused = second_runs(config, table.results)
