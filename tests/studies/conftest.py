@@ -20,12 +20,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
     """Each tiny study, made once: its folder and what study.json holds."""
     known: dict[str, tuple[Path, dict[str, Any]]] = {}
 
-    def make(kind: str) -> tuple[Path, dict[str, Any]]:
-        if kind not in known:
-            out = tmp_path_factory.mktemp("studies") / kind
-            config = load_config(STUDIES / f"{kind}-tiny.toml", kind)
-            known[kind] = out, run_study(config, out, inline, stream=io.StringIO())
-        return known[kind]
+    def make(name: str) -> tuple[Path, dict[str, Any]]:
+        if name not in known:
+            out = tmp_path_factory.mktemp("studies") / name
+            config = load_config(STUDIES / f"{name}-tiny.toml", name.partition("-")[0])
+            known[name] = out, run_study(config, out, inline, stream=io.StringIO())
+        return known[name]
 
     return make
 

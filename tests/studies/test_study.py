@@ -63,6 +63,16 @@ def test_a_study_that_is_made_again_from_its_config_reproduces_every_verdict(
     assert all(run["status"] == "done" for run in first["runs"])
 
 
+@pytest.mark.parametrize("name", ["pooling-robust", "pooling-photographs", "information-robust"])
+def test_the_other_committed_studies_run_at_toy_size(name: str, made: Made) -> None:
+    out, study = made(name)
+    assert all(run["status"] == "done" for run in study["runs"])
+    assert [verdict["verdict"] for verdict in study["verdicts"]] == [
+        "undecided"
+    ]  # two seeds, or three layers, say nothing
+    assert study == json.loads((out / "study.json").read_text())
+
+
 def test_what_a_pooling_study_holds(made: Made) -> None:
     out, study = made("pooling")
     assert study == json.loads((out / "study.json").read_text())

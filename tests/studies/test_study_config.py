@@ -17,7 +17,9 @@ from interpretgan.studies.config import load_config, parse_config
 from interpretgan.studies.plan import first_runs, read_settings, work_hash
 from tests.studies.tiny import STUDIES
 
-KINDS = ("information", "pooling", "repair")
+COMMITTED = tuple(
+    sorted(file.stem.removesuffix("-tiny") for file in STUDIES.glob("*-tiny.toml"))
+)  # fmt: skip
 Tree = dict[str, Any]
 
 
@@ -25,28 +27,36 @@ def tiny(kind: str = "pooling") -> Tree:
     return tomllib.loads((STUDIES / f"{kind}-tiny.toml").read_text())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_committed_studies_are_sound(kind: str) -> None:
-    full, run, small = (
-        load_config(STUDIES / f"{name}.toml", kind) for name in (f"full/{kind}", kind, f"{kind}-tiny")
-    )  # fmt: skip
-    networks = [
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_committed_studies_are_sound(name: str) -> None:
+    kind = name.partition("-")[0]
+    full, run, small = (load_config(STUDIES / f"{one}.toml", kind) for one in (f"full/{kind}", name, f"{name}-tiny"))
+    networks, cut, toy = (
         {(case.settings.data.data, case.settings.model.model) for case in config.cases} for config in (full, run, small)
-    ]
-    assert networks == [
-        {("mnist", "lenet5"), ("cifar10", "vgg-small")}, {("mnist", "lenet5")}, {("digits", "lenet5")},
-    ]  # fmt: skip
+    )
+    assert networks == {("mnist", "lenet5"), ("cifar10", "vgg-small")}
+    assert cut < networks
+    assert {data for data, _ in toy} == {"digits"}
+    assert {model for _, model in toy} == {model for _, model in cut}
+    goals = [[case.settings.training.objective for case in config.cases] for config in (run, small)]
+    assert goals[0] == goals[1]
     assert len(full.seeds) >= 5
     assert len(run.seeds) >= 5
     assert len(small.seeds) == 2
     assert full.threads == run.threads == small.threads == 1
+    assert {rule.claim for rule in small.rules if not name.endswith(kind)} <= {rule.claim for rule in run.rules}
 
 
 def test_the_committed_studies_share_their_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "data_version", lambda settings: {"sha256": settings.data.data})  # MNIST may not be there
-    made = {work_hash(spec) for spec in first_runs(load_config(STUDIES / "pooling.toml"))}
-    for kind in ("information", "repair"):
-        assert {work_hash(spec) for spec in first_runs(load_config(STUDIES / f"{kind}.toml"))} <= made
+    for pooling, others in (("pooling", ("information", "repair")), ("pooling-robust", ("information-robust",))):
+        made = {work_hash(spec) for spec in first_runs(load_config(STUDIES / f"{pooling}.toml"))}
+        for name in others:
+            assert {work_hash(spec) for spec in first_runs(load_config(STUDIES / f"{name}.toml"))} <= made
+
+
+def test_each_committed_study_has_a_tiny_one() -> None:
+    assert {file.stem for file in STUDIES.glob("*.toml") if not file.stem.endswith("-tiny")} == set(COMMITTED)
 
 
 def test_a_section_is_that_of_the_command_line_and_a_network_may_have_its_own() -> None:
@@ -152,6 +162,29 @@ def test_a_wrong_command(arguments: list[str], said: str, tmp_path: Path, capsys
     assert run_command(["study", *arguments, "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.strip().split("\n")
     assert line.startswith("interpretgan: ")
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('model = "lenet5"', 'model = "lenet6"', "lenet6"),
+        ('cuts = "pool1,pool2"', 'cuts = "pool1,pool9"', "pool9"),
+        ('arms = ["max", "avg"]', 'arms = ["max", "avg", "blurred"]', "blurred"),
+        ("judge_epochs = 2", 'judge_epochs = 2\njudge = "lenet5"', "a judge of another architecture"),
+        ("attack_eps = 0.1", "attack_eps = 1.5", "1.5"),
+    ],
+)
+def test_what_only_the_networks_know_is_refused_before_anything_is_trained(
+    before: str, after: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (STUDIES / "pooling-tiny.toml").read_text()
+    assert before in text
+    (tmp_path / "wrong.toml").write_text(text.replace(before, after))
+    command = ["study", "pooling", "--config", str(tmp_path / "wrong.toml"), "--out", str(tmp_path / "out")]
+    assert run_command(command) == 2
+    (line,) = capsys.readouterr().err.strip().split("\n")
     assert said in line
     assert not (tmp_path / "out").exists()
 
