@@ -171,6 +171,8 @@ def test_information_stands_beside_the_vulnerabilities(
         assert layer.class_information is not None
         assert layer.unexplained.value == pytest.approx(left[row], rel=1e-5)
         assert layer.class_information.value == pytest.approx(measured.bits[row].mean(), rel=1e-4)
+        assert layer.class_accuracy is not None
+        assert layer.class_accuracy.value == pytest.approx(measured.right[row].mean())
     smaller = [i for i in range(1, len(both.layers))
                if np.prod(both.layers[i].shape) < np.prod(both.layers[i - 1].shape)]  # fmt: skip
     assert [i for i, layer in enumerate(both.layers) if layer.information_control is not None] == smaller

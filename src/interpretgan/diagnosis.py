@@ -45,7 +45,8 @@ CONTROL_IMAGES = 250
 SEARCHED = 128
 """Of these, on how many the attack runs again with other settings."""
 INFORMATION = (
-    "unexplained", "information_loss", "information_control", "class_information", "class_information_loss"
+    "unexplained", "information_loss", "information_control", "class_information", "class_information_loss",
+    "class_accuracy",
 )  # fmt: skip
 """Figures of a row that stand there where information was measured."""
 REPLAYED = 4
@@ -79,6 +80,7 @@ class Layer:
             where this one is not smaller.
         class_information: What a probe of fixed capacity tells of the class, in bits.
         class_information_loss: By how many bits it falls.
+        class_accuracy: Share of the images of which the probe tells the true class.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Layer:
     information_control: Interval | None = None
     class_information: Interval | None = None
     class_information_loss: Interval | None = None
+    class_accuracy: Interval | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ def measurement(
     mean: Floats,
     bits: Floats | None = None,
     controls: Mapping[int, Floats] = MappingProxyType({}),
+    *,
+    right: npt.NDArray[np.bool_] | None = None,
 ) -> Measurement:
     """What decoders leave of images `[N, pixels]`."""
 
@@ -35,6 +37,7 @@ def measurement(
         controls=np.array(list(controls), dtype=np.int64),
         variance=((images - mean) ** 2).sum(axis=1),
         bits=np.zeros((len(decoded) + 1, len(images))) if bits is None else bits,
+        right=np.zeros((len(decoded) + 1, len(images)), dtype=bool) if right is None else right,
         cuts=tuple(f"cut{n}" for n in range(len(decoded))),
         settings={},
     )
@@ -71,19 +74,23 @@ def test_the_figures_are_the_formulas(images: Floats) -> None:
         [[reference.class_information([int(y)], [row], frequencies) for y, row in zip(labels, place, strict=True)]
          for place in logits]
     )  # fmt: skip
-    rows = measurement(images, decoded, mean, bits, {2: control}).layers(weights(), 0.95)
+    right = logits.argmax(axis=2) == labels
+    rows = measurement(images, decoded, mean, bits, {2: control}, right=right).layers(weights(), 0.95)
     left = [0.0, *(reference.unexplained(images.tolist(), each.tolist(), mean.tolist()) for each in decoded)]
     np.testing.assert_allclose([row.unexplained.value for row in rows], left, rtol=1e-5)
     np.testing.assert_allclose([row.information_loss.value for row in rows], [0, *np.diff(left)], rtol=1e-5)
     told = [reference.class_information(labels.tolist(), place.tolist(), frequencies) for place in logits]
     np.testing.assert_allclose([row.class_information.value for row in rows], told, rtol=1e-5)
     np.testing.assert_allclose([row.class_information_loss.value for row in rows], [0, *-np.diff(told)], atol=1e-6)
+    assert [row.class_accuracy.value for row in rows] == pytest.approx([place.sum() / EXAMPLES for place in right])
     assert rows[1].information_control is None
     assert rows[2].information_control is not None
     expected = reference.unexplained(images.tolist(), control.tolist(), mean.tolist()) - left[1]
     assert rows[2].information_control.value == pytest.approx(expected, rel=1e-5)
     for row in rows:
-        for found in (row.unexplained, row.information_loss, row.class_information, row.class_information_loss):
+        for found in (
+            row.unexplained, row.information_loss, row.class_information, row.class_information_loss, row.class_accuracy
+        ):  # fmt: skip
             assert found.low <= found.value <= found.high
 
 

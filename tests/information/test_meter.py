@@ -83,6 +83,8 @@ def test_what_each_cut_keeps_is_found(digits: tuple[ImageSet, ImageSet]) -> None
     assert image.class_information.value > 2
     assert abs(nothing.class_information.value) < 0.1
     assert nothing.class_information_loss.value > 1.5
+    assert image.class_accuracy.value > 0.85
+    assert nothing.class_accuracy.value < 0.2
     assert [row.information_control is None for row in (image, whole, coarse, coarser, nothing)] == [
         True, True, False, False, True
     ]  # fmt: skip

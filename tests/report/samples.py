@@ -94,6 +94,7 @@ def diagnosis_of(
                 "information_control": around(0.4 * forgets, 0.005) if place % 2 else None,
                 "class_information": around(3.0 + 0.02 * place, 0.04),
                 "class_information_loss": around(-0.02 * (before is not None), 0.03),
+                "class_accuracy": around(0.97 - 0.002 * place, 0.01),
             }
         )
         before, bits_before = survival, bits

@@ -25,6 +25,7 @@ class LayerInformation:
         information_loss: `u_l - u_{l-1}`, as measured, also where it is negative; 0 for the image.
         class_information: What a probe of fixed capacity tells of the class, in bits.
         class_information_loss: By how many bits it falls; negative where the layer makes the class easier to read.
+        class_accuracy: Share of the images of which the probe tells the true class.
         information_control: Information loss of a random projection of the cut before to the size of this one; `None`
             where this one is not smaller.
         flags: Reasons to distrust them.
@@ -34,6 +35,7 @@ class LayerInformation:
     information_loss: Interval
     class_information: Interval
     class_information_loss: Interval
+    class_accuracy: Interval
     information_control: Interval | None = None
     flags: tuple[str, ...] = ()
 
@@ -49,6 +51,7 @@ class Measurement:
         variance: `‖x - x̄‖²` `[N]`, `x̄` being the mean training image.
         bits: `log2 q_l(y|z_l) - log2 p(y)` of each probe, `[L + 1, N]`, `p(y)` being the frequency of the class in the
             training images.
+        right: Whether the true class is the probe's first choice, `[L + 1, N]`.
         cuts: Names of the cuts, `L`.
         settings: Of the training, and its seed.
     """
@@ -58,6 +61,7 @@ class Measurement:
     controls: npt.NDArray[np.int64]
     variance: Floats
     bits: Floats
+    right: npt.NDArray[np.bool_]
     cuts: tuple[str, ...]
     settings: Mapping[str, Any]
 
@@ -76,6 +80,7 @@ class Measurement:
             "information_loss": vul.intervals(vul.vulnerability(1 - unexplained), confidence),
             "class_information": vul.intervals(bits, confidence),
             "class_information_loss": vul.intervals(vul.vulnerability(bits), confidence),
+            "class_accuracy": vul.intervals(_ratio(weights, self.right, np.ones_like(self.variance)), confidence),
         }
         controls = dict(zip(self.controls.tolist(), vul.intervals(projected, confidence), strict=True))
         return [
@@ -94,7 +99,7 @@ class Measurement:
         ]
 
 
-def _ratio(weights: Weights, above: Floats, below: Floats) -> Floats:
+def _ratio(weights: Weights, above: Floats | npt.NDArray[np.bool_], below: Floats) -> Floats:
     """`Σ w·above / Σ w·below` of each replicate and row: `[R, N]`, `[N]` → `[1 + B, R]`."""
     return np.stack([weights @ row for row in (*above, below)], axis=1)[:, :-1] / (weights @ below)[:, None]
 

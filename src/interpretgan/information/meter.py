@@ -122,7 +122,9 @@ class InformationMeter:
             parts.append(self._measure(self._gauge, x, y))
             if on_batch is not None:
                 on_batch(first + len(x))
-        errors, control_errors, variance, bits = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+        errors, control_errors, variance, bits, right = (
+            np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)
+        )
         rows = [0, *(index + 1 for index in self._rows)]
         return Measurement(
             errors=errors[rows],
@@ -131,13 +133,14 @@ class InformationMeter:
             controls=np.array([rows.index(index + 1) for index in self._gauge.controls], dtype=np.int64),
             variance=variance,
             bits=bits[rows],
+            right=right[rows] > 0,
             cuts=tuple(cut.name for cut in self.cuts),
             settings={**dataclasses.asdict(self.config), "seed": self.seed},
         )
 
     @torch.no_grad()
     def _measure(self, gauge: Gauge, x: Tensor, y: Tensor) -> tuple[np.typing.NDArray[np.float64], ...]:
-        """Errors, controls' errors, variance and bits of one batch."""
+        """Errors, controls' errors, variance, bits and what the probes tell right (0 or 1), of one batch."""
         _, latents = capture(self.classifier, x, self._measured)
         places = [x, *(latents[cut.name] for cut in self._measured)]
         standardised = gauge.standardise(places)
@@ -146,8 +149,10 @@ class InformationMeter:
         variance = (x - gauge.mean_image).double().square().sum(dim=(1, 2, 3)).cpu().numpy()
         log2 = gauge.classify(standardised).double().log_softmax(dim=2) / np.log(2)
         bits = log2[:, torch.arange(len(x)), y] + gauge.class_bits[y]
+        right = (log2.argmax(dim=2) == y).double()
         count = len(self._measured)
-        return np.vstack([np.zeros(len(x)), errors[:count]]), errors[count:], variance, bits.cpu().numpy()
+        told = bits.cpu().numpy(), right.cpu().numpy()
+        return np.vstack([np.zeros(len(x)), errors[:count]]), errors[count:], variance, *told
 
     def save(self, path: Path) -> None:
         """Write decoders, probes, cuts and settings to one safetensors file, atomically.

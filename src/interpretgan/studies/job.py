@@ -232,7 +232,7 @@ def _evaluated(evaluation: Evaluation, work: Path) -> dict[str, Any]:
 def _layers(diagnosis: Diagnosis) -> dict[str, Any]:
     """The rows of a diagnosis that a study compares, the image left out."""
     kept = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits",
-            "information_loss", "class_information", "flags")  # fmt: skip
+            "information_loss", "class_information", "class_accuracy", "flags")  # fmt: skip
     record = diagnosis.to_dict()
     return {
         "layers": [
