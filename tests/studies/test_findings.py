@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from interpretgan.diagnosis import Diagnosis
 from interpretgan.errors import RunFolderError
 from interpretgan.studies.findings import measured, write_findings
 
@@ -37,6 +39,27 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
     before = {name: (tmp_path / name).read_bytes() for name in shown}
     assert write_findings([folder for folder, _ in studies.values()], page).read_text() == text
     assert {name: (tmp_path / name).read_bytes() for name in shown} == before
+
+
+def test_a_diagnosis_alone_is_judged_cut_by_cut(
+    made: Callable[[str], tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    study, _ = made("information")
+    folder = tmp_path / "one"
+    run = study / "runs" / "digits-lenet5-natural-max-s0"
+    shutil.copytree(run / "work", folder)
+    shutil.copy(run / "explanations.npz", folder)
+    text = write_findings([study, folder], tmp_path / "findings.md").read_text()
+    assert f"findings {study.as_posix()} {folder.as_posix()} --out" in text
+    _, _, section = text.partition("## Can the explanations be read? lenet5 on digits")
+    diagnosis = Diagnosis.load(folder)
+    floor = diagnosis.layers[0].natural - 0.05
+    for layer in diagnosis.layers[1:]:
+        assert layer.class_accuracy is not None
+        (row,) = [line for line in section.splitlines() if line.startswith(f"| {layer.name} |")]
+        assert f"| {100 * layer.class_accuracy.value:.1f} % | {100 * layer.natural:.1f} %" in row
+        assert ("unreliable" in row) is (layer.natural < floor)
+    assert (tmp_path / "findings" / "one.png").exists()
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
-"""The findings page, from the result files of studies alone: `python -m interpretgan.studies.findings DIR ...`.
+"""The findings page, from result files alone: `python -m interpretgan.studies.findings DIR ...`.
 
-python -m interpretgan.studies.findings results/studies/* --out docs/findings.md
+A folder is a study's, or the run folder of one diagnosis, whose explanations are then shown and judged:
+
+python -m interpretgan.studies.findings results/studies/* results/cifar10-vgg-small-max --out docs/findings.md
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from cyclopts import App
 
+from interpretgan.diagnosis import READABLE, Diagnosis
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.files import atomic_write_bytes, atomic_write_text, read_json
 from interpretgan.report.examples import load_examples
@@ -44,7 +47,7 @@ def main(*folders: Path, out: Path = Path("docs/findings.md")) -> None:
     """Write the page, and its figures beside it.
 
     Args:
-        folders: Of finished studies.
+        folders: Of finished studies, and run folders of diagnoses.
         out: The page.
     """
     sys.stdout.write(f"{write_findings(folders, out)}\n")
@@ -54,7 +57,8 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
     """Write the page and its figures.
 
     Args:
-        folders: Each with a `study.json`; for the pictures of all cuts also `runs/ID/explanations.npz`.
+        folders: Each with a `study.json`, and for the pictures of all cuts also `runs/ID/explanations.npz`; or with a
+            `diagnosis.json` and an `explanations.npz`.
         out: The page. Figures go to the folder `findings` beside it.
 
     Returns:
@@ -69,8 +73,11 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
     for name in names:
         if names.count(name) > 1:
             raise RunFolderError(expected="folders of different names", got=f"{name} twice", do="rename one of them")
-    studies = sorted(((load_study(folder), folder) for folder in folders), key=lambda one: str(one[0]["kind"]))
-    figures, places = out.parent / "findings", " ".join(folder.as_posix() for _, folder in studies)
+    alone = [folder for folder in folders if (folder / "diagnosis.json").exists()]
+    studies = [(load_study(folder), folder) for folder in folders if folder not in alone]
+    studies.sort(key=lambda one: (str(one[0]["kind"]), one[1].name))
+    figures = out.parent / "findings"
+    places = " ".join(folder.as_posix() for folder in [*(folder for _, folder in studies), *alone])
     lines = [
         "# Findings",
         "",
@@ -89,6 +96,8 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         ]
     for study, folder in studies:
         lines += ["", *_section(study, folder, figures)]
+    for folder in alone:
+        lines += ["", *_explained(folder, figures)]
     atomic_write_text(out, "\n".join(lines) + "\n")
     return out
 
@@ -119,7 +128,7 @@ def measured(row: Mapping[str, Any]) -> str:
 def _section(study: Study, folder: Path, figures: Path) -> Iterator[str]:
     kind, provenance = str(study["kind"]), study["provenance"]
     done = [run for run in study["runs"] if run["status"] == "done"]
-    yield f"## {TITLES[kind]}"
+    yield f"## {TITLES[kind]}: {', '.join(dict.fromkeys(str(run['case']) for run in study['runs']))}"
     yield ""
     seeds, hours = ", ".join(map(str, provenance["seeds"])), sum(provenance["seconds"].values()) / 3600
     origins = {origin.rpartition("/")[0] for origin in provenance.get("reused", {}).values()}
@@ -159,6 +168,46 @@ def _section(study: Study, folder: Path, figures: Path) -> Iterator[str]:
         yield "Reasons to doubt:"
         yield ""
         yield from (f"- {flag}" for flag in study["flags"])
+
+
+def _explained(folder: Path, figures: Path) -> Iterator[str]:
+    """One diagnosis: whether its explanations can be read, cut by cut, and what they look like."""
+    diagnosis = Diagnosis.load(folder)
+    image, *layers = diagnosis.layers
+    floor = image.natural - READABLE
+    expected = [one for one in layers if one.class_accuracy and one.class_accuracy.value >= image.natural]
+    read = [one for one in expected if one.natural >= floor]
+    yield f"## Can the explanations be read? {diagnosis.classifier['name']} on {diagnosis.data['name']}"
+    yield ""
+    yield (
+        f"The judge reads the class of {100 * image.natural:.1f} % of the {diagnosis.data['examples']:,} natural images. "
+        f"Where a class probe of a cut is right as often, explanations of that cut should show the class as well. There are "
+        f"{len(expected)} such cuts, and at {len(read)} of them the judge reads natural explanations right as often as "
+        f"images, or at most {100 * READABLE:.0f} points less often."
+    )
+    yield ""
+    yield "| cut | class probe right | natural explanations read right | attacked ones | vulnerability (points) |"
+    yield "| --- | --- | --- | --- | --- |"
+    for one in layers:
+        probe = "–" if one.class_accuracy is None else f"{100 * one.class_accuracy.value:.1f} %"
+        mark = "" if one.natural >= floor else ", unreliable"
+        yield (
+            f"| {one.name} | {probe} | {100 * one.natural:.1f} %{mark} | {100 * one.adversarial:.1f} % "
+            f"| {100 * one.vulnerability.value:+.1f} "
+            f"[{100 * one.vulnerability.low:+.1f}, {100 * one.vulnerability.high:+.1f}] |"
+        )
+    file = figures / f"{folder.name}.png"
+    arrays = load_examples(folder / "explanations.npz", diagnosis.data["classes"])
+    atomic_write_bytes(file, explanation_sheet(grid(check_examples(arrays))[:SHOWN]))
+    yield ""
+    yield f"![All cuts of {folder.name}]({figures.name}/{file.name})"
+    yield ""
+    yield f"*What each cut of {folder.name} holds of an image, of its adversarial version, and the difference.*"
+    if diagnosis.flags:
+        yield ""
+        yield "Reasons to doubt:"
+        yield ""
+        yield from (f"- {flag}" for flag in diagnosis.flags)
 
 
 def _pictured(done: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
