@@ -14,7 +14,8 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import examine
 from interpretgan.data import ImageSet, load_data
-from interpretgan.diagnosis import INFORMATION, Diagnosis, diagnose
+from interpretgan.diagnosing import diagnose
+from interpretgan.diagnosis import INFORMATION, Diagnosis
 from interpretgan.errors import ConfigError, LabelError, RunFolderError
 from interpretgan.explanation import InterpretGAN
 from interpretgan.gan.trainer import GANConfig

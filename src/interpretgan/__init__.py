@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from interpretgan.classifier import Classifier
     from interpretgan.cuts import Cut, capture, find_cuts, replay
     from interpretgan.data import ImageSet, load_data
-    from interpretgan.diagnosis import Diagnosis, diagnose
+    from interpretgan.diagnosing import diagnose
+    from interpretgan.diagnosis import Diagnosis
     from interpretgan.errors import InterpretGANError
     from interpretgan.evaluation import Evaluation, evaluate
     from interpretgan.explanation import Explanation, InterpretGAN
@@ -39,7 +40,7 @@ _PUBLIC = {
     "ThreatModel": "attacks",
     "attack": "attacks",
     "capture": "cuts",
-    "diagnose": "diagnosis",
+    "diagnose": "diagnosing",
     "evaluate": "evaluation",
     "find_cuts": "cuts",
     "load_classifier": "pretrained",

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -28,10 +28,11 @@ from interpretgan.config import (
     TrainingOptions,
 )
 from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
+from interpretgan.studies.commands import study
+from interpretgan.terminal import evaluation_table, fraction, table
 
 if TYPE_CHECKING:
     from interpretgan.diagnosis import Diagnosis
-    from interpretgan.evaluation import Evaluation
     from interpretgan.pipeline import Job
 
 BAD_INPUT = 2
@@ -91,11 +92,11 @@ def layers(
                 f"the same tensor as {cut.same_as}" if cut.same_as else "",
             )
         )
-    print(_table(rows))
+    print(table(rows))
     if anatomy.refused:
         rows = [("no cut", "kind", "shape", "why; use instead")]
         rows += [(r.name, r.kind, _shape(r.shape), f"{r.reason}; {r.nearest or '-'}") for r in anatomy.refused]
-        print("\n" + _table(rows))
+        print("\n" + table(rows))
     print(f"\n{len(anatomy.distinct)} layers to diagnose, {len(anatomy.refused)} calls that are no cut")
     if run.out is not None:
         from dataclasses import asdict
@@ -120,7 +121,7 @@ def models() -> None:
     from interpretgan.pretrained import card_names, read_card
 
     known = [(name, f"{spec.parameters:,}", ", ".join(spec.pools), spec.source) for name, spec in MODELS.items()]
-    print(_table([("architecture", "parameters", "--pool", "source"), *known]))
+    print(table([("architecture", "parameters", "--pool", "source"), *known]))
     print(
         "\nParameters are for 10 classes and width 1; the first pooling is the default. Any wrn-DEPTH-WIDENING works.\n"
     )
@@ -129,9 +130,9 @@ def models() -> None:
         figures = [card.figure(name) for name in ("natural", "pgd", "autoattack")]
         shown = ("-" if figure is None else f"{figure['value']:.1%}" for figure in figures)
         images = "-" if figures[0] is None else f"{figures[0]['examples']:,}"
-        eps = "-" if card.eps is None else _fraction(card.eps)
+        eps = "-" if card.eps is None else fraction(card.eps)
         rows.append((card.name, card.data["name"], card.objective["name"], eps, *shown, images))
-    print(_table(rows))
+    print(table(rows))
 
 
 @app.command
@@ -220,7 +221,7 @@ def evaluate(
         return
     with _job(settings, EVALUATE, _out(run, "evaluate")) as job:
         result = job.evaluation()
-        print(_evaluation(result))
+        print(evaluation_table(result))
         print(f"\nevaluation: {job.folder / 'evaluation.json' if job.folder else ''}")
 
 
@@ -341,63 +342,7 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
     _answer(result, file)
 
 
-study = App(
-    name="study",
-    help="Whole experiments: many trainings, their effects with intervals, and verdicts by rules set before the runs.",
-)
 app.command(study)
-
-Workers = Annotated[int | None, Parameter(group="Run")]
-Address = Annotated[str | None, Parameter(group="Run")]
-Reuse = Annotated[tuple[Path, ...], Parameter(group="Run", negative=(), show_default=False)]
-
-
-@study.command
-def information(*, config: Path, out: Path, workers: Workers = None, ray: Address = None, reuse: Reuse = ()) -> None:
-    """Do layers that lose more information contribute more vulnerability?
-
-    Writes study.json to the folder. Run the same command again to go on after an interruption.
-
-    Args:
-        config: The study's TOML file.
-        out: Its folder.
-        workers: Processes at a time on this machine [default: 1].
-        ray: Address of a Ray cluster to run on instead (extra 'ray').
-        reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
-    """
-    _study("information", config, out, workers=workers, ray=ray, reuse=reuse)
-
-
-@study.command
-def pooling(*, config: Path, out: Path, workers: Workers = None, ray: Address = None, reuse: Reuse = ()) -> None:
-    """Which pooling is more robust, under which training, and which layer pays?
-
-    Writes study.json to the folder. Run the same command again to go on after an interruption.
-
-    Args:
-        config: The study's TOML file.
-        out: Its folder.
-        workers: Processes at a time on this machine [default: 1].
-        ray: Address of a Ray cluster to run on instead (extra 'ray').
-        reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
-    """
-    _study("pooling", config, out, workers=workers, ray=ray, reuse=reuse)
-
-
-@study.command
-def repair(*, config: Path, out: Path, workers: Workers = None, ray: Address = None, reuse: Reuse = ()) -> None:
-    """Does it pay to change the layers that a diagnosis blames, rather than those that it clears?
-
-    Writes study.json to the folder. Run the same command again to go on after an interruption.
-
-    Args:
-        config: The study's TOML file.
-        out: Its folder.
-        workers: Processes at a time on this machine [default: 1].
-        ray: Address of a Ray cluster to run on instead (extra 'ray').
-        reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
-    """
-    _study("repair", config, out, workers=workers, ray=ray, reuse=reuse)
 
 
 # --- shared ------------------------------------------------------------------------------------------------------
@@ -415,51 +360,10 @@ def _diagnose(command: str, settings: Settings, dry_run: bool) -> None:
     _answer(result, file)
 
 
-def _study(
-    kind: str, config: Path, out: Path, *, workers: int | None, ray: str | None, reuse: tuple[Path, ...]
-) -> None:
-    from interpretgan.studies.study import STUDY_FILE
-    from interpretgan.studies.study import study as make
-
-    record = make(kind, config, out, workers=workers, ray=ray, reuse=reuse)
-    rows = [("claim", "measured", "interval", "verdict")]
-    for verdict in record["verdicts"]:
-        known = verdict["measured"] is not None
-        measured = f"{verdict['measured']:+.3f}" if known else "-"
-        span = f"[{verdict['low']:+.3f}, {verdict['high']:+.3f}]" if known else "-"
-        rows.append((verdict["claim"], measured, span, verdict["verdict"]))
-    flags = "".join(f"\n! {flag}" for flag in record["flags"])
-    print(f"{_table(rows)}{flags}\n\nstudy: {out / STUDY_FILE}")
-    if all(run["status"] != "done" for run in record["runs"]):
-        raise RunFolderError(
-            expected="at least one run that succeeds",
-            got="none",
-            do=f"read the log.txt of a run in {out / 'runs'}",
-        )
-
-
 def _answer(result: Diagnosis, file: Path) -> None:
     from interpretgan.report import answer_sentence, summary_table
 
     print(f"{summary_table(result.to_dict())}\n\n{answer_sentence(result.to_dict())}\n\nreport: {file}")
-
-
-def _evaluation(result: Evaluation) -> str:
-    """The figures of an evaluation as a table, then its flags."""
-    shares = {**result.accuracy, "random noise": result.controls["noise"]}
-    level = f"{100 * result.provenance['confidence']:g} % interval"
-    rows = [("attack", "accuracy %", level)]
-    rows += [
-        (
-            name.replace("worst_case", "worst case"),
-            f"{100 * share.value:.1f}",
-            f"[{100 * share.low:.1f}, {100 * share.high:.1f}]",
-        )
-        for name, share in shares.items()
-    ]
-    tm, count = result.threat_model, result.data["examples"]
-    title = f"{count} images, {tm['norm']}, eps {_fraction(tm['eps'])}"
-    return "\n".join([title, "", _table(rows), *(f"! {flag}" for flag in result.flags)])
 
 
 @contextlib.contextmanager
@@ -498,20 +402,8 @@ def _whole_numbers(text: str) -> list[int]:
         raise ConfigError(expected="whole numbers a,b,c", got=f"'{text}'", do="e.g. --index 0,3,7") from None
 
 
-def _fraction(eps: float) -> str:
-    """A size as people write it: in 255ths where it is a whole number of them."""
-    levels = eps * 255
-    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{eps:g}"
-
-
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "-" if shape is None else "×".join(map(str, shape))
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

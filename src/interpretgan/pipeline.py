@@ -18,7 +18,8 @@ from torch import Tensor
 from interpretgan.attacks import attack, require_eps_within_range
 from interpretgan.classifier import Classifier
 from interpretgan.config import Settings
-from interpretgan.diagnosis import Diagnosis, diagnose
+from interpretgan.diagnosing import diagnose
+from interpretgan.diagnosis import Diagnosis
 from interpretgan.errors import ConfigError
 from interpretgan.evaluation import Evaluation, evaluate
 from interpretgan.evaluation.evaluation import require_attackable

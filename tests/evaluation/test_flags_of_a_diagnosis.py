@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import examine
-from interpretgan.diagnosis import Diagnosis, diagnose
+from interpretgan.diagnosing import diagnose
+from interpretgan.diagnosis import Diagnosis
 from interpretgan.errors import CutError, ModelError, ThreatModelError
 from interpretgan.explanation import InterpretGAN
 from interpretgan.gan.trainer import GANConfig

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from cyclopts import App
 
-from interpretgan.diagnosis import READABLE, Diagnosis
+from interpretgan.diagnosing import READABLE
+from interpretgan.diagnosis import Diagnosis
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.files import atomic_write_bytes, atomic_write_text, read_json
 from interpretgan.report.examples import load_examples
@@ -180,10 +181,10 @@ def _explained(folder: Path, figures: Path) -> Iterator[str]:
     yield f"## Can the explanations be read? {diagnosis.classifier['name']} on {diagnosis.data['name']}"
     yield ""
     yield (
-        f"The judge reads the class of {100 * image.natural:.1f} % of the {diagnosis.data['examples']:,} natural images. "
-        f"Where a class probe of a cut is right as often, explanations of that cut should show the class as well. There are "
-        f"{len(expected)} such cuts, and at {len(read)} of them the judge reads natural explanations right as often as "
-        f"images, or at most {100 * READABLE:.0f} points less often."
+        f"The judge reads the class of {100 * image.natural:.1f} % of the {diagnosis.data['examples']:,} natural "
+        "images. Where a class probe of a cut is right as often, explanations of that cut should show the class as "
+        f"well. There are {len(expected)} such cuts, and at {len(read)} of them the judge reads natural explanations "
+        f"right as often as images, or at most {100 * READABLE:.0f} points less often."
     )
     yield ""
     yield "| cut | class probe right | natural explanations read right | attacked ones | vulnerability (points) |"

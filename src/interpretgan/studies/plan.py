@@ -21,7 +21,7 @@ from interpretgan.studies.config import UNTOUCHED, Case, StudyConfig, fine_tunin
 
 Spec = dict[str, Any]
 
-NOT_IN_A_RESULT = ("report", "studies", "cli.py", "__main__.py")
+NOT_IN_A_RESULT = ("report", "studies", "cli.py", "terminal.py", "__main__.py")
 """Parts of the package that no number of a run depends on."""
 IN_A_RESULT = ("studies/job.py", "studies/repairs.py", "studies/definitions.py")
 """And those below that one does."""
