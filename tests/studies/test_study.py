@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from interpretgan.cli import run_command
@@ -129,6 +130,13 @@ def test_what_a_repair_study_holds(made: Made) -> None:
         swaps = [runs[f"swap-{name}", seed]["repaired"] for name in ("blamed", "cleared")]
         assert {swap["layers"][0] for swap in swaps} == {"pool1", "pool2"}
         assert swaps[0]["parameters"] == swaps[1]["parameters"]
+    sizes = [
+        np.median([runs[f"finetune-{name}", seed]["repaired"]["parameters"] for seed in (0, 1)])
+        for name in ("blamed", "cleared")
+    ]
+    told = [flag for flag in study["flags"] if "not equal sizes" in flag]
+    assert bool(told) is not (0.5 <= sizes[0] / sizes[1] <= 2)
+    assert all(f"{sizes[0]:,.0f} parameters (median), the cleared {sizes[1]:,.0f}" in flag for flag in told)
     pairs = {(e["arm"], e["against"]) for e in study["effects"] if e["quantity"] == "worst_case"}
     assert {("finetune-blamed", "finetune-cleared"), ("finetune-blamed", "untouched")} <= pairs
 

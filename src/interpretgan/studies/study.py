@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any, TextIO
 
 from interpretgan.errors import ConfigError, RunFolderError
@@ -162,6 +163,7 @@ def _flags(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
         flags.append(f"{bad} of {len(rows)} rows of diagnoses are unreliable and left out")
     if config.kind == "information" and rows and not any("information_loss" in row for row in rows):
         flags.append(NO_INFORMATION)
+    flags += _unequal_sizes(runs)
     if config.threads is None:
         flags.append("threads are not fixed: another number of workers may change the last digits")
     alike: dict[str, list[str]] = {}  # flags that differ in their numbers alone are told once
@@ -173,6 +175,18 @@ def _flags(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
         for kind, flag in told.items():
             alike.setdefault(kind, []).append(flag)
     return flags + [f"{told[0]} ({len(told)} of {len(results)} runs)" for _, told in sorted(alike.items())]
+
+
+def _unequal_sizes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Layers that were fine-tuned for being blamed, and for being cleared, at the same steps but of other sizes."""
+    blamed, cleared = (
+        [run["result"]["repaired"]["parameters"] for run in runs if run["arm"] == arm and run["status"] == "done"]
+        for arm in ("finetune-blamed", "finetune-cleared")
+    )
+    if not blamed or not cleared or 0.5 <= median(blamed) / median(cleared) <= 2:
+        return []
+    sizes = f"{median(blamed):,.0f} parameters (median), the cleared {median(cleared):,.0f}"
+    return [f"the blamed layers that were fine-tuned have {sizes}: equal steps, and not equal sizes"]
 
 
 class _Table:
