@@ -55,6 +55,22 @@ def test_the_committed_studies_share_their_networks(monkeypatch: pytest.MonkeyPa
             assert {work_hash(spec) for spec in first_runs(load_config(STUDIES / f"{name}.toml"))} <= made
 
 
+def test_the_file_of_a_users_model_is_part_of_the_code_of_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine_for_a_study.py"
+    tree = tiny()
+    tree["models"][0] |= {"model": "mine_for_a_study:make", "arms": ["max", "avg"]}
+    codes = []
+    for text in ("make = None", "make = 1", "make = None"):
+        file.write_text(text)
+        codes.append(first_runs(parse_config(tree))[0]["code"])
+    assert codes[0] == codes[2] != codes[1]
+    assert codes[0].keys() == {*plan.code_version(), "model_sha256"}
+    assert first_runs(parse_config(tiny()))[0]["code"] == plan.code_version()
+
+
 def test_each_committed_study_has_a_tiny_one() -> None:
     assert {file.stem for file in STUDIES.glob("*.toml") if not file.stem.endswith("-tiny")} == set(COMMITTED)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import math
 import sys
@@ -35,6 +36,7 @@ __all__ = [
     "build_model",
     "load_weights",
     "save_weights",
+    "source_file",
 ]
 
 POOLS = ("max", "avg", "stride", "blur")
@@ -232,6 +234,19 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise refuse(f"{name!r}, which returns a {type(model).__name__}", "return the module itself")
     return model
+
+
+def source_file(name: str) -> Path | None:
+    """The file that `"package.module:factory"` is in; `None` for a model of this package, or where there is none."""
+    where, own, _ = name.partition(":")
+    if not own:
+        return None
+    with _current_directory_importable():
+        try:
+            found = importlib.util.find_spec(where)
+        except (ImportError, ValueError):  # a package above it that does not import, or a module without a spec
+            return None
+    return Path(found.origin) if found is not None and found.has_location and found.origin else None
 
 
 @contextmanager

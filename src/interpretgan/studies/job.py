@@ -22,7 +22,7 @@ from interpretgan.report.examples import examples_of, save_arrays
 from interpretgan.runs import RunFolder
 from interpretgan.studies.config import UNTOUCHED
 from interpretgan.studies.definitions import other_definitions
-from interpretgan.studies.plan import Spec, code_version, read_settings
+from interpretgan.studies.plan import Spec, code_of, read_settings
 from interpretgan.studies.repairs import POOLINGS, only, swap_pooling, unit_vulnerability, units_of
 from interpretgan.subject import Subject
 from interpretgan.training import train_classifier
@@ -69,13 +69,13 @@ def execute(spec: Spec, folder: Path, say: Say) -> dict[str, Any]:
     Raises:
         InterpretGANError: Something cannot be made, or this is not the code or the data of the specification.
     """
-    if code_version() != spec["code"]:
+    settings = read_settings(spec["settings"])
+    if (found := code_of(settings)) != spec["code"]:
         raise RunFolderError(
             expected=f"the code of the study, {spec['code']['sha256'][:12]}",
-            got=f"other code, {code_version()['sha256'][:12]}, or other versions of its packages",
+            got=f"other code, {found['sha256'][:12]}, another file of the model, or other versions of its packages",
             do="leave the code alone while a study runs, or start it in a new folder",
         )
-    settings = read_settings(spec["settings"])
     if spec["arm"] == UNTOUCHED or "base" not in spec:
         return _diagnosed(spec, settings, folder, say)
     return _repaired(spec, settings, folder, say)

@@ -14,8 +14,8 @@ from typing import Any
 from interpretgan.config import Settings
 from interpretgan.data import load_data
 from interpretgan.errors import ConfigError
-from interpretgan.files import plain
-from interpretgan.models import MODELS
+from interpretgan.files import file_sha256, plain
+from interpretgan.models import MODELS, source_file
 from interpretgan.runs import RECORDED_PACKAGES, package_version
 from interpretgan.studies.config import UNTOUCHED, Case, StudyConfig, fine_tuning
 
@@ -41,6 +41,12 @@ def code_version() -> dict[str, Any]:
         "sha256": digest.hexdigest(),
         "packages": {name: package_version(name) for name in RECORDED_PACKAGES},
     }
+
+
+def code_of(settings: Settings) -> dict[str, Any]:
+    """`code_version`, and the hash of the file that a model of the user's own is in, but not of what that imports."""
+    file = source_file(settings.model.model)
+    return code_version() if file is None else {**code_version(), "model_sha256": file_sha256(file)}
 
 
 def data_version(settings: Settings) -> dict[str, str]:
@@ -164,7 +170,7 @@ def _spec(config: StudyConfig, case: Case, settings: Settings, hashes: Mapping[s
         "threads": config.threads,
         "diagnosed": arm == UNTOUCHED or arm in case.diagnosed,
         "settings": plain(asdict(settings)),
-        "code": code_version(),
+        "code": code_of(settings),
         "data": dict(hashes),
     }
 
