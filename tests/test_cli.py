@@ -220,6 +220,17 @@ def test_fit_explains_the_chosen_layers_of_given_weights(tmp_path: Path) -> None
     assert not (out / "classifier.safetensors").exists()
 
 
+def test_two_devices_share_the_generator_and_one_may_go_on(tmp_path: Path) -> None:
+    arguments = shlex.split("fit --cuts fc1,pool1 --epochs 1 --generator-steps 2 --images-per-cut 2 --device cpu")
+    out = tmp_path / "run"
+    assert run_command([*arguments, "--devices", "2", "--out", str(out)]) == 0
+    assert json.loads((out / "config.json").read_text())["devices"] == 2
+    before = (out / "generator-0.safetensors").read_bytes()
+    assert run_command([*arguments, "--out", str(out)]) == 0
+    assert json.loads((out / "config.json").read_text())["devices"] == 1
+    assert (out / "generator-0.safetensors").read_bytes() == before
+
+
 def test_a_robust_recogniser_is_trained_once_and_is_part_of_the_record(tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = [
@@ -314,6 +325,9 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--generator-steps", "0"], "steps >= 1"),
         (["diagnose", "--information-steps", "-1"], "0 leaves information out"),
         (["diagnose", "--device", "cuda:99"], "--device cpu or auto"),
+        (["diagnose", "--devices", "0"], "devices >= 1"),
+        (["fit", "--devices", "3"], "images_per_cut that 3 devices can share equally, got 16; try 18"),
+        (["train", "--devices", "2"], "--devices with a command that trains a generator, got 2"),
         (["diagnose", "--judge", "lenet5"], "another architecture"),
         (["diagnose", "--pretrained"], "a factory of your own"),
         (["diagnose", "--std", "0"], "std > 0"),

@@ -72,6 +72,15 @@ def test_a_command_that_needs_more_sections_carries_a_folder_on(tmp_path: Path) 
         RunFolder(tmp_path).open({"model": "vgg", "more": 1})
 
 
+def test_what_changes_a_result_by_rounding_alone_may_change(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open({**CONFIG, "devices": 1}).close()
+    with RunFolder(tmp_path).open({**CONFIG, "devices": 2}) as run:
+        assert run.resumed
+    assert read_json(tmp_path / CONFIG_FILE)["devices"] == 2
+    RunFolder(tmp_path).open({"devices": 4}).close()
+    assert read_json(tmp_path / CONFIG_FILE).keys() == {*CONFIG, "devices"}
+
+
 def test_a_run_can_be_refused_rather_than_resumed(tmp_path: Path) -> None:
     RunFolder(tmp_path).open(CONFIG).close()
     with pytest.raises(RunFolderError, match="already holds a run"):

@@ -317,7 +317,8 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
     """Draw the report of a finished diagnosis again, from the run folder alone.
 
     Args:
-        folder: The run folder. It can be given as --out as well; --seed and --device change nothing that is drawn.
+        folder: The run folder. It can be given as --out as well; --seed, --device and --devices change
+            nothing that is drawn.
     """
     from interpretgan.diagnosis import Diagnosis
     from interpretgan.report import write_report

@@ -405,6 +405,8 @@ class RunOptions:
     """Of everything random. The same seed gives the same run on the same machine."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, or cuda[:k]."""
+    devices: int = 1
+    """How many devices share the training of the generator: --device and the GPUs after it (extra 'fabric')."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
@@ -478,5 +480,18 @@ class Settings:
                 "step_size": self.evaluation.threat_model().resolved_step_size,
             },
         }
-        common = {"version": version("interpretgan"), "seed": self.run.seed, "device": self.run.device}
+        if "generator" in sections:
+            from interpretgan.gan.parallel import check_team
+
+            check_team(self.run.devices, self.generator.images_per_cut)
+        elif self.run.devices != 1:
+            raise ConfigError(
+                expected="--devices with a command that trains a generator",
+                got=str(self.run.devices),
+                do="leave --devices out: the rest of the work runs on one",
+            )
+        common = {
+            "version": version("interpretgan"), "seed": self.run.seed, "device": self.run.device,
+            "devices": self.run.devices,
+        }  # fmt: skip
         return {**common, **{name: whole[name] for name in sections}}

@@ -62,4 +62,4 @@ class ConfigError(InputError):
 
 
 class TrainingError(InputError):
-    """A training that left the range of finite numbers."""
+    """A training that left the range of finite numbers, or that lost one of its processes."""

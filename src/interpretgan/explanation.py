@@ -151,6 +151,7 @@ class InterpretGAN:
         recogniser: Classifier | None = None,
         checkpoint: Path | None = None,
         on_step: OnStep | None = None,
+        devices: int = 1,
     ) -> Self:
         """Train on natural images.
 
@@ -162,20 +163,21 @@ class InterpretGAN:
                 one is satisfied with textures that only it can read.
             checkpoint: See `interpretgan.gan.trainer.train_generator`.
             on_step: Likewise.
+            devices: How many devices share the training, likewise.
 
         Returns:
             This object.
 
         Raises:
-            ConfigError: A recogniser of other classes or bounds.
+            ConfigError: A recogniser of other classes or bounds, or devices that cannot share the training.
             ImageError: Images that the classifier refuses.
-            TrainingError: A loss is not finite.
+            TrainingError: A loss is not finite, or the process of another device died.
         """
         if isinstance(images, Tensor):
             images = self.classifier.check_images(images)
         self._generator = train_generator(
             self.classifier, self.drawn, as_source(images, None, self.classifier.bounds), self.config, seed=self.seed,
-            recogniser=recogniser, checkpoint=checkpoint, on_step=on_step,
+            recogniser=recogniser, checkpoint=checkpoint, on_step=on_step, devices=devices,
         )  # fmt: skip
         self.recogniser_sha256 = None if recogniser is None else recogniser.state_sha256()
         return self

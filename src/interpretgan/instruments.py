@@ -177,6 +177,7 @@ class Instruments:
                 recogniser=recogniser,
                 checkpoint=shop.path(f"checkpoint-{name}.pt"),
                 on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
+                devices=shop.settings.run.devices,
             )
         interpreter.save(file)
         shop.drop(f"checkpoint-{name}.pt")

@@ -25,6 +25,7 @@ from interpretgan.evaluation import Evaluation, evaluate
 from interpretgan.evaluation.evaluation import require_attackable
 from interpretgan.explanation import Explanation
 from interpretgan.files import write_json, write_npy
+from interpretgan.gan.parallel import check_team
 from interpretgan.information import Measurement
 from interpretgan.instruments import Instruments
 from interpretgan.precision import channels_last
@@ -85,6 +86,8 @@ class Job:
             config["judge"] |= self.instruments.judge_resolved()
         if "generator" in config:
             config["generator"] |= self.instruments.recogniser_resolved(attacked="attack" in config)
+        if "generator" in config:
+            check_team(self.settings.run.devices, config["generator"]["images_per_cut"], shop.device)
         if "generator" in config and names is not None:
             # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
             config["generator"]["cuts"] = [cut.name for cut in self.subject.anatomy(self.subject.built).select(names)]

@@ -24,6 +24,8 @@ CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 OURS = (LOCK_FILE, "layers.json")
 """Files of ours that a folder may hold before a run begins in it."""
+UP_TO_ROUNDING = ("devices",)
+"""Settings that change no more than the last digits of a result: a run may go on with others."""
 RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "foolbox", "pyautoattack")
 """Packages whose version can change a number, and so goes into every provenance."""
 
@@ -50,7 +52,7 @@ class RunFolder:
 
         A new or empty folder gets `config.json`. A folder of the same configuration is resumed: `resumed` is
         true, and temporary files of a killed run are removed. Configurations are compared as JSON, so a tuple
-        equals a list.
+        equals a list; settings of `UP_TO_ROUNDING` may differ.
 
         Args:
             config: The resolved configuration, everything that the results depend on.
@@ -76,7 +78,7 @@ class RunFolder:
                 with writing(self.path):
                     for leftover in self.path.rglob(".*.tmp"):
                         leftover.unlink()
-                if wanted.keys() - found.keys():
+                if {**found, **wanted} != found:
                     write_json(config_path, {**found, **wanted})
             else:
                 write_json(config_path, wanted)
@@ -156,7 +158,8 @@ class RunFolder:
                 got=_short(found),
                 do="delete the folder, or choose a new one",
             )
-        different = [line for key in found if key in wanted for line in differences(found[key], wanted[key], key)]
+        compared = [key for key in found if key in wanted and key not in UP_TO_ROUNDING]
+        different = [line for key in compared for line in differences(found[key], wanted[key], key)]
         if different:
             raise RunFolderError(
                 expected=f"the configuration that made {self.path}",

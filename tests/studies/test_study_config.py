@@ -15,6 +15,7 @@ from interpretgan.errors import ConfigError, InputError
 from interpretgan.studies import plan
 from interpretgan.studies.config import load_config, parse_config
 from interpretgan.studies.plan import first_runs, read_settings, work_hash
+from interpretgan.studies.study import study
 from tests.studies.tiny import STUDIES
 
 COMMITTED = tuple(
@@ -83,6 +84,17 @@ def test_a_section_is_that_of_the_command_line_and_a_network_may_have_its_own() 
     assert config.cases[0].settings == read_settings(asdict(config.cases[0].settings))
 
 
+def test_a_run_on_several_gpus_asks_a_cluster_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interpretgan.studies.config.find_device", lambda name: name)  # whatever this machine has
+    text = (STUDIES / "pooling-tiny.toml").read_text()
+    file = tmp_path / "study.toml"
+    file.write_text("devices = 2\ngpus = 1\n" + text.replace('device = "cpu"', 'device = "cuda"'))
+    assert {case.settings.run.devices for case in load_config(file).cases} == {2}
+    with pytest.raises(ConfigError, match=r"gpus >= 2 on a Ray cluster, .* got gpus = 1; set gpus = 2"):
+        study("pooling", file, tmp_path / "out", ray="auto")
+    assert not (tmp_path / "out").exists()
+
+
 def change(path: str, value: object) -> Callable[[Tree], None]:
     """Sets a value of the tree, or with `None` removes it."""
 
@@ -140,6 +152,7 @@ def change(path: str, value: object) -> Callable[[Tree], None]:
         ("repair", "repair.pool", "max", "a pool to swap for that digits-lenet5-natural has not, got max"),
         ("repair", "repair.layers", 0, "layers >= 1"),
         ("pooling", "threads", 0, "threads >= 1"),
+        ("pooling", "devices", 0, "devices >= 1"),
         ("pooling", "threads", True, "the study.threads as a whole number, got True"),
     ],
 )  # fmt: skip

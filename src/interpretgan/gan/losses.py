@@ -34,12 +34,18 @@ def information_bound(logits: Tensor, explained_logits: Tensor) -> Tensor:
     return (logits.float().softmax(dim=1) * explained_logits.float().log_softmax(dim=1)).sum(dim=1).mean()
 
 
-def latent_consistency(latent: Tensor, explained_latent: Tensor) -> Tensor:
+def latent_size(latent: Tensor) -> Tensor:
+    """`‖z_l‖²` of latents `[N, ...]`, over the batch: a scalar."""
+    return latent.float().square().sum()
+
+
+def latent_consistency(latent: Tensor, explained_latent: Tensor, size: Tensor | None = None) -> Tensor:
     """`L_z = ‖f_{<=l}(x̂) - z_l‖² / ‖z_l‖²`, over the batch, so that an all-zero latent cannot divide by zero.
 
     Args:
         latent: `z_l` `[N, ...]` of the natural images.
         explained_latent: `[N, ...]` of their explanations.
+        size: `‖z_l‖²`, where these images are a share of a batch: its mean over the shares. `None`: of `latent`.
     """
-    latent, explained_latent = latent.float(), explained_latent.float()
-    return (explained_latent - latent).square().sum() / latent.square().sum().clamp_min(1e-12)
+    size = latent_size(latent) if size is None else size
+    return (explained_latent.float() - latent.float()).square().sum() / size.clamp_min(1e-12)

@@ -30,7 +30,9 @@ from interpretgan.gan.losses import (
     generator_hinge,
     information_bound,
     latent_consistency,
+    latent_size,
 )
+from interpretgan.gan.parallel import Team, check_team, gathered
 from interpretgan.precision import autocast
 from interpretgan.types import ImageSource
 
@@ -100,6 +102,7 @@ def train_generator(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
     on_step: OnStep | None = None,
+    devices: int = 1,
 ) -> Generator:
     """Train one generator for all cuts.
 
@@ -114,16 +117,44 @@ def train_generator(
         checkpoint: File for the state, written every `checkpoint_seconds`. Where it exists the
             training goes on from there, to the weights that no interruption would have given.
         checkpoint_seconds: See `checkpoint`.
-        on_step: See `OnStep`.
+        on_step: See `OnStep`. With several devices the others wait for it, so it is to return within minutes.
+        devices: How many devices share each step (`interpretgan.gan.parallel`): the classifier's and the GPUs that
+            follow it, or that many processes on a CPU. The generator is the same, up to rounding.
 
     Returns:
         The moving average of the generator, in eval mode with frozen parameters.
 
     Raises:
-        ConfigError: A recogniser of other classes or bounds.
+        ConfigError: A recogniser of other classes or bounds, or devices that cannot share the training.
         ModelError: No gradient passes through the classifier.
-        TrainingError: A loss is not finite.
+        TrainingError: A loss is not finite, or the process of another device died.
         RunFolderError: The checkpoint is damaged or of another training.
+    """
+    check_team(devices, config.images_per_cut, classifier.device)
+    task: dict[str, Any] = {
+        "classifier": classifier, "cuts": cuts, "images": images, "config": config, "seed": seed,
+        "recogniser": recogniser, "checkpoint": checkpoint,
+    }  # fmt: skip
+    with gathered(devices, classifier.device, task) as team:
+        return train_share(team, **task, checkpoint_seconds=checkpoint_seconds, on_step=on_step)
+
+
+def train_share(
+    team: Team,
+    *,
+    classifier: Classifier,
+    cuts: Sequence[Cut],
+    images: ImageSource,
+    config: GANConfig,
+    seed: int,
+    recogniser: Classifier | None,
+    checkpoint: Path | None,
+    checkpoint_seconds: float = math.inf,
+    on_step: OnStep | None = None,
+) -> Generator:
+    """`train_generator` as one process of a team runs it, with the same arguments.
+
+    By default as all processes but the first do, which go on from a checkpoint but write none, and call nobody.
     """
     device = classifier.device
     random = torch.Generator().manual_seed(seed)
@@ -162,7 +193,8 @@ def train_generator(
     state = _State(generator, discriminator, average, adam_g, adam_d, random, fingerprint)
     step = state.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
 
-    per_cut, count = config.images_per_cut, config.images_per_cut * len(cuts)
+    drawn = config.images_per_cut * len(cuts)  # by all processes together
+    per_cut, count = config.images_per_cut // team.size, drawn // team.size
     cut = torch.arange(len(cuts), device=device).repeat_interleave(per_cut)
     # Each cut has images of its own.
     rows = {each.name: slice(i * per_cut, (i + 1) * per_cut) for i, each in enumerate(cuts)}
@@ -171,12 +203,13 @@ def train_generator(
         while step < config.steps:
             for optimiser in (adam_g, adam_d):
                 optimiser.param_groups[0]["lr"] = config.learning_rate * _schedule(step, config.steps)
-            x = _sample(images, count, random).to(device)
-            noise = torch.randn(count, config.noise, generator=random).to(device)
+            x = images.batch(team.share(torch.randint(len(images), (drawn,), generator=random)))[0].to(device)
+            noise = team.share(torch.randn(drawn, config.noise, generator=random)).to(device)
             with torch.no_grad(), capturing(classifier, cuts, rows) as latents:
                 logits = classifier.run(x)
             seen = logits.float().softmax(dim=1)
             z = [latents[each.name] for each in cuts]
+            sizes = team.mean(torch.stack([latent_size(real) for real in z]))
             with autocast(device, config.precision):
                 fake = generator(z, noise)
 
@@ -187,6 +220,7 @@ def train_generator(
             loss_d = discriminator_hinge(scores[:count], scores[count:])
             adam_d.zero_grad()
             torch.autograd.backward(loss_d)
+            team.average(discriminator)
             adam_d.step()
             discriminator.requires_grad_(False)
 
@@ -194,15 +228,17 @@ def train_generator(
             with autocast(device, config.precision):
                 with capturing(classifier, cuts, rows) as latents:
                     classifier.run(fake)
-                explained = reader.run(_blurred(fake, config.recogniser_noise, classifier.bounds, random))
+                blur = team.share(torch.randn(drawn, *image_shape, generator=random))
+                explained = reader.run(_blurred(fake, blur, config.recogniser_noise, classifier.bounds))
                 realism = generator_hinge(discriminator(fake, cut, seen).float())
             information = information_bound(logits, explained)
             latent = torch.stack(
-                [latent_consistency(real, latents[each.name]) for real, each in zip(z, cuts, strict=True)]
+                [latent_consistency(z[i], latents[each.name], sizes[i]) for i, each in enumerate(cuts)]
             ).mean()
             loss_g = config.realism * realism - config.information * information + config.latent * latent
             adam_g.zero_grad()
             torch.autograd.backward(loss_g)
+            team.average(generator)
             adam_g.step()
             average.update_parameters(generator)
 
@@ -210,7 +246,7 @@ def train_generator(
             losses = {
                 "loss_d": loss_d, "loss_g": loss_g, "realism": realism, "information": information, "latent": latent
             }  # fmt: skip
-            values = {name: float(value.detach()) for name, value in losses.items()}
+            values = dict(zip(losses, team.mean(torch.stack(list(losses.values()))).tolist(), strict=True))
             if not all(math.isfinite(value) for value in values.values()):
                 raise TrainingError(
                     expected="finite losses", got=f"{values} at step {step}", do="lower the learning rate"
@@ -236,14 +272,16 @@ def _check_recogniser(reader: Classifier, image: Tensor, classes: int, bounds: t
         )
 
 
-def _sample(images: ImageSource, count: int, random: torch.Generator) -> Tensor:
-    return images.batch(torch.randint(len(images), (count,), generator=random))[0]
+def _blurred(images: Tensor, noise: Tensor, size: float, bounds: tuple[float, float]) -> Tensor:
+    """What the recogniser sees: explanations through noise, which artefacts that only it reads do not survive.
 
-
-def _blurred(images: Tensor, noise: float, bounds: tuple[float, float], random: torch.Generator) -> Tensor:
-    """What the recogniser sees: explanations through noise, which artefacts that only it reads do not survive."""
-    size = noise * (bounds[1] - bounds[0])
-    return (images + size * torch.randn(images.shape, generator=random).to(images)).clamp(*bounds)
+    Args:
+        images: `[N, C, H, W]`.
+        noise: `[N, C, H, W]`, of deviation 1.
+        size: Its deviation, as a share of the bounds' width.
+        bounds: Range of the pixels.
+    """
+    return (images + size * (bounds[1] - bounds[0]) * noise.to(images)).clamp(*bounds)
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -119,6 +119,7 @@ class _Head:
     replicates: int = 2000
     threads: int | None = None
     device: str = "auto"
+    devices: int = 1
     gpus: float = 0.0
 
 
@@ -347,7 +348,7 @@ def _settings(
             epochs=goal.epochs,
         ),
         training=training,
-        run=RunOptions(device=str(find_device(head.device))),
+        run=RunOptions(device=str(find_device(head.device)), devices=head.devices),
         **made,
     )
     settings.resolve(SECTIONS)

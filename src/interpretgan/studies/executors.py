@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from interpretgan.errors import ConfigError
+from interpretgan.processes import how_it_ended, last_line
 from interpretgan.studies.worker import REFUSED
 
 ATTEMPTS = 2
@@ -205,14 +205,7 @@ def run_process(folder: Path, environment: Mapping[str, str], alive: Processes, 
                 (folder / "pid").unlink(missing_ok=True)
         if status == 0:
             return Outcome(None, attempt)
-        last = _last_line(folder / "log.txt")
         if status == REFUSED:
-            return Outcome(last, attempt)
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}: {last}"
-        error = f"its process died, {how}"
+            return Outcome(last_line(folder / "log.txt"), attempt)
+        error = f"its process died, {how_it_ended(status, folder / 'log.txt')}"
     return Outcome(error, attempt)
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no word")

@@ -70,6 +70,13 @@ def study(
         return run_study(checked, Path(out), processes, reuse=reuse, stream=stream)
     if workers is not None:
         raise ConfigError(expected="either --workers or --ray", got="both", do="leave one of them out")
+    run = checked.cases[0].settings.run  # of all cases but for the seed
+    if run.device.startswith("cuda") and checked.gpus < run.devices > 1:
+        raise ConfigError(
+            expected=f"gpus >= {run.devices} on a Ray cluster, as devices = {run.devices} says",
+            got=f"gpus = {checked.gpus:g}",
+            do=f"set gpus = {run.devices}",
+        )
     with closing(RayCluster(ray, checked.threads, checked.gpus)) as cluster:
         return run_study(checked, Path(out), cluster, reuse=reuse, stream=stream)
 

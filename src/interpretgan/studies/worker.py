@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 import time
 from pathlib import Path
 
 from interpretgan.errors import InterpretGANError
 from interpretgan.files import write_json
+from interpretgan.processes import end_with_parent
 
 REFUSED = 2
 """Exit status where the run cannot be made, and could not be on a second attempt."""
@@ -39,16 +38,6 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone: its end of our standard input is closed then."""
-
-    def wait() -> None:
-        os.read(0, 1)  # not through sys.stdin, whose lock would be in the way when the interpreter ends
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 if __name__ == "__main__":
-    _end_with_parent()
+    end_with_parent()
     sys.exit(main(Path(sys.argv[1])))
