@@ -89,6 +89,17 @@ def test_a_robust_recogniser_makes_deep_explanations_readable() -> None:
     assert last["the method, λ_z = 10"] < floor <= last["robust recogniser, λ_z = 2"]
 
 
+def test_all_cuts_of_the_photographs_can_be_read() -> None:
+    diagnosis = Diagnosis.load(ROOT / "results" / "cifar10-vgg-small-max")
+    image, *layers = diagnosis.layers
+    assert [layer.name for layer in layers if layer.natural < image.natural - 0.05] == []
+    assert len(layers) == 12
+    assert diagnosis.controls["noise_max_abs_vulnerability"] < 0.01
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert answer_sentence(diagnosis.to_dict()).split(" Read this with care")[0] in readme
+    assert f"the {100 * image.natural:.1f} % that it reads of the images" in readme
+
+
 def test_the_readme_lists_the_pretrained_classifiers(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["models"]) == 0
     table = capsys.readouterr().out.split("\n\n")[-1]

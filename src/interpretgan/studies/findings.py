@@ -184,7 +184,8 @@ def _explained(folder: Path, figures: Path) -> Iterator[str]:
         f"The judge reads the class of {100 * image.natural:.1f} % of the {diagnosis.data['examples']:,} natural "
         "images. Where a class probe of a cut is right as often, explanations of that cut should show the class as "
         f"well. There are {len(expected)} such cuts, and at {len(read)} of them the judge reads natural explanations "
-        f"right as often as images, or at most {100 * READABLE:.0f} points less often."
+        f"right as often as images, or at most {100 * READABLE:.0f} points less often. Of all cuts these are "
+        f"{sum(one.natural >= floor for one in layers)} of {len(layers)}."
     )
     yield ""
     yield "| cut | class probe right | natural explanations read right | attacked ones | vulnerability (points) |"
