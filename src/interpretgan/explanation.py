@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture, distinct
 from interpretgan.data import as_source
-from interpretgan.errors import ConfigError, CutError, ImageError, WeightsError
-from interpretgan.files import atomic_write_bytes
+from interpretgan.errors import ConfigError, CutError, ImageError
+from interpretgan.fitted import Header, load_fitted, save_fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.trainer import GANConfig, OnStep, train_generator
 from interpretgan.types import ImageSource
@@ -260,16 +257,13 @@ class InterpretGAN:
             RunFolderError: The file cannot be written.
         """
         header = {
-            "cuts": [dataclasses.asdict(cut) for cut in self.cuts],
             "config": dataclasses.asdict(self.config),
             "image_shape": self.generator.image_shape,
             "bounds": self.classifier.bounds,
             "seed": self.seed,
-            "classifier_sha256": self.classifier.state_sha256(),
             "recogniser_sha256": self.recogniser_sha256,
         }
-        tensors = {name: tensor.contiguous() for name, tensor in self.generator.state_dict().items()}
-        atomic_write_bytes(path, save_tensors(tensors, {"interpretgan": json.dumps(header)}))
+        save_fitted(path, self.generator, self.classifier, self.cuts, header)
 
     @classmethod
     def load(cls, path: Path, classifier: Classifier) -> InterpretGAN:
@@ -278,29 +272,16 @@ class InterpretGAN:
         Raises:
             WeightsError: The file is missing, truncated, something else, or of another classifier.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["interpretgan"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            cuts = [Cut(**{**cut, "shape": tuple(cut["shape"])}) for cut in header["cuts"]]
+
+        def build(header: Header, cuts: list[Cut]) -> tuple[InterpretGAN, Generator]:
             loaded = cls(classifier, cuts, config=GANConfig(**header["config"]), seed=header["seed"])
-            generator = loaded._build(tuple(header["image_shape"]), tuple(header["bounds"]))
-            generator.load_state_dict(tensors)
-            explained = header["classifier_sha256"]
             loaded.recogniser_sha256 = header.get("recogniser_sha256")
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise WeightsError(
-                expected=f"a generator that InterpretGAN.save wrote in {path}",
-                got=" ".join(str(error).split())[:200] or type(error).__name__,
-                do="fit it again, or check the path",
-            ) from error
-        if explained != classifier.state_sha256():
-            raise WeightsError(
-                expected=f"the classifier that {path} was fitted to",
-                got="another one, or the same with other weights",
-                do="load the weights that it was fitted to, or fit it again",
-            )
-        loaded._generator = generator.to(classifier.device).eval().requires_grad_(False)
+            return loaded, loaded._build(tuple(header["image_shape"]), tuple(header["bounds"]))
+
+        loaded, generator = load_fitted(
+            path, classifier, build, what="a generator that InterpretGAN.save wrote", again="fit it again"
+        )
+        loaded._generator = generator
         return loaded
 
     def _build(self, image_shape: tuple[int, int, int], bounds: tuple[float, float]) -> Generator:

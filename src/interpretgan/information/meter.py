@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from interpretgan.attacks import check_labels
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture, distinct
 from interpretgan.data import labelled_source
-from interpretgan.errors import ConfigError, CutError, WeightsError
-from interpretgan.files import atomic_write_bytes
+from interpretgan.errors import ConfigError, CutError
+from interpretgan.fitted import Header, load_fitted, save_fitted
 from interpretgan.information.measurement import Measurement
 from interpretgan.information.network import Gauge
 from interpretgan.information.training import InformationConfig, OnStep, batch_size, build_gauge, train_gauge
@@ -164,15 +161,12 @@ class InformationMeter:
         if self._gauge is None:
             raise ConfigError(expected="a trained InformationMeter", got="none", do="call fit(images) first")
         header = {
-            "cuts": [dataclasses.asdict(cut) for cut in self.cuts],
             "config": dataclasses.asdict(self.config),
             "image_shape": list(self._gauge.mean_image.shape),
             "classes": len(self._gauge.class_bits),
             "seed": self.seed,
-            "classifier_sha256": self.classifier.state_sha256(),
         }
-        tensors = {name: tensor.contiguous() for name, tensor in self._gauge.state_dict().items()}
-        atomic_write_bytes(path, save_tensors(tensors, {"interpretgan": json.dumps(header)}))
+        save_fitted(path, self._gauge, self.classifier, self.cuts, header)
 
     @classmethod
     def load(cls, path: Path, classifier: Classifier) -> InformationMeter:
@@ -181,30 +175,17 @@ class InformationMeter:
         Raises:
             WeightsError: The file is missing, truncated, something else, or of another classifier.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["interpretgan"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            cuts = [Cut(**{**cut, "shape": tuple(cut["shape"])}) for cut in header["cuts"]]
+
+        def build(header: Header, cuts: list[Cut]) -> tuple[InformationMeter, Gauge]:
             loaded = cls(classifier, cuts, config=InformationConfig(**header["config"]), seed=header["seed"])
             channels, height, width = header["image_shape"]
             gauge = build_gauge(
                 loaded._measured, (channels, height, width), header["classes"], loaded.config,
                 bounds=classifier.bounds, seed=loaded.seed,
             )  # fmt: skip
-            gauge.load_state_dict(tensors)
-            measured = header["classifier_sha256"]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise WeightsError(
-                expected=f"decoders and probes that InformationMeter.save wrote in {path}",
-                got=" ".join(str(error).split())[:200] or type(error).__name__,
-                do="fit them again, or check the path",
-            ) from error
-        if measured != classifier.state_sha256():
-            raise WeightsError(
-                expected=f"the classifier that {path} was fitted to",
-                got="another one, or the same with other weights",
-                do="load the weights that it was fitted to, or fit it again",
-            )
-        loaded._gauge = gauge.to(classifier.device).eval().requires_grad_(False)
+            return loaded, gauge
+
+        what = "decoders and probes that InformationMeter.save wrote"
+        loaded, gauge = load_fitted(path, classifier, build, what=what, again="fit them again")
+        loaded._gauge = gauge
         return loaded
