@@ -36,6 +36,13 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
                      "pooling-profiles", "repair-gains", "repair-curves")
     }  # fmt: skip
     assert len([name for name in shown if name.endswith(".png")]) == 3  # one case each
+    repaired = {run["id"]: run["result"] for run in studies["repair"][1]["runs"]}
+    for seed in (0, 1):
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| digits-lenet5-natural, seed {seed} |")]
+        for arm in ("finetune-blamed", "swap-cleared"):
+            result = repaired[f"digits-lenet5-natural-{arm}-s{seed}"]
+            worst = 100 * result["accuracy"]["worst_case"]["value"]
+            assert f"| {', '.join(result['repaired']['layers'])}: {worst:.1f} % |" in row
     before = {name: (tmp_path / name).read_bytes() for name in shown}
     assert write_findings([folder for folder, _ in studies.values()], page).read_text() == text
     assert {name: (tmp_path / name).read_bytes() for name in shown} == before

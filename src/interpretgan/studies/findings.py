@@ -22,6 +22,7 @@ from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.files import atomic_write_bytes, atomic_write_text, read_json
 from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.studies.config import ACTIONS, UNTOUCHED
 from interpretgan.studies.effects import profile
 from interpretgan.studies.study import SCHEMA, STUDY_FILE
 
@@ -95,8 +96,9 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         lines += [
             f"| {row['claim']} | {row['paper']} | {measured(row)} | **{row['verdict']}** |" for row in study["verdicts"]
         ]
+    shown: set[bytes] = set()  # studies that share their networks would show the same pictures
     for study, folder in studies:
-        lines += ["", *_section(study, folder, figures)]
+        lines += ["", *_section(study, folder, figures, shown)]
     for folder in alone:
         lines += ["", *_explained(folder, figures)]
     atomic_write_text(out, "\n".join(lines) + "\n")
@@ -126,10 +128,11 @@ def measured(row: Mapping[str, Any]) -> str:
     return f"{row['measured']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
-def _section(study: Study, folder: Path, figures: Path) -> Iterator[str]:
+def _section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> Iterator[str]:
     kind, provenance = str(study["kind"]), study["provenance"]
     done = [run for run in study["runs"] if run["status"] == "done"]
-    yield f"## {TITLES[kind]}: {', '.join(dict.fromkeys(str(run['case']) for run in study['runs']))}"
+    cases = dict.fromkeys(str(run["case"]) for run in study["runs"])
+    yield f"## {TITLES[kind]}{'' if TITLES[kind].endswith('?') else ':'} {', '.join(cases)}"
     yield ""
     seeds, hours = ", ".join(map(str, provenance["seeds"])), sum(provenance["seconds"].values()) / 3600
     origins = {origin.rpartition("/")[0] for origin in provenance.get("reused", {}).values()}
@@ -149,6 +152,8 @@ def _section(study: Study, folder: Path, figures: Path) -> Iterator[str]:
         for one in row["conditions"]:
             where = " ".join(filter(None, (one["case"], one["arm"], one["against"] and f"− {one['against']}")))
             yield f"| {where} | {measured({**one, 'measured': one['value']})} | {one['answer']} |"
+    if kind == "repair":
+        yield from _repairs(done)
     for name, title, figure in _figures(study):
         file = figures / f"{folder.name}-{name}.svg"
         atomic_write_bytes(file, _svg(figure))
@@ -159,7 +164,11 @@ def _section(study: Study, folder: Path, figures: Path) -> Iterator[str]:
     for run in _pictured(done, folder):
         file = figures / f"{folder.name}-{run}.png"
         arrays = load_examples(folder / "runs" / run / "explanations.npz", ())
-        atomic_write_bytes(file, explanation_sheet(grid(check_examples(arrays))[:SHOWN]))
+        sheet = explanation_sheet(grid(check_examples(arrays))[:SHOWN])
+        if sheet in shown:
+            continue
+        shown.add(sheet)
+        atomic_write_bytes(file, sheet)
         yield ""
         yield f"![All cuts of {run}]({figures.name}/{file.name})"
         yield ""
@@ -169,6 +178,25 @@ def _section(study: Study, folder: Path, figures: Path) -> Iterator[str]:
         yield "Reasons to doubt:"
         yield ""
         yield from (f"- {flag}" for flag in study["flags"])
+
+
+def _repairs(done: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What each repair changed, and the accuracy in the worst case that is left: a row for each seed."""
+    arms = sorted({run["arm"] for run in done}, key=(UNTOUCHED, *ACTIONS).index)
+    yield ""
+    yield "What was changed, and the accuracy in the worst case after it:"
+    yield ""
+    yield f"| network | {' | '.join(arms)} |"
+    yield f"| --- |{' --- |' * len(arms)}"
+    for case, seed in sorted({(run["case"], run["seed"]) for run in done}):
+        results = {run["arm"]: run["result"] for run in done if (run["case"], run["seed"]) == (case, seed)}
+        cells = []
+        for arm in arms:
+            result = results.get(arm)
+            changed = "" if result is None or arm.partition("-")[2] in ("", "all") else result["repaired"]["layers"]
+            value = "–" if result is None else f"{100 * result['accuracy']['worst_case']['value']:.1f} %"
+            cells.append(f"{', '.join(changed)}: {value}" if changed else value)
+        yield f"| {case}, seed {seed} | {' | '.join(cells)} |"
 
 
 def _explained(folder: Path, figures: Path) -> Iterator[str]:
