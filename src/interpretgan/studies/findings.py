@@ -24,6 +24,7 @@ from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
 from interpretgan.studies.config import ACTIONS, UNTOUCHED
 from interpretgan.studies.effects import profile
+from interpretgan.studies.statistics import Profile, rank_correlation
 from interpretgan.studies.study import SCHEMA, STUDY_FILE
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ TITLES = {
     "repair": "Does following the diagnosis pay?",
 }
 COLOURS = ("#1f5fb4", "#d9641a", "#2a8f5b", "#8a4fbf", "#777777", "#b8315a")
+REPLICATES, LEVEL = 2000, 0.95
+"""Of the bootstrap where a diagnosis stands alone, and level of its interval: the defaults of a study."""
 SHOWN = 2
 """Examples in the picture of all cuts."""
 
@@ -225,6 +228,15 @@ def _explained(folder: Path, figures: Path) -> Iterator[str]:
             f"| {one.name} | {probe} | {100 * one.natural:.1f} %{mark} | {100 * one.adversarial:.1f} % "
             f"| {100 * one.vulnerability.value:+.1f} "
             f"[{100 * one.vulnerability.low:+.1f}, {100 * one.vulnerability.high:+.1f}] |"
+        )
+    lost = [one.information_loss.value if one.information_loss and one.natural >= floor else np.nan for one in layers]
+    order = Profile("alone", "alone", np.array(lost), np.array([one.vulnerability.value for one in layers]))
+    if (rho := rank_correlation([order], REPLICATES, seed=0)) is not None:
+        low, high = rho.interval(LEVEL)
+        yield ""
+        yield (
+            f"Over these layers information loss and vulnerability have a rank correlation of {rho.value:+.2f} "
+            f"[{low:+.2f}, {high:+.2f}]: one network and one training, under no rule."
         )
     file = figures / f"{folder.name}.png"
     arrays = load_examples(folder / "explanations.npz", diagnosis.data["classes"])
