@@ -48,6 +48,13 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
     assert {name: (tmp_path / name).read_bytes() for name in shown} == before
 
 
+def test_what_was_not_diagnosed_has_no_profiles(
+    made: Callable[[str], tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    text = write_findings([made("pooling-robust")[0]], tmp_path / "findings.md").read_text()
+    assert re.findall(r"findings/([\w-]+)\.svg", text) == ["pooling-robust-gains", "pooling-robust-curves"]
+
+
 def test_a_diagnosis_alone_is_judged_cut_by_cut(
     made: Callable[[str], tuple[Path, dict[str, Any]]], tmp_path: Path
 ) -> None:

@@ -272,7 +272,7 @@ def _figures(study: Study) -> Iterator[tuple[str, str, Figure]]:
         return
     yield "gains", "Robust accuracy against the other arm, with corrected intervals", _gains(study)
     yield "curves", "Accuracy over ε under PGD, means over seeds and their range", _curves(study)
-    if kind == "pooling":
+    if kind == "pooling" and any(run.get("result", {}).get("layers") for run in study["runs"]):
         yield "profiles", "Vulnerability of each layer, means over seeds and their range", _profiles(study)
 
 
