@@ -112,6 +112,11 @@ def test_what_an_information_study_holds(made: Made) -> None:
     agreement = [e for e in study["effects"] if e["quantity"] == "spearman(vulnerability, relative_error)"]
     assert [(e["case"], e["arm"]) for e in agreement] == [("digits-lenet5-natural", "max"), ("all", None)]
     assert all(-1 <= e["low"] <= e["value"] <= e["high"] <= 1 and 0 < e["p"] <= 1 for e in agreement)
+    lost = [sum(row["vulnerability"]["value"] for row in run["result"]["layers"]) for run in study["runs"]]
+    little = [flag for flag in study["flags"] if flag.startswith("less than 10 points lost")]
+    assert [flag[-len("(1 of 2 diagnoses)") :] for flag in little] == [
+        f"({count} of 2 diagnoses)" for count in [sum(one < 0.1 for one in lost)] if count
+    ]
     known = any("information_loss" in row for row in rows)
     assert (NO_INFORMATION in study["flags"]) is not known
 

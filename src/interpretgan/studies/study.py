@@ -16,7 +16,7 @@ from interpretgan.files import plain, read_json, write_json
 from interpretgan.runs import RunFolder, differences, provenance
 from interpretgan.studies.board import DONE, FAILED, KEPT, RUNNING, Board
 from interpretgan.studies.config import StudyConfig, conditions, load_config
-from interpretgan.studies.effects import measure
+from interpretgan.studies.effects import measure, number
 from interpretgan.studies.executors import Executor, LocalProcesses, RayCluster
 from interpretgan.studies.job import check
 from interpretgan.studies.plan import (
@@ -32,6 +32,8 @@ from interpretgan.studies.rules import judge
 
 SCHEMA = 1
 STUDY_FILE = "study.json"
+LITTLE = 0.1
+"""Where a network loses less survival than this in all, differences between its layers are mostly chance."""
 NO_INFORMATION = "no information loss in the diagnoses: what is said of it is undecided"
 
 
@@ -170,6 +172,12 @@ def _flags(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
         flags.append(f"{bad} of {len(rows)} rows of diagnoses are unreliable and left out")
     if config.kind == "information" and rows and not any("information_loss" in row for row in rows):
         flags.append(NO_INFORMATION)
+    lost = [sum(number(row["vulnerability"]) for row in result["layers"]) for result in results if result.get("layers")]
+    if little := sum(one < LITTLE for one in lost):
+        flags.append(
+            f"less than {100 * LITTLE:.0f} points lost between image and last layer: little to rank layers by "
+            f"({little} of {len(lost)} diagnoses)"
+        )
     flags += _unequal_sizes(runs)
     if config.threads is None:
         flags.append("threads are not fixed: another number of workers may change the last digits")
