@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,64 +16,56 @@ study = App(
     help="Whole experiments: many trainings, their effects with intervals, and verdicts by rules set before the runs.",
 )
 
-Workers = Annotated[int | None, Parameter(group="Run")]
-Address = Annotated[str | None, Parameter(group="Run")]
-Reuse = Annotated[tuple[Path, ...], Parameter(group="Run", negative=(), show_default=False)]
+
+@Parameter(name="*", group="Run")
+@dataclass(frozen=True)
+class StudyOptions:
+    """Which study, where, and on what."""
+
+    config: Path
+    """The study's TOML file."""
+    out: Path
+    """Its folder."""
+    workers: int | None = None
+    """Processes at a time on this machine [default: 1]."""
+    ray: str | None = None
+    """Address of a Ray cluster to run on instead (extra 'ray')."""
+    reuse: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = ()
+    """Folder of another study, whose finished runs are taken over where they did the same; may be repeated."""
 
 
 @study.command
-def information(*, config: Path, out: Path, workers: Workers = None, ray: Address = None, reuse: Reuse = ()) -> None:
+def information(*, options: StudyOptions) -> None:
     """Do layers that lose more information contribute more vulnerability?
 
     Writes study.json to the folder. Run the same command again to go on after an interruption.
-
-    Args:
-        config: The study's TOML file.
-        out: Its folder.
-        workers: Processes at a time on this machine [default: 1].
-        ray: Address of a Ray cluster to run on instead (extra 'ray').
-        reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
     """
-    _make("information", config, out, workers=workers, ray=ray, reuse=reuse)
+    _make("information", options)
 
 
 @study.command
-def pooling(*, config: Path, out: Path, workers: Workers = None, ray: Address = None, reuse: Reuse = ()) -> None:
+def pooling(*, options: StudyOptions) -> None:
     """Which pooling is more robust, under which training, and which layer pays?
 
     Writes study.json to the folder. Run the same command again to go on after an interruption.
-
-    Args:
-        config: The study's TOML file.
-        out: Its folder.
-        workers: Processes at a time on this machine [default: 1].
-        ray: Address of a Ray cluster to run on instead (extra 'ray').
-        reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
     """
-    _make("pooling", config, out, workers=workers, ray=ray, reuse=reuse)
+    _make("pooling", options)
 
 
 @study.command
-def repair(*, config: Path, out: Path, workers: Workers = None, ray: Address = None, reuse: Reuse = ()) -> None:
+def repair(*, options: StudyOptions) -> None:
     """Does it pay to change the layers that a diagnosis blames, rather than those that it clears?
 
     Writes study.json to the folder. Run the same command again to go on after an interruption.
-
-    Args:
-        config: The study's TOML file.
-        out: Its folder.
-        workers: Processes at a time on this machine [default: 1].
-        ray: Address of a Ray cluster to run on instead (extra 'ray').
-        reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
     """
-    _make("repair", config, out, workers=workers, ray=ray, reuse=reuse)
+    _make("repair", options)
 
 
-def _make(kind: str, config: Path, out: Path, *, workers: int | None, ray: str | None, reuse: tuple[Path, ...]) -> None:
+def _make(kind: str, options: StudyOptions) -> None:
     from interpretgan.studies.study import STUDY_FILE
     from interpretgan.studies.study import study as make
 
-    record = make(kind, config, out, workers=workers, ray=ray, reuse=reuse)
+    record = make(kind, options.config, options.out, workers=options.workers, ray=options.ray, reuse=options.reuse)
     rows = [("claim", "measured", "interval", "verdict")]
     for verdict in record["verdicts"]:
         known = verdict["measured"] is not None
@@ -80,10 +73,10 @@ def _make(kind: str, config: Path, out: Path, *, workers: int | None, ray: str |
         span = f"[{verdict['low']:+.3f}, {verdict['high']:+.3f}]" if known else "-"
         rows.append((verdict["claim"], measured, span, verdict["verdict"]))
     flags = "".join(f"\n! {flag}" for flag in record["flags"])
-    print(f"{table(rows)}{flags}\n\nstudy: {out / STUDY_FILE}")
+    print(f"{table(rows)}{flags}\n\nstudy: {options.out / STUDY_FILE}")
     if all(run["status"] != "done" for run in record["runs"]):
         raise RunFolderError(
             expected="at least one run that succeeds",
             got="none",
-            do=f"read the log.txt of a run in {out / 'runs'}",
+            do=f"read the log.txt of a run in {options.out / 'runs'}",
         )
