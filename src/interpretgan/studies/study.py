@@ -33,7 +33,7 @@ from interpretgan.studies.rules import judge
 SCHEMA = 1
 STUDY_FILE = "study.json"
 LITTLE = 0.1
-"""Where a network loses less survival than this in all, differences between its layers are mostly chance."""
+"""Where a network loses less survival than this in all, there is little to tell its layers apart by."""
 NO_INFORMATION = "no information loss in the diagnoses: what is said of it is undecided"
 
 
