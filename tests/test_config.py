@@ -5,11 +5,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from interpretgan import config
-from interpretgan.config import ModelOptions, Settings, TrainingOptions
+from interpretgan import options as groups
+from interpretgan.config import Settings
 from interpretgan.data import load_data
 from interpretgan.errors import ConfigError, ThreatModelError
 from interpretgan.models import POOLS
+from interpretgan.options import ModelOptions, TrainingOptions
 from interpretgan.training import OBJECTIVES, Trades, default_recipe
 from interpretgan.training.augmentation import AUGMENTATIONS
 
@@ -17,7 +18,7 @@ from interpretgan.training.augmentation import AUGMENTATIONS
 def choices(options: type, name: str) -> set[Any]:
     """What the command line offers for an option."""
     elsewhere = dict.fromkeys(("Objective", "Recipe", "ImageSet"), object)  # imported for type checkers alone
-    hint = get_type_hints(options, vars(config) | elsewhere)[name]
+    hint = get_type_hints(options, vars(groups) | elsewhere)[name]
     (literal,) = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
     return set(get_args(literal))
 

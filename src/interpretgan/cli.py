@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
-from interpretgan.config import (
+from interpretgan.config import Settings
+from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
+from interpretgan.options import (
     DEMO_GENERATOR_STEPS,
     DEMO_INFORMATION_STEPS,
     AttackOptions,
@@ -24,10 +26,8 @@ from interpretgan.config import (
     ModelOptions,
     ReadingOptions,
     RunOptions,
-    Settings,
     TrainingOptions,
 )
-from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
 from interpretgan.studies.commands import study
 from interpretgan.terminal import evaluation_table, fraction, table
 

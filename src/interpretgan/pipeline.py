@@ -86,7 +86,7 @@ class Job:
             config["judge"] |= self.instruments.judge_resolved()
         if "generator" in config:
             config["generator"] |= self.instruments.recogniser_resolved(attacked="attack" in config)
-        if "generator" in config:
+            # The settings' own check did not know the device.
             check_team(self.settings.run.devices, config["generator"]["images_per_cut"], shop.device)
         if "generator" in config and names is not None:
             # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from interpretgan.config import DataOptions, ModelOptions, RunOptions, Settings, TrainingOptions
+from interpretgan.config import Settings
 from interpretgan.errors import ConfigError
 from interpretgan.models import POOLS
+from interpretgan.options import DataOptions, ModelOptions, RunOptions, TrainingOptions
 from interpretgan.studies.rules import Rule
 from interpretgan.studies.statistics import POOLED
 from interpretgan.studies.tables import as_table, check_keys, read_table

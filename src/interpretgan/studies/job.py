@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from interpretgan.config import Settings, TrainingOptions
+from interpretgan.config import Settings
 from interpretgan.diagnosis import Diagnosis
 from interpretgan.errors import InputError, RunFolderError
 from interpretgan.evaluation import Evaluation
 from interpretgan.files import plain, read_json
 from interpretgan.models import load_weights, save_weights
+from interpretgan.options import TrainingOptions
 from interpretgan.pipeline import Job, evaluate_subject
 from interpretgan.readings import attacker
 from interpretgan.report.examples import examples_of, save_arrays
