@@ -64,7 +64,9 @@ def test_a_study_that_is_made_again_from_its_config_reproduces_every_verdict(
     assert all(run["status"] == "done" for run in first["runs"])
 
 
-@pytest.mark.parametrize("name", ["pooling-robust", "pooling-photographs", "information-robust"])
+@pytest.mark.parametrize(
+    "name", ["pooling-robust", "pooling-trades", "pooling-photographs", "information-robust", "information-photographs"]
+)
 def test_the_other_committed_studies_run_at_toy_size(name: str, made: Made) -> None:
     out, study = made(name)
     assert all(run["status"] == "done" for run in study["runs"])
