@@ -108,7 +108,7 @@ class ImageSet:
         if n >= len(self):
             return self
         images, labels = self.images[:n], self.labels[:n]
-        return replace(self, images=images, labels=labels, sha256=_content_hash(images, labels))
+        return replace(self, images=images, labels=labels, sha256=content_hash(images, labels))
 
 
 def as_source(images: Tensor | ImageSource, labels: Tensor | None, bounds: tuple[float, float]) -> ImageSource:
@@ -217,7 +217,7 @@ def _load_digits(split: str, size: tuple[int, int]) -> ImageSet:
         images=images,
         labels=labels,
         classes=tuple(str(digit) for digit in range(10)),
-        sha256=_content_hash(images, labels),
+        sha256=content_hash(images, labels),
         note=f"scikit-learn digits, 8x8 resized to {size[0]}x{size[1]} (bicubic)",
     )
 
@@ -392,7 +392,8 @@ def _cache_folder(cache_dir: str | Path | None) -> Path:
     return Path(base) / "interpretgan"
 
 
-def _content_hash(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> str:
+def content_hash(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> str:
+    """Hash of the shape and pixels of images, and of their labels: 64 hexadecimal digits."""
     digest = hashlib.sha256(str(tuple(int(n) for n in images.shape)).encode())
     digest.update(np.ascontiguousarray(images).data)
     digest.update(labels.astype("<i8").tobytes())

@@ -276,7 +276,7 @@ def evaluate_subject(classifier: Classifier, shop: Workshop, info: Mapping[str, 
         save_arrays(shop.path("evaluation.npz"), {name: right.cpu().numpy() for name, right in examples.items()})
 
     with _autoattack_progress() as on_batch, channels_last(classifier.model):
-        return evaluate(
+        result = evaluate(
             classifier,
             shop.test,
             threat_model=options.threat_model(),
@@ -287,10 +287,13 @@ def evaluate_subject(classifier: Classifier, shop: Workshop, info: Mapping[str, 
             confidence=options.confidence,
             classifier_info=info,
             data_info=shop.data_info,
+            checkpoint=shop.path("checkpoint-autoattack.pt"),
             say=shop.say,
             on_batch=on_batch,
             on_examples=keep,
         )
+    shop.drop("checkpoint-autoattack.pt")
+    return result
 
 
 @contextmanager

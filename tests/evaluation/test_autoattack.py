@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, check_perturbation
 from interpretgan.classifier import Classifier
-from interpretgan.errors import ConfigError, ImageError, LabelError, ModelError
+from interpretgan.errors import ConfigError, ImageError, LabelError, ModelError, RunFolderError
 from interpretgan.evaluation import autoattack
 from interpretgan.evaluation.autoattack import STAGES
 from tests.networks import Tiny, detached
@@ -113,6 +115,64 @@ def test_an_interruption_gives_everything_back(net: Tiny, digits: Examples) -> N
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
     assert not logging.getLogger("auto-attack").disabled
+
+
+def test_an_attack_that_goes_on_finds_what_it_would_have_found(
+    net: Tiny, digits: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before the first batch, inside a stage and at the end of one: no batch is attacked twice."""
+    images, labels, threat_model = digits[0][:40], digits[1][:40], ThreatModel("linf", 0.13)
+    settings: dict[str, Any] = {"seed": 3, "batch_size": 16, "checkpoint_seconds": 0.0}
+    told: list[tuple[str, int, int]] = []
+    whole = autoattack(Classifier(net), images, labels, threat_model, on_batch=lambda *at: told.append(at), **settings)
+
+    attacked: list[str] = []
+    run = AutoAttack.run_standard_evaluation
+
+    def counted(self: AutoAttack, *arguments: Any, **options: Any) -> Any:
+        attacked.extend(self.attacks_to_run)
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(AutoAttack, "run_standard_evaluation", counted)
+    again: dict[str, Any] = {**settings, "checkpoint": tmp_path / "checkpoint.pt"}
+    for halt in (told[0], told[1], next(at for at in told if at[0] == "apgd-t" and at[1] == at[2])):
+
+        def stop(*at: Any, halt: tuple[str, int, int] = halt) -> None:
+            if at == halt:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            autoattack(Classifier(net), images, labels, threat_model, on_batch=stop, **again)
+    found = autoattack(Classifier(net), images, labels, threat_model, **again)
+    assert torch.equal(found.images, whole.images)
+    assert torch.equal(found.right, whole.right)
+    assert found.accuracy_after == whole.accuracy_after
+    assert attacked == [stage for stage, done, _ in told if done]
+
+
+def test_a_checkpoint_of_another_attack_is_refused(net: Tiny, digits: Examples, tmp_path: Path) -> None:
+    images, labels, threat_model = digits[0][:8], digits[1][:8], ThreatModel("linf", 0.3)
+    checkpoint = tmp_path / "checkpoint.pt"
+    settings: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_seconds": 0.0}
+    autoattack(Classifier(net), images, labels, threat_model, seed=0, **settings)
+    kept = checkpoint.read_bytes()
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-3)
+    for changed in (
+        (Classifier(net), images, labels, ThreatModel("linf", 0.2), 0),
+        (Classifier(net), images, labels, threat_model, 1),
+        (Classifier(net), images.flip(0), labels.flip(0), threat_model, 0),
+        (Classifier(other), images, labels, threat_model, 0),
+    ):
+        *arguments, seed = changed
+        with pytest.raises(RunFolderError, match=r"a checkpoint of the same work, got .*checkpoint\.pt"):
+            autoattack(*arguments, seed=seed, **settings)  # type: ignore[arg-type]  # four of them
+    assert checkpoint.read_bytes() == kept
+    checkpoint.write_bytes(b"half a file")
+    with pytest.raises(RunFolderError, match="a complete checkpoint"):
+        autoattack(Classifier(net), images, labels, threat_model, seed=0, **settings)
+    assert checkpoint.read_bytes() == b"half a file"
 
 
 def test_refused_inputs(sound: Classifier, digits: Examples) -> None:

@@ -64,6 +64,23 @@ def test_evaluate_writes_the_record_and_prints_the_table(tmp_path: Path, capsys:
     assert file.stat().st_mtime_ns == written
 
 
+def test_an_evaluation_goes_on_from_the_state_of_autoattack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    state, record = run / "checkpoint-autoattack.pt", run / "evaluation.json"
+    command = ["evaluate", *SMALL, "--attacks", "autoattack", "--eps", "0.3", "--out", str(run)]
+    assert run_command(command) == 0
+    assert not state.exists()
+    made = json.loads(record.read_text())
+    record.unlink()
+    state.write_bytes(b"half a file")
+    assert run_command(command) == 2
+    assert f"expected a complete checkpoint, got {state}" in capsys.readouterr().err
+    assert not record.exists()
+    state.unlink()
+    assert run_command(command) == 0
+    assert json.loads(record.read_text())["accuracy"] == made["accuracy"]
+
+
 def image_folder(root: Path, classes: int, test: int) -> Path:
     random = np.random.default_rng(0)
     for split, count in (("train", 4), ("test", test)):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,20 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(classifier: Classifi
 def test_a_damaged_checkpoint_is_refused_by_name(classifier: Classifier, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(b"half a file")
-    with pytest.raises(RunFolderError, match="delete it to start this training again"):
+    with pytest.raises(RunFolderError, match=r"checkpoint\.pt, which cannot be read; delete it to start over"):
         train(classifier, checkpoint=checkpoint)
     assert checkpoint.read_bytes() == b"half a file"
+
+
+def test_a_checkpoint_of_another_classifier_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    train(classifier, checkpoint=checkpoint, checkpoint_seconds=0.0)
+    kept, other = checkpoint.read_bytes(), copy.deepcopy(classifier)
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1e-3)
+    with pytest.raises(RunFolderError, match="a checkpoint of the same work"):
+        train(other, checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == kept
 
 
 def test_one_seed_one_generator(classifier: Classifier) -> None:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from interpretgan.attacks import Logits, ThreatModel, check_labels, check_perturbation, input_gradient, seeded
+from interpretgan.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
 from interpretgan.classifier import Classifier
+from interpretgan.data import content_hash
 from interpretgan.errors import ConfigError, ImageError
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -30,6 +34,8 @@ LEAST_SIDE = 5
 """Pixels a side that the L2 Square attack needs for its first tiles."""
 BATCH = 250
 """Images at a time in the reference package; its random starts depend on it."""
+CHECKPOINT_SECONDS = 60.0
+"""Time between two checkpoints."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +61,8 @@ def autoattack(
     *,
     seed: int,
     batch_size: int = BATCH,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_batch: Callable[[str, int, int], None] | None = None,
 ) -> AutoAttacked:
     """The standard AutoAttack: example by example what the reference package finds with this seed and batch size.
@@ -66,12 +74,16 @@ def autoattack(
         threat_model: Its norm and eps; AutoAttack has no other setting.
         seed: Of each attack on each batch. The global random state is left alone.
         batch_size: Images at a time; the random starts depend on it.
+        checkpoint: File for what is done, written between batches. Where it exists the attack goes on from there, and
+            finds what it would have found without an interruption.
+        checkpoint_seconds: Least time between two of them.
         on_batch: Told the stage, how many of its images are done, and how many it has.
 
     Raises:
         ConfigError: Too few classes for its loss.
         ImageError: See `Classifier`; L2 with fewer than 5 pixels a side.
         LabelError, ModelError, ThreatModelError: See `attack`.
+        RunFolderError: The checkpoint is damaged, of another attack, model or images, or cannot be written.
     """
     from pyautoattack import AutoAttack
 
@@ -107,26 +119,49 @@ def autoattack(
         )
         adversary.verbose = False
         adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(TARGETS, classes - 1)
-        found, found_right = unit.clone(), torch.ones_like(labels, dtype=torch.bool)
+        right = torch.ones_like(labels, dtype=torch.bool)
         with torch.no_grad():
             for part in torch.split(torch.arange(len(unit), device=unit.device), batch_size):
-                found_right[part] = adversary.get_logits(unit[part]).argmax(dim=1) == labels[part]
-        after = {}
-        for stage in STAGES:
+                right[part] = adversary.get_logits(unit[part]).argmax(dim=1) == labels[part]
+        state = _State(unit.clone(), right, right.nonzero().flatten())
+        content = content_hash(images.cpu().numpy(), labels.cpu().numpy())
+        fingerprint = fingerprint_of(
+            threat_model, seed, batch_size, classifier.bounds, classifier.state_sha256(), content
+        )
+        if checkpoint is not None and checkpoint.exists():
+            state = _State(**load_checkpoint(checkpoint, fingerprint, images.device))
+        saved = time.monotonic()
+        for stage in STAGES[len(state.after) :]:
             adversary.attacks_to_run = [stage]
-            left = found_right.nonzero().flatten()
-            if len(left):
-                tell(stage, 0, len(left))
-            for number, part in enumerate(torch.split(left, batch_size) if len(left) else ()):
+            if len(state.left):
+                tell(stage, state.done, len(state.left))
+            while state.done < len(state.left):
+                part = state.left[state.done : state.done + batch_size]
                 with _tracing_kept():
                     x, y = adversary.run_standard_evaluation(unit[part], labels[part], batch_size=batch_size)
-                found[part], found_right[part] = x, y == labels[part]
-                tell(stage, number * batch_size + len(part), len(left))
-            after[stage] = int(found_right.sum()) / len(labels)
-        changed = (found != unit).flatten(1).any(dim=1).view(-1, 1, 1, 1)
-        adversarial = torch.where(changed, in_bounds(found), images)
+                state.found[part], state.right[part] = x, y == labels[part]
+                state.done += len(part)
+                if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
+                    save_checkpoint(checkpoint, fingerprint, vars(state))
+                    saved = time.monotonic()
+                tell(stage, state.done, len(state.left))
+            state.after[stage] = int(state.right.sum()) / len(labels)
+            state.left, state.done = state.right.nonzero().flatten(), 0
+        changed = (state.found != unit).flatten(1).any(dim=1).view(-1, 1, 1, 1)
+        adversarial = torch.where(changed, in_bounds(state.found), images)
     check_perturbation(images, adversarial, threat_model, classifier.bounds)
-    return AutoAttacked(adversarial, found_right, after)
+    return AutoAttacked(adversarial, state.right, state.after)
+
+
+@dataclass(eq=False)
+class _State:
+    """What is found in pixels of [0, 1], what is still right, what the stage under way attacks, and how far it is."""
+
+    found: Tensor
+    right: Tensor
+    left: Tensor
+    done: int = 0
+    after: dict[str, float] = field(default_factory=dict)
 
 
 def require_autoattack(classifier: Classifier, image: Tensor, threat_model: ThreatModel) -> None:

@@ -132,6 +132,7 @@ def evaluate(
     confidence: float = 0.95,
     classifier_info: Mapping[str, Any] | None = None,
     data_info: Mapping[str, Any] | None = None,
+    checkpoint: Path | None = None,
     say: Callable[[str], None] | None = None,
     on_batch: Callable[[str, int, int], None] | None = None,
     on_examples: Callable[[dict[str, Tensor]], None] | None = None,
@@ -151,6 +152,7 @@ def evaluate(
         confidence: Of the intervals.
         classifier_info: Kept in the record, beside the model's class and size.
         data_info: Likewise, beside the numbers of examples.
+        checkpoint: File for the state of AutoAttack, which takes longest; see there.
         say: Told in a line what was found.
         on_batch: Told the stage of AutoAttack, how many of its images are done, and how many it has.
         on_examples: Given for `natural` and each attack which examples are right, bool `[N]`, and the `labels`.
@@ -163,6 +165,7 @@ def evaluate(
         ConfigError: Settings out of range, unknown attacks, or too few classes for one.
         ImageError, LabelError: Images or labels that do not fit.
         ModelError: A model that cannot be attacked, or that stays in train mode.
+        RunFolderError: The checkpoint is damaged or of another attack, or cannot be written.
     """
     tm, names, tell = trust.require_threat_model(threat_model), check_names(attacks), say or (lambda _: None)
     source = labelled_source(images, labels, classifier.bounds)
@@ -187,7 +190,7 @@ def evaluate(
     for name in names:
         began = time.perf_counter()
         if name == AUTOATTACK:
-            found = autoattack(classifier, x, y, tm, seed=seed, on_batch=on_batch)
+            found = autoattack(classifier, x, y, tm, seed=seed, checkpoint=checkpoint, on_batch=on_batch)
             right[name], settings[name] = found.right, _autoattack_settings(classifier, x, found.accuracy_after)
         else:
             method = METHODS[name](tm, classifier.bounds)

@@ -5,9 +5,7 @@ min_G max_D   L_adv(G, D) - λ_I · L_I(G) + λ_z · L_z(G)
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from interpretgan.attacks import require_gradient
+from interpretgan.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture, capturing
-from interpretgan.errors import ConfigError, RunFolderError, TrainingError
-from interpretgan.files import atomic_write_bytes
+from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.losses import (
@@ -128,7 +126,7 @@ def train_generator(
         ConfigError: A recogniser of other classes or bounds, or devices that cannot share the training.
         ModelError: No gradient passes through the classifier.
         TrainingError: A loss is not finite, or the process of another device died.
-        RunFolderError: The checkpoint is damaged or of another training.
+        RunFolderError: The checkpoint is damaged or of another training, or cannot be written.
     """
     check_team(devices, config.images_per_cut, classifier.device)
     task: dict[str, Any] = {
@@ -187,11 +185,21 @@ def train_share(
         torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.0, 0.99), fused=True)
         for network in (generator, discriminator)
     )
-    read_by = () if recogniser is None else (recogniser.state_sha256(),)
-    settings = (config, seed, [(each.name, each.shape) for each in cuts], len(images), image_shape, *read_by)
-    fingerprint = repr(settings)
-    state = _State(generator, discriminator, average, adam_g, adam_d, random, fingerprint)
-    step = state.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
+    networks = (classifier,) if recogniser is None else (classifier, recogniser)
+    fingerprint = fingerprint_of(
+        config, seed, [(each.name, each.shape) for each in cuts], len(images), image_shape,
+        *(network.state_sha256() for network in networks),
+    )  # fmt: skip
+    learning: dict[str, nn.Module | torch.optim.Optimizer] = {
+        "generator": generator, "discriminator": discriminator, "average": average, "adam_g": adam_g, "adam_d": adam_d
+    }  # fmt: skip
+    step = 0
+    if checkpoint is not None and checkpoint.exists():
+        saved = load_checkpoint(checkpoint, fingerprint, torch.device("cpu"))
+        for name, part in learning.items():
+            part.load_state_dict(saved[name])
+        random.set_state(saved["random"])
+        step = saved["step"]
 
     drawn = config.images_per_cut * len(cuts)  # by all processes together
     per_cut, count = config.images_per_cut // team.size, drawn // team.size
@@ -254,7 +262,8 @@ def train_share(
             if on_step is not None:
                 on_step(step, values)
             if checkpoint is not None and time.monotonic() - saved_at > checkpoint_seconds:
-                state.save(checkpoint, step)
+                states = {name: part.state_dict() for name, part in learning.items()}
+                save_checkpoint(checkpoint, fingerprint, {"step": step, "random": random.get_state(), **states})
                 saved_at = time.monotonic()
     trained = average.module
     assert isinstance(trained, Generator)
@@ -297,43 +306,3 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
         torch._foreach_lerp_(averaged, current, weight)
 
     return update
-
-
-@dataclass
-class _State:
-    """All that the training needs to go on."""
-
-    generator: Generator
-    discriminator: Discriminator
-    average: AveragedModel
-    adam_g: torch.optim.Adam
-    adam_d: torch.optim.Adam
-    random: torch.Generator
-    fingerprint: str
-
-    def save(self, path: Path, step: int) -> None:
-        networks = {name: getattr(self, name).state_dict() for name in self._networks}
-        buffer = io.BytesIO()
-        torch.save(
-            {"fingerprint": self.fingerprint, "step": step, "random": self.random.get_state(), **networks}, buffer
-        )
-        atomic_write_bytes(path, buffer.getvalue())
-
-    def load(self, path: Path) -> int:
-        try:
-            saved = torch.load(path, weights_only=True, map_location="cpu")
-            if saved["fingerprint"] != self.fingerprint:
-                raise ValueError("one with other settings, cuts or data")
-            for name in self._networks:
-                getattr(self, name).load_state_dict(saved[name])
-            self.random.set_state(saved["random"])
-            step: int = saved["step"]
-        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise RunFolderError(
-                expected=f"a checkpoint of this training in {path}",
-                got=str(error).split("\n")[0] or type(error).__name__,
-                do="delete it to start this training again",
-            ) from error
-        return step
-
-    _networks = ("generator", "discriminator", "average", "adam_g", "adam_d")

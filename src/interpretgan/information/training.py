@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from interpretgan.attacks import check_labels
+from interpretgan.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.information.network import Gauge
 from interpretgan.precision import autocast
 from interpretgan.training.averaging import AveragedWeights
-from interpretgan.training.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
 from interpretgan.types import ImageSource
 
 MEAN_IMAGES = 10_000
@@ -168,7 +168,9 @@ def train_gauge(
         betas=(0.9, 0.99),
         fused=True,
     )
-    fingerprint = fingerprint_of(config, seed, [(cut.name, cut.shape) for cut in cuts], len(images), image_shape)
+    fingerprint = fingerprint_of(
+        config, seed, [(cut.name, cut.shape) for cut in cuts], len(images), image_shape, classifier.state_sha256()
+    )
     step = 0
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint, fingerprint, device)

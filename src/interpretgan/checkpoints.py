@@ -1,4 +1,4 @@
-"""The state of a training on disk: written whole or not at all, read only by the same training."""
+"""The state of long work on disk: written whole or not at all, read only by the same work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_checkpoint(path: Path, fingerprint: str, place: torch.device) -> dict[s
     """What `save_checkpoint` was given.
 
     Raises:
-        RunFolderError: The file is damaged, or of another training.
+        RunFolderError: The file is damaged, or of other work.
     """
     try:
         content = torch.load(path, map_location=place, weights_only=True)
@@ -47,7 +47,7 @@ def load_checkpoint(path: Path, fingerprint: str, place: torch.device) -> dict[s
         ) from error
     if saved != fingerprint:
         raise RunFolderError(
-            expected="a checkpoint of this training",
+            expected="a checkpoint of the same work",
             got=f"{path}, of another model, data set or setting",
             do="choose another file, or delete it to start over",
         )
