@@ -142,7 +142,22 @@ def test_commands_share_a_folder_as_long_as_they_agree(tmp_path: Path, capsys: p
     assert json.loads((tmp_path / "run" / "attack.json").read_text())["threat_model"]["eps"] == pytest.approx(8 / 255)
     line = refused(["attack", *out, "--steps", "3", "--examples", "20", "--eps", "8/255"], capsys)
     assert "attack.steps (2 there, 3 here)" in line
+    assert "--weights" not in line
     assert (tmp_path / "run" / "classifier.safetensors").read_bytes() == weights
+
+
+def test_a_classifier_in_a_run_folder_can_be_taken_to_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, weights = tmp_path / "robust", tmp_path / "robust" / "classifier.safetensors"
+    robust = shlex.split("--objective fast --eps 0.1 --epochs 1 --device cpu")
+    assert run_command(["train", *robust, "--out", str(run)]) == 0
+    assert capsys.readouterr().out == f"weights: {weights}\n"
+    attack = shlex.split("attack --steps 2 --examples 20 --device cpu")
+    line = refused([*attack, "--out", str(run)], capsys)
+    assert 'model.training.objective.name ("fast" there, "natural" here)' in line
+    assert line.endswith(f"take its classifier to a new folder with --weights {weights}")
+    assert run_command([*attack, "--weights", str(weights), "--out", str(tmp_path / "attacked")]) == 0
 
 
 def test_a_robust_training_says_how_it_was_done(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.config import Settings
 from interpretgan.diagnosing import diagnose
 from interpretgan.diagnosis import Diagnosis
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, RunFolderError
 from interpretgan.evaluation import Evaluation, evaluate
 from interpretgan.evaluation.evaluation import require_attackable
 from interpretgan.explanation import Explanation
@@ -66,8 +66,19 @@ class Job:
         self.instruments = Instruments(self.subject)
         # A wrong setting, model, weights file or layer is told before a folder is claimed for it.
         self.config = self._resolved(settings.resolve(sections))
-        self.folder = None if folder is None else RunFolder(folder).open(self.config)
+        self.folder = None if folder is None else self._opened(folder)
         self.workshop.folder = self.folder
+
+    def _opened(self, folder: Path) -> RunFolder:
+        """The run folder; where its classifier is another one, the refusal says how that can be used."""
+        try:
+            return RunFolder(folder).open(self.config)
+        except RunFolderError as error:
+            weights = folder / "classifier.safetensors"
+            if " model." not in error.got or not weights.exists():
+                raise
+            do = f"use the old settings to resume it, or take its classifier to a new folder with --weights {weights}"
+            raise RunFolderError(expected=error.expected, got=error.got, do=do) from error
 
     def _resolved(self, config: dict[str, Any]) -> dict[str, Any]:
         """The configuration with all that the data and the networks decide, and hashes of what comes from outside."""
