@@ -158,6 +158,10 @@ def test_a_classifier_in_a_run_folder_can_be_taken_to_another(
     assert 'model.training.objective.name ("fast" there, "natural" here)' in line
     assert line.endswith(f"take its classifier to a new folder with --weights {weights}")
     assert run_command([*attack, "--weights", str(weights), "--out", str(tmp_path / "attacked")]) == 0
+    capsys.readouterr()
+    line = refused([*attack, "--pool", "avg", "--out", str(run)], capsys)
+    assert "model.pool" in line
+    assert "--weights" not in line  # they would load into another network
 
 
 def test_a_robust_training_says_how_it_was_done(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from interpretgan.errors import ConfigError, RunFolderError
 from interpretgan.evaluation import Evaluation, evaluate
 from interpretgan.evaluation.evaluation import require_attackable
 from interpretgan.explanation import Explanation
-from interpretgan.files import write_json, write_npy
+from interpretgan.files import plain, read_json, write_json, write_npy
 from interpretgan.gan.parallel import check_team
 from interpretgan.information import Measurement
 from interpretgan.instruments import Instruments
@@ -33,7 +33,7 @@ from interpretgan.progress import Progress, duration, stage_seconds
 from interpretgan.readings import BATCH, Readings, attacker, batch_size, noise_control
 from interpretgan.report import draw_explanation, write_report
 from interpretgan.report.examples import examples_of, load_examples, save_arrays
-from interpretgan.runs import RunFolder
+from interpretgan.runs import CONFIG_FILE, RunFolder, differences
 from interpretgan.subject import Subject
 from interpretgan.workshop import Say, Workshop
 
@@ -70,12 +70,16 @@ class Job:
         self.workshop.folder = self.folder
 
     def _opened(self, folder: Path) -> RunFolder:
-        """The run folder; where its classifier is another one, the refusal says how that can be used."""
+        """The run folder; where its classifier was only trained otherwise, the refusal says how that can be used."""
         try:
             return RunFolder(folder).open(self.config)
         except RunFolderError as error:
             weights = folder / "classifier.safetensors"
-            if " model." not in error.got or not weights.exists():
+            if " model.training." not in error.got or not weights.exists():
+                raise
+            found = read_json(folder / CONFIG_FILE)["model"]
+            different = differences(found, plain(self.config["model"]), "model")
+            if not all(line.startswith(("model.training.", "model.epochs ")) for line in different):
                 raise
             do = f"use the old settings to resume it, or take its classifier to a new folder with --weights {weights}"
             raise RunFolderError(expected=error.expected, got=error.got, do=do) from error

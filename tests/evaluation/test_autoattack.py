@@ -148,6 +148,7 @@ def test_an_attack_that_goes_on_finds_what_it_would_have_found(
     assert torch.equal(found.right, whole.right)
     assert found.accuracy_after == whole.accuracy_after
     assert attacked == [stage for stage, done, _ in told if done]
+    assert found.seconds > whole.seconds / 2  # of all four processes, not of the last alone
 
 
 def test_a_checkpoint_of_another_attack_is_refused(net: Tiny, digits: Examples, tmp_path: Path) -> None:
@@ -164,6 +165,7 @@ def test_a_checkpoint_of_another_attack_is_refused(net: Tiny, digits: Examples, 
         (Classifier(net), images, labels, threat_model, 1),
         (Classifier(net), images.flip(0), labels.flip(0), threat_model, 0),
         (Classifier(other), images, labels, threat_model, 0),
+        (Classifier(net, mean=(0.1,), std=(1.0,)), images, labels, threat_model, 0),
     ):
         *arguments, seed = changed
         with pytest.raises(RunFolderError, match=r"a checkpoint of the same work, got .*checkpoint\.pt"):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from interpretgan.cli import run_command
-from interpretgan.evaluation import Evaluation
+from interpretgan.evaluation import AutoAttacked, Evaluation, autoattack
 
 SMALL = shlex.split("--epochs 2 --examples 30 --curve-examples 20 --steps 3 --restarts 1 --device cpu")
 
@@ -64,21 +66,40 @@ def test_evaluate_writes_the_record_and_prints_the_table(tmp_path: Path, capsys:
     assert file.stat().st_mtime_ns == written
 
 
-def test_an_evaluation_goes_on_from_the_state_of_autoattack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    state, record = run / "checkpoint-autoattack.pt", run / "evaluation.json"
-    command = ["evaluate", *SMALL, "--attacks", "autoattack", "--eps", "0.3", "--out", str(run)]
-    assert run_command(command) == 0
-    assert not state.exists()
-    made = json.loads(record.read_text())
-    record.unlink()
+def test_an_interrupted_evaluation_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    state = parts / "checkpoint-autoattack.pt"
+    command = ["evaluate", *SMALL, "--attacks", "autoattack", "--eps", "0.16", "--out"]
+    assert run_command([*command, str(whole)]) == 0
+    made = json.loads((whole / "evaluation.json").read_text())
+    stages: list[str] = []
+
+    def often(*arguments: Any, on_batch: Callable[[str, int, int], None], **options: Any) -> AutoAttacked:
+        def stopped(stage: str, done: int, total: int) -> None:
+            on_batch(stage, done, total)
+            stages.append(stage)
+            if len(stages) == 4:  # the second stage is done
+                raise KeyboardInterrupt
+
+        return autoattack(*arguments, checkpoint_seconds=0, on_batch=stopped, **options)
+
+    monkeypatch.setattr("interpretgan.evaluation.evaluation.autoattack", often)
+    assert run_command([*command, str(parts)]) == 130
+    assert state.exists()
+    assert not (parts / "evaluation.json").exists()
+    saved = state.read_bytes()
     state.write_bytes(b"half a file")
-    assert run_command(command) == 2
+    capsys.readouterr()
+    assert run_command([*command, str(parts)]) == 2
     assert f"expected a complete checkpoint, got {state}" in capsys.readouterr().err
-    assert not record.exists()
-    state.unlink()
-    assert run_command(command) == 0
-    assert json.loads(record.read_text())["accuracy"] == made["accuracy"]
+    state.write_bytes(saved)
+    assert run_command([*command, str(parts)]) == 0
+    assert stages[:5] == ["apgd-ce", "apgd-ce", "apgd-t", "apgd-t", "apgd-t"]  # told once more, and not made again
+    assert stages[5] == "fab-t"
+    assert json.loads((parts / "evaluation.json").read_text())["accuracy"] == made["accuracy"]
+    assert not state.exists()
 
 
 def image_folder(root: Path, classes: int, test: int) -> Path:

@@ -54,6 +54,29 @@ def test_losses_that_follow_vulnerability_are_found() -> None:
     assert judge(config.rules[0], effects)["verdict"] == "confirmed"
 
 
+@pytest.mark.parametrize("missing", ["failed", "unreadable"])
+def test_networks_that_are_missing_leave_a_claim_about_layers_open(missing: str) -> None:
+    """The seeds that are left vary less than all do; nor is what one arm shows true of both."""
+    config = load_config(STUDIES / "information-tiny.toml")
+    config = replace(config, arms=("max", "avg"), seeds=(0, 1, 2), replicates=500)
+    config = replace(config, cases=tuple(replace(case, arms=config.arms) for case in config.cases))
+    alone, pooled = (replace(config.rules[0], cases=cases) for cases in ((), ("all",)))
+    runs = {spec["id"]: information_run(spec["seed"] * 0.01) for spec in specs(config)}
+    effects = measure(config, specs(config), runs)
+    assert [judge(rule, effects)["verdict"] for rule in (alone, pooled)] == ["confirmed", "confirmed"]
+    if missing == "failed":
+        del runs["digits-lenet5-natural-avg-s1"]
+    else:
+        for line in runs["digits-lenet5-natural-avg-s1"]["layers"][2:]:
+            line["unreliable"] = True
+    effects = measure(config, specs(config), runs)
+    each, together = (judge(rule, effects) for rule in (alone, pooled))
+    assert {one["arm"]: one["answer"] for one in each["conditions"]} == {"max": "supported", "avg": "open"}
+    assert [one["answer"] for one in together["conditions"]] == ["open"]
+    assert together["measured"] == pytest.approx(1)
+    assert (together["low"], together["high"]) == (-1, 1)
+
+
 def test_unreliable_rows_are_left_out() -> None:
     run = information_run(0.0)
     run["layers"][3] |= {"unreliable": True, "information_loss": {"value": -9.0}}
@@ -119,8 +142,10 @@ def test_what_failed_does_not_make_the_rest_easier_to_confirm() -> None:
     whole, less = (
         {(one.quantity, one.arm): one for one in measure(config, specs(config), results)} for results in (runs, failed)
     )
-    assert ("worst_case", "blur") not in less
-    for name in ("comparisons", "corrected_low", "corrected_high"):
-        assert getattr(less["worst_case", "avg"], name) == getattr(whole["worst_case", "avg"], name)
-    assert less["worst_case", "avg"].p_holm >= whole["worst_case", "avg"].p_holm
-    assert less["worst_case", "avg"].comparisons == 2
+    counts = {"worst_case": 2, "accuracy at eps 0.1": 2, "vulnerability": 4}
+    for quantity, count in counts.items():
+        assert (quantity, "blur") not in less
+        for name in ("comparisons", "corrected_low", "corrected_high"):
+            assert getattr(less[quantity, "avg"], name) == getattr(whole[quantity, "avg"], name)
+        assert less[quantity, "avg"].p_holm >= whole[quantity, "avg"].p_holm
+        assert less[quantity, "avg"].comparisons == count

@@ -44,6 +44,11 @@ def test_the_threshold_decides() -> None:
     assert judge(rule(threshold=0.4), [effect(ABOVE)])["verdict"] == "contradicted"
 
 
+def test_what_is_claimed_is_said_in_short() -> None:
+    assert judge(rule(threshold=0.7), [])["claimed"] == "> 0.7"
+    assert judge(rule(direction="below", threshold=-0.01), [])["claimed"] == "< -0.01"
+
+
 def test_a_rule_looks_at_its_own_effects() -> None:
     others = [effect(BELOW, arm="blur"), effect(BELOW, layer="conv1"), effect(BELOW, case="all"), effect(BELOW, "b")]
     found = judge(rule(cases=("a",)), [effect(ABOVE), *others])
@@ -65,7 +70,8 @@ def test_a_condition_that_was_not_measured_is_open() -> None:
     found = judge(rule(), [effect(ABOVE)], promised)
     assert found["verdict"] == "confirmed under conditions"
     assert found["conditions"][1] == {
-        "case": "b", "arm": "avg", "against": "max", "value": None, "low": None, "high": None, "answer": "open"
+        "case": "b", "arm": "avg", "against": "max", "value": None, "low": None, "high": None, "p": None,
+        "answer": "open",
     }  # fmt: skip
     assert found["measured"] == pytest.approx(0.2)
     assert judge(rule(cases=("a",)), [effect(ABOVE)], promised)["verdict"] == "confirmed"

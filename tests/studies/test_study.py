@@ -27,7 +27,8 @@ from interpretgan.studies.board import Board
 from interpretgan.studies.config import StudyConfig, load_config
 from interpretgan.studies.executors import LocalProcesses, OnStart, Outcome, cores, threads_per_worker
 from interpretgan.studies.rules import Rule
-from interpretgan.studies.study import NO_INFORMATION, run_study
+from interpretgan.studies.statistics import Effect
+from interpretgan.studies.study import NO_INFORMATION, run_study, summary
 from tests.studies.tiny import STUDIES, inline
 
 pytestmark = pytest.mark.xdist_group("studies")  # one process makes each tiny study, and all these tests read it
@@ -146,6 +147,45 @@ def test_what_a_repair_study_holds(made: Made) -> None:
     assert all(f"{sizes[0]:,.0f} parameters (median), the cleared {sizes[1]:,.0f}" in flag for flag in told)
     pairs = {(e["arm"], e["against"]) for e in study["effects"] if e["quantity"] == "worst_case"}
     assert {("finetune-blamed", "finetune-cleared"), ("finetune-blamed", "untouched")} <= pairs
+
+
+@pytest.mark.parametrize(("p", "told"), [(0.053, True), (0.049, False)])
+def test_an_interval_and_a_test_that_disagree_are_told(p: float, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(STUDIES / "information-tiny.toml")
+    (case,) = config.cases
+    effect = Effect(
+        config.rules[0].quantity, case.name, "max", None, None, runs=2, value=0.5, low=0.1, high=0.8, p=p,
+        corrected_low=0.1, corrected_high=0.8, p_holm=p,
+    )  # fmt: skip
+    monkeypatch.setattr("interpretgan.studies.study.measure", lambda *_: [effect])
+    specs = plan.first_runs(config)
+    found = summary(config, specs, {spec["id"]: {"flags": []} for spec in specs}, {})
+    assert found["verdicts"][0]["verdict"] == "confirmed"
+    said = f"the interval excludes 0 and p = {p} does not: {config.rules[0].claim} ({case.name} max)"
+    assert (said in found["flags"]) is told
+
+
+def test_repairs_of_a_network_that_failed_have_failed_too(made: Made) -> None:
+    _, study = made("repair")
+    config = load_config(STUDIES / "repair-tiny.toml")
+    found = {
+        run["id"]: run["result"] for run in study["runs"] if run["arm"] == "untouched" and run["seed"] != 1
+    }  # fmt: skip
+    specs, refused = plan.second_runs(config, found)
+    assert {spec["id"] for spec in [*plan.first_runs(config), *specs]} == {run["id"] for run in study["runs"]}
+    assert refused == {
+        spec["id"]: "digits-lenet5-natural-untouched-s1, which it would repair, failed"
+        for spec in specs
+        if spec["seed"] == 1
+    }
+    made_before = {spec["id"]: spec for spec in plan.second_runs(config, {**found, **untouched(study, 1)})[0]}
+    assert all(made_before[spec["id"]] == spec for spec in specs if spec["id"] not in refused)
+
+
+def untouched(study: Study, seed: int) -> Study:
+    return {
+        run["id"]: run["result"] for run in study["runs"] if (run["arm"], run["seed"]) == ("untouched", seed)
+    }  # fmt: skip
 
 
 def test_a_finished_study_is_made_again_from_its_runs(made: Made, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from interpretgan.cli import run_command
 from interpretgan.errors import ConfigError, InputError
+from interpretgan.pretrained import read_card
 from interpretgan.studies import plan
 from interpretgan.studies.config import load_config, parse_config
 from interpretgan.studies.plan import first_runs, read_settings, work_hash
@@ -69,6 +70,16 @@ def test_the_file_of_a_users_model_is_part_of_the_code_of_its_runs(
     assert codes[0] == codes[2] != codes[1]
     assert codes[0].keys() == {*plan.code_version(), "model_sha256"}
     assert first_runs(parse_config(tiny()))[0]["code"] == plan.code_version()
+
+
+def test_the_weights_of_a_recogniser_are_part_of_the_code_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        plan, "data_version", lambda settings: {"sha256": settings.data.data}
+    )  # CIFAR-10 may not be there
+    config = load_config(STUDIES / "information-photographs.toml")
+    code = first_runs(config)[0]["code"]
+    assert code == {**plan.code_version(), "recogniser_sha256": read_card("vgg-small-avg-pgd").sha256}
+    assert first_runs(load_config(STUDIES / "information-photographs-tiny.toml"))[0]["code"] == plan.code_version()
 
 
 def test_each_committed_study_has_a_tiny_one() -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import Logits, ThreatModel, check_labels, check_perturbation, input_gradient, seeded
-from interpretgan.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
+from interpretgan.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.classifier import Classifier
 from interpretgan.data import content_hash
 from interpretgan.errors import ConfigError, ImageError
@@ -46,11 +46,13 @@ class AutoAttacked:
         images: Adversarial where it found one, else natural: float32 `[N, C, H, W]`.
         right: Which are still classified right: `[N]`.
         accuracy_after: Share of right ones after each stage.
+        seconds: What it took, in all processes that worked on it.
     """
 
     images: Tensor
     right: Tensor
     accuracy_after: Mapping[str, float]
+    seconds: float
 
 
 def autoattack(
@@ -91,6 +93,7 @@ def autoattack(
     low, high = classifier.bounds
     plain = (low, high) == (0.0, 1.0)
     tell = on_batch or (lambda *_: None)
+    began = saved = time.monotonic()
     with (
         torch.inference_mode(False),
         classifier.borrowed(),
@@ -126,11 +129,11 @@ def autoattack(
         state = _State(unit.clone(), right, right.nonzero().flatten())
         content = content_hash(images.cpu().numpy(), labels.cpu().numpy())
         fingerprint = fingerprint_of(
-            threat_model, seed, batch_size, classifier.bounds, classifier.state_sha256(), content
+            threat_model, seed, batch_size, network_of(classifier), classifier.state_sha256(), content
         )
         if checkpoint is not None and checkpoint.exists():
             state = _State(**load_checkpoint(checkpoint, fingerprint, images.device))
-        saved = time.monotonic()
+        earlier = state.seconds
         for stage in STAGES[len(state.after) :]:
             adversary.attacks_to_run = [stage]
             if len(state.left):
@@ -142,6 +145,7 @@ def autoattack(
                 state.found[part], state.right[part] = x, y == labels[part]
                 state.done += len(part)
                 if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
+                    state.seconds = earlier + time.monotonic() - began
                     save_checkpoint(checkpoint, fingerprint, vars(state))
                     saved = time.monotonic()
                 tell(stage, state.done, len(state.left))
@@ -150,7 +154,7 @@ def autoattack(
         changed = (state.found != unit).flatten(1).any(dim=1).view(-1, 1, 1, 1)
         adversarial = torch.where(changed, in_bounds(state.found), images)
     check_perturbation(images, adversarial, threat_model, classifier.bounds)
-    return AutoAttacked(adversarial, state.right, state.after)
+    return AutoAttacked(adversarial, state.right, state.after, earlier + time.monotonic() - began)
 
 
 @dataclass(eq=False)
@@ -162,6 +166,7 @@ class _State:
     left: Tensor
     done: int = 0
     after: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 def require_autoattack(classifier: Classifier, image: Tensor, threat_model: ThreatModel) -> None:

@@ -192,11 +192,12 @@ def evaluate(
         if name == AUTOATTACK:
             found = autoattack(classifier, x, y, tm, seed=seed, checkpoint=checkpoint, on_batch=on_batch)
             right[name], settings[name] = found.right, _autoattack_settings(classifier, x, found.accuracy_after)
+            seconds[name] = found.seconds
         else:
             method = METHODS[name](tm, classifier.bounds)
             settings[name] = method.settings
             right[name] = survivors(classifier, x, y, method.threat_model, seed=seed, method=method.search)
-        seconds[name] = time.perf_counter() - began
+            seconds[name] = time.perf_counter() - began
         tell(f"{name}: {_share(right[name])} right, took {duration(seconds[name])}")
     worst = torch.stack(list(right.values())).all(dim=0)
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from interpretgan.attacks import require_gradient
-from interpretgan.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
+from interpretgan.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture, capturing
+from interpretgan.data import describe
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
@@ -186,9 +187,10 @@ def train_share(
         for network in (generator, discriminator)
     )
     networks = (classifier,) if recogniser is None else (classifier, recogniser)
+    content = describe(images).get("sha256", len(images))
     fingerprint = fingerprint_of(
-        config, seed, [(each.name, each.shape) for each in cuts], len(images), image_shape,
-        *(network.state_sha256() for network in networks),
+        config, seed, [(each.name, each.shape) for each in cuts], content, image_shape,
+        *((network_of(network), network.state_sha256()) for network in networks),
     )  # fmt: skip
     learning: dict[str, nn.Module | torch.optim.Optimizer] = {
         "generator": generator, "discriminator": discriminator, "average": average, "adam_g": adam_g, "adam_d": adam_d

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from interpretgan.attacks import check_labels
-from interpretgan.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
+from interpretgan.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture
+from interpretgan.data import describe
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.information.network import Gauge
 from interpretgan.precision import autocast
@@ -169,8 +170,9 @@ def train_gauge(
         fused=True,
     )
     fingerprint = fingerprint_of(
-        config, seed, [(cut.name, cut.shape) for cut in cuts], len(images), image_shape, classifier.state_sha256()
-    )
+        config, seed, [(cut.name, cut.shape) for cut in cuts], describe(images).get("sha256", len(images)), image_shape,
+        network_of(classifier), classifier.state_sha256(),
+    )  # fmt: skip
     step = 0
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint, fingerprint, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,11 +55,9 @@ def number(value: object) -> float:
 def _differences(config: StudyConfig, specs: Sequence[Spec], results: Results) -> list[Effect]:
     # What each repair gains, and whether the blamed gain more than the cleared, are two questions.
     families: dict[tuple[str, bool], list[tuple[Effect, Estimate]]] = {}
-    promised = {True: 0, False: 0}
     for case, arm, against in conditions(config):
         assert arm is not None
         assert against is not None
-        promised[against == UNTOUCHED] += 1
         matched = _matched(specs, results, case, arm, against)
         if len(matched) >= 2:
             where = {"case": case, "arm": arm, "against": against}
@@ -86,8 +85,22 @@ def _differences(config: StudyConfig, specs: Sequence[Spec], results: Results) -
     return [
         effect
         for (_, untouched), family in families.items()
-        for effect in correct(family, config.confidence, promised[untouched])
+        for effect in correct(family, config.confidence, _promised(config, [one for one, _ in family], untouched))
     ]
+
+
+def _promised(config: StudyConfig, family: Sequence[Effect], untouched: bool) -> int:
+    """How many effects the family would have if no run had failed: a condition that lacks some has as many as others.
+
+    As many as another condition of its case has; if there is none, as one of another case.
+    """
+    found = Counter((one.case, one.arm, one.against) for one in family)
+    expected = 0
+    for condition in conditions(config):
+        if (condition[2] == UNTOUCHED) == untouched:
+            alike = [count for (case, _, _), count in found.items() if case == condition[0]]
+            expected += max(alike or found.values())
+    return expected
 
 
 def _matched(
@@ -166,7 +179,7 @@ def _correlation(
             table = profile(results[spec["id"]])
             layers = "\n".join(row["name"] for row in results[spec["id"]]["layers"])
             profiles.append(Profile(layers, f"{spec['case']} {spec['arm']}", table[first], table[second]))
-    estimate = rank_correlation(profiles, config.replicates, seed=0)
+    estimate = rank_correlation(profiles, config.replicates, seed=0, promised=len(specs))
     if estimate is None:
         return []
     return [effect_of(estimate, config.confidence, quantity=f"spearman({first}, {second})", case=case, arm=arm)]

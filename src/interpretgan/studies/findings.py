@@ -87,17 +87,19 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         "# Findings",
         "",
         "What the studies say of the paper's claims. Each verdict follows from a rule that was written into a study's",
-        "configuration before its runs; [Studies](studies.md) says how. A difference counts where its whole interval,",
-        "corrected for the number of comparisons, is on one side. This page is generated:",
+        "configuration before its runs; [Studies](studies.md) says how. A claim is supported where the whole interval,",
+        "corrected for the number of comparisons, is on the claimed side, and opposed where all of it is on the other.",
+        "This page is generated:",
         "",
         f"    python -m interpretgan.studies.findings {places} --out {out.as_posix()}",
         "",
-        "| claim | the paper | measured | verdict |",
-        "| --- | --- | --- | --- |",
+        "| claim | the paper | claimed | measured | verdict |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for study, _ in studies:
         lines += [
-            f"| {row['claim']} | {row['paper']} | {measured(row)} | **{row['verdict']}** |" for row in study["verdicts"]
+            f"| {row['claim']} | {row['paper']} | {row['claimed']} | {measured(row)} | **{row['verdict']}** |"
+            for row in study["verdicts"]
         ]
     shown: set[bytes] = set()  # studies that share their networks would show the same pictures
     for study, folder in studies:
@@ -150,11 +152,12 @@ def _section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> It
         if not row["conditions"]:
             continue
         yield ""
-        yield "| where | measured | the claim is |"
-        yield "| --- | --- | --- |"
+        yield f"| where | measured | p of zero | {row['claimed']} is |"
+        yield "| --- | --- | --- | --- |"
         for one in row["conditions"]:
             where = " ".join(filter(None, (one["case"], one["arm"], one["against"] and f"− {one['against']}")))
-            yield f"| {where} | {measured({**one, 'measured': one['value']})} | {one['answer']} |"
+            p = "–" if one["p"] is None else "< 0.001" if one["p"] < 0.001 else f"{one['p']:.3f}"
+            yield f"| {where} | {measured({**one, 'measured': one['value']})} | {p} | {one['answer']} |"
     if kind == "repair":
         yield from _repairs(done)
     for name, title, figure in _figures(study):

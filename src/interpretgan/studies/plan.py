@@ -15,7 +15,9 @@ from interpretgan.config import Settings
 from interpretgan.data import load_data
 from interpretgan.errors import ConfigError
 from interpretgan.files import file_sha256, plain
+from interpretgan.instruments import TRAINED
 from interpretgan.models import MODELS, source_file
+from interpretgan.pretrained import read_card
 from interpretgan.runs import RECORDED_PACKAGES, package_version
 from interpretgan.studies.config import UNTOUCHED, Case, StudyConfig, fine_tuning
 
@@ -44,9 +46,16 @@ def code_version() -> dict[str, Any]:
 
 
 def code_of(settings: Settings) -> dict[str, Any]:
-    """`code_version`, and the hash of the file that a model of the user's own is in, but not of what that imports."""
-    file = source_file(settings.model.model)
-    return code_version() if file is None else {**code_version(), "model_sha256": file_sha256(file)}
+    """`code_version`, and hashes of what else a run is made with.
+
+    Of the file that a model of the user's own is in, but not of what that imports, and of a recogniser's weights.
+    """
+    code, file, recogniser = code_version(), source_file(settings.model.model), settings.generator.recogniser
+    if file is not None:
+        code = {**code, "model_sha256": file_sha256(file)}
+    if recogniser not in (None, TRAINED):
+        code = {**code, "recogniser_sha256": read_card(recogniser).sha256}
+    return code
 
 
 def data_version(settings: Settings) -> dict[str, str]:
@@ -96,17 +105,17 @@ def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> 
         found: Results of the first runs, by id.
 
     Returns:
-        The runs, and of those that cannot be made the reason: a diagnosis that leaves too few layers, or poolings, to
-        tell the blamed from the cleared.
+        The runs, and of those that cannot be made the reason: a network that failed, or a diagnosis that leaves too
+        few layers, or poolings, to tell the blamed from the cleared.
     """
     assert config.repair is not None
     specs, refused = [], {}
     for case in config.cases:
-        for first in (spec for spec in first_runs(config) if spec["case"] == case.name and spec["id"] in found):
-            base = found[first["id"]]
+        for first in (spec for spec in first_runs(config) if spec["case"] == case.name):
+            base = found.get(first["id"])
             for arm in case.arms:
                 spec = _spec(config, case, read_settings(first["settings"]), first["data"], arm)
-                spec |= {"base": first["id"], "base_state_sha256": base["classifier"]["state_sha256"], "targets": []}
+                spec |= {"base": first["id"], "base_state_sha256": None, "targets": []}
                 spec["repair"] = plain(
                     {
                         "pool": config.repair.pool,
@@ -115,6 +124,11 @@ def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> 
                     }
                 )
                 spec["parameters"] = []
+                specs.append(spec)
+                if base is None:
+                    refused[spec["id"]] = f"{first['id']}, which it would repair, failed"
+                    continue
+                spec["base_state_sha256"] = base["classifier"]["state_sha256"]
                 try:
                     spec["targets"] = targets(arm, base["units"], base["layers"], config.repair.layers)
                     spec["parameters"] = [
@@ -122,7 +136,6 @@ def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> 
                     ]
                 except ConfigError as error:
                     refused[spec["id"]] = str(error)
-                specs.append(spec)
     return specs, refused
 
 

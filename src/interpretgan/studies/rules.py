@@ -76,6 +76,11 @@ class Rule:
         return "supported" if above else "opposed" if below else "open"
 
     @property
+    def claimed(self) -> str:
+        """Where the quantity lies by the claim: `> 0.7`."""
+        return f"{'>' if self.direction == 'above' else '<'} {self.threshold:g}"
+
+    @property
     def text(self) -> str:
         """The rule in words."""
         arms = f" of {self.arm}" if self.arm else ""
@@ -106,11 +111,16 @@ def judge(
     conditions = [
         {
             "case": effect.case, "arm": effect.arm, "against": effect.against, "value": effect.value,
-            "low": effect.corrected_low, "high": effect.corrected_high, "answer": rule.answer(effect),
+            "low": effect.corrected_low, "high": effect.corrected_high, "p": effect.p_holm,
+            "answer": rule.answer(effect),
         }
         for effect in chosen
-    ] + [
-        {"case": case, "arm": arm, "against": against, "value": None, "low": None, "high": None, "answer": "open"}
+    ]  # fmt: skip
+    conditions += [
+        {
+            "case": case, "arm": arm, "against": against, "value": None, "low": None, "high": None, "p": None,
+            "answer": "open",
+        }
         for case, arm, against in promised
         if rule.covers((case, arm, against)) and (case, arm, against) not in known
     ]  # fmt: skip
@@ -131,6 +141,7 @@ def judge(
         "measured": measured,
         "low": sum(effect.corrected_low for effect in chosen) / count if count else None,
         "high": sum(effect.corrected_high for effect in chosen) / count if count else None,
+        "claimed": rule.claimed,
         "rule": rule.text,
         "verdict": verdict,
         "conditions": conditions,

@@ -205,7 +205,7 @@ def _permuted(profile: Profile, orders: npt.NDArray[np.int64]) -> Floats:
     return spearman_rows(np.tile(profile.first[known], (len(orders), 1)), profile.second[chosen])
 
 
-def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int) -> Estimate | None:
+def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int, promised: int = 0) -> Estimate | None:
     """Spearman's rho within each run, averaged over runs, with a bootstrap interval and a permutation p-value.
 
     Ranks are compared within a run, never between networks. The layers of an architecture are drawn, or permuted, for
@@ -215,10 +215,12 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int)
         profiles: One per run, at least one.
         replicates: Of the bootstrap, and of the permutations.
         seed: Of both.
+        promised: How many runs there were to be.
 
     Returns:
         `None` where no run has three layers that can be compared. The interval is all of [-1, 1] where none has
-        `LEAST_LAYERS`: of few layers every draw of a perfect order is one again, though chance makes such orders.
+        `LEAST_LAYERS`: of few layers every draw of a perfect order is one again, though chance makes such orders. So it
+        is where fewer runs can be compared than were promised: the seeds that are left vary less than all do.
     """
     random = np.random.default_rng(seed)
     found_in = [(one, spearman_rows(one.first[None], one.second[None])[0]) for one in profiles]
@@ -248,6 +250,6 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int)
     p = float((1 + (np.abs(chance) >= abs(value) - 1e-12).sum()) / (1 + replicates))
     # Layers drawn twice tie, which moves the replicates; their mean is brought back to the estimate.
     most = max(int((np.isfinite(one.first) & np.isfinite(one.second)).sum()) for one in profiles)
-    told = len(means) and most >= LEAST_LAYERS
+    told = len(means) and most >= LEAST_LAYERS and len(profiles) >= promised
     centred = np.clip(means - means.mean() + value, -1, 1) if told else np.repeat([-1.0, 1.0], replicates)
     return Estimate(value, p, len(profiles), replicates=centred)

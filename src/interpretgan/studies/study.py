@@ -142,14 +142,15 @@ def summary(
             runs.append({**head, "status": "done", "spec_sha256": spec_hash(spec), "result": results[name]})
         else:
             runs.append({**head, "status": "failed", "spec_sha256": spec_hash(spec), "error": errors[name]})
+    verdicts = [judge(rule, effects, conditions(config)) for rule in config.rules]
     return _as_read(
         {
             "schema": SCHEMA,
             "kind": config.kind,
             "runs": runs,
             "effects": [asdict(effect) for effect in effects],
-            "verdicts": [judge(rule, effects, conditions(config)) for rule in config.rules],
-            "flags": _flags(config, runs),
+            "verdicts": verdicts,
+            "flags": [*_flags(config, runs), *_disagreements(config, verdicts)],
         }
     )
 
@@ -190,6 +191,17 @@ def _flags(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
         for kind, flag in told.items():
             alike.setdefault(kind, []).append(flag)
     return flags + [f"{told[0]} ({len(told)} of {len(results)} runs)" for _, told in sorted(alike.items())]
+
+
+def _disagreements(config: StudyConfig, verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Answers that the interval gives and the test of the same effect does not."""
+    return [
+        f"the interval excludes 0 and p = {one['p']:.3f} does not: {verdict['claim']} "
+        f"({' '.join(filter(None, (one['case'], one['arm'])))})"
+        for rule, verdict in zip(config.rules, verdicts, strict=True)
+        for one in verdict["conditions"]
+        if rule.threshold == 0 and one["answer"] != "open" and one["p"] >= 1 - config.confidence
+    ]
 
 
 def _unequal_sizes(runs: Sequence[Mapping[str, Any]]) -> list[str]:

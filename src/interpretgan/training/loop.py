@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, attack, seed_generators
-from interpretgan.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
+from interpretgan.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, DataError, ModelError
@@ -111,7 +111,7 @@ def train_classifier(
     if not parameters:
         raise ModelError(expected="a model with parameters to train", got="none", do="set requires_grad on them")
     shapes = [(name, tuple(value.shape)) for name, value in tensors_of(model).items()]
-    fingerprint = fingerprint_of(shapes, train.sha256, objective, recipe, seed, bf16)
+    fingerprint = fingerprint_of(shapes, network_of(classifier), train.sha256, objective, recipe, seed, bf16)
 
     flags = [(module, module.training) for module in model.modules()]
     cuda = range(torch.cuda.device_count()) if place.type == "cuda" else ()
