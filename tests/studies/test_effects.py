@@ -135,7 +135,9 @@ def test_a_seed_without_its_partner_is_left_out() -> None:
 
 def test_what_failed_does_not_make_the_rest_easier_to_confirm() -> None:
     config = replace(load_config(STUDIES / "pooling-tiny.toml"), arms=("max", "avg", "blur"), seeds=(0, 1))
-    config = replace(config, cases=tuple(replace(case, arms=config.arms) for case in config.cases))
+    config = replace(
+        config, cases=tuple(replace(case, arms=config.arms, diagnosed=config.arms) for case in config.cases)
+    )
     right = {"max": [1, 0, 0, 1], "avg": [1, 1, 0, 1], "blur": [1, 1, 1, 1]}
     runs = {spec["id"]: pooling_run(right[spec["arm"]], 0.1) for spec in specs(config)}
     failed = {name: run for name, run in runs.items() if name != "digits-lenet5-natural-blur-s1"}
@@ -149,3 +151,9 @@ def test_what_failed_does_not_make_the_rest_easier_to_confirm() -> None:
             assert getattr(less[quantity, "avg"], name) == getattr(whole[quantity, "avg"], name)
         assert less[quantity, "avg"].p_holm >= whole[quantity, "avg"].p_holm
         assert less[quantity, "avg"].comparisons == count
+    fewer = replace(config, cases=tuple(replace(case, diagnosed=("max", "avg")) for case in config.cases))
+    for name, run in runs.items():
+        if "blur" in name:
+            del run["layers"]
+    (layer, _) = (one for one in measure(fewer, specs(fewer), runs) if one.quantity == "vulnerability")
+    assert layer.comparisons == 2  # of the arm that is diagnosed, and not of all

@@ -92,13 +92,17 @@ def _differences(config: StudyConfig, specs: Sequence[Spec], results: Results) -
 def _promised(config: StudyConfig, family: Sequence[Effect], untouched: bool) -> int:
     """How many effects the family would have if no run had failed: a condition that lacks some has as many as others.
 
-    As many as another condition of its case has; if there is none, as one of another case.
+    As many as another condition of its case has; if there is none, as one of another case. Layers are compared only
+    between arms that are diagnosed.
     """
     found = Counter((one.case, one.arm, one.against) for one in family)
+    diagnosed = {(case.name, arm) for case in config.cases for arm in case.diagnosed}
     expected = 0
     for condition in conditions(config):
-        if (condition[2] == UNTOUCHED) == untouched:
-            alike = [count for (case, _, _), count in found.items() if case == condition[0]]
+        case, arm, against = condition
+        compared = family[0].layer is None or {(case, arm), (case, against)} <= diagnosed
+        if compared and (against == UNTOUCHED) == untouched:
+            alike = [count for (name, _, _), count in found.items() if name == case]
             expected += max(alike or found.values())
     return expected
 
