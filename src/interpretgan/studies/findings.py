@@ -41,6 +41,8 @@ TITLES = {
 COLOURS = ("#1f5fb4", "#d9641a", "#2a8f5b", "#8a4fbf", "#777777", "#b8315a")
 REPLICATES, LEVEL = 2000, 0.95
 """Of the bootstrap where a diagnosis stands alone, and level of its interval: the defaults of a study."""
+SMALL = 0.05
+"""Perturbations up to this size are told in steps of 1/255, as those of photographs are."""
 SHOWN = 2
 """Examples in the picture of all cuts."""
 
@@ -313,10 +315,13 @@ def _curves(study: Study) -> Figure:
     figure, axes = _panels(list(groups))
     for panel, arms in zip(axes, groups.values(), strict=True):
         for arm, results in arms.items():
-            at = [point["at"] for point in results[0]["curve"]]
+            at = np.array([point["at"] for point in results[0]["curve"]])
             values = 100 * np.array([[point["value"] for point in one["curve"]] for one in results])
-            _band(panel, np.array(at), values, colours[arm], arm)
-        panel.set_xlabel("ε", fontsize=8)
+            # An evaluation ends at half the range of the pixels, to see that nothing withstands that: far off, often.
+            end = len(at) - 1 if len(at) > 2 and at[-1] > 3 * at[-2] else len(at)
+            small = at[end - 1] < SMALL
+            _band(panel, at[:end] * (255 if small else 1), values[:, :end], colours[arm], arm)
+        panel.set_xlabel("ε × 255" if small else "ε", fontsize=8)
         panel.set_ylabel("accuracy %", fontsize=8)
         panel.set_ylim(0, 100)
         panel.legend(fontsize=7, frameon=False)
