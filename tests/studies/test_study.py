@@ -152,6 +152,7 @@ def test_what_a_repair_study_holds(made: Made) -> None:
 @pytest.mark.parametrize(("p", "told"), [(0.053, True), (0.049, False)])
 def test_an_interval_and_a_test_that_disagree_are_told(p: float, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(STUDIES / "information-tiny.toml")
+    config = replace(config, rules=(replace(config.rules[0], cases=()),))
     (case,) = config.cases
     effect = Effect(
         config.rules[0].quantity, case.name, "max", None, None, runs=2, value=0.5, low=0.1, high=0.8, p=p,
