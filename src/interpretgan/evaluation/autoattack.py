@@ -127,12 +127,13 @@ def autoattack(
             for part in torch.split(torch.arange(len(unit), device=unit.device), batch_size):
                 right[part] = adversary.get_logits(unit[part]).argmax(dim=1) == labels[part]
         state = _State(unit.clone(), right, right.nonzero().flatten())
-        content = content_hash(images.cpu().numpy(), labels.cpu().numpy())
-        fingerprint = fingerprint_of(
-            threat_model, seed, batch_size, network_of(classifier), classifier.state_sha256(), content
-        )
-        if checkpoint is not None and checkpoint.exists():
-            state = _State(**load_checkpoint(checkpoint, fingerprint, images.device))
+        if checkpoint is not None:
+            content = content_hash(images.cpu().numpy(), labels.cpu().numpy())
+            fingerprint = fingerprint_of(
+                threat_model, seed, batch_size, network_of(classifier), classifier.state_sha256(), content
+            )
+            if checkpoint.exists():
+                state = _State(**load_checkpoint(checkpoint, fingerprint, images.device))
         earlier = state.seconds
         for stage in STAGES[len(state.after) :]:
             adversary.attacks_to_run = [stage]
