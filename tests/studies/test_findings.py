@@ -30,6 +30,10 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
             assert f"| {' | '.join(cells)} |" in text
         for flag in study["flags"]:
             assert f"- {flag}" in text
+        natural = [row["natural"] for run in study["runs"] for row in run["result"].get("layers", ())]
+        assert (
+            f"right in {100 * min(natural):.1f} % of the images or more, at each of the {len(natural):,} cuts" in text
+        )
     shown = re.findall(r"!\[[^]]*\]\((findings/[^)]+)\)", text)
     assert {name for name in shown if name.endswith(".svg")} == {
         f"findings/{name}.svg"

@@ -148,6 +148,12 @@ def _section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> It
         f"{len(done)} of {len(study['runs'])} runs{taken}, seeds {seeds}; {hours:.1f} hours of one process in all, on "
         f"{provenance['processor']}. Version {provenance['version']}, code `{provenance['code']['sha256'][:12]}`."
     )
+    if cuts := [row for run in done for row in run["result"].get("layers", ())]:
+        yield ""
+        yield (
+            f"The judge reads natural explanations right in {100 * min(row['natural'] for row in cuts):.1f} % of the "
+            f"images or more, at each of the {len(cuts):,} cuts of all runs."
+        )
     for row in study["verdicts"]:
         yield ""
         yield f"**{row['claim']}**: {row['verdict']}."
