@@ -12,6 +12,7 @@ import pytest
 
 from interpretgan.cli import run_command
 from interpretgan.errors import ConfigError, InputError
+from interpretgan.files import file_sha256, plain
 from interpretgan.pretrained import read_card
 from interpretgan.studies import plan
 from interpretgan.studies.config import load_config, parse_config
@@ -22,6 +23,7 @@ from tests.studies.tiny import STUDIES
 COMMITTED = tuple(
     sorted(file.stem.removesuffix("-tiny") for file in STUDIES.glob("*-tiny.toml"))
 )  # fmt: skip
+RESULTS = STUDIES.parent / "results"
 Tree = dict[str, Any]
 
 
@@ -72,13 +74,18 @@ def test_the_file_of_a_users_model_is_part_of_the_code_of_its_runs(
     assert first_runs(parse_config(tiny()))[0]["code"] == plan.code_version()
 
 
-def test_the_weights_of_a_recogniser_are_part_of_the_code_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_weights_of_recogniser_and_judge_are_part_of_the_code_of_their_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(RESULTS.parent)  # where the file of the judge is named from
     monkeypatch.setattr(
         plan, "data_version", lambda settings: {"sha256": settings.data.data}
     )  # CIFAR-10 may not be there
     config = load_config(STUDIES / "information-photographs.toml")
     code = first_runs(config)[0]["code"]
-    assert code == {**plan.code_version(), "recogniser_sha256": read_card("vgg-small-avg-pgd").sha256}
+    judge = file_sha256(RESULTS / "cifar10-vgg-small-max" / "judge.safetensors")
+    recogniser = read_card("vgg-small-avg-pgd").sha256
+    assert code == {**plan.code_version(), "recogniser_sha256": recogniser, "judge_sha256": judge}
     assert first_runs(load_config(STUDIES / "information-photographs-tiny.toml"))[0]["code"] == plan.code_version()
 
 
@@ -93,6 +100,9 @@ def test_a_section_is_that_of_the_command_line_and_a_network_may_have_its_own() 
     assert (cifar.attack.eps, cifar.evaluation.eps, cifar.training.eps) == (8 / 255, 8 / 255, 8 / 255)
     assert config.cases[-1].arms == ("max", "avg")
     assert config.cases[0].settings == read_settings(asdict(config.cases[0].settings))
+    judged = load_config(STUDIES / "information-photographs.toml").cases[0].settings
+    specified: Any = plain(asdict(judged))  # a path is a text there
+    assert judged == read_settings(specified)
 
 
 def test_a_run_on_several_gpus_asks_a_cluster_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +158,7 @@ def change(path: str, value: object) -> Callable[[Tree], None]:
         ("pooling", "models", [], "at least one table [[models]]"),
         ("pooling", "evaluation.eps", 0.1, "in evaluation, got 'eps'"),
         ("pooling", "evaluation.steps", "3", "evaluation.steps as a whole number, got '3'"),
+        ("pooling", "judge.judge_weights", 3, "judge.judge_weights as a path in quotes, got 3"),
         ("pooling", "evaluation.attacks", "pdg", "pdg"),
         ("pooling", "rules", None, "at least one table [[rules]]"),
         ("pooling", "rules.0.quantity", "autoattack", "among natural, pgd, worst_case, got 'autoattack'"),
@@ -212,6 +223,7 @@ def test_a_wrong_command(arguments: list[str], said: str, tmp_path: Path, capsys
         ('cuts = "pool1,pool2"', 'cuts = "pool1,pool9"', "pool9"),
         ('arms = ["max", "avg"]', 'arms = ["max", "avg", "blurred"]', "blurred"),
         ("judge_epochs = 2", 'judge_epochs = 2\njudge = "lenet5"', "a judge of another architecture"),
+        ("judge_epochs = 2", 'judge_weights = "absent.safetensors"', "no file at absent.safetensors"),
         ("attack_eps = 0.1", "attack_eps = 1.5", "1.5"),
     ],
 )

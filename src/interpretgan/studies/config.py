@@ -34,7 +34,7 @@ SECTIONS = tuple(
     item.name for item in fields(Settings) if item.name not in ("data", "model", "training", "run")
 )  # fmt: skip
 """Sections of the settings that a study takes as they are on the command line."""
-OURS = ("eps", "data", "data_dir", "judge_weights")
+OURS = ("eps", "data", "data_dir")
 """Of their keys, those that a study sets by itself."""
 
 

@@ -48,13 +48,17 @@ def code_version() -> dict[str, Any]:
 def code_of(settings: Settings) -> dict[str, Any]:
     """`code_version`, and hashes of what else a run is made with.
 
-    Of the file that a model of the user's own is in, but not of what that imports, and of a recogniser's weights.
+    Of the file that a model of the user's own is in, but not of what that imports, and of the weights of a recogniser
+    and of a judge that come from elsewhere.
     """
     code, file, recogniser = code_version(), source_file(settings.model.model), settings.generator.recogniser
+    judge = settings.judge.judge_weights
     if file is not None:
         code = {**code, "model_sha256": file_sha256(file)}
     if recogniser not in (None, TRAINED):
         code = {**code, "recogniser_sha256": read_card(recogniser).sha256}
+    if judge is not None and judge.is_file():  # where it is missing, the first run is refused for it
+        code = {**code, "judge_sha256": file_sha256(judge)}
     return code
 
 
@@ -191,7 +195,9 @@ def _spec(config: StudyConfig, case: Case, settings: Settings, hashes: Mapping[s
 def read_settings(values: Mapping[str, Mapping[str, Any]]) -> Settings:
     """The settings of a specification."""
     kinds = {item.name: type(getattr(Settings(), item.name)) for item in fields(Settings)}
-    return Settings(**{name: kinds[name](**section) for name, section in values.items()})
+    read = Settings(**{name: kinds[name](**section) for name, section in values.items()})
+    judge = read.judge.judge_weights
+    return read if judge is None else replace(read, judge=replace(read.judge, judge_weights=Path(judge)))
 
 
 def spec_hash(spec: Spec) -> str:

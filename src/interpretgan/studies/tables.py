@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from interpretgan.errors import ConfigError
@@ -19,7 +20,7 @@ def read_table(kind: type[Options], table: object, where: str, *, without: tuple
     """One table as a dataclass.
 
     Args:
-        kind: The dataclass. Its fields are numbers, words, truth values, tuples of these, `Literal` or `None`.
+        kind: The dataclass. Its fields are numbers, words, paths, truth values, tuples of these, `Literal` or `None`.
         table: What the file has there.
         where: How the file names the table, for errors.
         without: Fields that this table cannot set.
@@ -83,6 +84,8 @@ def _value(hint: Any, value: object, where: str) -> Any:
             return number
     elif hint in (int, str, bool) and type(value) is hint:
         return value
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
     raise ConfigError(expected=f"{where} as {_name(hint)}", got=repr(value), do="correct it")
 
 
@@ -106,6 +109,7 @@ def _name(hint: Any) -> str:
         int: "a whole number",
         float: "a number or a fraction like '8/255'",
         str: "a text in quotes",
+        Path: "a path in quotes",
         bool: "true or false",
     }
     return names.get(hint, str(hint))
