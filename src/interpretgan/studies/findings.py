@@ -7,11 +7,10 @@ python -m interpretgan.studies.findings results/studies/* results/cifar10-vgg-sm
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from cyclopts import App
@@ -23,26 +22,17 @@ from interpretgan.files import atomic_write_bytes, atomic_write_text, read_json
 from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
 from interpretgan.studies.config import ACTIONS, UNTOUCHED
-from interpretgan.studies.effects import profile
+from interpretgan.studies.plots import Study, figures_of, svg
 from interpretgan.studies.statistics import Profile, rank_correlation
 from interpretgan.studies.study import SCHEMA, STUDY_FILE
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Study = Mapping[str, Any]
 
 TITLES = {
     "information": "Information loss and vulnerability",
     "pooling": "Average against max pooling",
     "repair": "Does following the diagnosis pay?",
 }
-COLOURS = ("#1f5fb4", "#d9641a", "#2a8f5b", "#8a4fbf", "#777777", "#b8315a")
 REPLICATES, LEVEL = 2000, 0.95
 """Of the bootstrap where a diagnosis stands alone, and level of its interval: the defaults of a study."""
-SMALL = 0.05
-"""Perturbations up to this size are told in steps of 1/255, as those of photographs are."""
 SHOWN = 2
 """Examples in the picture of all cuts."""
 
@@ -168,9 +158,9 @@ def _section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> It
             yield f"| {where} | {measured({**one, 'measured': one['value']})} | {p} | {one['answer']} |"
     if kind == "repair":
         yield from _repairs(done)
-    for name, title, figure in _figures(study):
+    for name, title, figure in figures_of(study):
         file = figures / f"{folder.name}-{name}.svg"
-        atomic_write_bytes(file, _svg(figure))
+        atomic_write_bytes(file, svg(figure))
         yield ""
         yield f"![{title}]({figures.name}/{file.name})"
         yield ""
@@ -270,162 +260,6 @@ def _pictured(done: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
         if (folder / "runs" / run["id"] / "explanations.npz").exists():
             chosen.setdefault(run["case"], run["id"])
     return sorted(chosen.values())
-
-
-# --- figures -----------------------------------------------------------------------------------------------------
-
-
-def _figures(study: Study) -> Iterator[tuple[str, str, Figure]]:
-    kind = study["kind"]
-    if kind == "information":
-        yield "correlations", "Spearman's ρ of information loss and vulnerability, and of the definitions", _rho(study)
-        yield "layers", "Information loss and vulnerability of each layer, a colour per seed", _scatter(study)
-        return
-    yield "gains", "Robust accuracy against the other arm, with corrected intervals", _gains(study)
-    yield "curves", "Accuracy over ε under PGD, means over seeds and their range", _curves(study)
-    if kind == "pooling" and any(run.get("result", {}).get("layers") for run in study["runs"]):
-        yield "profiles", "Vulnerability of each layer, means over seeds and their range", _profiles(study)
-
-
-def _panels(names: Sequence[str], height: float = 2.6) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    columns = min(3, max(1, len(names)))
-    rows = -(-max(1, len(names)) // columns)
-    figure = Figure(figsize=(3.4 * columns, height * rows), layout="constrained")
-    axes = [figure.add_subplot(rows, columns, place + 1) for place in range(len(names))]
-    for panel, name in zip(axes, names, strict=True):
-        panel.set_title(name, fontsize=9)
-        panel.tick_params(labelsize=7)
-        panel.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _groups(study: Study) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
-    """Results by case and arm."""
-    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    for run in study["runs"]:
-        if run["status"] == "done":
-            groups.setdefault(run["case"], {}).setdefault(run["arm"], []).append(run["result"])
-    return groups
-
-
-def _colours(study: Study) -> dict[str, str]:
-    """One colour per arm, the same in every panel."""
-    arms = dict.fromkeys(run["arm"] for run in study["runs"])
-    return dict(zip(arms, _cycle(), strict=False))
-
-
-def _curves(study: Study) -> Figure:
-    groups, colours = _groups(study), _colours(study)
-    figure, axes = _panels(list(groups))
-    for panel, arms in zip(axes, groups.values(), strict=True):
-        for arm, results in arms.items():
-            at = np.array([point["at"] for point in results[0]["curve"]])
-            values = 100 * np.array([[point["value"] for point in one["curve"]] for one in results])
-            # An evaluation ends at half the range of the pixels, to see that nothing withstands that: far off, often.
-            end = len(at) - 1 if len(at) > 2 and at[-1] > 3 * at[-2] else len(at)
-            small = at[end - 1] < SMALL
-            _band(panel, at[:end] * (255 if small else 1), values[:, :end], colours[arm], arm)
-        panel.set_xlabel("ε × 255" if small else "ε", fontsize=8)
-        panel.set_ylabel("accuracy %", fontsize=8)
-        panel.set_ylim(0, 100)
-        panel.legend(fontsize=7, frameon=False)
-    return figure
-
-
-def _profiles(study: Study) -> Figure:
-    colours = _colours(study)
-    diagnosed = {
-        case: {arm: known for arm, results in arms.items() if (known := [one for one in results if one.get("layers")])}
-        for case, arms in _groups(study).items()
-    }
-    groups = {case: arms for case, arms in diagnosed.items() if arms}
-    figure, axes = _panels(list(groups), height=3.2)
-    for panel, arms in zip(axes, groups.values(), strict=True):
-        names = [row["name"] for row in next(iter(arms.values()))[0]["layers"]]
-        for arm, results in arms.items():
-            alike = [one for one in results if [row["name"] for row in one["layers"]] == names]
-            values = 100 * np.array([profile(one)["vulnerability"] for one in alike]).reshape(-1, len(names))
-            _band(panel, np.arange(len(names)), values, colours[arm], arm)
-        panel.axhline(0, color="#bbbbbb", linewidth=0.6)
-        panel.set_xticks(range(len(names)), names, rotation=90)
-        panel.set_ylabel("V (points)", fontsize=8)
-        panel.legend(fontsize=7, frameon=False)
-    return figure
-
-
-def _gains(study: Study) -> Figure:
-    chosen = [one for one in study["effects"] if one["quantity"] == "worst_case" and one["layer"] is None]
-    return _forest(
-        [(f"{one['case']}\n{one['arm']} − {one['against']}", one) for one in chosen], "worst-case accuracy, difference"
-    )
-
-
-def _rho(study: Study) -> Figure:
-    chosen = [
-        one
-        for one in study["effects"]
-        if one["case"] == "all" or one["quantity"] == "spearman(information_loss, vulnerability)"
-    ]
-    return _forest(
-        [(f"{' '.join(filter(None, (one['case'], one['arm'])))}\n{one['quantity']}", one) for one in chosen], "ρ"
-    )
-
-
-def _forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str) -> Figure:
-    """Estimates with their corrected intervals, one below the other."""
-    figure, (panel,) = _panels([""], height=max(1.2, 0.42 * len(rows) + 0.6))
-    figure.set_figwidth(7.5)
-    for place, (_, one) in enumerate(rows):
-        panel.plot([one["corrected_low"], one["corrected_high"]], [place, place], color=COLOURS[0], linewidth=1.2)
-        panel.plot([one["value"]], [place], "o", color=COLOURS[0], markersize=4)
-    panel.axvline(0, color="#999999", linewidth=0.8)
-    panel.set_yticks(range(len(rows)), [name for name, _ in rows])
-    panel.set_ylim(len(rows) - 0.5, -0.5)
-    panel.set_xlabel(label, fontsize=8)
-    return figure
-
-
-def _scatter(study: Study) -> Figure:
-    groups = {
-        f"{case} {arm}": [profile(one) for one in results]
-        for case, arms in _groups(study).items()
-        for arm, results in arms.items()
-    }
-    figure, axes = _panels(list(groups))
-    for panel, tables in zip(axes, groups.values(), strict=True):
-        for colour, table in zip(_cycle(), tables, strict=False):
-            panel.plot(table["information_loss"], 100 * table["vulnerability"], "o", color=colour, markersize=3)
-        panel.set_xlabel("information loss", fontsize=8)
-        panel.set_ylabel("V (points)", fontsize=8)
-    return figure
-
-
-def _band(panel: Axes, at: Any, values: Any, colour: str, label: str) -> None:
-    """The mean of the rows, and their range, where there are numbers."""
-    known = np.isfinite(values)
-    counts = known.sum(axis=0)
-    mean = np.where(counts > 0, np.where(known, values, 0).sum(axis=0) / counts.clip(1), np.nan)
-    low = np.where(counts > 0, np.where(known, values, np.inf).min(axis=0), np.nan)
-    high = np.where(counts > 0, np.where(known, values, -np.inf).max(axis=0), np.nan)
-    panel.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
-    panel.plot(at, mean, color=colour, linewidth=1.2, marker="o", markersize=2.5, label=label)
-
-
-def _cycle() -> Iterator[str]:
-    while True:
-        yield from COLOURS
-
-
-def _svg(figure: Figure) -> bytes:
-    """The figure as SVG, the same bytes for the same numbers."""
-    import matplotlib as mpl
-
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "interpretgan"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":
