@@ -26,7 +26,7 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
     text = page.read_text()
     for _, study in studies.values():
         for row in study["verdicts"]:
-            cells = (row["claim"], row["paper"], row["claimed"], measured(row), f"**{row['verdict']}**")
+            cells = (row["claim"], row["paper"], row["claimed"], f"**{row['verdict']}**: {measured(row)}")
             assert f"| {' | '.join(cells)} |" in text
         for flag in study["flags"]:
             assert f"- {flag}" in text
@@ -37,7 +37,7 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
     shown = re.findall(r"!\[[^]]*\]\((findings/[^)]+)\)", text)
     assert {name for name in shown if name.endswith(".svg")} == {
         f"findings/{name}.svg"
-        for name in ("information-correlations", "information-layers", "pooling-gains", "pooling-curves",
+        for name in ("claims", "information-correlations", "information-layers", "pooling-gains", "pooling-curves",
                      "pooling-profiles", "repair-gains", "repair-curves")
     }  # fmt: skip
     assert len([name for name in shown if name.endswith(".png")]) == 3  # one case each
@@ -57,7 +57,7 @@ def test_what_was_not_diagnosed_has_no_profiles(
     made: Callable[[str], tuple[Path, dict[str, Any]]], tmp_path: Path
 ) -> None:
     text = write_findings([made("pooling-robust")[0]], tmp_path / "findings.md").read_text()
-    assert re.findall(r"findings/([\w-]+)\.svg", text) == ["pooling-robust-gains", "pooling-robust-curves"]
+    assert re.findall(r"findings/([\w-]+)\.svg", text) == ["claims", "pooling-robust-gains", "pooling-robust-curves"]
 
 
 def test_a_diagnosis_alone_is_judged_cut_by_cut(

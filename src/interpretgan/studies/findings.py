@@ -21,8 +21,9 @@ from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.files import atomic_write_bytes, atomic_write_text, read_json
 from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.studies import plots
+from interpretgan.studies.claims import Claim, Study, claims_of, setting_of
 from interpretgan.studies.config import ACTIONS, UNTOUCHED
-from interpretgan.studies.plots import Study, figures_of, svg
 from interpretgan.studies.statistics import Profile, rank_correlation
 from interpretgan.studies.study import SCHEMA, STUDY_FILE
 
@@ -35,6 +36,7 @@ REPLICATES, LEVEL = 2000, 0.95
 """Of the bootstrap where a diagnosis stands alone, and level of its interval: the defaults of a study."""
 SHOWN = 2
 """Examples in the picture of all cuts."""
+PICTURED = "What each cut of {} holds of an image, of its adversarial version, and the difference"
 
 app = App(name="findings", help=__doc__)
 
@@ -81,18 +83,17 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         "What the studies say of the paper's claims. Each verdict follows from a rule that was written into a study's",
         "configuration before its runs; [Studies](studies.md) says how. A claim is supported where the whole interval,",
         "corrected for the number of comparisons, is on the claimed side, and opposed where all of it is on the other.",
+        "First all claims, with a column for each setting that they were tested in; then each study by itself.",
         "This page is generated:",
         "",
         f"    python -m interpretgan.studies.findings {places} --out {out.as_posix()}",
-        "",
-        "| claim | the paper | claimed | measured | verdict |",
-        "| --- | --- | --- | --- | --- |",
     ]
-    for study, _ in studies:
-        lines += [
-            f"| {row['claim']} | {row['paper']} | {row['claimed']} | {measured(row)} | **{row['verdict']}** |"
-            for row in study["verdicts"]
-        ]
+    claims = claims_of({folder.name: study for study, folder in studies})
+    if (figure := plots.claims([claim for claim in claims if claim.of_the_paper])) is not None:
+        atomic_write_bytes(figures / "claims.svg", plots.svg(figure))
+        lines += ["", *_figure("What the paper claims, as measured in each setting", f"{figures.name}/claims.svg")]
+    for kind in dict.fromkeys(claim.kind for claim in claims):
+        lines += ["", *_overview([claim for claim in claims if claim.kind == kind])]
     shown: set[bytes] = set()  # studies that share their networks would show the same pictures
     for study, folder in studies:
         lines += ["", *_section(study, folder, figures, shown)]
@@ -125,11 +126,31 @@ def measured(row: Mapping[str, Any]) -> str:
     return f"{row['measured']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
+def _overview(claims: Sequence[Claim]) -> Iterator[str]:
+    """Claims of one kind of study: a row each, and a column for each study that asked."""
+    settings = list(dict.fromkeys(setting for claim in claims for setting in claim.verdicts))
+    yield f"## {TITLES[claims[0].kind]}"
+    yield ""
+    yield f"| claim | the paper | claimed | {' | '.join(settings)} |"
+    yield f"| --- | --- | --- |{' --- |' * len(settings)}"
+    for claim in claims:
+        cells = []
+        for setting in settings:
+            row = claim.verdicts.get(setting)
+            cells.append("" if row is None else f"**{row['verdict']}**: {measured(row)}")
+        yield f"| {claim.text} | {claim.paper} | {claim.claimed} | {' | '.join(cells)} |"
+
+
+def _figure(title: str, place: str) -> Iterator[str]:
+    yield f"![{title}]({place})"
+    yield ""
+    yield f"*{title}*"
+
+
 def _section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> Iterator[str]:
     kind, provenance = str(study["kind"]), study["provenance"]
     done = [run for run in study["runs"] if run["status"] == "done"]
-    cases = dict.fromkeys(str(run["case"]) for run in study["runs"])
-    yield f"## {TITLES[kind]}{'' if TITLES[kind].endswith('?') else ':'} {', '.join(cases)}"
+    yield f"## {TITLES[kind]}{'' if TITLES[kind].endswith('?') else ':'} {setting_of(study)}"
     yield ""
     seeds, hours = ", ".join(map(str, provenance["seeds"])), sum(provenance["seconds"].values()) / 3600
     origins = {origin.rpartition("/")[0] for origin in provenance.get("reused", {}).values()}
@@ -158,13 +179,11 @@ def _section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> It
             yield f"| {where} | {measured({**one, 'measured': one['value']})} | {p} | {one['answer']} |"
     if kind == "repair":
         yield from _repairs(done)
-    for name, title, figure in figures_of(study):
+    for name, title, figure in plots.figures_of(study):
         file = figures / f"{folder.name}-{name}.svg"
-        atomic_write_bytes(file, svg(figure))
+        atomic_write_bytes(file, plots.svg(figure))
         yield ""
-        yield f"![{title}]({figures.name}/{file.name})"
-        yield ""
-        yield f"*{title}*"
+        yield from _figure(title, f"{figures.name}/{file.name}")
     for run in _pictured(done, folder):
         file = figures / f"{folder.name}-{run}.png"
         arrays = load_examples(folder / "runs" / run / "explanations.npz", ())
@@ -174,9 +193,7 @@ def _section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> It
         shown.add(sheet)
         atomic_write_bytes(file, sheet)
         yield ""
-        yield f"![All cuts of {run}]({figures.name}/{file.name})"
-        yield ""
-        yield f"*What each cut of {run} holds of an image, of its adversarial version, and the difference.*"
+        yield from _figure(PICTURED.format(run), f"{figures.name}/{file.name}")
     if study["flags"]:
         yield ""
         yield "Reasons to doubt:"
@@ -243,9 +260,7 @@ def _explained(folder: Path, figures: Path) -> Iterator[str]:
     arrays = load_examples(folder / "explanations.npz", diagnosis.data["classes"])
     atomic_write_bytes(file, explanation_sheet(grid(check_examples(arrays))[:SHOWN]))
     yield ""
-    yield f"![All cuts of {folder.name}]({figures.name}/{file.name})"
-    yield ""
-    yield f"*What each cut of {folder.name} holds of an image, of its adversarial version, and the difference.*"
+    yield from _figure(PICTURED.format(folder.name), f"{figures.name}/{file.name}")
     if diagnosis.flags:
         yield ""
         yield "Reasons to doubt:"

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interpretgan.studies.claims import Claim, Study
 from interpretgan.studies.effects import profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Study = Mapping[str, Any]
 
 COLOURS = ("#1f5fb4", "#d9641a", "#2a8f5b", "#8a4fbf", "#777777", "#b8315a")
 SMALL = 0.05
@@ -32,6 +31,38 @@ def figures_of(study: Study) -> Iterator[tuple[str, str, Figure]]:
     yield "curves", "Accuracy over ε under PGD, means over seeds and their range", _curves(study)
     if kind == "pooling" and any(run.get("result", {}).get("layers") for run in study["runs"]):
         yield "profiles", "Vulnerability of each layer, means over seeds and their range", _profiles(study)
+
+
+def claims(chosen: Sequence[Claim]) -> Figure | None:
+    """Claims, a panel each, with what every study measured; `None`: nothing was measured of any."""
+    known = [
+        (claim, {name: row for name, row in claim.verdicts.items() if row["measured"] is not None}) for claim in chosen
+    ]
+    known = [(claim, rows) for claim, rows in known if rows]
+    if not known:
+        return None
+    from matplotlib.figure import Figure
+
+    counts = [len(rows) for _, rows in known]
+    figure = Figure(figsize=(7.5, 0.9 * len(known) + 0.3 * sum(counts)), layout="constrained")
+    panels = figure.subplots(len(known), 1, squeeze=False, height_ratios=[0.6 + count for count in counts])[:, 0]
+    for panel, (claim, rows) in zip(panels, known, strict=True):
+        panel.set_title(claim.text, fontsize=9, loc="left")
+        _intervals(panel, [(name, row["measured"], row["low"], row["high"]) for name, row in rows.items()])
+        for place, row in enumerate(rows.values()):
+            panel.annotate(
+                row["verdict"], (1.02, place), xycoords=("axes fraction", "data"), fontsize=7, va="center",
+                annotation_clip=False,
+            )  # fmt: skip
+        panel.axvline(claim.threshold, color="#999999", linewidth=0.8)
+        if claim.quantity.startswith("spearman"):
+            panel.set_xlim(-1.05, 1.05)
+            panel.set_xlabel("ρ", fontsize=8)
+        else:
+            panel.set_xlabel("difference of accuracy", fontsize=8)
+        panel.tick_params(labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _panels(names: Sequence[str], height: float = 2.6) -> tuple[Figure, list[Axes]]:
@@ -124,14 +155,19 @@ def _forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str) -> Figure
     """Estimates with their corrected intervals, one below the other."""
     figure, (panel,) = _panels([""], height=max(1.2, 0.42 * len(rows) + 0.6))
     figure.set_figwidth(7.5)
-    for place, (_, one) in enumerate(rows):
-        panel.plot([one["corrected_low"], one["corrected_high"]], [place, place], color=COLOURS[0], linewidth=1.2)
-        panel.plot([one["value"]], [place], "o", color=COLOURS[0], markersize=4)
+    _intervals(panel, [(name, one["value"], one["corrected_low"], one["corrected_high"]) for name, one in rows])
     panel.axvline(0, color="#999999", linewidth=0.8)
-    panel.set_yticks(range(len(rows)), [name for name, _ in rows])
-    panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.set_xlabel(label, fontsize=8)
     return figure
+
+
+def _intervals(panel: Axes, rows: Sequence[tuple[str, float, float, float]]) -> None:
+    """Estimates by name, with the ends of their intervals, one below the other."""
+    for place, (_, value, low, high) in enumerate(rows):
+        panel.plot([low, high], [place, place], color=COLOURS[0], linewidth=1.2)
+        panel.plot([value], [place], "o", color=COLOURS[0], markersize=4)
+    panel.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    panel.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def _scatter(study: Study) -> Figure:

@@ -1,0 +1,77 @@
+"""Claims that several studies put to the test, each in settings of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Study = Mapping[str, Any]
+"""What is in `study.json`."""
+NOT_STATED = "not stated"
+"""How the paper's words begin where it has none."""
+ASKED = ("quantity", "arm", "against", "cases", "direction", "threshold")
+"""What makes two rules of studies of one kind the same question."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim, wherever it was tested.
+
+    Attributes:
+        kind: Of the studies.
+        text: The claim in its shortest words, which are those without a setting.
+        paper: What the paper says of it.
+        claimed: Where the quantity lies by the claim: `> 0`.
+        quantity: The effect that decides.
+        threshold: Where the claimed side of it begins.
+        verdicts: Of each study that asked, by its setting.
+    """
+
+    kind: str
+    text: str
+    paper: str
+    claimed: str
+    quantity: str
+    threshold: float
+    verdicts: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether the paper makes it."""
+        return not self.paper.startswith(NOT_STATED)
+
+
+def setting_of(study: Study) -> str:
+    """Data, model and objective of a study's networks, as it calls them."""
+    return ", ".join(dict.fromkeys(str(run["case"]) for run in study["runs"]))
+
+
+def claims_of(studies: Mapping[str, Study]) -> list[Claim]:
+    """The claims of all studies, in the order in which they are first made.
+
+    Two studies make the same claim when they are of one kind and their rules ask the same of their own networks.
+
+    Args:
+        studies: By name, which tells two studies of the same networks apart.
+    """
+    made: dict[tuple[object, ...], list[tuple[str, Mapping[str, Any]]]] = {}
+    settings = [(study["kind"], setting_of(study)) for study in studies.values()]
+    for (name, study), setting in zip(studies.items(), settings, strict=True):
+        told = setting[1] if settings.count(setting) == 1 else f"{setting[1]} ({name})"
+        rules = study["provenance"]["config"]["rules"]
+        for rule, row in zip(rules, study["verdicts"], strict=True):
+            key = (study["kind"], *(rule[one] if one != "cases" else tuple(rule[one]) for one in ASKED))
+            made.setdefault(key, []).append((told, row))
+    return [
+        Claim(
+            kind=str(key[0]),
+            text=min((row["claim"] for _, row in rows), key=len),
+            paper=rows[0][1]["paper"],
+            claimed=rows[0][1]["claimed"],
+            quantity=str(key[1 + ASKED.index("quantity")]),
+            threshold=float(str(key[1 + ASKED.index("threshold")])),
+            verdicts=dict(rows),
+        )
+        for key, rows in made.items()
+    ]

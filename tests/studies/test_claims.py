@@ -1,0 +1,58 @@
+"""Claims across studies: the same question of other networks is one row, and no verdict is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interpretgan.studies import plots
+from interpretgan.studies.claims import claims_of
+
+
+def made(claim: str, case: str, value: float | None, **rule: object) -> dict[str, Any]:
+    """A study with one rule and one verdict."""
+    asked = {"quantity": "worst_case", "arm": "avg", "against": "max", "cases": [], "direction": "above",
+             "threshold": 0.0, **rule}  # fmt: skip
+    verdict = {"claim": claim, "paper": "it is", "claimed": "> 0", "verdict": "undecided", "measured": value,
+               "low": value, "high": value}  # fmt: skip
+    return {
+        "kind": "pooling",
+        "runs": [{"case": case}, {"case": case}],
+        "verdicts": [verdict],
+        "provenance": {"config": {"rules": [asked]}},
+    }
+
+
+def test_the_same_question_of_other_networks_is_one_claim_in_its_shortest_words() -> None:
+    first, second = made("On photographs, average is better", "cifar10", 0.1), made("Average is better", "mnist", -0.1)
+    (claim,) = claims_of({"a": first, "b": second})
+    assert (claim.text, claim.threshold, claim.of_the_paper) == ("Average is better", 0.0, True)
+    assert {setting: row["measured"] for setting, row in claim.verdicts.items()} == {"cifar10": 0.1, "mnist": -0.1}
+
+
+@pytest.mark.parametrize("other", [{"arm": "blur"}, {"threshold": -0.01}, {"cases": ["all"]}, {"direction": "below"}])
+def test_another_question_is_another_claim(other: dict[str, object]) -> None:
+    found = claims_of({"a": made("One", "mnist", 0.1), "b": made("Two", "mnist", 0.1, **other)})
+    assert [claim.text for claim in found] == ["One", "Two"]
+
+
+def test_two_studies_of_the_same_networks_keep_both_their_verdicts() -> None:
+    (claim,) = claims_of({"a": made("It is", "mnist", 0.1), "again": made("It is", "mnist", 0.2)})
+    assert {setting: row["measured"] for setting, row in claim.verdicts.items()} == {
+        "mnist (a)": 0.1,
+        "mnist (again)": 0.2,
+    }
+
+
+def test_the_figure_has_what_was_measured_and_there_is_none_without() -> None:
+    assert plots.claims([]) is None
+    failed, done = made("Failed", "mnist", None, arm="blur"), made("Done", "mnist", 0.25)
+    assert plots.claims(claims_of({"a": failed})) is None
+    figure = plots.claims(claims_of({"a": failed, "b": done}))
+    assert figure is not None
+    (panel,) = figure.axes
+    interval, estimate, _ = panel.lines
+    assert [list(np.asarray(line.get_xdata())) for line in (interval, estimate)] == [[0.25, 0.25], [0.25]]
+    assert [text.get_text() for text in panel.texts] == ["undecided"]
