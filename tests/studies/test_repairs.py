@@ -113,6 +113,9 @@ def test_what_an_arm_changes(arm: str, count: int, chosen: list[str]) -> None:
 
 
 def test_blamed_and_cleared_do_not_overlap() -> None:
+    equal = [{"name": name, "vulnerability": 0.1} for name in ("conv1", "fc1")]
+    assert targets("finetune-blamed", equal, LAYERS, 1) == ["conv1"]
+    assert targets("finetune-cleared", equal, LAYERS, 1) == ["fc1"]
     with pytest.raises(ConfigError, match=r"at least 4 layers with weights that can be read reliably.*got 3"):
         targets("finetune-blamed", UNITS, LAYERS, 2)
     hidden = [{**row, "unreliable": True} for row in LAYERS]

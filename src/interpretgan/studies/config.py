@@ -30,6 +30,8 @@ DEFINITIONS = ("vulnerability", "vulnerability_bits", "vulnerability_probe", "re
 """Ways to say how vulnerable a layer is: from accuracy, in bits, from class probes, from activations."""
 LOSSES = ("information_loss", "class_loss")
 """Ways to say what a layer loses: of the image, and of the class."""
+DEPTH = "depth"
+"""The place of a layer in its network, which may explain both what it loses and what it contributes."""
 SECTIONS = tuple(
     item.name for item in fields(Settings) if item.name not in ("data", "model", "training", "run")
 )  # fmt: skip
@@ -239,11 +241,23 @@ def conditions(config: StudyConfig) -> list[Condition]:
     ]
 
 
+def correlations() -> list[tuple[str, str, str | None]]:
+    """What an information study correlates over layers, and what is held fixed."""
+    pairs = [(loss, definition) for loss in LOSSES for definition in DEFINITIONS]
+    pairs += [(DEFINITIONS[0], other) for other in DEFINITIONS[1:]]
+    alone: list[tuple[str, str, str | None]] = [(*pair, None) for pair in pairs]
+    return [*alone, (DEPTH, DEFINITIONS[0], None), *((loss, DEFINITIONS[0], DEPTH) for loss in LOSSES)]
+
+
+def correlation_name(first: str, second: str, given: str | None = None) -> str:
+    """The name of a correlation as a quantity: `spearman(first, second | given)`."""
+    return f"spearman({first}, {second}{'' if given is None else f' | {given}'})"
+
+
 def quantities(config: StudyConfig) -> list[str]:
     """The effects that rules can be about."""
     if config.kind == "information":
-        losses = [f"spearman({loss}, {definition})" for loss in LOSSES for definition in DEFINITIONS]
-        return [*losses, *(f"spearman({DEFINITIONS[0]}, {other})" for other in DEFINITIONS[1:])]
+        return [correlation_name(*names) for names in correlations()]
     attacks = [name for case in config.cases for name in case.settings.evaluation.names()]
     return ["natural", *dict.fromkeys(attacks), "worst_case"]
 

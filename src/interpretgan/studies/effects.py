@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from interpretgan.studies.config import DEFINITIONS, LOSSES, UNTOUCHED, StudyConfig, conditions
+from interpretgan.studies.config import (
+    DEFINITIONS,
+    DEPTH,
+    UNTOUCHED,
+    StudyConfig,
+    conditions,
+    correlation_name,
+    correlations,
+)
 from interpretgan.studies.plan import Spec
 from interpretgan.studies.statistics import (
     POOLED,
@@ -152,18 +160,16 @@ def _of_layer(run: Mapping[str, Any], layer: str, name: str) -> float:
 
 
 def _information(config: StudyConfig, specs: Sequence[Spec], results: Results) -> list[Effect]:
-    wanted = [(loss, definition) for loss in LOSSES for definition in DEFINITIONS]
-    wanted += [(DEFINITIONS[0], other) for other in DEFINITIONS[1:]]
     done = []
-    for first, second in wanted:
+    for names in correlations():
         family = []
         for case in config.cases:
             for arm in case.arms:
                 chosen = [spec for spec in specs if (spec["case"], spec["arm"]) == (case.name, arm)]
-                family += _correlation(config, chosen, results, (first, second), case=case.name, arm=arm)
+                family += _correlation(config, chosen, results, names, case=case.name, arm=arm)
         done += correct(family, config.confidence, sum(len(case.arms) for case in config.cases))
         # All together is one question of its own, not one more condition.
-        done += correct(_correlation(config, specs, results, (first, second), case=POOLED), config.confidence)
+        done += correct(_correlation(config, specs, results, names, case=POOLED), config.confidence)
     return done
 
 
@@ -171,29 +177,30 @@ def _correlation(
     config: StudyConfig,
     specs: Sequence[Spec],
     results: Results,
-    names: tuple[str, str],
+    names: tuple[str, str, str | None],
     *,
     case: str,
     arm: str | None = None,
 ) -> list[tuple[Effect, Estimate]]:
-    first, second = names
+    first, second, given = names
     profiles = []
     for spec in specs:
         if spec["id"] in results:
             table = profile(results[spec["id"]])
             layers = "\n".join(row["name"] for row in results[spec["id"]]["layers"])
-            profiles.append(Profile(layers, f"{spec['case']} {spec['arm']}", table[first], table[second]))
+            held = None if given is None else table[given]
+            profiles.append(Profile(layers, f"{spec['case']} {spec['arm']}", table[first], table[second], held))
     estimate = rank_correlation(profiles, config.replicates, seed=0, promised=len(specs))
     if estimate is None:
         return []
-    return [effect_of(estimate, config.confidence, quantity=f"spearman({first}, {second})", case=case, arm=arm)]
+    return [effect_of(estimate, config.confidence, quantity=correlation_name(*names), case=case, arm=arm)]
 
 
 def profile(result: Mapping[str, Any]) -> dict[str, Floats]:
     """What a run says of its layers: a number per layer for each loss and each definition of vulnerability.
 
     NaN where the run does not have it, and in rows that are marked unreliable. `class_loss` is the class information of
-    the cut before, less that of the cut.
+    the cut before, less that of the cut; `depth` the layer's place in the network.
     """
     rows = result["layers"]
     unreliable = np.array([bool(row["unreliable"]) for row in rows])
@@ -204,4 +211,5 @@ def profile(result: Mapping[str, Any]) -> dict[str, Floats]:
     of_image = number(result["diagnosis"].get("class_information"))
     bits = np.array([of_image, *(number(row.get("class_information")) for row in rows)])
     table["class_loss"] = bits[:-1] - bits[1:]
+    table[DEPTH] = np.arange(len(rows), dtype=np.float64)
     return {name: np.where(unreliable, np.nan, values) for name, values in table.items()}

@@ -146,7 +146,8 @@ def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> 
 def targets(arm: str, units: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], count: int) -> list[str]:
     """Names of what an arm changes: layers with weights to fine-tune, or the pooling to swap.
 
-    Layers are ordered by their vulnerability; what cannot be read reliably is left out. A tie goes to the earlier one.
+    Layers are ordered by their vulnerability; what cannot be read reliably is left out. Of equals the
+    earlier counts as the more vulnerable: so none is both blamed and cleared.
 
     Args:
         arm: One of `ACTIONS`.

@@ -97,8 +97,8 @@ def judge(
 ) -> dict[str, Any]:
     """The verdict of a rule.
 
-    `measured` is the mean over the conditions that were measured. `low` and `high` are the means of their ends: they
-    share test images, layers and the runs that they are compared with, so their errors need not cancel.
+    `measured` is the mean over the conditions that were measured. `low` and `high` are the outermost ends of their
+    intervals: one condition that is open leaves the whole open.
 
     Args:
         rule: The rule.
@@ -139,8 +139,8 @@ def judge(
         "claim": rule.claim,
         "paper": rule.paper,
         "measured": measured,
-        "low": sum(effect.corrected_low for effect in chosen) / count if count else None,
-        "high": sum(effect.corrected_high for effect in chosen) / count if count else None,
+        "low": min((effect.corrected_low for effect in chosen), default=None),
+        "high": max((effect.corrected_high for effect in chosen), default=None),
         "claimed": rule.claimed,
         "rule": rule.text,
         "verdict": verdict,

@@ -64,6 +64,7 @@ class Estimate:
         size: See `Effect`.
         runs: See `Effect`.
         error: Standard error, where the interval is Student's.
+        degrees: Its degrees of freedom. `None`: `runs` - 1.
         replicates: Of a bootstrap `[B]`, where the interval is of percentiles.
     """
 
@@ -72,6 +73,7 @@ class Estimate:
     runs: int
     size: float | None = None
     error: float = 0.0
+    degrees: float | None = None
     replicates: Floats | None = None
 
     def interval(self, confidence: float) -> tuple[float, float]:
@@ -82,7 +84,8 @@ class Estimate:
             return min(float(low), self.value), max(float(high), self.value)
         from scipy.stats import t
 
-        half = float(t.ppf(0.5 + confidence / 2, self.runs - 1)) * self.error
+        degrees = self.runs - 1 if self.degrees is None else self.degrees
+        half = float(t.ppf(0.5 + confidence / 2, degrees)) * self.error
         return self.value - half, self.value + half
 
 
@@ -93,19 +96,22 @@ def paired(differences: Sequence[float], examples: npt.NDArray[np.int8] | None =
         differences: One per seed, at least two.
         examples: `[seeds, examples]`, the difference of each example, where there are some. The variance of the mean
             over examples is then added to that over seeds, so the interval covers both the trainings and the choice of
-            test images. (What the two have in common counts twice: the interval is rather too wide.)
+            test images. (What the two have in common counts twice: the interval is rather too wide.) Few seeds and many
+            examples know their variances unequally well: the degrees of freedom of the sum are Satterthwaite's (1946).
     """
     from scipy.stats import t
 
     values = np.asarray(differences, dtype=np.float64)
     count, mean, deviation = len(values), float(values.mean()), float(values.std(ddof=1))
-    variance = deviation**2 / count
+    parts = [(deviation**2 / count, count - 1)]
     if examples is not None and examples.shape[1] > 1:
-        variance += float(examples.mean(axis=0).var(ddof=1)) / examples.shape[1]
+        parts.append((float(examples.mean(axis=0).var(ddof=1)) / examples.shape[1], examples.shape[1] - 1))
+    variance = sum(part for part, _ in parts)
     error = math.sqrt(variance)
+    degrees = variance**2 / sum(part**2 / known for part, known in parts) if variance > 0 else float(count - 1)
     score = abs(mean) / error if error > 0 else math.inf if mean else 0.0
-    p = float(2 * t.sf(score, count - 1))
-    return Estimate(mean, p, count, mean / deviation if deviation > 0 else None, error)
+    p = float(2 * t.sf(score, degrees))
+    return Estimate(mean, p, count, mean / deviation if deviation > 0 else None, error, degrees)
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -164,34 +170,55 @@ class Profile:
         stratum: Runs that differ by their seed alone.
         first: `[layers]`, NaN where a row is left out.
         second: Likewise.
+        given: What is held fixed, `[layers]`; `None`: nothing.
     """
 
     group: str
     stratum: str
     first: Floats
     second: Floats
+    given: Floats | None = None
+
+    def rho(self, layers: npt.NDArray[np.int64] | None = None) -> Floats:
+        """Spearman's rho `[B]` of the drawn layers `[B, layers]`; `None`: `[1]`, of all."""
+        tables = (self.first, self.second, *(() if self.given is None else (self.given,)))
+        return spearman_rows(*(table[None] if layers is None else table[layers] for table in tables))
 
 
-def spearman_rows(first: Floats, second: Floats) -> Floats:
+def spearman_rows(first: Floats, second: Floats, given: Floats | None = None) -> Floats:
     """Spearman's rho of each row of two tables `[B, layers]`, over the layers where both have a number.
 
-    NaN where a row has fewer than three of them, or where one of the two does not vary.
+    With `given` it is the partial correlation: of what is left of both ranks after a straight line in those of `given`.
+    NaN where a row has fewer than three layers (four with `given`), or where nothing is left of one of the two.
     """
-    from scipy.stats import rankdata
-
     known = np.isfinite(first) & np.isfinite(second)
-    ranks = []
-    for table in (first, second):
-        rank = rankdata(np.where(known, table, np.inf), axis=1)  # those that are left out rank last
-        rank = np.where(known, rank, np.nan)
-        counts = known.sum(axis=1, keepdims=True)
-        ranks.append(np.where(known, rank - np.where(known, rank, 0).sum(axis=1, keepdims=True) / counts.clip(1), 0.0))
-    a, b = ranks
+    if given is not None:
+        known &= np.isfinite(given)
+    a, b = _ranks(first, known, given), _ranks(second, known, given)
     spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     rho = np.full(len(a), np.nan)
-    enough = (known.sum(axis=1) >= 3) & (spread > 0)
+    enough = (known.sum(axis=1) >= (3 if given is None else 4)) & (spread > NOTHING)
     rho[enough] = (a * b).sum(axis=1)[enough] / spread[enough]
     return rho
+
+
+NOTHING = 1e-9
+"""What rounding leaves of ranks that follow another exactly."""
+
+
+def _ranks(table: Floats, known: npt.NDArray[np.bool_], given: Floats | None = None) -> Floats:
+    """Ranks of each row about their mean, less their regression on those of `given`; 0 where nothing is known."""
+    from scipy.stats import rankdata
+
+    rank = rankdata(np.where(known, table, np.inf), axis=1)  # those that are left out rank last
+    counts = known.sum(axis=1, keepdims=True)
+    centred: Floats = np.where(known, rank - np.where(known, rank, 0).sum(axis=1, keepdims=True) / counts.clip(1), 0.0)
+    if given is not None:
+        line = _ranks(given, known)
+        square = (line**2).sum(axis=1, keepdims=True)
+        slope = (centred * line).sum(axis=1, keepdims=True) / np.where(square > 0, square, 1.0)
+        centred = centred - slope * line
+    return centred
 
 
 LEAST_LAYERS = 6
@@ -199,10 +226,18 @@ LEAST_LAYERS = 6
 
 
 def _permuted(profile: Profile, orders: npt.NDArray[np.int64]) -> Floats:
-    """Spearman's rho `[B]` with the layers of `second` in other orders, among those where both have a number."""
+    """Spearman's rho `[B]` with the layers of `second` in other orders, among those where both have a number.
+
+    Where something is held fixed, what is left of the ranks is what is reordered (Freedman and Lane 1983).
+    """
     known = np.flatnonzero(np.isfinite(profile.first) & np.isfinite(profile.second))
     chosen = orders[np.isin(orders, known)].reshape(len(orders), len(known))
-    return spearman_rows(np.tile(profile.first[known], (len(orders), 1)), profile.second[chosen])
+    if profile.given is None:
+        return spearman_rows(np.tile(profile.first[known], (len(orders), 1)), profile.second[chosen])
+    there = np.isin(np.arange(len(profile.first)), known)[None]
+    a, b = (_ranks(table[None], there, profile.given[None])[0] for table in (profile.first, profile.second))
+    spread = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return (a[known] * b[chosen]).sum(axis=1) / spread if spread > NOTHING else np.full(len(orders), np.nan)
 
 
 def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int, promised: int = 0) -> Estimate | None:
@@ -218,12 +253,12 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int,
         promised: How many runs there were to be.
 
     Returns:
-        `None` where no run has three layers that can be compared. The interval is all of [-1, 1] where none has
-        `LEAST_LAYERS`: of few layers every draw of a perfect order is one again, though chance makes such orders. So it
-        is where fewer runs can be compared than were promised: the seeds that are left vary less than all do.
+        `None` where no run has three layers that can be compared. The interval is all of [-1, 1] where one has fewer
+        than `LEAST_LAYERS`: of few layers every draw of a perfect order is one again, though chance makes such orders.
+        So it is where fewer runs can be compared than were promised: the seeds that are left vary less than all do.
     """
     random = np.random.default_rng(seed)
-    found_in = [(one, spearman_rows(one.first[None], one.second[None])[0]) for one in profiles]
+    found_in = [(one, one.rho()[0]) for one in profiles]
     profiles = [one for one, rho in found_in if np.isfinite(rho)]
     if not profiles:
         return None
@@ -234,7 +269,7 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int,
     permuted = {
         group: np.argsort(random.random((replicates, size)), axis=1, kind="stable") for group, size in sizes.items()
     }
-    boot = np.stack([spearman_rows(one.first[drawn[one.group]], one.second[drawn[one.group]]) for one in profiles])
+    boot = np.stack([one.rho(drawn[one.group]) for one in profiles])
     null = np.stack([_permuted(one, permuted[one.group]) for one in profiles])
     weights = np.zeros((len(profiles), replicates))
     for stratum in sorted({one.stratum for one in profiles}):
@@ -249,7 +284,7 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int,
     chance = np.nan_to_num(null).sum(axis=0) / found.sum(axis=0).clip(1)
     p = float((1 + (np.abs(chance) >= abs(value) - 1e-12).sum()) / (1 + replicates))
     # Layers drawn twice tie, which moves the replicates; their mean is brought back to the estimate.
-    most = max(int((np.isfinite(one.first) & np.isfinite(one.second)).sum()) for one in profiles)
-    told = len(means) and most >= LEAST_LAYERS and len(profiles) >= promised
+    fewest = min(int((np.isfinite(one.first) & np.isfinite(one.second)).sum()) for one in profiles)
+    told = len(means) and fewest >= LEAST_LAYERS and len(profiles) >= promised
     centred = np.clip(means - means.mean() + value, -1, 1) if told else np.repeat([-1.0, 1.0], replicates)
     return Estimate(value, p, len(profiles), replicates=centred)
