@@ -11,7 +11,9 @@ import pytest
 
 from interpretgan.diagnosis import Diagnosis
 from interpretgan.errors import RunFolderError
-from interpretgan.studies.findings import measured, write_findings
+from interpretgan.studies import sections
+from interpretgan.studies.findings import write_findings
+from interpretgan.studies.sections import verdict
 
 pytestmark = pytest.mark.xdist_group("studies")  # one process makes each tiny study, and all these tests read it
 
@@ -26,7 +28,7 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
     text = page.read_text()
     for _, study in studies.values():
         for row in study["verdicts"]:
-            cells = (row["claim"], row["paper"], row["claimed"], f"**{row['verdict']}**: {measured(row)}")
+            cells = (row["claim"], row["paper"], row["claimed"], verdict(row))
             assert f"| {' | '.join(cells)} |" in text
         for flag in study["flags"]:
             assert f"- {flag}" in text
@@ -51,6 +53,46 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
     before = {name: (tmp_path / name).read_bytes() for name in shown}
     assert write_findings([folder for folder, _ in studies.values()], page).read_text() == text
     assert {name: (tmp_path / name).read_bytes() for name in shown} == before
+
+
+def test_the_page_says_what_no_rule_was_written_for(
+    made: Callable[[str], tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    text = write_findings([made(kind)[0] for kind in KINDS], tmp_path / "findings.md").read_text()
+    information, pooling, repair = (
+        text.split(f"\n## {title}", 2)[2].split("\n## ")[0] for title in sections.TITLES.values()
+    )
+    assert "- **digits-lenet5-natural**: lenet5 on digits, training: natural, 3 epochs. Attacked at ε = 0.1" in pooling
+    assert "Diagnosed (max, avg) with pgd of 3 steps" in pooling
+    assert "Diagnosed (untouched) with" in repair
+    effects = {(one["quantity"], one["case"]): one for one in made("information")[1]["effects"]}
+    depth = effects["spearman(depth, vulnerability)", "all"]
+    assert f"| {depth['value']:+.2f} [-1.00, +1.00] |" in information  # of three layers nothing is known
+    runs = {run["id"]: run["result"]["accuracy"] for run in made("pooling")[1]["runs"]}
+    pairs = [
+        [runs[f"digits-lenet5-natural-{arm}-s{seed}"]["pgd"]["value"] for arm in ("avg", "max")] for seed in (0, 1)
+    ]
+    (row,) = [line for line in pooling.splitlines() if line.startswith("| digits-lenet5-natural avg − max | ") and
+              line.count("|") == 5]  # fmt: skip
+    cell = row.split(" | ")[2]
+    assert cell.startswith(f"{50 * sum(avg - top for avg, top in pairs):+.1f} [")
+    assert cell.endswith(f"{sum(avg > top for avg, top in pairs)} of 2")
+    assert "Which layer differs in its vulnerability, digits-lenet5-natural avg − max" in pooling
+    gains = {one["arm"]: one for one in made("repair")[1]["effects"]
+             if (one["quantity"], one["against"]) == ("worst_case", "untouched")}  # fmt: skip
+    assert gains
+    for arm, gain in gains.items():
+        assert f"| digits-lenet5-natural {arm} − untouched | {100 * gain['value']:+.1f} [" in repair
+
+
+def test_an_ablation_has_its_table_and_its_picture(tmp_path: Path) -> None:
+    record = Path(__file__).parents[2] / "results" / "benchmarks" / "deep_cuts.json"
+    text = write_findings([record], tmp_path / "findings.md").read_text()
+    assert "| the method, λ_z = 10 | 31.9 % [29.1, 34.9] |" in text
+    assert (tmp_path / "findings" / "deep_cuts.png").read_bytes() == record.with_suffix(".png").read_bytes()
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="the record of an ablation"):
+        write_findings([tmp_path / "other.json"], tmp_path / "findings.md")
 
 
 def test_what_was_not_diagnosed_has_no_profiles(

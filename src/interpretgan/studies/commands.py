@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -61,11 +62,39 @@ def repair(*, options: StudyOptions) -> None:
     _make("repair", options)
 
 
+@study.command
+def conclude(*folders: Path) -> None:
+    """Draw the conclusions of finished studies again, by their own rules: effects, verdicts and flags from their runs.
+
+    Nothing is trained. A verdict that other statistics change says what it was before.
+
+    Args:
+        folders: Each with a study.json, which is replaced.
+    """
+    from interpretgan.studies.conclusions import conclude as again
+
+    if not folders:
+        raise RunFolderError(expected="folders of finished studies", got="none", do="name them, e.g. results/studies/*")
+    for folder in folders:
+        _tell(again(folder), folder)
+
+
 def _make(kind: str, options: StudyOptions) -> None:
-    from interpretgan.studies.study import STUDY_FILE
     from interpretgan.studies.study import study as make
 
     record = make(kind, options.config, options.out, workers=options.workers, ray=options.ray, reuse=options.reuse)
+    _tell(record, options.out)
+    if all(run["status"] != "done" for run in record["runs"]):
+        raise RunFolderError(
+            expected="at least one run that succeeds",
+            got="none",
+            do=f"read the log.txt of a run in {options.out / 'runs'}",
+        )
+
+
+def _tell(record: Mapping[str, Any], folder: Path) -> None:
+    from interpretgan.studies.conclusions import STUDY_FILE
+
     rows = [("claim", "measured", "interval", "verdict")]
     for verdict in record["verdicts"]:
         known = verdict["measured"] is not None
@@ -73,10 +102,4 @@ def _make(kind: str, options: StudyOptions) -> None:
         span = f"[{verdict['low']:+.3f}, {verdict['high']:+.3f}]" if known else "-"
         rows.append((verdict["claim"], measured, span, verdict["verdict"]))
     flags = "".join(f"\n! {flag}" for flag in record["flags"])
-    print(f"{table(rows)}{flags}\n\nstudy: {options.out / STUDY_FILE}")
-    if all(run["status"] != "done" for run in record["runs"]):
-        raise RunFolderError(
-            expected="at least one run that succeeds",
-            got="none",
-            do=f"read the log.txt of a run in {options.out / 'runs'}",
-        )
+    print(f"{table(rows)}{flags}\n\nstudy: {folder / STUDY_FILE}")

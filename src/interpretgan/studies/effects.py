@@ -18,7 +18,6 @@ from interpretgan.studies.config import (
     correlation_name,
     correlations,
 )
-from interpretgan.studies.plan import Spec
 from interpretgan.studies.statistics import (
     POOLED,
     Effect,
@@ -37,7 +36,7 @@ PROFILED = ("vulnerability", "information_loss")
 """What is compared layer by layer."""
 
 
-def measure(config: StudyConfig, specs: Sequence[Spec], results: Results) -> list[Effect]:
+def measure(config: StudyConfig, specs: Sequence[Mapping[str, Any]], results: Results) -> list[Effect]:
     """All effects of a study, in a fixed order.
 
     Args:
@@ -60,7 +59,7 @@ def number(value: object) -> float:
 # --- arms against each other -------------------------------------------------------------------------------------
 
 
-def _differences(config: StudyConfig, specs: Sequence[Spec], results: Results) -> list[Effect]:
+def _differences(config: StudyConfig, specs: Sequence[Mapping[str, Any]], results: Results) -> list[Effect]:
     # What each repair gains, and whether the blamed gain more than the cleared, are two questions.
     families: dict[tuple[str, bool], list[tuple[Effect, Estimate]]] = {}
     for case, arm, against in conditions(config):
@@ -116,7 +115,7 @@ def _promised(config: StudyConfig, family: Sequence[Effect], untouched: bool) ->
 
 
 def _matched(
-    specs: Sequence[Spec], results: Results, case: str, arm: str, against: str
+    specs: Sequence[Mapping[str, Any]], results: Results, case: str, arm: str, against: str
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """The results of both arms, seed by seed, where both are there."""
     found = {
@@ -159,7 +158,7 @@ def _of_layer(run: Mapping[str, Any], layer: str, name: str) -> float:
 # --- layers against each other -----------------------------------------------------------------------------------
 
 
-def _information(config: StudyConfig, specs: Sequence[Spec], results: Results) -> list[Effect]:
+def _information(config: StudyConfig, specs: Sequence[Mapping[str, Any]], results: Results) -> list[Effect]:
     done = []
     for names in correlations():
         family = []
@@ -175,7 +174,7 @@ def _information(config: StudyConfig, specs: Sequence[Spec], results: Results) -
 
 def _correlation(
     config: StudyConfig,
-    specs: Sequence[Spec],
+    specs: Sequence[Mapping[str, Any]],
     results: Results,
     names: tuple[str, str, str | None],
     *,

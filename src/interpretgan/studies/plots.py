@@ -20,6 +20,11 @@ SMALL = 0.05
 """Perturbations up to this size are told in steps of 1/255, as those of photographs are."""
 
 
+def size(eps: float) -> str:
+    """A perturbation as it is usually told: of photographs in steps of 1/255."""
+    return f"{255 * eps:g}/255" if eps < SMALL else f"{eps:g}"
+
+
 def figures_of(study: Study) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure, in the order in which they are read."""
     kind = study["kind"]

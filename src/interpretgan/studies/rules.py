@@ -16,6 +16,8 @@ CONFIRMED, CONDITIONAL, CONTRADICTED, UNDECIDED = (
     "contradicted",
     "undecided",
 )
+SUPPORTED, OPPOSED, OPEN = "supported", "opposed", "open"
+"""What one condition says of a claim."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Rule:
         above, below = effect.corrected_low > self.threshold, effect.corrected_high < self.threshold
         if self.direction == "below":
             above, below = below, above
-        return "supported" if above else "opposed" if below else "open"
+        return SUPPORTED if above else OPPOSED if below else OPEN
 
     @property
     def claimed(self) -> str:
@@ -119,17 +121,17 @@ def judge(
     conditions += [
         {
             "case": case, "arm": arm, "against": against, "value": None, "low": None, "high": None, "p": None,
-            "answer": "open",
+            "answer": OPEN,
         }
         for case, arm, against in promised
         if rule.covers((case, arm, against)) and (case, arm, against) not in known
     ]  # fmt: skip
     answers = {str(condition["answer"]) for condition in conditions}
-    if answers == {"supported"}:
+    if answers == {SUPPORTED}:
         verdict = CONFIRMED
-    elif "supported" in answers:
+    elif SUPPORTED in answers:
         verdict = CONDITIONAL
-    elif "opposed" in answers:
+    elif OPPOSED in answers:
         verdict = CONTRADICTED
     else:
         verdict = UNDECIDED

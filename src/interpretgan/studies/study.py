@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any, TextIO
 
 from interpretgan.errors import ConfigError, RunFolderError
 from interpretgan.files import plain, read_json, write_json
 from interpretgan.runs import RunFolder, differences, provenance
 from interpretgan.studies.board import DONE, FAILED, KEPT, RUNNING, Board
-from interpretgan.studies.config import StudyConfig, conditions, load_config
-from interpretgan.studies.effects import measure, number
+from interpretgan.studies.conclusions import STUDY_FILE, summary
+from interpretgan.studies.config import StudyConfig, load_config
 from interpretgan.studies.executors import Executor, LocalProcesses, RayCluster
 from interpretgan.studies.job import check
 from interpretgan.studies.plan import (
@@ -28,13 +25,6 @@ from interpretgan.studies.plan import (
     spec_hash,
     work_hash,
 )
-from interpretgan.studies.rules import judge
-
-SCHEMA = 1
-STUDY_FILE = "study.json"
-LITTLE = 0.1
-"""Where a network loses less survival than this in all, there is little to tell its layers apart by."""
-NO_INFORMATION = "no information loss in the diagnoses: what is said of it is undecided"
 
 
 def study(
@@ -123,97 +113,6 @@ def run_study(
         }
         write_json(out / STUDY_FILE, record)
         return record
-
-
-def summary(
-    config: StudyConfig, specs: Sequence[Spec], results: Mapping[str, Mapping[str, Any]], errors: Mapping[str, str]
-) -> dict[str, Any]:
-    """All that a study says, from its runs alone: the same whatever made them, and in which order.
-
-    Returns:
-        `schema`, `kind`, `runs` sorted by id, `effects`, `verdicts` and `flags`.
-    """
-    effects = measure(config, specs, results)
-    runs = []
-    for spec in sorted(specs, key=lambda one: one["id"]):
-        name = spec["id"]
-        head = {key: spec[key] for key in ("id", "case", "arm", "seed")}
-        if name in results:
-            runs.append({**head, "status": "done", "spec_sha256": spec_hash(spec), "result": results[name]})
-        else:
-            runs.append({**head, "status": "failed", "spec_sha256": spec_hash(spec), "error": errors[name]})
-    verdicts = [judge(rule, effects, conditions(config)) for rule in config.rules]
-    return _as_read(
-        {
-            "schema": SCHEMA,
-            "kind": config.kind,
-            "runs": runs,
-            "effects": [asdict(effect) for effect in effects],
-            "verdicts": verdicts,
-            "flags": [*_flags(config, runs), *_disagreements(config, verdicts)],
-        }
-    )
-
-
-def _as_read(value: dict[str, Any]) -> dict[str, Any]:
-    found = plain(value)
-    assert isinstance(found, dict)
-    return found
-
-
-def _flags(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Reasons to doubt the whole, each with the number of runs that have it."""
-    flags = [f"failed: {run['id']}: {run['error']}" for run in runs if run["status"] == "failed"]
-    if flags:
-        flags.append(f"{len(flags)} of {len(runs)} runs failed: effects rest on the seeds that are left")
-    results = [run["result"] for run in runs if run["status"] == "done"]
-    rows = [row for result in results for row in result.get("layers", ())]
-    bad = sum(bool(row["unreliable"]) for row in rows)
-    if bad:
-        flags.append(f"{bad} of {len(rows)} rows of diagnoses are unreliable and left out")
-    if config.kind == "information" and rows and not any("information_loss" in row for row in rows):
-        flags.append(NO_INFORMATION)
-    lost = [sum(number(row["vulnerability"]) for row in result["layers"]) for result in results if result.get("layers")]
-    if little := sum(one < LITTLE for one in lost):
-        flags.append(
-            f"less than {100 * LITTLE:.0f} points lost between image and last layer: little to rank layers by "
-            f"({little} of {len(lost)} diagnoses)"
-        )
-    flags += _unequal_sizes(runs)
-    if config.threads is None:
-        flags.append("threads are not fixed: another number of workers may change the last digits")
-    alike: dict[str, list[str]] = {}  # flags that differ in their numbers alone are told once
-    for result in results:
-        told = {
-            re.sub(r"\d[\d.,]*", "#", flag): flag
-            for flag in (*result["flags"], *result.get("diagnosis", {}).get("flags", ()))
-        }
-        for kind, flag in told.items():
-            alike.setdefault(kind, []).append(flag)
-    return flags + [f"{told[0]} ({len(told)} of {len(results)} runs)" for _, told in sorted(alike.items())]
-
-
-def _disagreements(config: StudyConfig, verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Answers that the interval gives and the test of the same effect does not."""
-    return [
-        f"the interval excludes 0 and p = {one['p']:.3f} does not: {verdict['claim']} "
-        f"({' '.join(filter(None, (one['case'], one['arm'])))})"
-        for rule, verdict in zip(config.rules, verdicts, strict=True)
-        for one in verdict["conditions"]
-        if rule.threshold == 0 and one["answer"] != "open" and one["p"] >= 1 - config.confidence
-    ]
-
-
-def _unequal_sizes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Layers that were fine-tuned for being blamed, and for being cleared, at the same steps but of other sizes."""
-    blamed, cleared = (
-        [run["result"]["repaired"]["parameters"] for run in runs if run["arm"] == arm and run["status"] == "done"]
-        for arm in ("finetune-blamed", "finetune-cleared")
-    )
-    if not blamed or not cleared or 0.5 <= median(blamed) / median(cleared) <= 2:
-        return []
-    sizes = f"{median(blamed):,.0f} parameters (median), the cleared {median(cleared):,.0f}"
-    return [f"the blamed layers that were fine-tuned have {sizes}: equal steps, and not equal sizes"]
 
 
 class _Table:
@@ -306,14 +205,17 @@ def _finished(folders: Sequence[Path]) -> dict[str, Path]:
     """Folders of the finished runs of other studies, by what they did.
 
     Raises:
-        RunFolderError: One of the studies' folders has no runs.
+        RunFolderError: One of the studies' folders has none, so that all would be made again without a word.
     """
     found = {}
     for folder in folders:
-        if not (folder / "runs").is_dir():
+        results = sorted((folder / "runs").glob("*/result.json"))
+        if not results:
             raise RunFolderError(
-                expected=f"the folder of a study, with its runs, in {folder}", got="none", do="correct --reuse"
+                expected=f"the folder of a study with finished runs, runs/*/result.json, in {folder}",
+                got="none",
+                do="correct --reuse (a committed study has its study.json alone), or leave it out",
             )
-        for result in sorted((folder / "runs").glob("*/result.json")):
+        for result in results:
             found[work_hash(read_json(result.parent / "spec.json"))] = result.parent
     return found

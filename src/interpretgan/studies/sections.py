@@ -1,0 +1,276 @@
+"""What the page of findings says of one study, from its result file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from interpretgan.files import atomic_write_bytes
+from interpretgan.report.examples import load_examples
+from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.studies import plots
+from interpretgan.studies.claims import Study, setting_of
+from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, UNTOUCHED, correlation_name
+from interpretgan.studies.rules import SUPPORTED
+
+Run = Mapping[str, Any]
+"""One of the `runs` of a study."""
+TITLES = {
+    "information": "Information loss and vulnerability",
+    "pooling": "Average against max pooling",
+    "repair": "Does following the diagnosis pay?",
+}
+SHOWN = 2
+"""Examples in the picture of all cuts."""
+WORST = "worst_case"
+PICTURED = "What each cut of {} holds of an image, of its adversarial version, and the difference"
+
+
+def measured(row: Mapping[str, Any]) -> str:
+    """A number with its interval."""
+    if row.get("measured") is None:
+        return "–"
+    return f"{row['measured']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """A verdict with what it rests on, for a cell of a table."""
+    conditions = row["conditions"]
+    words = f"**{row['verdict']}**"
+    if "before" in row:
+        words += f" (at first **{row['before']['verdict']}**)"
+    said = f"{words}: {measured(row)}"
+    if len(conditions) > 1:
+        return f"{said}, supported in {sum(one['answer'] == SUPPORTED for one in conditions)} of {len(conditions)}"
+    if conditions and row["claimed"][2:] == "0":
+        return f"{said}, p {_p(conditions[0]['p'], '= ')}"
+    return said
+
+
+def _p(value: float | None, equals: str = "") -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{equals}{value:.3f}"
+
+
+def picture(title: str, place: str) -> Iterator[str]:
+    """A figure with its title below."""
+    yield f"![{title}]({place})"
+    yield ""
+    yield f"*{title}*"
+
+
+def section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> Iterator[str]:
+    """A study: how it was made, what each rule says, what the rules leave out, figures, and reasons to doubt.
+
+    Args:
+        study: What is in its `study.json`.
+        folder: Where that is; pictures of its explanations lie in `runs/ID/explanations.npz`.
+        figures: Where figures are written.
+        shown: Pictures that are on the page already, which are not shown again.
+    """
+    kind = str(study["kind"])
+    done = [run for run in study["runs"] if run["status"] == "done"]
+    yield f"## {TITLES[kind]}{'' if TITLES[kind].endswith('?') else ':'} {setting_of(study)}"
+    yield ""
+    yield from _made(study, done)
+    for row in study["verdicts"]:
+        yield ""
+        was = f" At first it was {row['before']['verdict']}: see the reasons to doubt." if "before" in row else ""
+        yield f"**{row['claim']}**: {row['verdict']}.{was}"
+        if not row["conditions"]:
+            continue
+        tested = row["claimed"][2:] == "0"
+        yield ""
+        yield f"| where | measured |{' p |' if tested else ''} {row['claimed']} is |"
+        yield f"| --- | --- |{' --- |' if tested else ''} --- |"
+        for one in row["conditions"]:
+            p = f" {_p(one['p'])} |" if tested else ""
+            yield f"| {_where(one)} | {measured({**one, 'measured': one['value']})} |{p} {one['answer']} |"
+    yield from {"information": _beyond_depth, "pooling": _which_layer, "repair": _repairs}[kind](study, done)
+    for name, title, figure in plots.figures_of(study):
+        file = figures / f"{folder.name}-{name}.svg"
+        atomic_write_bytes(file, plots.svg(figure))
+        yield ""
+        yield from picture(title, f"{figures.name}/{file.name}")
+    for run in _pictured(done, folder):
+        file = figures / f"{folder.name}-{run}.png"
+        arrays = load_examples(folder / "runs" / run / "explanations.npz", ())
+        sheet = explanation_sheet(grid(check_examples(arrays))[:SHOWN])
+        if sheet in shown:
+            continue
+        shown.add(sheet)
+        atomic_write_bytes(file, sheet)
+        yield ""
+        yield from picture(PICTURED.format(run), f"{figures.name}/{file.name}")
+    if study["flags"]:
+        yield ""
+        yield "Reasons to doubt:"
+        yield ""
+        yield from (f"- {flag}" for flag in study["flags"])
+
+
+def _made(study: Study, done: Sequence[Run]) -> Iterator[str]:
+    """The settings of each case, and what the runs took."""
+    provenance = study["provenance"]
+    for case in provenance["config"]["cases"]:
+        diagnosed = case["diagnosed"] if study["kind"] != "repair" else [UNTOUCHED]
+        yield f"- **{case['name']}**: {_settings(case['settings'], diagnosed)}"
+    seeds, hours = ", ".join(map(str, provenance["seeds"])), sum(provenance["seconds"].values()) / 3600
+    reused = provenance.get("reused", {})
+    origins = ", ".join(sorted({origin.rpartition("/")[0] for origin in reused.values()}))
+    took = f"{hours:.1f} hours of one process in all" if provenance["seconds"] else f"all of them made in {origins}"
+    taken = f" ({len(reused)} of them made in {origins})" if reused and provenance["seconds"] else ""
+    yield ""
+    yield (
+        f"{len(done)} of {len(study['runs'])} runs{taken}, seeds {seeds}; {took}, on "
+        f"{provenance['processor']}. Version {provenance['version']}, code `{provenance['code']['sha256'][:12]}`."
+    )
+    if cuts := [row for run in done for row in run["result"].get("layers", ())]:
+        yield ""
+        yield (
+            f"The judge reads natural explanations right in {100 * min(row['natural'] for row in cuts):.1f} % of the "
+            f"images or more, at each of the {len(cuts):,} cuts of all runs."
+        )
+
+
+def _settings(settings: Mapping[str, Any], diagnosed: Sequence[str]) -> str:
+    """What the runs of a case have in common: training, attacks, and how they are diagnosed."""
+    training, measures, attack = settings["training"], settings["evaluation"], settings["attack"]
+    reading, generator = settings["reading"], settings["generator"]
+    epochs = settings["model"]["epochs"]
+    goal = training["objective"]
+    if training["eps"] is not None:
+        steps = "" if training["inner_steps"] is None else f" with {training['inner_steps']} steps"
+        goal += f" at ε = {plots.size(training['eps'])}{steps}"
+    text = (
+        f"{settings['model']['model']} on {settings['data']['data']}, training: {goal}, "
+        f"{'epochs by the recipe' if epochs is None else f'{epochs} epochs'}. Attacked at "
+        f"ε = {plots.size(measures['eps'])} ({measures['norm']}) on {measures['examples']:,} test images: "
+        f"{measures['attacks'].replace(',', ', ')}, with {measures['steps']} steps and {measures['restarts']} "
+        f"start{'s' if measures['restarts'] > 1 else ''} of pgd. An image counts as right in the worst case if it "
+        "withstands all of these."
+    )
+    if not diagnosed:
+        return text
+    recogniser = "" if generator.get("recogniser") is None else f", {generator['recogniser']} as recogniser"
+    return (
+        f"{text} Diagnosed ({', '.join(diagnosed)}) with {attack['attack']} of {attack['steps']} steps at the "
+        f"same ε on {reading['examples']:,} images, {generator['generator_steps']:,} generator steps{recogniser}."
+    )
+
+
+def _where(one: Mapping[str, Any]) -> str:
+    return " ".join(filter(None, (one["case"], one["arm"], one["against"] and f"− {one['against']}")))
+
+
+def _beyond_depth(study: Study, done: Sequence[Run]) -> Iterator[str]:
+    """Whether loss and vulnerability go together because both grow with depth."""
+    questions = {
+        "image loss and V": (LOSSES[0], DEFINITIONS[0], None),
+        "depth and V": (DEPTH, DEFINITIONS[0], None),
+        "image loss and V, given depth": (LOSSES[0], DEFINITIONS[0], DEPTH),
+        "class loss and V, given depth": (LOSSES[1], DEFINITIONS[0], DEPTH),
+    }
+    table: dict[str, dict[str, str]] = {}
+    for title, names in questions.items():
+        for one in study["effects"]:
+            if one["quantity"] == correlation_name(*names):
+                cell = f"{one['value']:+.2f} [{one['corrected_low']:+.2f}, {one['corrected_high']:+.2f}]"
+                table.setdefault(_where(one), {})[title] = cell
+    if not any(len(row) > 1 for row in table.values()):
+        return
+    yield ""
+    yield (
+        "Is it depth alone? Deeper layers may both lose more and contribute more. The same rank correlations, and with "
+        "each layer's place in the network held fixed; no rule was written for these:"
+    )
+    yield ""
+    yield f"| ρ | {' | '.join(questions)} |"
+    yield f"| --- |{' --- |' * len(questions)}"
+    for where, row in table.items():
+        yield f"| {where} | {' | '.join(row.get(title, '–') for title in questions)} |"
+
+
+def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
+    """The arms under each attack, and which layers differ."""
+    attacks = list(dict.fromkeys(name for run in done for name in run["result"]["accuracy"]))
+    pairs = dict.fromkeys((one["case"], one["arm"], one["against"]) for one in study["effects"])
+    yield ""
+    yield "Under each attack, in points of accuracy, with corrected intervals, and in how many pairs the arm is ahead:"
+    yield ""
+    yield f"| where | {' | '.join(attacks)} |"
+    yield f"| --- |{' --- |' * len(attacks)}"
+    for pair in pairs:
+        found = {one["quantity"]: one for one in _effects(study, pair) if one["layer"] is None}
+        cells = [f"{_points(found[name])}, {_ahead(done, pair, name)}" if name in found else "–" for name in attacks]
+        yield f"| {_where(dict(zip(('case', 'arm', 'against'), pair, strict=True)))} | {' | '.join(cells)} |"
+    for pair in pairs:
+        of_layers = [one for one in _effects(study, pair) if one["layer"] is not None]
+        for quantity, words in (("vulnerability", "vulnerability"), ("information_loss", "loss of the image")):
+            rows = [one for one in of_layers if one["quantity"] == quantity]
+            if not rows:
+                continue
+            sure = [one for one in rows if one["corrected_low"] > 0 or one["corrected_high"] < 0]
+            told = ", ".join(f"{one['layer']} {_points(one)}" for one in sure)
+            most = max(rows, key=lambda one: abs(one["value"]))
+            yield ""
+            yield f"Which layer differs in its {words}, {_where(most)} (points, corrected for {len(rows)} layers)? " + (
+                f"{told}."
+                if sure
+                else f"None surely; the largest difference is that of {most['layer']}, {_points(most)}."
+            )
+
+
+def _effects(study: Study, pair: tuple[str, str, str]) -> list[Mapping[str, Any]]:
+    return [one for one in study["effects"] if (one["case"], one["arm"], one["against"]) == pair]
+
+
+def _points(one: Mapping[str, Any]) -> str:
+    return f"{100 * one['value']:+.1f} [{100 * one['corrected_low']:+.1f}, {100 * one['corrected_high']:+.1f}]"
+
+
+def _ahead(done: Sequence[Run], pair: tuple[str, str, str], attack: str) -> str:
+    """In how many seeds the arm is ahead."""
+    case, arm, against = pair
+    found = {
+        (run["arm"], run["seed"]): run["result"]["accuracy"][attack]["value"] for run in done if run["case"] == case
+    }
+    seeds = [seed for one, seed in found if one == arm and (against, seed) in found]
+    return f"{sum(found[arm, seed] > found[against, seed] for seed in seeds)} of {len(seeds)}"
+
+
+def _repairs(study: Study, done: Sequence[Run]) -> Iterator[str]:
+    """What each repair gains, what it changed, and the accuracy that is left: a row for each seed."""
+    arms = sorted({run["arm"] for run in done}, key=(UNTOUCHED, *ACTIONS).index)
+    yield ""
+    yield "What each repair gains over the network that is left alone, in points of worst-case accuracy:"
+    yield ""
+    yield "| where | gain | in how many networks |"
+    yield "| --- | --- | --- |"
+    for one in study["effects"]:
+        if one["quantity"] == WORST and one["against"] == UNTOUCHED:
+            pair = (one["case"], one["arm"], one["against"])
+            yield f"| {_where(one)} | {_points(one)} | {_ahead(done, pair, WORST)} |"
+    yield ""
+    yield "What was changed, and the accuracy in the worst case after it:"
+    yield ""
+    yield f"| network | {' | '.join(arms)} |"
+    yield f"| --- |{' --- |' * len(arms)}"
+    for case, seed in sorted({(run["case"], run["seed"]) for run in done}):
+        results = {run["arm"]: run["result"] for run in done if (run["case"], run["seed"]) == (case, seed)}
+        cells = []
+        for arm in arms:
+            result = results.get(arm)
+            changed = "" if result is None or arm.partition("-")[2] in ("", "all") else result["repaired"]["layers"]
+            value = "–" if result is None else f"{100 * result['accuracy'][WORST]['value']:.1f} %"
+            cells.append(f"{', '.join(changed)}: {value}" if changed else value)
+        yield f"| {case}, seed {seed} | {' | '.join(cells)} |"
+
+
+def _pictured(done: Sequence[Run], folder: Path) -> list[str]:
+    """One run per case that has its pictures: the first arm and seed."""
+    chosen: dict[str, str] = {}
+    for run in sorted(done, key=lambda one: (one["seed"], one["arm"] not in ("max", "untouched"))):
+        if (folder / "runs" / run["id"] / "explanations.npz").exists():
+            chosen.setdefault(run["case"], run["id"])
+    return sorted(chosen.values())

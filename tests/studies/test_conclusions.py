@@ -1,0 +1,89 @@
+"""Conclusions from a finished study's file alone: the same again, and what other statistics change is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interpretgan.cli import run_command
+from interpretgan.errors import RunFolderError
+from interpretgan.studies.conclusions import conclude
+from interpretgan.studies.statistics import Estimate
+
+RESULTS = Path(__file__).parents[2] / "results" / "studies"
+Made = Callable[[str], tuple[Path, dict[str, Any]]]
+SAID = ("runs", "effects", "verdicts", "flags")
+
+
+@pytest.mark.parametrize("folder", sorted(RESULTS.glob("*/study.json")), ids=lambda file: file.parent.name)
+def test_what_a_committed_study_says_follows_from_its_runs(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder, tmp_path)
+    again, committed = conclude(tmp_path), json.loads(folder.read_text())
+    assert again["runs"] == committed["runs"]
+    assert again["flags"] == committed["flags"]
+    for one, other in zip(again["verdicts"], committed["verdicts"], strict=True):
+        assert {**one, "measured": 0, "low": 0, "high": 0, "conditions": 0} == {
+            **other, "measured": 0, "low": 0, "high": 0, "conditions": 0
+        }  # fmt: skip
+        for name in ("low", "measured", "high"):
+            assert one[name] == pytest.approx(other[name], abs=1e-9)
+    for one, other in zip(again["effects"], committed["effects"], strict=True):
+        assert {key: one[key] for key in ("quantity", "case", "arm", "layer")} == {
+            key: other[key] for key in ("quantity", "case", "arm", "layer")
+        }
+        assert one["value"] == pytest.approx(other["value"], abs=1e-9)
+
+
+@pytest.mark.xdist_group("studies")
+@pytest.mark.parametrize("kind", ["information", "pooling", "repair"])
+def test_a_study_concluded_again_says_the_same(kind: str, made: Made, tmp_path: Path) -> None:
+    out, study = made(kind)
+    shutil.copy(out / "study.json", tmp_path)
+    again = conclude(tmp_path)
+    assert {key: again[key] for key in SAID} == {key: study[key] for key in SAID}
+    assert again == json.loads((tmp_path / "study.json").read_text())
+    assert again["provenance"].pop("concluded")["version"] == study["provenance"]["version"]
+    assert again["provenance"] == study["provenance"]
+
+
+@pytest.mark.xdist_group("studies")
+def test_a_verdict_that_changes_says_what_it_was(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, study = made("pooling")
+    shutil.copy(out / "study.json", tmp_path)
+    (first,) = study["verdicts"]
+    assert first["verdict"] == "undecided"
+    with monkeypatch.context() as patch:
+        patch.setattr("interpretgan.studies.effects.paired", lambda *_: Estimate(value=0.2, p=0.01, runs=2, error=1e-3))
+        for _ in range(2):  # the second time what was concluded at first is kept
+            assert run_command(["study", "conclude", str(tmp_path)]) == 0
+            changed = json.loads((tmp_path / "study.json").read_text())
+            (row,) = changed["verdicts"]
+            assert (row["verdict"], row["before"]["verdict"]) == ("confirmed", "undecided")
+            assert (row["before"]["low"], row["before"]["high"]) == (first["low"], first["high"])
+            (flag,) = [flag for flag in changed["flags"] if flag.startswith("concluded again")]
+            assert f"{first['claim']} was undecided at first" in flag
+    assert "confirmed" in capsys.readouterr().out
+    back = conclude(tmp_path)
+    assert "before" not in back["verdicts"][0]
+    assert back["flags"] == study["flags"]
+
+
+def test_what_cannot_be_concluded_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["study", "conclude"]) == 2
+    assert "folders of finished studies, got none" in capsys.readouterr().err
+    (tmp_path / "study.json").write_text(json.dumps({"schema": 0}))
+    with pytest.raises(RunFolderError, match="a study of schema 1"):
+        conclude(tmp_path)
+    file = json.loads((RESULTS / "pooling-trades" / "study.json").read_text())
+    file["provenance"]["config"]["surprise"] = 1
+    (tmp_path / "study.json").write_text(json.dumps(file))
+    with pytest.raises(RunFolderError, match=r"surprise.*conclude it with that version"):
+        conclude(tmp_path)
+    assert json.loads((tmp_path / "study.json").read_text()) == file
