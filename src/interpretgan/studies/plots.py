@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interpretgan.studies.claims import Claim, Study
-from interpretgan.studies.effects import profile
+from interpretgan.studies.effects import PROFILED, profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 COLOURS = ("#1f5fb4", "#d9641a", "#2a8f5b", "#8a4fbf", "#777777", "#b8315a")
 SMALL = 0.05
 """Perturbations up to this size are told in steps of 1/255, as those of photographs are."""
+
+
+UNITS = {"vulnerability": "V (points)", "information_loss": "loss (% of variance)"}
+"""Of what is shown of layers, in hundredths."""
 
 
 def size(eps: float) -> str:
@@ -35,7 +39,11 @@ def figures_of(study: Study) -> Iterator[tuple[str, str, Figure]]:
     yield "gains", "Robust accuracy against the other arm, with corrected intervals", _gains(study)
     yield "curves", "Accuracy over ε under PGD, means over seeds and their range", _curves(study)
     if kind == "pooling" and any(run.get("result", {}).get("layers") for run in study["runs"]):
-        yield "profiles", "Vulnerability of each layer, means over seeds and their range", _profiles(study)
+        yield (
+            "profiles",
+            "Vulnerability and loss of the image of each layer, means over seeds and their range",
+            _profiles(study),
+        )
 
 
 def claims(chosen: Sequence[Claim]) -> Figure | None:
@@ -70,10 +78,10 @@ def claims(chosen: Sequence[Claim]) -> Figure | None:
     return figure
 
 
-def _panels(names: Sequence[str], height: float = 2.6) -> tuple[Figure, list[Axes]]:
+def _panels(names: Sequence[str], height: float = 2.6, columns: int = 3) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
-    columns = min(3, max(1, len(names)))
+    columns = min(columns, max(1, len(names)))
     rows = -(-max(1, len(names)) // columns)
     figure = Figure(figsize=(3.4 * columns, height * rows), layout="constrained")
     axes = [figure.add_subplot(rows, columns, place + 1) for place in range(len(names))]
@@ -124,16 +132,17 @@ def _profiles(study: Study) -> Figure:
         for case, arms in _groups(study).items()
     }
     groups = {case: arms for case, arms in diagnosed.items() if arms}
-    figure, axes = _panels(list(groups), height=3.2)
-    for panel, arms in zip(axes, groups.values(), strict=True):
-        names = [row["name"] for row in next(iter(arms.values()))[0]["layers"]]
-        for arm, results in arms.items():
+    shown = [(case, name) for case in groups for name in PROFILED]
+    figure, axes = _panels([case for case, _ in shown], height=3.2, columns=len(PROFILED))
+    for panel, (case, quantity) in zip(axes, shown, strict=True):
+        names = [row["name"] for row in next(iter(groups[case].values()))[0]["layers"]]
+        for arm, results in groups[case].items():
             alike = [one for one in results if [row["name"] for row in one["layers"]] == names]
-            values = 100 * np.array([profile(one)["vulnerability"] for one in alike]).reshape(-1, len(names))
+            values = 100 * np.array([profile(one)[quantity] for one in alike]).reshape(-1, len(names))
             _band(panel, np.arange(len(names)), values, colours[arm], arm)
         panel.axhline(0, color="#bbbbbb", linewidth=0.6)
         panel.set_xticks(range(len(names)), names, rotation=90)
-        panel.set_ylabel("V (points)", fontsize=8)
+        panel.set_ylabel(UNITS[quantity], fontsize=8)
         panel.legend(fontsize=7, frameon=False)
     return figure
 
