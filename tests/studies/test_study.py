@@ -247,6 +247,7 @@ def test_the_same_runs_of_another_study_are_taken_over(made: Made, tmp_path: Pat
                               "longer-avg-s0", "longer-avg-s2", "longer-max-s0", "longer-max-s2"]  # fmt: skip
     with pytest.raises(RunFolderError, match=r"with finished runs.* got none; correct --reuse"):
         run_study(other, tmp_path / "none", never, reuse=[tmp_path], stream=io.StringIO())
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_command_prints_the_verdicts(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,8 +91,9 @@ def run_study(
     for spec in specs:
         if spec["seed"] == config.seeds[0]:
             check(spec)  # before anything is written or trained
+    finished = _finished([Path(other) for other in reuse])
     with RunFolder(out).open(identity):
-        board, table = Board(stream), _Table(out, [Path(other) for other in reuse])
+        board, table = Board(stream), _Table(out, finished)
         try:
             table.make(specs, executor, board)
             if config.kind == "repair":
@@ -118,10 +119,10 @@ def run_study(
 class _Table:
     """The runs of a study's folder: what is finished is kept."""
 
-    def __init__(self, out: Path, reuse: Sequence[Path] = ()) -> None:
+    def __init__(self, out: Path, finished: Mapping[str, Path]) -> None:
         self.folder = out / "runs"
         self.reused: dict[str, str] = {}
-        self._known = _finished(reuse)
+        self._known = finished
         self.results: dict[str, dict[str, Any]] = {}
         self.errors: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
