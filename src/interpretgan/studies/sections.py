@@ -132,7 +132,8 @@ def _made(study: Study, done: Sequence[Run]) -> Iterator[str]:
         yield ""
         yield (
             f"The judge reads natural explanations right in {100 * min(cuts):.1f} % of the images or more, at each of "
-            f"the {len(cuts):,} cuts of all runs: at most {100 * worse:.1f} points less often than the images themselves."
+            f"the {len(cuts):,} cuts of all runs: at most {100 * worse:.1f} points less often than the images "
+            "themselves."
         )
 
 
