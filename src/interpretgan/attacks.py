@@ -377,7 +377,7 @@ def check_labels(labels: object, count: int, classifier: Classifier, probe: Tens
             got=got,
             do="pass true classes as int64 [N]",
         )
-    with torch.no_grad():
+    with classifier.borrowed(), torch.no_grad():
         logits = classifier.run(probe)
     check_logits(logits, len(probe))
     classes = logits.shape[1]
