@@ -89,6 +89,20 @@ def test_the_page_says_what_no_rule_was_written_for(tmp_path: Path) -> None:
         assert f"| {case} {gain['arm']} − untouched | {100 * gain['value']:+.1f} [" in repair
 
 
+def test_an_erratum_is_told_wherever_the_study_is(tmp_path: Path) -> None:
+    for name in ("pooling-trades", "pooling-robust"):
+        (tmp_path / name).mkdir()
+        shutil.copy(STUDIES / name / "study.json", tmp_path / name)
+    (tmp_path / "pooling-trades" / "erratum.md").write_text("Half of the images were upside down.\n")
+    page = write_findings([tmp_path / "pooling-trades", tmp_path / "pooling-robust"], tmp_path / "findings.md")
+    text = page.read_text()
+    assert "## Average against max pooling: mnist-lenet5-trades (erratum)" in text
+    assert "**Erratum.** Half of the images were upside down.\n" in text
+    assert "**undecided** (mnist-lenet5-trades (erratum))" in text
+    assert "| mnist-lenet5-pgd | mnist-lenet5-trades (erratum) |" in text
+    assert text.count("**Erratum.**") == 1
+
+
 def test_an_ablation_has_its_table_and_its_picture(tmp_path: Path) -> None:
     record = STUDIES.parent / "benchmarks" / "deep_cuts.json"
     text = write_findings([record], tmp_path / "findings.md").read_text()

@@ -8,6 +8,8 @@ from typing import Any
 
 Study = Mapping[str, Any]
 """What is in `study.json`."""
+ERRATUM = "erratum"
+"""Key of what was found to be wrong with a study after it was made, where something was."""
 NOT_STATED = "not stated"
 """How the paper's words begin where it has none."""
 ASKED = ("quantity", "arm", "against", "cases", "direction", "threshold")
@@ -43,8 +45,8 @@ class Claim:
 
 
 def setting_of(study: Study) -> str:
-    """Data, model and objective of a study's networks, as it calls them."""
-    return ", ".join(dict.fromkeys(str(run["case"]) for run in study["runs"]))
+    """Data, model and objective of a study's networks, as it calls them, and whether it has an erratum."""
+    return ", ".join(dict.fromkeys(str(run["case"]) for run in study["runs"])) + (" (erratum)" * (ERRATUM in study))
 
 
 def claims_of(studies: Mapping[str, Study]) -> list[Claim]:

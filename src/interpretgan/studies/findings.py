@@ -12,16 +12,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from cyclopts import App
 
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.files import atomic_write_bytes, atomic_write_text
 from interpretgan.studies import plots
-from interpretgan.studies.claims import Claim, claims_of
+from interpretgan.studies.claims import ERRATUM, Claim, claims_of
 from interpretgan.studies.conclusions import load_study
 from interpretgan.studies.readable import ablation, explained
 from interpretgan.studies.sections import TITLES, picture, section, verdict
+
+ERRATUM_FILE = "erratum.md"
+"""In a study's folder: what was found to be wrong with it, which the page says beside all that it says of it."""
 
 app = App(name="findings", help=__doc__)
 
@@ -41,8 +45,9 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
     """Write the page and its figures.
 
     Args:
-        folders: Each with a `study.json`, and for the pictures of all cuts also `runs/ID/explanations.npz`; or with a
-            `diagnosis.json` and an `explanations.npz`; or the file of an ablation, with its picture beside it.
+        folders: Each with a `study.json`, where something was wrong with it an `erratum.md`, and for the pictures of
+            all cuts `runs/ID/explanations.npz`; or with a `diagnosis.json` and an `explanations.npz`; or the file of an
+            ablation, with its picture beside it.
         out: The page. Figures go to the folder `findings` beside it.
 
     Returns:
@@ -59,7 +64,7 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
             raise RunFolderError(expected="folders of different names", got=f"{name} twice", do="rename one of them")
     alone = [folder for folder in folders if (folder / "diagnosis.json").exists()]
     tried = [file for file in folders if file.suffix == ".json"]
-    studies = [(load_study(folder), folder) for folder in folders if folder not in [*alone, *tried]]
+    studies = [(_with_erratum(folder), folder) for folder in folders if folder not in [*alone, *tried]]
     studies.sort(key=lambda one: (str(one[0]["kind"]), one[1].name))
     figures = out.parent / "findings"
     places = " ".join(folder.as_posix() for folder in [*(folder for _, folder in studies), *alone, *tried])
@@ -93,6 +98,11 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         lines += ["", *ablation(file, figures)]
     atomic_write_text(out, "\n".join(lines) + "\n")
     return out
+
+
+def _with_erratum(folder: Path) -> dict[str, Any]:
+    study, file = load_study(folder), folder / ERRATUM_FILE
+    return {**study, ERRATUM: file.read_text(encoding="utf-8").strip()} if file.exists() else study
 
 
 def _in_short(claims: Sequence[Claim]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from interpretgan.files import atomic_write_bytes
 from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
 from interpretgan.studies import plots
-from interpretgan.studies.claims import Study, setting_of
+from interpretgan.studies.claims import ERRATUM, Study, setting_of
 from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, UNTOUCHED, correlation_name
 from interpretgan.studies.rules import SUPPORTED
 
@@ -72,6 +72,9 @@ def section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> Ite
     done = [run for run in study["runs"] if run["status"] == "done"]
     yield f"## {TITLES[kind]}{'' if TITLES[kind].endswith('?') else ':'} {setting_of(study)}"
     yield ""
+    if ERRATUM in study:
+        yield f"**Erratum.** {study[ERRATUM]}"
+        yield ""
     yield from _made(study, done)
     for row in study["verdicts"]:
         yield ""
