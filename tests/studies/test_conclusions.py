@@ -75,6 +75,15 @@ def test_a_verdict_that_changes_says_what_it_was(
     assert back["flags"] == study["flags"]
 
 
+def test_survival_that_comes_back_is_told() -> None:
+    study = json.loads((RESULTS / "information-trades" / "study.json").read_text())
+    for run in study["runs"]:
+        rows = {row["name"]: row["vulnerability"] for row in run["result"]["layers"]}
+        assert rows["relu1"]["high"] < -0.1 < 0.1 < rows["conv1"]["low"]
+    said = "survival grows by more than 10 points at relu1 in 5 of the diagnoses"
+    assert [flag for flag in study["flags"] if flag.startswith(said)]
+
+
 def test_what_cannot_be_concluded_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["study", "conclude"]) == 2
     assert "folders of finished studies, got none" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -161,12 +162,25 @@ def _flags(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
             f"less than {100 * LITTLE:.0f} points lost between image and last layer: little to rank layers by "
             f"({little} of {len(lost)} diagnoses)"
         )
+    flags += _won_back(rows)
     flags += _same_targets(runs)
     flags += _unequal_sizes(runs)
     if config.threads is None:
         flags.append("threads are not fixed: another number of workers may change the last digits")
     flags += _alike("evaluations", [result["flags"] for result in results])
     return flags + _alike("diagnoses", [result["diagnosis"]["flags"] for result in diagnosed])
+
+
+def _won_back(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Layers after which more is right than before: no layer can do that, so the cut before was drawn too badly."""
+    found = Counter(row["name"] for row in rows if row["vulnerability"].get("high", 0.0) < -LITTLE)
+    if not found:
+        return []
+    where = ", ".join(f"{name} in {count}" for name, count in found.most_common())
+    return [
+        f"survival grows by more than {100 * LITTLE:.0f} points at {where} of the diagnoses: what the layer before "
+        "seems to lose is lost in drawing it"
+    ]
 
 
 def _alike(what: str, told: Sequence[Sequence[str]]) -> list[str]:
