@@ -177,10 +177,8 @@ def _won_back(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not found:
         return []
     where = ", ".join(f"{name} in {count}" for name, count in found.most_common())
-    return [
-        f"survival grows by more than {100 * LITTLE:.0f} points at {where} of the diagnoses: what the layer before "
-        "seems to lose is lost in drawing it"
-    ]
+    grows = f"survival grows by more than {100 * LITTLE:.0f} points at {where} of the diagnoses"
+    return [f"{grows}: what the layer before seems to lose is lost in drawing it"]
 
 
 def _alike(what: str, told: Sequence[Sequence[str]]) -> list[str]:
