@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +61,12 @@ def claims(chosen: Sequence[Claim]) -> Figure | None:
     figure = Figure(figsize=(7.5, 0.9 * len(known) + 0.3 * sum(counts)), layout="constrained")
     panels = figure.subplots(len(known), 1, squeeze=False, height_ratios=[0.6 + count for count in counts])[:, 0]
     for panel, (claim, rows) in zip(panels, known, strict=True):
-        panel.set_title(claim.text, fontsize=9, loc="left")
+        panel.set_title(textwrap.fill(claim.text, 64), fontsize=9, loc="left")
         _intervals(panel, [(name, row["measured"], row["low"], row["high"]) for name, row in rows.items()])
         for place, row in enumerate(rows.values()):
+            was = f"\n(at first {row['before']['verdict']})" if "before" in row else ""
             panel.annotate(
-                row["verdict"], (1.02, place), xycoords=("axes fraction", "data"), fontsize=7, va="center",
+                row["verdict"] + was, (1.02, place), xycoords=("axes fraction", "data"), fontsize=7, va="center",
                 annotation_clip=False,
             )  # fmt: skip
         panel.axvline(claim.threshold, color="#999999", linewidth=0.8)
