@@ -35,7 +35,7 @@ def test_the_choice_of_examples_widens_the_interval_and_moves_nothing_else() -> 
 
 
 def test_the_interval_over_seeds_and_examples_errs_about_as_often_as_it_says() -> None:
-    """True effect zero; seeds and examples vary. With the seeds' four degrees of freedom it would err in 0.4 %."""
+    """True effect zero; seeds and examples vary. With the seeds' four degrees of freedom it errs more rarely still."""
     random = np.random.default_rng(0)
     wrong = 0
     for _ in range(400):
