@@ -78,9 +78,9 @@ def conclude(folder: str | Path) -> dict[str, Any]:
         first = old.get("before", {name: old[name] for name in ("verdict", "measured", "low", "high")})
         if first["verdict"] != row["verdict"]:
             row["before"] = first
+            span = "" if first["low"] is None else f", [{first['low']:+.3f}, {first['high']:+.3f}]"
             found["flags"].append(
-                f"concluded again after its result was known: {row['claim']} was {first['verdict']} at first, "
-                f"[{first['low']:+.3f}, {first['high']:+.3f}]"
+                f"concluded again after its result was known: {row['claim']} was {first['verdict']} at first{span}"
             )
     concluded = {"version": version("interpretgan"), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     made = _as_read({**record, **found, "provenance": {**record["provenance"], "concluded": concluded}})
