@@ -81,6 +81,10 @@ def test_the_readme_quotes_the_findings() -> None:
     told = re.findall(r"[+-][\d.]+ \[[+-][\d.]+, [+-][\d.]+\]", " ".join(section.split()))
     assert len(told) > 10
     assert [number for number in told if number not in findings] == []
+    runs = json.loads((ROOT / "results" / "studies" / "information-trades" / "study.json").read_text())["runs"]
+    lost = [{row["name"]: row["vulnerability"]["value"] for row in run["result"]["layers"]} for run in runs]
+    assert f"{100 * min(sum(one.values()) for one in lost):.0f} points or more are lost" in " ".join(section.split())
+    assert f"conv1 lose {100 * np.mean([one['conv1'] for one in lost]):.0f} points" in " ".join(section.split())
 
 
 def test_a_robust_recogniser_makes_deep_explanations_readable() -> None:
