@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,77 +81,70 @@ def chart(diagnosis: dict[str, Any], top: tuple[str, ...] = ()) -> dict[str, Any
 
 def _bars(layers: list[dict[str, Any]], key: str, control_key: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """An axis, and for each layer a bar with its interval and its control's mark; no bar for the image."""
-    reach = [0.0, 0.05]
-    for layer in layers[1:]:
-        for name in (key, control_key):
-            record = layer.get(name) or {}
-            value = number(record.get("value"))
-            reach += [] if value is None else [value]
-            reach += interval(record) or ()
+    pairs = [(layer.get(key) or {}, layer.get(control_key) or {}) for layer in layers]
+    reach = [0.0, 0.05, *_reach(record for pair in pairs[1:] for record in pair)]
     edge = 0.03 * (max(reach) - min(reach))
     low, high = min(reach) - edge, max(reach) + edge
-
-    def x(value: float) -> float:
-        return round(100 * (value - low) / (high - low), 3)
-
-    parts = []
-    for position, layer in enumerate(layers):
-        record, control = layer.get(key) or {}, layer.get(control_key) or {}
-        value, control_value = number(record.get("value")), number(control.get("value"))
-        bounds, control_bounds = interval(record), interval(control)
-        part: dict[str, Any] = {
-            "value": signed(value) if position else "",
-            "span": span(record) if position else "",
-            "bar": None,
-            "whisker": None,
-            "control": None,
-        }
-        if position and value is not None:
-            part["bar"] = {"x": x(min(value, 0.0)), "width": round(abs(x(value) - x(0.0)), 3)}
-            part["whisker"] = bounds and (x(bounds[0]), x(bounds[1]))
-        if position and control_value is not None:
-            part["control"] = {
-                "x": x(control_value),
-                "span": control_bounds and (x(control_bounds[0]), x(control_bounds[1])),
-                "text": f"{signed(control_value)} {span(control)}".rstrip(),
-            }
-        parts.append(part)
+    x = _scale(low, high)
+    parts: list[dict[str, Any]] = []
+    for position, (record, control) in enumerate(pairs):
+        if not position:
+            parts.append({"value": "", "span": "", **_bar({}, x), "control": None})
+            continue
+        control_value, mark = number(control.get("value")), None
+        if control_value is not None:
+            text = f"{signed(control_value)} {span(control)}".rstrip()
+            mark = {"x": x(control_value), "span": _ends(control, x), "text": text}
+        parts.append({"value": signed(record.get("value")), "span": span(record), **_bar(record, x), "control": mark})
     marks = [{"x": x(mark), "label": plain(100 * mark, 0).replace("-", "−")} for mark in ticks(low, high)]
     return {"ticks": marks, "zero": x(0.0)}, parts
-
-
-def _known(layers: list[dict[str, Any]], key: str) -> bool:
-    return any(number((layer.get(key) or {}).get("value")) is not None for layer in layers)
 
 
 def _bits(layers: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """An axis, and for each cut and the image a bar of its class information in bits, with its interval."""
     records = [layer.get("class_information") or {} for layer in layers]
-    reach = [0.0, 0.1]
+    reach = [0.0, 0.1, *_reach(records)]
+    low, high = min(reach), 1.03 * max(reach)
+    x = _scale(low, high)
+    parts: list[dict[str, Any]] = []
     for record in records:
         value = number(record.get("value"))
-        reach += [] if value is None else [value]
-        reach += interval(record) or ()
-    low, high = min(reach), 1.03 * max(reach)
-
-    def x(value: float) -> float:
-        return round(100 * (value - low) / (high - low), 3)
-
-    parts = []
-    for record in records:
-        value, bounds = number(record.get("value")), interval(record)
-        known = value is not None
-        parts.append(
-            {
-                "value": plain(value, 2) if value is not None else "",
-                "span": span(record, scale=1, digits=2) if known else "",
-                "bar": None if value is None else {"x": x(min(value, 0.0)), "width": round(abs(x(value) - x(0.0)), 3)},
-                "whisker": bounds and (x(bounds[0]), x(bounds[1])) if known else None,
-                "control": None,
-            }
-        )
+        told = {"value": "", "span": ""}
+        if value is not None:
+            told = {"value": plain(value, 2), "span": span(record, scale=1, digits=2)}
+        parts.append({**told, **_bar(record, x), "control": None})
     marks = [{"x": x(mark), "label": f"{mark:.3g}"} for mark in ticks(low, high, about=4)]
     return {"ticks": marks, "zero": x(0.0)}, parts
+
+
+def _reach(records: Iterable[dict[str, Any]]) -> Iterator[float]:
+    """All that an axis has to hold: each known value and the ends of its interval."""
+    for record in records:
+        value = number(record.get("value"))
+        yield from () if value is None else (value,)
+        yield from interval(record) or ()
+
+
+def _scale(low: float, high: float) -> Callable[[float], float]:
+    """A place on the axis from `low` to `high`, in per cent of its length."""
+    return lambda value: round(100 * (value - low) / (high - low), 3)
+
+
+def _bar(record: dict[str, Any], x: Callable[[float], float]) -> dict[str, Any]:
+    """A bar from zero and the whisker of its interval; neither where there is no value."""
+    value = number(record.get("value"))
+    if value is None:
+        return {"bar": None, "whisker": None}
+    return {"bar": {"x": x(min(value, 0.0)), "width": round(abs(x(value) - x(0.0)), 3)}, "whisker": _ends(record, x)}
+
+
+def _ends(record: dict[str, Any], x: Callable[[float], float]) -> tuple[float, float] | None:
+    bounds = interval(record)
+    return bounds and (x(bounds[0]), x(bounds[1]))
+
+
+def _known(layers: list[dict[str, Any]], key: str) -> bool:
+    return any(number((layer.get(key) or {}).get("value")) is not None for layer in layers)
 
 
 def _curve(layers: list[dict[str, Any]], key: str) -> dict[str, list[str]]:

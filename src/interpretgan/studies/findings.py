@@ -127,7 +127,7 @@ def _overview(claims: Sequence[Claim]) -> Iterator[str]:
         cells = []
         for setting in settings:
             row = claim.verdicts.get(setting)
-            cells.append("" if row is None else verdict(row))
+            cells.append("" if row is None else verdict(row, tested=claim.threshold == 0))
         yield f"| {claim.text} | {claim.paper} | {claim.claimed} | {' | '.join(cells)} |"
 
 

@@ -34,8 +34,13 @@ def measured(row: Mapping[str, Any]) -> str:
     return f"{row['measured']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
-def verdict(row: Mapping[str, Any]) -> str:
-    """A verdict with what it rests on, for a cell of a table."""
+def verdict(row: Mapping[str, Any], *, tested: bool) -> str:
+    """A verdict with what it rests on, for a cell of a table.
+
+    Args:
+        row: One of a study's verdicts.
+        tested: Whether its p is of the claim: that of a claim about zero.
+    """
     conditions = row["conditions"]
     words = f"**{row['verdict']}**"
     if "before" in row:
@@ -43,7 +48,7 @@ def verdict(row: Mapping[str, Any]) -> str:
     said = f"{words}: {measured(row)}"
     if len(conditions) > 1:
         return f"{said}, supported in {sum(one['answer'] == SUPPORTED for one in conditions)} of {len(conditions)}"
-    if conditions and row["claimed"][2:] == "0":
+    if conditions and tested:
         return f"{said}, p {_p(conditions[0]['p'], '= ')}"
     return said
 
@@ -76,13 +81,13 @@ def section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> Ite
         yield f"**Erratum.** {study[ERRATUM]}"
         yield ""
     yield from _made(study, done)
-    for row in study["verdicts"]:
+    for rule, row in zip(study["provenance"]["config"]["rules"], study["verdicts"], strict=True):
         yield ""
         was = f" At first it was {row['before']['verdict']}: see the reasons to doubt." if "before" in row else ""
         yield f"**{row['claim']}**: {row['verdict']}.{was}"
         if not row["conditions"]:
             continue
-        tested = row["claimed"][2:] == "0"
+        tested = rule["threshold"] == 0
         yield ""
         yield f"| where | measured |{' p |' if tested else ''} {row['claimed']} is |"
         yield f"| --- | --- |{' --- |' if tested else ''} --- |"
