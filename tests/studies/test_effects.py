@@ -89,13 +89,16 @@ def test_unreliable_rows_are_left_out() -> None:
     assert effects[0].value == pytest.approx(1)
 
 
-def pooling_run(right: list[int], vulnerability: float, **more: object) -> dict[str, Any]:
+def pooling_run(
+    right: list[int], vulnerability: float, *, of_all: float | None = None, **more: object
+) -> dict[str, Any]:
     bits = np.packbits(np.array(right, dtype=bool)).tobytes().hex()
     share = {"value": sum(right) / len(right), "low": 0.0, "high": 1.0}
     return {
         "accuracy": {"natural": share, "worst_case": share}, "right": {"natural": bits, "worst_case": bits},
         "examples": len(right), "curve": [{"at": 0.1, "value": share["value"]}],
         "layers": [row("conv1", 0.1), row("pool1", vulnerability, **more)],
+        "classifier": {} if of_all is None else {"test_accuracy": of_all},
     }  # fmt: skip
 
 
@@ -103,7 +106,7 @@ def test_arms_are_compared_seed_by_seed_and_layer_by_layer() -> None:
     config = replace(load_config(STUDIES / "pooling-tiny.toml"), seeds=(0, 1, 2))
     good, bad = [1, 1, 1, 1, 0, 1, 1, 1, 1, 1], [1, 0, 0, 1, 0, 1, 0, 0, 1, 0]
     results = {
-        f"digits-lenet5-natural-{arm}-s{seed}": pooling_run(right, lost + 0.01 * seed)
+        f"digits-lenet5-natural-{arm}-s{seed}": pooling_run(right, lost + 0.01 * seed, of_all=0.9 - lost)
         for arm, right, lost in (("max", bad, 0.5), ("avg", good, 0.2))
         for seed in config.seeds
     }
@@ -117,6 +120,7 @@ def test_arms_are_compared_seed_by_seed_and_layer_by_layer() -> None:
     assert effects["vulnerability", "conv1"].value == 0
     assert effects["vulnerability", "pool1"].comparisons == 2
     assert effects["accuracy at eps 0.1", None].value == pytest.approx(0.5)
+    assert effects["test_accuracy", None].value == pytest.approx(0.3)
     assert ("information_loss", "pool1") not in effects
 
 
@@ -131,6 +135,7 @@ def test_a_seed_without_its_partner_is_left_out() -> None:
     assert effects["worst_case", None].runs == 2
     assert ("vulnerability", "conv1") in effects
     assert ("vulnerability", "pool1") not in effects
+    assert ("test_accuracy", None) not in effects  # as in repairs
 
 
 def test_what_failed_does_not_make_the_rest_easier_to_confirm() -> None:

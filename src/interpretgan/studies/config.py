@@ -30,6 +30,8 @@ DEFINITIONS = ("vulnerability", "vulnerability_bits", "vulnerability_probe", "re
 """Ways to say how vulnerable a layer is: from accuracy, in bits, from class probes, from activations."""
 LOSSES = ("information_loss", "class_loss")
 """Ways to say what a layer loses: of the image, and of the class."""
+TEST_ACCURACY = "test_accuracy"
+"""Natural accuracy on all test images: not of repairs, whose networks are read on the attacked images alone."""
 DEPTH = "depth"
 """The place of a layer in its network, which may explain both what it loses and what it contributes."""
 SECTIONS = tuple(
@@ -259,7 +261,8 @@ def quantities(config: StudyConfig) -> list[str]:
     if config.kind == "information":
         return [correlation_name(*names) for names in correlations()]
     attacks = [name for case in config.cases for name in case.settings.evaluation.names()]
-    return ["natural", *dict.fromkeys(attacks), "worst_case"]
+    known = ["natural", *dict.fromkeys(attacks), "worst_case"]
+    return [*known, TEST_ACCURACY] if config.kind == "pooling" else known
 
 
 def _check_head(head: _Head) -> None:

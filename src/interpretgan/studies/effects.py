@@ -12,6 +12,7 @@ import numpy.typing as npt
 from interpretgan.studies.config import (
     DEFINITIONS,
     DEPTH,
+    TEST_ACCURACY,
     UNTOUCHED,
     StudyConfig,
     conditions,
@@ -73,6 +74,12 @@ def _differences(config: StudyConfig, specs: Sequence[Mapping[str, Any]], result
                 estimate = paired(differences, _per_example(matched, name))
                 families.setdefault((name, against == UNTOUCHED), []).append(
                     effect_of(estimate, config.confidence, quantity=name, **where)
+                )
+            whole = [[run["classifier"].get(TEST_ACCURACY) for run in pair] for pair in matched]
+            if all(value is not None for pair in whole for value in pair):
+                estimate = paired([one - two for one, two in whole])
+                families.setdefault((TEST_ACCURACY, against == UNTOUCHED), []).append(
+                    effect_of(estimate, config.confidence, quantity=TEST_ACCURACY, **where)
                 )
             for index, point in enumerate(matched[0][0]["curve"]):
                 differences = [one["curve"][index]["value"] - two["curve"][index]["value"] for one, two in matched]

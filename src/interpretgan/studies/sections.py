@@ -11,7 +11,7 @@ from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
 from interpretgan.studies import plots
 from interpretgan.studies.claims import ERRATUM, Study, setting_of
-from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, UNTOUCHED, correlation_name
+from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, TEST_ACCURACY, UNTOUCHED, correlation_name
 from interpretgan.studies.rules import SUPPORTED
 
 Run = Mapping[str, Any]
@@ -205,16 +205,22 @@ def _beyond_depth(study: Study, done: Sequence[Run]) -> Iterator[str]:
 
 def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
     """The arms under each attack, and which layers differ."""
-    attacks = list(dict.fromkeys(name for run in done for name in run["result"]["accuracy"]))
+    columns = {name: name for run in done for name in run["result"]["accuracy"]}
+    columns["natural, on all test images"] = TEST_ACCURACY
     pairs = dict.fromkeys((one["case"], one["arm"], one["against"]) for one in study["effects"])
     yield ""
-    yield "Under each attack, in points of accuracy, with corrected intervals, and in how many pairs the arm is ahead:"
+    yield (
+        "Under each attack, in points of accuracy, with corrected intervals, and in how many pairs the arm is ahead. "
+        "The intervals hold for other trainings and other test images; those of all test images for other trainings."
+    )
     yield ""
-    yield f"| where | {' | '.join(attacks)} |"
-    yield f"| --- |{' --- |' * len(attacks)}"
+    yield f"| where | {' | '.join(columns)} |"
+    yield f"| --- |{' --- |' * len(columns)}"
     for pair in pairs:
         found = {one["quantity"]: one for one in _effects(study, pair) if one["layer"] is None}
-        cells = [f"{_points(found[name])}, {_ahead(done, pair, name)}" if name in found else "–" for name in attacks]
+        cells = [
+            f"{_points(found[name])}, {_ahead(done, pair, name)}" if name in found else "–" for name in columns.values()
+        ]
         yield f"| {_where(dict(zip(('case', 'arm', 'against'), pair, strict=True)))} | {' | '.join(cells)} |"
     for pair in pairs:
         of_layers = [one for one in _effects(study, pair) if one["layer"] is not None]
@@ -241,11 +247,15 @@ def _points(one: Mapping[str, Any]) -> str:
     return f"{100 * one['value']:+.1f} [{100 * one['corrected_low']:+.1f}, {100 * one['corrected_high']:+.1f}]"
 
 
-def _ahead(done: Sequence[Run], pair: tuple[str, str, str], attack: str) -> str:
+def _ahead(done: Sequence[Run], pair: tuple[str, str, str], quantity: str) -> str:
     """In how many seeds the arm is ahead."""
     case, arm, against = pair
     found = {
-        (run["arm"], run["seed"]): run["result"]["accuracy"][attack]["value"] for run in done if run["case"] == case
+        (run["arm"], run["seed"]): run["result"]["classifier"][TEST_ACCURACY]
+        if quantity == TEST_ACCURACY
+        else run["result"]["accuracy"][quantity]["value"]
+        for run in done
+        if run["case"] == case
     }
     seeds = [seed for one, seed in found if one == arm and (against, seed) in found]
     return f"{sum(found[arm, seed] > found[against, seed] for seed in seeds)} of {len(seeds)}"
