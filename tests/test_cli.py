@@ -120,6 +120,13 @@ def test_report_needs_the_folder_alone(run: Path, capsys: pytest.CaptureFixture[
     assert "<html" in (run / "report.html").read_text()
 
 
+def test_report_with_out_is_written_there_and_leaves_the_run_alone(run: Path, tmp_path: Path) -> None:
+    (run / "report.html").unlink(missing_ok=True)
+    assert run_command(["report", str(run), "--out", str(tmp_path / "copy")]) == 0
+    assert "<html" in (tmp_path / "copy" / "report.html").read_text()
+    assert not (run / "report.html").exists()
+
+
 def test_explain_says_where_each_image_turns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [
         part for part in SMALL if part not in ("--bootstrap", "50", "--examples", "60", "--information-steps", "8")

@@ -317,8 +317,8 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
     """Draw the report of a finished diagnosis again, from the run folder alone.
 
     Args:
-        folder: The run folder. It can be given as --out as well; --seed, --device and --devices change
-            nothing that is drawn.
+        folder: The run folder. With --out the report is written there, and the run folder stays as it is; --seed,
+            --device and --devices change nothing that is drawn.
     """
     from interpretgan.diagnosis import Diagnosis
     from interpretgan.report import write_report
@@ -338,7 +338,7 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
     file = write_report(
         result.to_dict(),
         load_examples(pictures, result.data.get("classes") or []) if pictures.exists() else None,
-        place,
+        run.out or place,
     )
     _answer(result, file)
 

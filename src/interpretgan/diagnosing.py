@@ -16,7 +16,7 @@ from interpretgan.attacks import ThreatModel, check_labels, check_perturbation, 
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut
 from interpretgan.data import describe, labelled_source
-from interpretgan.diagnosis import Diagnosis, Layer
+from interpretgan.diagnosis import NOISE_CONTROL, Diagnosis, Layer, control_flags
 from interpretgan.errors import ConfigError
 from interpretgan.evaluation import trust
 from interpretgan.evaluation.curves import Sample
@@ -174,6 +174,9 @@ def diagnose(
         trust.gradient_attacks_only([threat_model.attack], model[1]),
         trust.few_examples(count),
     )
+    reader = {"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial}
+    doubts += _flags(rows, accuracy, controls)
+    doubts += control_flags([{"name": layer.name, "flags": layer.flags} for layer in layers], controls, reader)
     return Diagnosis(
         classifier={
             "name": classifier.name,
@@ -185,8 +188,8 @@ def diagnose(
         accuracy=accuracy,
         layers=layers,
         controls=controls,
-        judge={"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial},
-        flags=(*doubts, *_flags(rows, accuracy, controls)),
+        judge=reader,
+        flags=tuple(doubts),
         provenance={
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [one.seed for one in interpreters],
@@ -309,7 +312,7 @@ def _row_flags(rows: Sequence[Mapping[str, Any]], index: int) -> tuple[str, ...]
         flags.append("unreliable: the cut before it cannot be read")
     control = row["vulnerability_noise"]
     if abs(control.value) > QUIET and (control.low > 0 or control.high < 0):
-        flags.append(f"noise control: random noise alone moves it by {control.value:+.3f}")
+        flags.append(f"{NOISE_CONTROL}: random noise alone moves it by {control.value:+.3f}")
     return tuple(flags)
 
 

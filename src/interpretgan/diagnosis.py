@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,36 @@ INFORMATION = (
     "class_accuracy",
 )  # fmt: skip
 """Figures of a row that stand there where information was measured."""
+NOISE_CONTROL = "noise control"
+"""How flags begin that say that random noise moves a layer's vulnerability."""
+BROKEN = 1 / 3
+"""A judge that keeps less of its own accuracy when it is attacked itself is flagged."""
+
+
+def control_flags(
+    layers: Sequence[Mapping[str, Any]], controls: Mapping[str, float], judge: Mapping[str, Any]
+) -> list[str]:
+    """What the controls of a whole diagnosis leave in doubt.
+
+    Args:
+        layers: Rows with their `name` and `flags`.
+        controls: See `Diagnosis`.
+        judge: See `Diagnosis`.
+    """
+    flags = []
+    moved = [str(row["name"]) for row in layers if any(flag.startswith(NOISE_CONTROL) for flag in row["flags"])]
+    if moved:
+        most = controls["noise_max_abs_vulnerability"]
+        flags.append(
+            f"{NOISE_CONTROL} failed: random noise alone moves {', '.join(moved)}, by up to {most:.3f}: what these "
+            "layers seem to contribute is not all the attack's"
+        )
+    if judge["adversarial"] < BROKEN * judge["natural"]:
+        flags.append(
+            f"weak judge: attacked itself it reads {judge['adversarial']:.3f} right instead of {judge['natural']:.3f}; "
+            "train it longer (--judge-epochs)"
+        )
+    return flags
 
 
 @dataclass(frozen=True)

@@ -399,7 +399,8 @@ class RunOptions:
     """Where and how the run happens."""
 
     out: Path | None = None
-    """Folder of the run; what it has, made with the same settings, is not made again [default: runs/COMMAND]."""
+    """Folder of the run; what it has, made with the same settings, is not made again [default: runs/COMMAND
+    of commands that make one]."""
     seed: int = 0
     """Of everything random. The same seed gives the same run on the same machine."""
     device: str = "auto"

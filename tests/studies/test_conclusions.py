@@ -84,6 +84,25 @@ def test_survival_that_comes_back_is_told() -> None:
     assert [flag for flag in study["flags"] if flag.startswith(said)]
 
 
+def test_controls_that_fail_are_told_of_studies_made_before_they_were(tmp_path: Path) -> None:
+    study = json.loads((RESULTS / "information-robust" / "study.json").read_text())
+    before = study["flags"]
+    assert not [flag for flag in before if "noise control" in flag or "weak judge" in flag]
+    for run in study["runs"][:2]:
+        rows, record = {row["name"]: row for row in run["result"]["layers"]}, run["result"]["diagnosis"]
+        rows["fc1"]["flags"] = ["noise control: random noise alone moves it by +0.400"]
+        record["controls"]["noise_max_abs_vulnerability"] = 0.4
+        record["judge"]["adversarial"] = 0.2
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    told = [flag for flag in conclude(tmp_path)["flags"] if flag not in before]
+    assert len(told) == 2
+    assert told[0].startswith(
+        "noise control failed: random noise alone moves fc1 in 2 of 5 diagnoses, by up to 40 points"
+    )
+    assert told[1].startswith("weak judge: attacked itself it reads 0.200 right instead of 0.98")
+    assert told[1].endswith("(2 of 5 diagnoses)")
+
+
 def test_what_cannot_be_concluded_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["study", "conclude"]) == 2
     assert "folders of finished studies, got none" in capsys.readouterr().err

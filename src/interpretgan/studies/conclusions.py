@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from interpretgan.diagnosis import NOISE_CONTROL, control_flags
 from interpretgan.errors import RunFolderError
 from interpretgan.files import plain, read_json, write_json
 from interpretgan.options import TrainingOptions
@@ -163,12 +164,13 @@ def _flags(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
             f"({little} of {len(lost)} diagnoses)"
         )
     flags += _won_back(rows)
+    flags += _moved_by_noise(diagnosed)
     flags += _same_targets(runs)
     flags += _unequal_sizes(runs)
     if config.threads is None:
         flags.append("threads are not fixed: another number of workers may change the last digits")
     flags += _alike("evaluations", [result["flags"] for result in results])
-    return flags + _alike("diagnoses", [result["diagnosis"]["flags"] for result in diagnosed])
+    return flags + _alike("diagnoses", [_of_diagnosis(result) for result in diagnosed])
 
 
 def _won_back(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -179,6 +181,29 @@ def _won_back(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     where = ", ".join(f"{name} in {count}" for name, count in found.most_common())
     grows = f"survival grows by more than {100 * LITTLE:.0f} points at {where} of the diagnoses"
     return [f"{grows}: what the layer before seems to lose is lost in drawing it"]
+
+
+def _moved_by_noise(diagnosed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Layers that random noise moves: what they contribute under attack is not all the attack's."""
+    moved = Counter(
+        row["name"]
+        for result in diagnosed
+        for row in result["layers"]
+        if any(flag.startswith(NOISE_CONTROL) for flag in row["flags"])
+    )
+    if not moved:
+        return []
+    most = max(result["diagnosis"]["controls"]["noise_max_abs_vulnerability"] for result in diagnosed)
+    where = ", ".join(f"{name} in {count}" for name, count in moved.most_common())
+    moves = f"random noise alone moves {where} of {len(diagnosed)} diagnoses, by up to {100 * most:.0f} points"
+    return [f"{NOISE_CONTROL} failed: {moves}: what these layers seem to contribute is not all the attack's"]
+
+
+def _of_diagnosis(result: Mapping[str, Any]) -> list[str]:
+    """What a diagnosis flags, or would flag today; but for the control with noise, which is told for all at once."""
+    record = result["diagnosis"]
+    flags = dict.fromkeys([*record["flags"], *control_flags(result["layers"], record["controls"], record["judge"])])
+    return [flag for flag in flags if not flag.startswith(NOISE_CONTROL)]
 
 
 def _alike(what: str, told: Sequence[Sequence[str]]) -> list[str]:
