@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from interpretgan.evaluation import Evaluation
 
+SMALL = 0.1
+"""Sizes below this are told in 255ths, of pixels from 0 to 1."""
+
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns as wide as they need, a line under the first row."""
@@ -35,6 +38,6 @@ def evaluation_table(result: Evaluation) -> str:
 
 
 def fraction(eps: float) -> str:
-    """A size as people write it: in 255ths where it is a whole number of them."""
+    """A size as people write it: a small one in 255ths, as on photographs, where it is a whole number of them."""
     levels = eps * 255
-    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{eps:g}"
+    return f"{round(levels)}/255" if eps < SMALL and abs(levels - round(levels)) < 1e-6 else f"{eps:g}"

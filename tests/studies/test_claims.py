@@ -11,25 +11,35 @@ from interpretgan.studies import plots
 from interpretgan.studies.claims import claims_of
 
 
-def made(claim: str, case: str, value: float | None, **rule: object) -> dict[str, Any]:
-    """A study with one rule and one verdict."""
+def made(claim: str, data: str, value: float | None, **rule: object) -> dict[str, Any]:
+    """A study of LeNets with one rule and one verdict."""
     asked = {"quantity": "worst_case", "arm": "avg", "against": "max", "cases": [], "direction": "above",
              "threshold": 0.0, **rule}  # fmt: skip
     verdict = {"claim": claim, "paper": "it is", "claimed": "> 0", "verdict": "undecided", "measured": value,
                "low": value, "high": value}  # fmt: skip
+    settings = {
+        "model": {"model": "lenet5"}, "data": {"data": data}, "training": {"objective": "pgd", "eps": 0.2},
+        "evaluation": {"eps": 2 / 255},
+    }  # fmt: skip
     return {
         "kind": "pooling",
-        "runs": [{"case": case}, {"case": case}],
         "verdicts": [verdict],
-        "provenance": {"config": {"rules": [asked]}},
+        "provenance": {"config": {"rules": [asked], "cases": [{"settings": settings}]}},
     }
+
+
+def lenet_on(data: str) -> str:
+    return f"lenet5 on {data}, pgd 0.2, ε 2/255"
 
 
 def test_the_same_question_of_other_networks_is_one_claim_in_its_shortest_words() -> None:
     first, second = made("On photographs, average is better", "cifar10", 0.1), made("Average is better", "mnist", -0.1)
     (claim,) = claims_of({"a": first, "b": second})
     assert (claim.text, claim.threshold, claim.of_the_paper) == ("Average is better", 0.0, True)
-    assert {setting: row["measured"] for setting, row in claim.verdicts.items()} == {"cifar10": 0.1, "mnist": -0.1}
+    assert {setting: row["measured"] for setting, row in claim.verdicts.items()} == {
+        lenet_on("cifar10"): 0.1,
+        lenet_on("mnist"): -0.1,
+    }
 
 
 @pytest.mark.parametrize("other", [{"arm": "blur"}, {"threshold": -0.01}, {"cases": ["all"]}, {"direction": "below"}])
@@ -41,8 +51,8 @@ def test_another_question_is_another_claim(other: dict[str, object]) -> None:
 def test_two_studies_of_the_same_networks_keep_both_their_verdicts() -> None:
     (claim,) = claims_of({"a": made("It is", "mnist", 0.1), "again": made("It is", "mnist", 0.2)})
     assert {setting: row["measured"] for setting, row in claim.verdicts.items()} == {
-        "mnist (a)": 0.1,
-        "mnist (again)": 0.2,
+        f"{lenet_on('mnist')} (a)": 0.1,
+        f"{lenet_on('mnist')} (again)": 0.2,
     }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -7,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from interpretgan.diagnosis import Diagnosis
 from interpretgan.errors import RunFolderError
-from interpretgan.studies import sections
-from interpretgan.studies.findings import write_findings
+from interpretgan.studies.effects import profile
+from interpretgan.studies.findings import ROUTINE, write_findings
 from interpretgan.studies.sections import verdict
 
 pytestmark = pytest.mark.xdist_group("studies")  # one process makes each tiny study, and all these tests read it
@@ -27,17 +30,21 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
     studies = {kind: made(kind) for kind in KINDS}
     page = write_findings([folder for folder, _ in studies.values()], tmp_path / "findings.md")
     text = page.read_text()
-    for _, study in studies.values():
+    pages = {kind: (tmp_path / "findings" / f"{folder.name}.md").read_text() for kind, (folder, _) in studies.items()}
+    for kind, (folder, study) in studies.items():
+        assert f"](findings/{folder.name}.md)" in text
         for rule, row in zip(study["provenance"]["config"]["rules"], study["verdicts"], strict=True):
             cells = (row["claim"], row["paper"], row["claimed"], verdict(row, tested=rule["threshold"] == 0))
             assert f"| {' | '.join(cells)} |" in text
         for flag in study["flags"]:
-            assert f"- {flag}" in text
+            assert f"- {flag}" in pages[kind]
+            assert (f"  - {flag}" in text) is (ROUTINE.match(flag) is None)
         natural = [row["natural"] for run in study["runs"] for row in run["result"].get("layers", ())]
         assert (
-            f"right in {100 * min(natural):.1f} % of the images or more, at each of the {len(natural):,} cuts" in text
-        )
+            f"right in {100 * min(natural):.1f} % of the images or more, at each of the {len(natural):,} cuts"
+        ) in pages[kind]
     shown = re.findall(r"!\[[^]]*\]\((findings/[^)]+)\)", text)
+    shown += [f"findings/{name}" for one in pages.values() for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", one)]
     assert {name for name in shown if name.endswith(".svg")} == {
         f"findings/{name}.svg"
         for name in ("claims", "information-correlations", "information-layers", "pooling-gains", "pooling-curves",
@@ -46,7 +53,8 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
     assert len([name for name in shown if name.endswith(".png")]) == 3  # one case each
     repaired = {run["id"]: run["result"] for run in studies["repair"][1]["runs"]}
     for seed in (0, 1):
-        (row,) = [line for line in text.splitlines() if line.startswith(f"| digits-lenet5-natural, seed {seed} |")]
+        start = f"| digits-lenet5-natural, seed {seed} |"
+        (row,) = [line for line in pages["repair"].splitlines() if line.startswith(start)]
         for arm in ("finetune-blamed", "swap-cleared"):
             result = repaired[f"digits-lenet5-natural-{arm}-s{seed}"]
             worst = 100 * result["accuracy"]["worst_case"]["value"]
@@ -59,10 +67,8 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
 def test_the_page_says_what_no_rule_was_written_for(tmp_path: Path) -> None:
     """Of the committed studies, whose layers can be read."""
     studies = {kind: json.loads((STUDIES / kind / "study.json").read_text()) for kind in KINDS}
-    text = write_findings([STUDIES / kind for kind in KINDS], tmp_path / "findings.md").read_text()
-    information, pooling, repair = (
-        text.split(f"\n## {title}", 2)[2].split("\n## ")[0] for title in sections.TITLES.values()
-    )
+    write_findings([STUDIES / kind for kind in KINDS], tmp_path / "findings.md")
+    information, pooling, repair = ((tmp_path / "findings" / f"{kind}.md").read_text() for kind in KINDS)
     case = "mnist-lenet5-natural"
     assert f"- **{case}**: lenet5 on mnist, training: natural, epochs by the recipe. Attacked at ε = 0.1" in pooling
     assert "Diagnosed (max, avg) with pgd of 20 steps" in pooling
@@ -73,6 +79,10 @@ def test_the_page_says_what_no_rule_was_written_for(tmp_path: Path) -> None:
     }  # fmt: skip
     partial = effects["information", "spearman(information_loss, vulnerability | depth)", "avg", None, None]
     assert f"| {partial['value']:+.2f} [{partial['corrected_low']:+.2f}," in information
+    tables = [profile(run["result"])["vulnerability"] for run in studies["information"]["runs"] if run["arm"] == "avg"]
+    repeats = [spearmanr(*pair).statistic for pair in itertools.combinations(tables, 2)]
+    assert len(repeats) == 10
+    assert f"| {case} avg | {np.mean(repeats):+.2f} ({min(repeats):+.2f}) |" in information
     runs = {run["id"]: run["result"]["accuracy"] for run in studies["pooling"]["runs"]}
     pairs = [[runs[f"{case}-{arm}-s{seed}"]["fgsm"]["value"] for arm in ("avg", "max")] for seed in range(5)]
     assert f"| {20 * sum(avg - top for avg, top in pairs):+.1f} [" in pooling
@@ -96,11 +106,13 @@ def test_an_erratum_is_told_wherever_the_study_is(tmp_path: Path) -> None:
     (tmp_path / "pooling-trades" / "erratum.md").write_text("Half of the images were upside down.\n")
     page = write_findings([tmp_path / "pooling-trades", tmp_path / "pooling-robust"], tmp_path / "findings.md")
     text = page.read_text()
-    assert "## Average against max pooling: mnist-lenet5-trades (erratum)" in text
-    assert "**Erratum.** Half of the images were upside down.\n" in text
-    assert "**undecided** (mnist-lenet5-trades (erratum))" in text
-    assert "| mnist-lenet5-pgd | mnist-lenet5-trades (erratum) |" in text
+    told = "**Erratum.** Half of the images were upside down.\n"
+    assert f"- [lenet5 on mnist, trades 0.2, ε 0.2 (erratum)](findings/pooling-trades.md)\n  - {told}" in text
+    assert "| lenet5 on mnist, pgd 0.2, ε 0.2 | lenet5 on mnist, trades 0.2, ε 0.2 (erratum) |" in text
     assert text.count("**Erratum.**") == 1
+    own = (tmp_path / "findings" / "pooling-trades.md").read_text()
+    assert own.startswith("# Average against max pooling: lenet5 on mnist, trades 0.2, ε 0.2 (erratum)\n")
+    assert told in own
 
 
 def test_an_ablation_has_its_table_and_its_picture(tmp_path: Path) -> None:
@@ -116,8 +128,10 @@ def test_an_ablation_has_its_table_and_its_picture(tmp_path: Path) -> None:
 def test_what_was_not_diagnosed_has_no_profiles(
     made: Callable[[str], tuple[Path, dict[str, Any]]], tmp_path: Path
 ) -> None:
-    text = write_findings([made("pooling-robust")[0]], tmp_path / "findings.md").read_text()
-    assert re.findall(r"findings/([\w-]+)\.svg", text) == ["claims", "pooling-robust-gains", "pooling-robust-curves"]
+    folder = made("pooling-robust")[0]
+    write_findings([folder], tmp_path / "findings.md")
+    text = (tmp_path / "findings" / f"{folder.name}.md").read_text()
+    assert re.findall(r"\(([\w-]+)\.svg", text) == ["pooling-robust-gains", "pooling-robust-curves"]
 
 
 def test_a_diagnosis_alone_is_judged_cut_by_cut(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from interpretgan.terminal import fraction
+
 Study = Mapping[str, Any]
 """What is in `study.json`."""
 ERRATUM = "erratum"
@@ -45,8 +47,18 @@ class Claim:
 
 
 def setting_of(study: Study) -> str:
-    """Data, model and objective of a study's networks, as it calls them, and whether it has an erratum."""
-    return ", ".join(dict.fromkeys(str(run["case"]) for run in study["runs"])) + (" (erratum)" * (ERRATUM in study))
+    """Network, data, training and attack of a study, and whether it has an erratum."""
+    cases = dict.fromkeys(_case(case["settings"]) for case in study["provenance"]["config"]["cases"])
+    return "; ".join(cases) + (" (erratum)" * (ERRATUM in study))
+
+
+def _case(settings: Mapping[str, Any]) -> str:
+    training = settings["training"]
+    trained = "" if training["eps"] is None else f" {fraction(training['eps'])}"
+    return (
+        f"{settings['model']['model']} on {settings['data']['data']}, {training['objective']}{trained}, "
+        f"ε {fraction(settings['evaluation']['eps'])}"
+    )
 
 
 def claims_of(studies: Mapping[str, Study]) -> list[Claim]:

@@ -1,4 +1,4 @@
-r"""The findings page, from result files alone: `python -m interpretgan.studies.findings DIR ...`.
+r"""The findings, a page of all and one of each study, from result files alone.
 
 A folder is a study's, or the run folder of one diagnosis, whose explanations are then shown and judged. The record of
 an ablation may follow:
@@ -9,6 +9,7 @@ python -m interpretgan.studies.findings results/studies/* results/cifar10-vgg-sm
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,20 +20,25 @@ from cyclopts import App
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.files import atomic_write_bytes, atomic_write_text
 from interpretgan.studies import plots
-from interpretgan.studies.claims import ERRATUM, Claim, claims_of
+from interpretgan.studies.claims import ERRATUM, Claim, Study, claims_of, setting_of
 from interpretgan.studies.conclusions import load_study
 from interpretgan.studies.readable import ablation, explained
-from interpretgan.studies.sections import TITLES, picture, section, verdict
+from interpretgan.studies.sections import TITLES, picture, study_page, verdict
 
 ERRATUM_FILE = "erratum.md"
 """In a study's folder: what was found to be wrong with it, which the page says beside all that it says of it."""
+
+ROUTINE = re.compile(
+    r"only [\d,]+ examples|twice the (restarts|steps) still|the iterative attack is no better|[\w, ]+ only: no black"
+)
+"""Reasons to doubt that nearly every attack on a budget gives."""
 
 app = App(name="findings", help=__doc__)
 
 
 @app.default
 def main(*folders: Path, out: Path = Path("docs/findings.md")) -> None:
-    """Write the page, and its figures beside it.
+    """Write the page, and beside it a folder with a page of each study and all figures.
 
     Args:
         folders: Of finished studies, run folders of diagnoses, and files of `python -m benchmarks.deep_cuts`.
@@ -42,16 +48,16 @@ def main(*folders: Path, out: Path = Path("docs/findings.md")) -> None:
 
 
 def write_findings(folders: Sequence[Path], out: Path) -> Path:
-    """Write the page and its figures.
+    """Write the page, a page of each study, and all figures.
 
     Args:
         folders: Each with a `study.json`, where something was wrong with it an `erratum.md`, and for the pictures of
             all cuts `runs/ID/explanations.npz`; or with a `diagnosis.json` and an `explanations.npz`; or the file of an
             ablation, with its picture beside it.
-        out: The page. Figures go to the folder `findings` beside it.
+        out: The page of all. The others go to the folder `findings` beside it, and so do the figures.
 
     Returns:
-        The page.
+        The page of all.
 
     Raises:
         RunFolderError: There is no study, or one that cannot be read.
@@ -75,27 +81,30 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         "configuration before its runs; [Studies](studies.md) says how. A claim is supported where the whole interval",
         "is on the claimed side, and opposed where all of it is on the other. Intervals are corrected for how often a",
         "study asks the same of its arms and cases, not for the number of claims or of studies. What is said of layers",
-        "is Spearman's ρ over them; the rest are differences of accuracy (0.01 is one point).",
-        "",
-        "First all claims, with a column for each setting that they were tested in. Then each study by itself: its",
-        "settings, what no rule was written for, and reasons to doubt. This page is generated:",
-        "",
-        f"    python -m interpretgan.studies.findings {places} --out {out.as_posix()}",
+        "is Spearman's ρ over them; the rest are differences of accuracy (0.01 is one point). Each study has a page of",
+        "its own, with its settings, all it measured beside its rules, figures, and every reason to doubt.",
     ]
     claims = claims_of({folder.name: study for study, folder in studies})
     if (figure := plots.claims([claim for claim in claims if claim.of_the_paper])) is not None:
         atomic_write_bytes(figures / "claims.svg", plots.svg(figure))
         lines += ["", *picture("What the paper claims, as measured in each setting", f"{figures.name}/claims.svg")]
-    lines += ["", *_in_short(claims)]
     for kind in dict.fromkeys(claim.kind for claim in claims):
         lines += ["", *_overview([claim for claim in claims if claim.kind == kind])]
+        lines += ["", *_pages([(study, folder) for study, folder in studies if study["kind"] == kind], figures)]
     shown: set[bytes] = set()  # studies that share their networks would show the same pictures
     for study, folder in studies:
-        lines += ["", *section(study, folder, figures, shown)]
+        page = figures / f"{folder.name}.md"
+        atomic_write_text(page, "\n".join(study_page(study, folder, figures, shown)) + "\n")
     for folder in alone:
         lines += ["", *explained(folder, figures)]
     for file in tried:
         lines += ["", *ablation(file, figures)]
+    lines += [
+        "",
+        "This page and those of the studies are generated:",
+        "",
+        f"    python -m interpretgan.studies.findings {places} --out {out.as_posix()}",
+    ]
     atomic_write_text(out, "\n".join(lines) + "\n")
     return out
 
@@ -105,15 +114,15 @@ def _with_erratum(folder: Path) -> dict[str, Any]:
     return {**study, ERRATUM: file.read_text(encoding="utf-8").strip()} if file.exists() else study
 
 
-def _in_short(claims: Sequence[Claim]) -> Iterator[str]:
-    """Every claim in a line: where it holds, and where not."""
-    for claim in claims:
-        where: dict[str, list[str]] = {}
-        for setting, row in claim.verdicts.items():
-            was = f", at first {row['before']['verdict']}" if "before" in row else ""
-            where.setdefault(str(row["verdict"]), []).append(setting + was)
-        told = ", ".join(f"**{words}** ({'; '.join(settings)})" for words, settings in where.items())
-        yield f"- {claim.text}: {told}."
+def _pages(studies: Sequence[tuple[Study, Path]], figures: Path) -> Iterator[str]:
+    """Where each study is told in full, with what is wrong with it, and the doubts that attacks do not share."""
+    yield "In full, with settings, figures, and all reasons to doubt; here those that are not of the attacks alone:"
+    yield ""
+    for study, folder in studies:
+        doubts = [flag for flag in study["flags"] if not ROUTINE.match(flag)]
+        erratum = [f"**Erratum.** {study[ERRATUM]}"] if ERRATUM in study else []
+        yield f"- [{setting_of(study)}]({figures.name}/{folder.name}.md)"
+        yield from (f"  - {doubt}" for doubt in [*erratum, *doubts])
 
 
 def _overview(claims: Sequence[Claim]) -> Iterator[str]:

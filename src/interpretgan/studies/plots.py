@@ -11,23 +11,15 @@ import numpy as np
 
 from interpretgan.studies.claims import Claim, Study
 from interpretgan.studies.effects import PROFILED, profile
+from interpretgan.terminal import SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = ("#1f5fb4", "#d9641a", "#2a8f5b", "#8a4fbf", "#777777", "#b8315a")
-SMALL = 0.05
-"""Perturbations up to this size are told in steps of 1/255, as those of photographs are."""
-
-
 UNITS = {"vulnerability": "V (points)", "information_loss": "loss (% of variance)"}
 """Of what is shown of layers, in hundredths."""
-
-
-def size(eps: float) -> str:
-    """A perturbation as it is usually told: of photographs in steps of 1/255."""
-    return f"{255 * eps:g}/255" if eps < SMALL else f"{eps:g}"
 
 
 def figures_of(study: Study) -> Iterator[tuple[str, str, Figure]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from interpretgan.files import atomic_write_bytes
 from interpretgan.report.examples import load_examples
@@ -12,7 +15,10 @@ from interpretgan.report.figures import check_examples, explanation_sheet, grid
 from interpretgan.studies import plots
 from interpretgan.studies.claims import ERRATUM, Study, setting_of
 from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, TEST_ACCURACY, UNTOUCHED, correlation_name
+from interpretgan.studies.effects import profile
 from interpretgan.studies.rules import SUPPORTED
+from interpretgan.studies.statistics import POOLED, Floats
+from interpretgan.terminal import fraction
 
 Run = Mapping[str, Any]
 """One of the `runs` of a study."""
@@ -24,6 +30,8 @@ TITLES = {
 SHOWN = 2
 """Examples in the picture of all cuts."""
 WORST = "worst_case"
+FEWEST_RANKED = 3
+"""Fewer layers have no ranks to compare."""
 PICTURED = "What each cut of {} holds of an image, of its adversarial version, and the difference"
 
 
@@ -45,12 +53,16 @@ def verdict(row: Mapping[str, Any], *, tested: bool) -> str:
     words = f"**{row['verdict']}**"
     if "before" in row:
         words += f" (at first **{row['before']['verdict']}**)"
-    said = f"{words}: {measured(row)}"
     if len(conditions) > 1:
-        return f"{said}, supported in {sum(one['answer'] == SUPPORTED for one in conditions)} of {len(conditions)}"
-    if conditions and tested:
-        return f"{said}, p {_p(conditions[0]['p'], '= ')}"
-    return said
+        supported = sum(one["answer"] == SUPPORTED for one in conditions)
+        return f"{words}: {measured(row)}, supported in {supported} of {len(conditions)}"
+    return f"{words}: {_told(row, tested=tested)}"
+
+
+def _told(row: Mapping[str, Any], *, tested: bool) -> str:
+    """What was measured in the one condition of a verdict, with its p where there is one."""
+    p = f", p {_p(row['conditions'][0]['p'], '= ')}" if row["conditions"] and tested else ""
+    return f"{measured(row)}{p}"
 
 
 def _p(value: float | None, equals: str = "") -> str:
@@ -64,18 +76,18 @@ def picture(title: str, place: str) -> Iterator[str]:
     yield f"*{title}*"
 
 
-def section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> Iterator[str]:
+def study_page(study: Study, folder: Path, place: Path, shown: set[bytes]) -> Iterator[str]:
     """A study: how it was made, what each rule says, what the rules leave out, figures, and reasons to doubt.
 
     Args:
         study: What is in its `study.json`.
         folder: Where that is; pictures of its explanations lie in `runs/ID/explanations.npz`.
-        figures: Where figures are written.
-        shown: Pictures that are on the page already, which are not shown again.
+        place: Where its page and figures are written.
+        shown: Pictures that are on another page already, which are not shown again.
     """
     kind = str(study["kind"])
     done = [run for run in study["runs"] if run["status"] == "done"]
-    yield f"## {TITLES[kind]}{'' if TITLES[kind].endswith('?') else ':'} {setting_of(study)}"
+    yield f"# {TITLES[kind]}{'' if TITLES[kind].endswith('?') else ':'} {setting_of(study)}"
     yield ""
     if ERRATUM in study:
         yield f"**Erratum.** {study[ERRATUM]}"
@@ -85,9 +97,11 @@ def section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> Ite
         yield ""
         was = f" At first it was {row['before']['verdict']}: see the reasons to doubt." if "before" in row else ""
         yield f"**{row['claim']}**: {row['verdict']}.{was}"
-        if not row["conditions"]:
-            continue
         tested = rule["threshold"] == 0
+        if len(row["conditions"]) < 2:
+            yield ""
+            yield f"Claimed is {row['claimed']}; measured is {_told(row, tested=tested)}."
+            continue
         yield ""
         yield f"| where | measured |{' p |' if tested else ''} {row['claimed']} is |"
         yield f"| --- | --- |{' --- |' if tested else ''} --- |"
@@ -96,12 +110,12 @@ def section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> Ite
             yield f"| {_where(one)} | {measured({**one, 'measured': one['value']})} |{p} {one['answer']} |"
     yield from {"information": _beyond_depth, "pooling": _which_layer, "repair": _repairs}[kind](study, done)
     for name, title, figure in plots.figures_of(study):
-        file = figures / f"{folder.name}-{name}.svg"
+        file = place / f"{folder.name}-{name}.svg"
         atomic_write_bytes(file, plots.svg(figure))
         yield ""
-        yield from picture(title, f"{figures.name}/{file.name}")
+        yield from picture(title, file.name)
     for run in _pictured(done, folder):
-        file = figures / f"{folder.name}-{run}.png"
+        file = place / f"{folder.name}-{run}.png"
         arrays = load_examples(folder / "runs" / run / "explanations.npz", ())
         sheet = explanation_sheet(grid(check_examples(arrays))[:SHOWN])
         if sheet in shown:
@@ -109,7 +123,7 @@ def section(study: Study, folder: Path, figures: Path, shown: set[bytes]) -> Ite
         shown.add(sheet)
         atomic_write_bytes(file, sheet)
         yield ""
-        yield from picture(PICTURED.format(run), f"{figures.name}/{file.name}")
+        yield from picture(PICTURED.format(run), file.name)
     if study["flags"]:
         yield ""
         yield "Reasons to doubt:"
@@ -153,11 +167,11 @@ def _settings(settings: Mapping[str, Any], diagnosed: Sequence[str]) -> str:
     goal = training["objective"]
     if training["eps"] is not None:
         steps = "" if training["inner_steps"] is None else f" with {training['inner_steps']} steps"
-        goal += f" at ε = {plots.size(training['eps'])}{steps}"
+        goal += f" at ε = {fraction(training['eps'])}{steps}"
     text = (
         f"{settings['model']['model']} on {settings['data']['data']}, training: {goal}, "
         f"{'epochs by the recipe' if epochs is None else f'{epochs} epochs'}. Attacked at "
-        f"ε = {plots.size(measures['eps'])} ({measures['norm']}) on {measures['examples']:,} test images: "
+        f"ε = {fraction(measures['eps'])} ({measures['norm']}) on {measures['examples']:,} test images: "
         f"{measures['attacks'].replace(',', ', ')}, with {measures['steps']} steps and {measures['restarts']} "
         f"start{'s' if measures['restarts'] > 1 else ''} of pgd. An image counts as right in the worst case if it "
         "withstands all of these."
@@ -184,9 +198,10 @@ def _beyond_depth(study: Study, done: Sequence[Run]) -> Iterator[str]:
         "class loss and V, given depth": (LOSSES[1], DEFINITIONS[0], DEPTH),
     }
     table: dict[str, dict[str, str]] = {}
+    alone = len({(run["case"], run["arm"]) for run in done}) == 1  # then all together are these
     for title, names in questions.items():
         for one in study["effects"]:
-            if one["quantity"] == correlation_name(*names):
+            if one["quantity"] == correlation_name(*names) and not (alone and one["case"] == POOLED):
                 cell = f"{one['value']:+.2f} [{one['corrected_low']:+.2f}, {one['corrected_high']:+.2f}]"
                 table.setdefault(_where(one), {})[title] = cell
     if not any(len(row) > 1 for row in table.values()):
@@ -201,6 +216,43 @@ def _beyond_depth(study: Study, done: Sequence[Run]) -> Iterator[str]:
     yield f"| --- |{' --- |' * len(questions)}"
     for where, row in table.items():
         yield f"| {where} | {' | '.join(row.get(title, '–') for title in questions)} |"
+    yield from _repeats(done)
+
+
+def _repeats(done: Sequence[Run]) -> Iterator[str]:
+    """How alike networks of other seeds rank their layers: no two rankings can agree better than each repeats."""
+    groups: dict[str, list[Mapping[str, Floats]]] = {}
+    for run in done:
+        groups.setdefault(f"{run['case']} {run['arm']}", []).append(profile(run["result"]))
+    names = {"V": DEFINITIONS[0], "V in bits": DEFINITIONS[1], "V of probes": DEFINITIONS[2],
+             "relative error": DEFINITIONS[3], "image loss": LOSSES[0], "class loss": LOSSES[1]}  # fmt: skip
+    rows = []
+    for where, profiles in groups.items():
+        cells = []
+        for name in names.values():
+            pairs = itertools.combinations([one[name] for one in profiles], 2)
+            found = [rho for pair in pairs if (rho := _rho(*pair)) is not None]
+            cells.append(f"{np.mean(found):+.2f} ({min(found):+.2f})" if found else "–")
+        rows.append(f"| {where} | {' | '.join(cells)} |")
+    yield ""
+    yield (
+        "How well do these rankings repeat? ρ between two networks of other seeds, the mean over all pairs (and the "
+        "lowest). Where it is small, a small ρ above says little:"
+    )
+    yield ""
+    yield f"| | {' | '.join(names)} |"
+    yield f"| --- |{' --- |' * len(names)}"
+    yield from rows
+
+
+def _rho(first: Floats, second: Floats) -> float | None:
+    """Spearman's ρ over the layers that both have; `None` where there is none."""
+    from scipy.stats import spearmanr
+
+    known = np.isfinite(first) & np.isfinite(second)
+    if known.sum() < FEWEST_RANKED or np.ptp(first[known]) == 0 or np.ptp(second[known]) == 0:
+        return None
+    return float(spearmanr(first[known], second[known]).statistic)
 
 
 def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
@@ -208,6 +260,13 @@ def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
     columns = {name: name for run in done for name in run["result"]["accuracy"]}
     columns["natural, on all test images"] = TEST_ACCURACY
     pairs = dict.fromkeys((one["case"], one["arm"], one["against"]) for one in study["effects"])
+    whole = {(*_pair(one), one["quantity"]): one for one in study["effects"] if one["layer"] is None}
+    values = {
+        quantity: [whole[*pair, quantity]["value"] for pair in pairs if (*pair, quantity) in whole]
+        for quantity in columns.values()
+    }
+    if any(values[WORST] == found for quantity, found in values.items() if quantity != WORST):
+        del columns[WORST]  # one attack is the worst case
     yield ""
     yield (
         "Under each attack, in points of accuracy, with corrected intervals, and in how many pairs the arm is ahead. "
@@ -217,9 +276,9 @@ def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
     yield f"| where | {' | '.join(columns)} |"
     yield f"| --- |{' --- |' * len(columns)}"
     for pair in pairs:
-        found = {one["quantity"]: one for one in _effects(study, pair) if one["layer"] is None}
         cells = [
-            f"{_points(found[name])}, {_ahead(done, pair, name)}" if name in found else "–" for name in columns.values()
+            f"{_points(whole[*pair, name])}, {_ahead(done, pair, name)}" if (*pair, name) in whole else "–"
+            for name in columns.values()
         ]
         yield f"| {_where(dict(zip(('case', 'arm', 'against'), pair, strict=True)))} | {' | '.join(cells)} |"
     for pair in pairs:
@@ -240,7 +299,11 @@ def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
 
 
 def _effects(study: Study, pair: tuple[str, str, str]) -> list[Mapping[str, Any]]:
-    return [one for one in study["effects"] if (one["case"], one["arm"], one["against"]) == pair]
+    return [one for one in study["effects"] if _pair(one) == pair]
+
+
+def _pair(one: Mapping[str, Any]) -> tuple[str, str, str]:
+    return one["case"], one["arm"], one["against"]
 
 
 def _points(one: Mapping[str, Any]) -> str:
