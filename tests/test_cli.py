@@ -363,6 +363,7 @@ def test_help_imports_nothing_heavy() -> None:
             ["fit", "--recogniser", "vgg-small-max-pgd", "--epochs", "1"],
             "a recogniser of the classes of digits",
         ),
+        (["fit", "--recogniser", "lenet5-max", "--epochs", "1"], "a recogniser that is robust"),
         (["fit", "--recogniser", "robust", "--epochs", "1"], "a threat model to train a robust recogniser against"),
         (["diagnose", "--recogniser", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
         (["explain", "--index", "a"], "whole numbers"),

@@ -116,6 +116,9 @@ def models() -> None:
 
     A pretrained classifier is taken with its name and --weights pretrained, e.g.
     `interpretgan diagnose --data mnist --model lenet5-avg-trades --weights pretrained`.
+
+    The first "at eps" is the size that a classifier was trained at, the second that of the attacks. "doubts" counts the
+    reasons to distrust these accuracies, which `interpretgan evaluate` prints and the card lists.
     """
     from interpretgan.models import MODELS
     from interpretgan.pretrained import card_names, read_card
@@ -125,13 +128,16 @@ def models() -> None:
     print(
         "\nParameters are for 10 classes and width 1; the first pooling is the default. Any wrn-DEPTH-WIDENING works.\n"
     )
-    rows = [("pretrained", "data", "objective", "eps", "natural", "PGD", "AutoAttack", "images")]
+    rows = [("pretrained", "data", "objective", "at eps", "natural", "PGD", "AutoAttack", "at eps", "images", "doubts")]
     for card in map(read_card, card_names()):
         figures = [card.figure(name) for name in ("natural", "pgd", "autoattack")]
         shown = ("-" if figure is None else f"{figure['value']:.1%}" for figure in figures)
-        images = "-" if figures[0] is None else f"{figures[0]['examples']:,}"
-        eps = "-" if card.eps is None else fraction(card.eps)
-        rows.append((card.name, card.data["name"], card.objective["name"], eps, *shown, images))
+        measured = ("-", "-", "-")
+        if card.figures is not None and figures[0] is not None:
+            attacked = fraction(card.figures["threat_model"]["eps"])
+            measured = (attacked, f"{figures[0]['examples']:,}", str(len(card.figures["flags"])))
+        trained = "-" if card.eps is None else fraction(card.eps)
+        rows.append((card.name, card.data["name"], card.objective["name"], trained, *shown, *measured))
     print(table(rows))
 
 

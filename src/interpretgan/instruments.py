@@ -136,6 +136,12 @@ class Instruments:
                 )
             return {f"recogniser_{key}": value for key, value in asdict(self._judge_recipe).items()}
         card, data = read_card(name), self.workshop.train
+        if card.eps is None or name == self.workshop.settings.model.model:
+            raise ConfigError(
+                expected="a recogniser that is robust, and not the classifier under diagnosis",
+                got=f"{name}, {'naturally trained' if card.eps is None else 'for both'}",
+                do=f"choose another of `interpretgan models`, or --recogniser {TRAINED} to train one",
+            )
         if (card.in_channels, *card.image_size) != data.shape or list(card.classes) != list(data.classes):
             raise ConfigError(
                 expected=f"a recogniser of the classes of {self.workshop.data_name}",
