@@ -51,7 +51,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     small = GANConfig(steps=2, images_per_cut=2, width=16, blocks=1)
     monkeypatch.setattr("interpretgan.explanation.GANConfig", lambda: small)  # the default, too long for a test
-    monkeypatch.setattr("interpretgan.judge.default_recipe", lambda *_: Recipe(epochs=1, batch_size=64, lr=1e-3))
+    monkeypatch.setattr("interpretgan.judge.judge_recipe", lambda *_: Recipe(epochs=1, batch_size=64, lr=1e-3))
     monkeypatch.chdir(tmp_path)
     exec(code.replace("steps=20", "steps=2"), {"net": Tiny()})  # noqa: S102  (our own README)
     assert Diagnosis.load(tmp_path / "runs" / "mine").layers[0].name == "image"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -25,7 +26,7 @@ class Classifier:
 
     Args:
         model: Any module that maps `[N, C, H, W]` to logits `[N, K]` with `K >= 2`.
-        bounds: Lowest and highest value of a pixel, e.g. `(0, 1)`.
+        bounds: Lowest and highest value of a pixel, e.g. `(0, 1)`. Rounded to float32, as pixels are.
         mean: Per-channel mean that is subtracted before the model, in units of the bounds. `None`: zero.
         std: Per-channel scale that is divided by after that. `None`: one.
 
@@ -62,7 +63,8 @@ class Classifier:
                 do="pass the standard deviation per channel",
             )
         self.model = model
-        self.bounds = (float(bounds[0]), float(bounds[1]))
+        low, high = torch.tensor(bounds, dtype=torch.float32).tolist()
+        self.bounds = (float(low), float(high))
         self.mean = None if mean is None else tuple(float(m) for m in mean)
         self.std = None if std is None else tuple(float(s) for s in std)
         self._depth = 0
@@ -84,11 +86,16 @@ class Classifier:
         return type(self.model).__name__
 
     def state_sha256(self) -> str:
-        """Hash of the model's parameters and buffers: 64 hexadecimal digits."""
+        """Hash of the model's parameters, buffers and further state: 64 hexadecimal digits."""
         digest = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
+        state = self.model.state_dict()
+        unsaved = {name: buffer for name, buffer in self.model.named_buffers() if name not in state}
+        for name, value in {**state, **unsaved}.items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            if isinstance(value, Tensor):
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            else:  # what a module's `get_extra_state` returns
+                digest.update(pickle.dumps(value))
         return digest.hexdigest()
 
     @contextmanager
@@ -159,12 +166,14 @@ class Classifier:
             ) from error
 
     def normalise(self, images: Tensor) -> Tensor:
-        """`(images - mean) / std`, per channel, in the precision of the model's parameters."""
+        """`(images - mean) / std`, per channel, in the precision of the model's parameters; always a new tensor."""
+        given = images
         if self.mean is not None:
             images = images - images.new_tensor(self.mean).view(1, -1, 1, 1)
         if self.std is not None:
             images = images / images.new_tensor(self.std).view(1, -1, 1, 1)
-        return images.to(self.dtype)
+        images = images.to(self.dtype)
+        return images.clone() if images is given else images  # a model may change its input in place
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of images, both checked.

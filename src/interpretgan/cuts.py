@@ -262,6 +262,11 @@ def examine(classifier: Classifier, images: Tensor) -> Anatomy:
         classifier.try_run(images)
         logits, calls = _trace(classifier, images)
         check_logits(logits, len(images))
+        # An axis that is as long as the batch by chance does not follow it.
+        fewer = len(images) - 1
+        shorter = _trace(classifier, images[:fewer])[1] if fewer else []
+        first = {(one.module, one.index): () if one.value is None else one.value.shape[:1] for one in shorter}
+        fixed = {place for place, length in first.items() if length != (fewer,)}
         again = classifier.run(images)
         if not torch.allclose(logits, again, rtol=1e-4, atol=1e-5 * float(logits.abs().max())):
             raise ModelError(
@@ -278,7 +283,12 @@ def examine(classifier: Classifier, images: Tensor) -> Anatomy:
                 do="check the weights and the normalisation",
             )
         names = _qualify(calls)
-        reasons = [_why_not_a_cut(classifier, call, len(images), telling, logits) for call in calls]
+        reasons = [
+            f"its output {tuple(call.value.shape)} has no batch axis of {len(images)} in front"
+            if call.value is not None and (call.module, call.index) in fixed
+            else _why_not_a_cut(classifier, call, len(images), telling, logits)
+            for call in calls
+        ]
     return _sort(classifier, calls, names, reasons)
 
 

@@ -78,7 +78,7 @@ class ImageSet:
         floats = images.to(torch.float32).div_(255)
         low, high = self.bounds
         if self.bounds != (0.0, 1.0):
-            floats.mul_(high - low).add_(low)
+            floats.mul_(high - low).add_(low).clamp_(low, high)
         return floats, torch.from_numpy(np.array(self.labels[chosen]))
 
     def scaled(self, bounds: tuple[float, float]) -> ImageSet:
@@ -136,13 +136,23 @@ def labelled_source(images: Tensor | ImageSource, labels: Tensor | None, bounds:
             got=f"labels beside a {type(images).__name__}, which has its own",
             do="leave labels out",
         )
-    if isinstance(images, Tensor) and (labels is None or len(labels) != len(images)):
+    given: object = labels  # whatever a caller without type checks hands in
+    if isinstance(images, Tensor) and (not isinstance(given, Tensor) or len(given) != len(images)):
         raise LabelError(
             expected=f"labels [{len(images)}] with a tensor of images",
-            got="none" if labels is None else str(tuple(labels.shape)),
+            got="none" if given is None else f"{getattr(given, 'shape', type(given).__name__)}",
             do="pass them right after the images",
         )
     return as_source(images, labels, bounds)
+
+
+def content_of(images: ImageSource) -> str:
+    """A hash of images and labels that are in memory; of others all that is known of them, their number."""
+    if isinstance(images, ImageSet):
+        return images.sha256
+    if isinstance(images, TensorImages):
+        return content_hash(images.images.cpu().numpy(), images.labels.cpu().numpy())
+    return str(len(images))
 
 
 def describe(images: Tensor | ImageSource) -> dict[str, Any]:

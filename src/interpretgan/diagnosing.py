@@ -86,7 +86,7 @@ def diagnose(
 
     Raises:
         LabelError: Labels that do not fit.
-        ConfigError: Nothing to read, or interpreters or information of different cuts.
+        ConfigError: Nothing to read, a judge of other bounds, or interpreters or information of different cuts.
         ThreatModelError: No threat model.
         ModelError: A model that stays in train mode.
         CutError: Replaying the network from a cut does not reproduce its logits.
@@ -94,6 +94,12 @@ def diagnose(
     trust.require_threat_model(threat_model)
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
     classifier, cuts = _same_cuts(interpreters)
+    if judge.classifier.bounds != classifier.bounds:
+        raise ConfigError(
+            expected=f"a judge of pixels within {classifier.bounds}, as the classifier's are",
+            got=f"{judge.classifier.bounds}",
+            do="train or build it with the same bounds",
+        )
     source = labelled_source(images, labels, classifier.bounds)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or bootstrap < 0 or not 0 < confidence < 1:
@@ -255,11 +261,13 @@ def _rows(readings: Readings, weights: vul.Weights, confidence: float, generator
     bits = vul.information_bits(readings.labels, readings.adversarial, weights, generators=generators)
     lost = vul.vulnerability(survival)
     loss = lost.sum(axis=1, keepdims=True)
+    sure = np.quantile(loss[1:] if len(loss) > 1 else loss, (1 - confidence) / 2) > 0  # of nothing there are no shares
+    shared = loss if sure else np.zeros_like(loss)
     curves = {
         **shares,
         "survival": survival,
         "vulnerability": lost,
-        "share": np.divide(lost, loss, out=np.zeros_like(lost), where=loss > 0),
+        "share": np.divide(lost, shared, out=np.zeros_like(lost), where=shared > 0),
         "vulnerability_bits": vul.vulnerability(bits),
         "vulnerability_noise": vul.vulnerability(vul.survival(shares["natural"], shares["noise"])),
     }

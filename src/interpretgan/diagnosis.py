@@ -67,7 +67,7 @@ class Layer:
         survival: `adversarial / natural`.
         bits: Information between the true class and what adversarial explanations show.
         vulnerability: `V_l = survival_{l-1} - survival_l`; 0 for the image.
-        share: `V_l / Σ V`, its share of the whole loss; 0 where nothing is lost.
+        share: `V_l / Σ V`, its share of the whole loss; 0 where it is not sure that anything is lost.
         vulnerability_bits: `bits_{l-1} - bits_l`.
         vulnerability_noise: `V_l` with noise in place of the attack: the control.
         intervals: Of `natural`, `adversarial`, `noise` and `survival`.

@@ -14,7 +14,7 @@ from torch import Tensor
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture, distinct
 from interpretgan.data import as_source
-from interpretgan.errors import ConfigError, CutError, ImageError
+from interpretgan.errors import ConfigError, CutError, ImageError, LabelError
 from interpretgan.fitted import Header, load_fitted, save_fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.trainer import GANConfig, OnStep, train_generator
@@ -221,6 +221,7 @@ class InterpretGAN:
         Raises:
             ConfigError: `fit` was not called.
             ImageError: Images that the classifier refuses, or that do not pair up.
+            LabelError: Not one label for each image.
         """
         images = self.classifier.check_images(images)
         if adversarial is not None:
@@ -231,6 +232,8 @@ class InterpretGAN:
                     got=str(tuple(adversarial.shape)),
                     do="pass x' in the order of x",
                 )
+        if labels is not None and tuple(labels.shape) != (len(images),):
+            raise LabelError(expected=f"labels [{len(images)}]", got=str(tuple(labels.shape)), do="pass one per image")
         noise = self.noise(len(images), generator=torch.Generator().manual_seed(self.seed if seed is None else seed))
         natural = self.draw(images, noise)
         perturbed = None if adversarial is None else self.draw(adversarial, noise)

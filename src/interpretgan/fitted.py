@@ -41,6 +41,7 @@ def save_fitted(
         **header,
         "cuts": [dataclasses.asdict(cut) for cut in cuts],
         "classifier_sha256": classifier.state_sha256(),
+        "pixels": _pixels(classifier),
     }
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     atomic_write_bytes(path, save_tensors(tensors, {"interpretgan": json.dumps(whole)}))
@@ -76,17 +77,23 @@ def load_fitted(
         cuts = [Cut(**{**cut, "shape": tuple(cut["shape"])}) for cut in header["cuts"]]
         owner, network = build(header, cuts)
         network.load_state_dict(tensors)
-        fitted_to = header["classifier_sha256"]
+        fitted_to = header["classifier_sha256"], header["pixels"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             expected=f"{what} in {path}",
             got=" ".join(str(error).split())[:200] or type(error).__name__,
             do=f"{again}, or check the path",
         ) from error
-    if fitted_to != classifier.state_sha256():
+    if fitted_to != (classifier.state_sha256(), _pixels(classifier)):
         raise WeightsError(
             expected=f"the classifier that {path} was fitted to",
-            got="another one, or the same with other weights",
+            got="another one, or the same with other weights, bounds or normalisation",
             do=f"load the weights that it was fitted to, or {again}",
         )
     return owner, network.to(classifier.device).eval().requires_grad_(False)
+
+
+def _pixels(classifier: Classifier) -> Header:
+    """What the classifier takes for a pixel, as JSON has it."""
+    values = {"bounds": classifier.bounds, "mean": classifier.mean, "std": classifier.std}
+    return {name: None if value is None else list(value) for name, value in values.items()}

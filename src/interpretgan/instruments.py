@@ -16,7 +16,7 @@ from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.models import load_weights, save_weights
 from interpretgan.pretrained import load_classifier, read_card
 from interpretgan.subject import Subject, known_weights
-from interpretgan.training import Recipe, default_recipe
+from interpretgan.training import Recipe, judge_recipe
 
 TRAINED = "robust"
 """Name of a recogniser that is trained here."""
@@ -44,7 +44,8 @@ class Instruments:
 
     @property
     def _judge_recipe(self) -> Recipe:
-        recipe, epochs = default_recipe(self.workshop.train, "judge"), self.workshop.settings.judge.judge_epochs
+        settings = self.workshop.settings
+        recipe, epochs = judge_recipe(self.workshop.train, settings.attack.threat_model()), settings.judge.judge_epochs
         return recipe if epochs is None else replace(recipe, epochs=epochs)
 
     @cached_property

@@ -17,8 +17,8 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, DataError
 from interpretgan.models import build_model
+from interpretgan.training import adversarial_objective, judge_recipe
 from interpretgan.training.loop import Progress, evaluate_accuracy, train_classifier
-from interpretgan.training.recipes import adversarial_objective, default_recipe
 
 ATTACKED = 1000
 """Held-out images that the judge itself is attacked on."""
@@ -81,7 +81,7 @@ def train_judge(
         threat_model: Its norm and eps are what the judge is trained at; all of it is what the judge is
             measured under.
         seed: Of weights, order and attacks. Use another one than the classifier's.
-        epochs: Passes over `train`. `None`: `default_recipe`.
+        epochs: Passes over `train`. `None`: `judge_recipe`.
         architecture: See `build_model`; another one than the classifier's.
         bounds: Range of the pixels that it reads: that of the classifier under diagnosis.
         device: Where to train and keep it. `None`: the CPU.
@@ -101,7 +101,7 @@ def train_judge(
         )
     if epochs is not None and epochs < 1:
         raise ConfigError(expected="epochs >= 1", got=f"{epochs}", do="raise it, or leave it to the recipe")
-    recipe = default_recipe(train, "judge")
+    recipe = judge_recipe(train, threat_model)
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs)
     with torch.random.fork_rng(devices=()):
@@ -116,7 +116,7 @@ def train_judge(
     train_classifier(
         classifier,
         train,
-        objective=adversarial_objective(threat_model),
+        objective=adversarial_objective(train, threat_model),
         recipe=recipe,
         seed=seed,
         device=device,

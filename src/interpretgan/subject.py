@@ -16,7 +16,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.cuts import Anatomy, examine
 from interpretgan.errors import ConfigError
 from interpretgan.files import file_sha256, read_json, write_json
-from interpretgan.models import MODELS, WRN_POOLS, load_weights, save_weights
+from interpretgan.models import MODELS, WRN_POOLS, load_weights, save_weights, source_file
 from interpretgan.pretrained import Card, card_names, load_classifier, read_card
 from interpretgan.training import Objective, Recipe, TrainingResult, evaluate_accuracy, train_classifier
 from interpretgan.workshop import Workshop
@@ -40,6 +40,8 @@ class Subject:
             InterpretGANError: The network, its weights or its training is not as it should be.
         """
         built, config = self.built, {"pool": self.pool, "width": self.width}
+        if (file := source_file(self.options.model)) is not None:
+            config["model_sha256"] = file_sha256(file)
         if self.options.given:
             return config | known_weights(built, self.options.file)
         return config | {"epochs": self.recipe.epochs, "training": self._training()}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import examine
@@ -12,6 +13,7 @@ from interpretgan.data import load_data
 from interpretgan.errors import ConfigError, RunFolderError, TrainingError
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.trainer import GANConfig, train_generator
+from interpretgan.types import TensorImages
 from tests.networks import Tiny
 
 CONFIG = GANConfig(steps=6, images_per_cut=3, width=16, blocks=1, noise=4, precision="fp32")
@@ -70,6 +72,21 @@ def test_a_checkpoint_of_another_classifier_is_refused(classifier: Classifier, t
     with pytest.raises(RunFolderError, match="a checkpoint of the same work"):
         train(other, checkpoint=checkpoint)
     assert checkpoint.read_bytes() == kept
+
+
+def test_a_checkpoint_on_other_tensors_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+    images = torch.rand(8, 1, 28, 28)
+    cuts = examine(classifier, images[:3]).distinct
+    checkpoint = tmp_path / "checkpoint.pt"
+
+    def fit(source: Tensor) -> None:
+        train_generator(
+            classifier, cuts, TensorImages(source), CONFIG, seed=1, checkpoint=checkpoint, checkpoint_seconds=0.0
+        )
+
+    fit(images)
+    with pytest.raises(RunFolderError, match="of another model, data set, setting or version"):
+        fit(1 - images)
 
 
 def test_one_seed_one_generator(classifier: Classifier) -> None:

@@ -11,8 +11,10 @@ from interpretgan.cuts import examine
 from interpretgan.data import load_data
 from interpretgan.errors import ConfigError, ModelError
 from interpretgan.models import build_model
+from interpretgan.models.pooling import pooling
+from interpretgan.studies.config import Repair
 from interpretgan.studies.plan import targets
-from interpretgan.studies.repairs import only, swap_pooling, units_of
+from interpretgan.studies.repairs import halves, only, swap_pooling, units_of
 from interpretgan.training import Natural, Recipe, train_classifier
 
 
@@ -50,6 +52,39 @@ def test_a_residual_block_is_one() -> None:
     assert len(units) < sum(isinstance(module, nn.Conv2d | nn.Linear) for module in classifier.model.modules())
 
 
+class Tokens(nn.Module):
+    """Attention, whose projection out is read and never called, and a weight that is used after the last cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.norm = nn.Conv2d(1, 8, 14, stride=14), nn.LayerNorm(8)
+        self.mix, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 10)
+        self.scale = nn.Parameter(torch.ones(10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.norm(self.patch(x).flatten(2).transpose(1, 2))
+        logits: torch.Tensor = self.head(self.mix(z, z, z, need_weights=False)[0].mean(dim=1)) * self.scale
+        return logits
+
+
+def test_parameters_that_no_module_call_shows_have_a_layer_too() -> None:
+    classifier = Classifier(Tokens())
+    anatomy = examine(classifier, torch.rand(4, 1, 28, 28))
+    units = units_of(classifier, anatomy, [cut.name for cut in anatomy.distinct])
+    owned = [name for unit in units for name in unit.parameters]
+    assert sorted(owned) == sorted(name for name, _ in classifier.model.named_parameters())
+    (attention,) = [unit for unit in units if "mix.out_proj.weight" in unit.parameters]
+    assert "mix.in_proj_weight" in attention.parameters
+
+
+def test_where_all_layers_learn_normalisation_without_parameters_does() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False), nn.Conv2d(2, 2, 3))
+    with only(model, ["0.weight", "0.bias"]):
+        assert not model[1].training
+    with only(model, [name for name, _ in model.named_parameters()]):
+        assert model[1].training
+
+
 @pytest.mark.parametrize("averaging", [0.0, 0.9])
 def test_fine_tuning_moves_the_chosen_layer_and_nothing_else(averaging: float) -> None:
     classifier = network("vgg-small", width=0.125)
@@ -84,8 +119,21 @@ def test_a_pooling_is_swapped_and_nothing_else() -> None:
     swap_pooling(one.model, "pool2", "avg", 16)
     images = torch.rand(3, 1, 28, 28)
     torch.testing.assert_close(one(images), other(images))
-    with pytest.raises(ModelError, match="the name of a pooling, got 'conv1'"):
+    with pytest.raises(ModelError, match="the name of a pooling of 2x2 values, got 'conv1'"):
         swap_pooling(one.model, "conv1", "avg", 6)
+
+
+@pytest.mark.parametrize(
+    ("module", "swappable"),
+    [
+        (nn.MaxPool2d(2), True), (nn.AvgPool2d((2, 2), stride=2), True), (pooling("stride", 4), True),
+        (pooling("blur", 4), True), (nn.MaxPool2d(3, stride=1, padding=1), False), (nn.MaxPool2d(3, 2, 1), False),
+        (nn.AvgPool2d(8), False), (nn.MaxPool2d(2, ceil_mode=True), False), (nn.MaxPool2d(2, dilation=2), False),
+        (nn.ReLU(), False),
+    ],
+)  # fmt: skip
+def test_a_pooling_of_another_geometry_is_not_swapped(module: nn.Module, swappable: bool) -> None:
+    assert halves(module) is swappable
 
 
 UNITS: list[dict[str, Any]] = [
@@ -93,9 +141,10 @@ UNITS: list[dict[str, Any]] = [
     {"name": "fc1", "vulnerability": None}, {"name": "fc2", "vulnerability": -0.02},
 ]  # fmt: skip
 LAYERS: list[dict[str, Any]] = [
-    {"name": name, "pooling": name.startswith("pool"), "unreliable": False, "vulnerability": {"value": value}}
+    {"name": name, "kind": "MaxPool2d", "pooling": name.startswith("pool"), "unreliable": False,
+     "vulnerability": {"value": value}}
     for name, value in [("conv1", 0.9), ("pool1", 0.2), ("conv2", 0.8), ("pool2", 0.3)]
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -109,15 +158,18 @@ LAYERS: list[dict[str, Any]] = [
     ],
 )
 def test_what_an_arm_changes(arm: str, count: int, chosen: list[str]) -> None:
-    assert targets(arm, UNITS, LAYERS, count) == chosen
+    assert targets(arm, UNITS, LAYERS, Repair(count)) == chosen
 
 
 def test_blamed_and_cleared_do_not_overlap() -> None:
     equal = [{"name": name, "vulnerability": 0.1} for name in ("conv1", "fc1")]
-    assert targets("finetune-blamed", equal, LAYERS, 1) == ["conv1"]
-    assert targets("finetune-cleared", equal, LAYERS, 1) == ["fc1"]
+    assert targets("finetune-blamed", equal, LAYERS, Repair()) == ["conv1"]
+    assert targets("finetune-cleared", equal, LAYERS, Repair()) == ["fc1"]
     with pytest.raises(ConfigError, match=r"at least 4 layers with weights that can be read reliably.*got 3"):
-        targets("finetune-blamed", UNITS, LAYERS, 2)
+        targets("finetune-blamed", UNITS, LAYERS, Repair(2))
     hidden = [{**row, "unreliable": True} for row in LAYERS]
     with pytest.raises(ConfigError, match="at least 2 poolings"):
-        targets("swap-cleared", UNITS, hidden, 1)
+        targets("swap-cleared", UNITS, hidden, Repair())
+    same = [{**row, "kind": "AvgPool2d" if row["name"] == "pool1" else "MaxPool2d"} for row in LAYERS]
+    with pytest.raises(ConfigError, match=r"at least 2 poolings.*got 1"):  # pool1 is an average already
+        targets("swap-cleared", UNITS, same, Repair())

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from scipy.stats import pearsonr, rankdata, spearmanr, ttest_1samp
 
 from interpretgan.studies.statistics import (
     Profile,
+    _permuted,
     correct,
     effect_of,
     holm,
@@ -100,6 +102,21 @@ def test_partial_ranks_agree_with_a_regression_of_ranks() -> None:
     found = spearman_rows(first[None], second[None], given[None])
     assert found == pytest.approx(pearsonr(*left).statistic)
     assert np.isnan(spearman_rows(first[None], given[None], given[None])).all()  # nothing is left of the second
+
+
+def test_partial_ranks_in_other_orders_are_cleared_again() -> None:
+    random = np.random.default_rng(7)
+    depth = np.arange(8.0)
+    profile = Profile("g", "s", depth + 4 * random.random(8), depth + 4 * random.random(8), depth)
+    orders = np.argsort(random.random((5, 8)), axis=1)
+
+    def left(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        cleared: npt.NDArray[np.float64] = values - np.polyval(np.polyfit(rankdata(depth), values, 1), rankdata(depth))
+        return cleared
+
+    first, second = left(rankdata(profile.first)), left(rankdata(profile.second))
+    expected = [pearsonr(first, left(second[order])).statistic for order in orders]
+    np.testing.assert_allclose(_permuted(profile, orders), expected)
 
 
 def test_what_only_follows_depth_has_no_correlation_given_depth() -> None:

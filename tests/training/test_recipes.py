@@ -8,8 +8,9 @@ import torch
 from interpretgan.attacks import ThreatModel
 from interpretgan.data import ImageSet, load_data
 from interpretgan.errors import ConfigError
-from interpretgan.training import OBJECTIVES, Recipe, adversarial_objective, default_recipe
+from interpretgan.training import OBJECTIVES, Recipe, adversarial_objective, default_recipe, judge_recipe
 from interpretgan.training.augmentation import augment
+from interpretgan.training.recipes import SMALL_SET
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,21 @@ def test_robust_recipes_select_the_best_epoch(train: ImageSet, objective: str) -
     assert recipe.epochs > default_recipe(train, "natural").epochs
 
 
-def test_large_sizes_get_help() -> None:
-    small, large = (adversarial_objective(ThreatModel("linf", eps, steps=20)) for eps in (0.2, 0.4))
-    assert small.warmup < large.warmup == 1
-    assert small.natural_share == 0 < large.natural_share
+def test_large_sizes_get_help(train: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    modest, large = (ThreatModel("linf", eps, steps=20) for eps in (0.2, 0.4))
+    few = len(train) < SMALL_SET
+    assert few
+    small, hopeless = (adversarial_objective(train, one) for one in (modest, large))
+    assert small.warmup < hopeless.warmup == 1
+    assert small.natural_share == 0 < hopeless.natural_share
     assert (small.threat_model.eps, small.threat_model.steps) == (0.2, 3)
+    assert judge_recipe(train, large) == judge_recipe(train, modest) == default_recipe(train, "judge")
+    monkeypatch.setattr("interpretgan.training.recipes.SMALL_SET", len(train))
+    hard = adversarial_objective(train, large)
+    assert small.warmup < hard.warmup < 1
+    assert hard.natural_share == 0
+    assert judge_recipe(train, modest) == default_recipe(train, "judge")
+    assert judge_recipe(train, large).epochs == 3 * default_recipe(train, "judge").epochs
 
 
 def test_one_cycle_rises_and_falls_to_zero() -> None:

@@ -20,7 +20,7 @@ from interpretgan.attacks import require_gradient
 from interpretgan.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture, capturing
-from interpretgan.data import describe
+from interpretgan.data import content_of
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
@@ -134,7 +134,8 @@ def train_generator(
         "classifier": classifier, "cuts": cuts, "images": images, "config": config, "seed": seed,
         "recogniser": recogniser, "checkpoint": checkpoint,
     }  # fmt: skip
-    with gathered(devices, classifier.device, task) as team:
+    # Whatever the caller has switched off, a training needs gradients.
+    with torch.inference_mode(False), torch.enable_grad(), gathered(devices, classifier.device, task) as team:
         return train_share(team, **task, checkpoint_seconds=checkpoint_seconds, on_step=on_step)
 
 
@@ -187,9 +188,8 @@ def train_share(
         for network in (generator, discriminator)
     )
     networks = (classifier,) if recogniser is None else (classifier, recogniser)
-    content = describe(images).get("sha256", len(images))
     fingerprint = fingerprint_of(
-        config, seed, [(each.name, each.shape) for each in cuts], content, image_shape,
+        config, seed, [(each.name, each.shape) for each in cuts], content_of(images), image_shape,
         *((network_of(network), network.state_sha256()) for network in networks),
     )  # fmt: skip
     learning: dict[str, nn.Module | torch.optim.Optimizer] = {
@@ -213,7 +213,8 @@ def train_share(
         while step < config.steps:
             for optimiser in (adam_g, adam_d):
                 optimiser.param_groups[0]["lr"] = config.learning_rate * _schedule(step, config.steps)
-            x = images.batch(team.share(torch.randint(len(images), (drawn,), generator=random)))[0].to(device)
+            x, _ = images.batch(team.share(torch.randint(len(images), (drawn,), generator=random)))
+            x = x.to(device, torch.float32)
             noise = team.share(torch.randn(drawn, config.noise, generator=random)).to(device)
             with torch.no_grad(), capturing(classifier, cuts, rows) as latents:
                 logits = classifier.run(x)

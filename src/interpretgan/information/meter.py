@@ -79,9 +79,11 @@ class InformationMeter:
             TrainingError: A loss is not finite.
         """
         source = labelled_source(images, labels, self.classifier.bounds)
-        self._gauge = train_gauge(
-            self.classifier, self._measured, source, self.config, seed=self.seed, checkpoint=checkpoint, on_step=on_step
-        )
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
+            self._gauge = train_gauge(
+                self.classifier, self._measured, source, self.config, seed=self.seed, checkpoint=checkpoint,
+                on_step=on_step,
+            )  # fmt: skip
         return self
 
     def measure(

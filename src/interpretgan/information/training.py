@@ -16,7 +16,7 @@ from interpretgan.attacks import check_labels
 from interpretgan.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture
-from interpretgan.data import describe
+from interpretgan.data import content_of
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.information.network import Gauge
 from interpretgan.precision import autocast
@@ -170,7 +170,7 @@ def train_gauge(
         fused=True,
     )
     fingerprint = fingerprint_of(
-        config, seed, [(cut.name, cut.shape) for cut in cuts], describe(images).get("sha256", len(images)), image_shape,
+        config, seed, [(cut.name, cut.shape) for cut in cuts], content_of(images), image_shape,
         network_of(classifier), classifier.state_sha256(),
     )  # fmt: skip
     step = 0
@@ -232,17 +232,17 @@ def _rows(number: int, count: int, batch: int, device: torch.device) -> Tensor:
 def _averages(
     classifier: Classifier, images: ImageSource, classes: int, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The mean training image, and `-log2` of the frequency of each class (each class being counted once more)."""
+    """The mean training image, and `-log2` of the frequency of each class (a class never seen being counted once)."""
     chosen = torch.randperm(len(images), generator=random)[:MEAN_IMAGES]
     total: Tensor | None = None
-    counts = torch.ones(classes, device=classifier.device)
+    counts = torch.zeros(classes, device=classifier.device)
     for first in range(0, len(chosen), 500):
         x, y = _batch(classifier, images, chosen[first : first + 500])
         y = check_labels(y, len(x), classifier, x[:1])
         total = x.sum(dim=0) + (0 if total is None else total)
         counts += torch.bincount(y, minlength=classes)
     assert total is not None
-    return total / len(chosen), -(counts / counts.sum()).log2()
+    return total / len(chosen), -(counts.clamp_min(1) / counts.sum()).log2()
 
 
 def _schedule(step: int, steps: int) -> float:

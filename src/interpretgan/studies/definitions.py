@@ -10,7 +10,7 @@ from torch import Tensor
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, capture
 from interpretgan.data import ImageSet
-from interpretgan.readings import BATCH, Perturb
+from interpretgan.readings import BATCH, Perturb, batch_size
 
 FEATURES = 512
 """Dimensions that a latent is projected to before it is probed: the same capacity at every cut."""
@@ -102,8 +102,9 @@ def other_definitions(
     probes = [Probe(torch.cat(parts), torch.cat(labels), len(train.classes)) for parts in zip(*features, strict=True)]
     right = torch.zeros(2, len(probes), dtype=torch.float64)
     error = torch.zeros(len(cuts), dtype=torch.float64)
-    for first in range(0, count, BATCH):
-        x, y = test.batch(slice(first, min(first + BATCH, count)))
+    size = batch_size(test, len(cuts))  # as in the diagnosis: what an attack finds depends on what is beside an image
+    for first in range(0, count, size):
+        x, y = test.batch(slice(first, min(first + size, count)))
         changed = adversarial(x.to(classifier.device), y.to(classifier.device), first).cpu()
         pair = _latents(classifier, cuts, x), _latents(classifier, cuts, changed)
         for row, found in enumerate(pair):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from interpretgan.runs import RunFolder
 from interpretgan.studies.config import UNTOUCHED
 from interpretgan.studies.definitions import other_definitions
 from interpretgan.studies.plan import Spec, code_of, read_settings
-from interpretgan.studies.repairs import POOLINGS, only, swap_pooling, unit_vulnerability, units_of
+from interpretgan.studies.repairs import halves, only, swap_pooling, unit_vulnerability, units_of
 from interpretgan.subject import Subject
 from interpretgan.training import train_classifier
 from interpretgan.workshop import Say, Workshop
@@ -92,7 +92,8 @@ def _diagnosed(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[s
             return _plain(result)
         _share_judge(folder, spec, job)
         diagnosis = job.diagnosis()
-        result |= _layers(diagnosis)
+        modules = dict(job.subject.classifier.model.named_modules())
+        result |= _layers(diagnosis, {cut.name for cut in job.instruments.cuts if halves(modules[cut.module])})
         if not (folder / "explanations.npz").exists():
             save_arrays(folder / "explanations.npz", examples_of(job.telling_explanation()))
         others = other_definitions(
@@ -230,8 +231,8 @@ def _evaluated(evaluation: Evaluation, work: Path) -> dict[str, Any]:
     }
 
 
-def _layers(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The rows of a diagnosis that a study compares, the image left out."""
+def _layers(diagnosis: Diagnosis, poolings: Set[str]) -> dict[str, Any]:
+    """The rows of a diagnosis that a study compares, the image left out; `poolings` can be swapped for others."""
     kept = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits",
             "information_loss", "class_information", "class_accuracy", "flags")  # fmt: skip
     record = diagnosis.to_dict()
@@ -239,7 +240,7 @@ def _layers(diagnosis: Diagnosis) -> dict[str, Any]:
         "layers": [
             {
                 **{name: row[name] for name in kept if row.get(name) is not None},
-                "pooling": row["kind"] in POOLINGS,
+                "pooling": row["name"] in poolings,
                 "unreliable": any(flag.startswith(UNRELIABLE) for flag in row["flags"]),
             }
             for row in record["layers"][1:]

@@ -19,7 +19,8 @@ from interpretgan.instruments import TRAINED
 from interpretgan.models import MODELS, source_file
 from interpretgan.pretrained import read_card
 from interpretgan.runs import RECORDED_PACKAGES, package_version
-from interpretgan.studies.config import UNTOUCHED, Case, StudyConfig, fine_tuning
+from interpretgan.studies.config import UNTOUCHED, Case, Repair, StudyConfig, fine_tuning
+from interpretgan.studies.repairs import KINDS
 
 Spec = dict[str, Any]
 
@@ -134,7 +135,7 @@ def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> 
                     continue
                 spec["base_state_sha256"] = base["classifier"]["state_sha256"]
                 try:
-                    spec["targets"] = targets(arm, base["units"], base["layers"], config.repair.layers)
+                    spec["targets"] = targets(arm, base["units"], base["layers"], config.repair)
                     spec["parameters"] = [
                         name for unit in base["units"] if unit["name"] in spec["targets"] for name in unit["parameters"]
                     ]
@@ -143,7 +144,9 @@ def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> 
     return specs, refused
 
 
-def targets(arm: str, units: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], count: int) -> list[str]:
+def targets(
+    arm: str, units: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], repair: Repair
+) -> list[str]:
     """Names of what an arm changes: layers with weights to fine-tune, or the pooling to swap.
 
     Layers are ordered by their vulnerability; what cannot be read reliably is left out. Of equals the
@@ -153,15 +156,18 @@ def targets(arm: str, units: Sequence[Mapping[str, Any]], layers: Sequence[Mappi
         arm: One of `ACTIONS`.
         units: Layers with weights: `name`, `vulnerability` (`None` where unreliable), `parameters`.
         layers: Rows of the diagnosis.
-        count: How many layers are fine-tuned.
+        repair: How many layers are fine-tuned, and what a pooling is swapped for; one of that kind is left alone.
 
     Raises:
         ConfigError: Too few of them to choose from.
     """
     action, _, chosen = arm.partition("-")
+    count = repair.layers
     if action == "swap":
         count = 1
-        pools = [row for row in layers if row["pooling"] and not row["unreliable"]]
+        pools = [
+            row for row in layers if row["pooling"] and not row["unreliable"] and row["kind"] != KINDS[repair.pool]
+        ]
         candidates = [(row["name"], row["vulnerability"]["value"]) for row in pools]
     else:
         candidates = [(unit["name"], unit["vulnerability"]) for unit in units if unit["vulnerability"] is not None]

@@ -14,8 +14,9 @@ from interpretgan.cuts import Anatomy
 from interpretgan.errors import ModelError
 from interpretgan.models.pooling import BlurPool, Subsample, pooling
 
-POOLINGS = (nn.MaxPool2d.__name__, nn.AvgPool2d.__name__, Subsample.__name__, BlurPool.__name__)
-"""Kinds of layers that can be swapped for each other."""
+KINDS = {"max": nn.MaxPool2d.__name__, "avg": nn.AvgPool2d.__name__, "stride": Subsample.__name__,
+         "blur": BlurPool.__name__}  # fmt: skip
+"""Poolings that can be swapped for each other, and what their layers are called in a diagnosis."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,20 @@ def units_of(classifier: Classifier, anatomy: Anatomy, cuts: Sequence[str]) -> l
         cuts: Names of the cuts that were diagnosed.
     """
     modules = dict(classifier.model.named_modules())
+    called = {call if call in modules else call.rpartition(":")[0] for call in anatomy.order}
+    owned: dict[str, list[tuple[str, nn.Parameter]]] = {}
+    for full, parameter in classifier.model.named_parameters():
+        owner = full.rpartition(".")[0]
+        while owner and owner not in called:  # what is never called belongs to the module that reads its weights
+            owner = owner.rpartition(".")[0]
+        owned.setdefault(owner, []).append((full, parameter))
     units: list[tuple[str, list[str], list[str]]] = []
     names: list[str] = []
     seen: set[str] = set()
     opens: str | None = None
     for call in anatomy.order:
         module = call if call in modules else call.rpartition(":")[0]
-        for name, parameter in modules[module].named_parameters(recurse=False) if module in modules else ():
-            full = f"{module}.{name}" if module else name
+        for full, parameter in owned.get(module, ()):
             if full not in seen:
                 seen.add(full)
                 names.append(full)
@@ -64,7 +71,9 @@ def units_of(classifier: Classifier, anatomy: Anatomy, cuts: Sequence[str]) -> l
             units[-1][1].append(call)
             units[-1][2].extend(names)
             names, opens = [], None
-    return [Unit(name, tuple(cuts), tuple(owned)) for name, cuts, owned in units if owned]
+    if units:
+        units[-1][2].extend(names)  # of what is called after the last cut
+    return [Unit(name, tuple(cuts), tuple(parameters)) for name, cuts, parameters in units if parameters]
 
 
 @contextmanager
@@ -88,6 +97,7 @@ def only(model: nn.Module, parameters: Sequence[str]) -> Iterator[None]:
         (module, module.training)
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._NormBase)
+        and known.keys() - set(parameters)  # else all layers learn, also those without parameters of their own
         and not any(f"{name}.{own}" in parameters for own, _ in module.named_parameters(recurse=False))
     ]
     try:
@@ -109,6 +119,15 @@ def _stay(module: nn.Module) -> Any:
     return lambda mode=True: module
 
 
+def halves(module: nn.Module) -> bool:
+    """Whether the module is a pooling of 2x2 values, as those of `pooling` are: one that can be swapped for another."""
+    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+        two = ((2, 2), 2)
+        plain = module.kernel_size in two and module.stride in two and module.padding in ((0, 0), 0)
+        return plain and not module.ceil_mode and getattr(module, "dilation", 1) in ((1, 1), 1)
+    return isinstance(module, Subsample | BlurPool)
+
+
 def swap_pooling(model: nn.Module, name: str, kind: str, channels: int) -> None:
     """Put another pooling in the place of the one of that name.
 
@@ -119,11 +138,13 @@ def swap_pooling(model: nn.Module, name: str, kind: str, channels: int) -> None:
         channels: Of the map.
 
     Raises:
-        ModelError: There is no pooling of that name.
+        ModelError: There is no pooling of that name that halves its map.
     """
     found = dict(model.named_modules()).get(name)
-    if type(found).__name__ not in POOLINGS:
-        raise ModelError(expected="the name of a pooling", got=repr(name), do="choose one that the diagnosis lists")
+    if found is None or not halves(found):
+        raise ModelError(
+            expected="the name of a pooling of 2x2 values", got=repr(name), do="choose one that the diagnosis lists"
+        )
     model.set_submodule(name, pooling(kind, channels))
 
 

@@ -228,7 +228,8 @@ LEAST_LAYERS = 6
 def _permuted(profile: Profile, orders: npt.NDArray[np.int64]) -> Floats:
     """Spearman's rho `[B]` with the layers of `second` in other orders, among those where both have a number.
 
-    Where something is held fixed, what is left of the ranks is what is reordered (Freedman and Lane 1983).
+    Where something is held fixed, what is left of the ranks is what is reordered, and again cleared of it (Freedman and
+    Lane 1983).
     """
     known = np.flatnonzero(np.isfinite(profile.first) & np.isfinite(profile.second))
     chosen = orders[np.isin(orders, known)].reshape(len(orders), len(known))
@@ -236,8 +237,13 @@ def _permuted(profile: Profile, orders: npt.NDArray[np.int64]) -> Floats:
         return spearman_rows(np.tile(profile.first[known], (len(orders), 1)), profile.second[chosen])
     there = np.isin(np.arange(len(profile.first)), known)[None]
     a, b = (_ranks(table[None], there, profile.given[None])[0] for table in (profile.first, profile.second))
-    spread = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return (a[known] * b[chosen]).sum(axis=1) / spread if spread > NOTHING else np.full(len(orders), np.nan)
+    line = _ranks(profile.given[None], there)[0][known]
+    square = float((line**2).sum())
+    moved = b[chosen] - (b[chosen] @ line / (square or 1.0))[:, None] * line
+    spread = np.sqrt((a[known] ** 2).sum() * (moved**2).sum(axis=1))
+    rho = np.full(len(orders), np.nan)
+    np.divide(moved @ a[known], spread, out=rho, where=spread > NOTHING)
+    return rho
 
 
 def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int, promised: int = 0) -> Estimate | None:

@@ -11,7 +11,7 @@ from interpretgan.training.objectives import (
     build_objective,
     fast_training,
 )
-from interpretgan.training.recipes import Recipe, adversarial_objective, default_recipe
+from interpretgan.training.recipes import Recipe, adversarial_objective, default_recipe, judge_recipe
 
 __all__ = [
     "OBJECTIVES",
@@ -27,5 +27,6 @@ __all__ = [
     "default_recipe",
     "evaluate_accuracy",
     "fast_training",
+    "judge_recipe",
     "train_classifier",
 ]

@@ -1,0 +1,236 @@
+"""Input that is valid and out of the ordinary: it gives the result of ordinary input, or one clear line."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interpretgan import (
+    Classifier,
+    GANConfig,
+    ImageSet,
+    InterpretGAN,
+    Judge,
+    ThreatModel,
+    diagnose,
+    find_cuts,
+    load_data,
+)
+from interpretgan.attacks import attack
+from interpretgan.cli import run_command
+from interpretgan.cuts import examine
+from interpretgan.errors import ConfigError, LabelError, WeightsError
+from interpretgan.information import InformationConfig, InformationMeter
+from interpretgan.information.training import train_gauge
+from tests.networks import Tiny
+
+SMALL = GANConfig(steps=2, images_per_cut=2, width=8, blocks=1, precision="fp32")
+METER = InformationConfig(steps=2, batch=8, images_per_cut=2, width=8, blocks=1, features=8, hidden=8, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[ImageSet, ImageSet]:
+    return load_data("digits", "train"), load_data("digits", "test")
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(Tiny())
+
+
+class InPlace(nn.Module):
+    """Shifts its own input."""
+
+    def __init__(self, net: nn.Module, *, in_place: bool = True) -> None:
+        super().__init__()
+        self.net, self.in_place = net, in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.in_place:
+            x -= 0.5
+        else:
+            x = x - 0.5
+        logits: Tensor = self.net(x)
+        return logits
+
+
+# --- pixels ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bounds", [(-0.4242, 2.8215), (0.0, 0.1), (-2.1179, 2.64), (-0.1, 0.7)])
+def test_bounds_that_single_precision_rounds_are_attacked_within(
+    bounds: tuple[float, float], digits: tuple[ImageSet, ImageSet]
+) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(Tiny(), bounds=bounds)
+    low, high = classifier.bounds
+    assert (low, high) == pytest.approx(bounds)
+    images, labels = digits[1].scaled(bounds).batch(slice(0, 16))
+    assert low <= float(images.min())
+    assert float(images.max()) <= high
+    found = attack(classifier, images, labels, ThreatModel("linf", 0.05 * (high - low), steps=2), seed=0)
+    assert low <= float(found.min())
+    assert float(found.max()) <= high
+
+
+def test_a_model_that_changes_its_input_changes_nothing_of_ours(
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet]
+) -> None:
+    rude = Classifier(InPlace(classifier.model))
+    polite = Classifier(InPlace(copy.deepcopy(classifier.model), in_place=False))
+    images, labels = digits[1].batch(slice(0, 12))
+    before = images.clone()
+    assert [cut.name for cut in find_cuts(rude, images)] == [cut.name for cut in find_cuts(polite, images)]
+    threat_model = ThreatModel("linf", 0.1, steps=2)
+    assert torch.equal(*(attack(one, images, labels, threat_model, seed=0) for one in (rude, polite)))
+    assert torch.equal(images, before)
+    measured = [
+        InformationMeter(one, find_cuts(one, images), config=METER).fit(digits[0]).measure(digits[1], examples=20)
+        for one in (rude, polite)
+    ]
+    assert (measured[0].variance == measured[1].variance).all()
+
+
+def test_a_generator_is_for_one_range_of_pixels_and_one_normalisation(classifier: Classifier, tmp_path: Path) -> None:
+    images = torch.rand(6, 1, 28, 28)
+    InterpretGAN(classifier, find_cuts(classifier, images), config=SMALL).fit(images).save(tmp_path / "g.safetensors")
+    InterpretGAN.load(tmp_path / "g.safetensors", Classifier(classifier.model))
+    for other in (Classifier(classifier.model, mean=(0.5,), std=(0.2,)), Classifier(classifier.model, bounds=(-1, 1))):
+        with pytest.raises(WeightsError, match="other weights, bounds or normalisation"):
+            InterpretGAN.load(tmp_path / "g.safetensors", other)
+
+
+def test_a_judge_of_other_pixels_is_refused(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
+    images, labels = digits[1].batch(slice(0, 6))
+    interpreter = InterpretGAN(classifier, find_cuts(classifier, images), config=SMALL).fit(images)
+    judge = Judge(Classifier(Tiny(), bounds=(-1, 1)), 0.9, 0.5, "tiny")
+    with pytest.raises(ConfigError, match=r"a judge of pixels within \(0.0, 1.0\).*got \(-1.0, 1.0\)"):
+        diagnose(interpreter, judge, images, labels, threat_model=ThreatModel("linf", 0.1))
+
+
+# --- tensors -----------------------------------------------------------------------------------------------------
+
+
+def test_double_precision_and_a_caller_without_gradients_fit_the_same(classifier: Classifier) -> None:
+    images, labels = torch.rand(12, 1, 28, 28), torch.arange(12) % 10
+    cuts = find_cuts(classifier, images)
+    plain = InterpretGAN(classifier, cuts, config=SMALL).fit(images)
+    with torch.no_grad():
+        quiet = InterpretGAN(classifier, cuts, config=SMALL).fit(images)
+        InformationMeter(classifier, cuts, config=METER).fit(images, labels)
+    double = InterpretGAN(classifier, cuts, config=SMALL).fit(images.double())
+    drawn = [one.explain(images[:3]).natural_explanations for one in (plain, quiet, double)]
+    assert torch.equal(drawn[0], drawn[1])
+    torch.testing.assert_close(drawn[0], drawn[2])
+
+
+def test_labels_that_are_no_tensor_or_too_few_are_told(
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet]
+) -> None:
+    images, labels = digits[1].batch(slice(0, 6))
+    interpreter = InterpretGAN(classifier, find_cuts(classifier, images), config=SMALL).fit(images)
+    judge = Judge(classifier, 0.9, 0.5, "tiny")
+    with pytest.raises(LabelError, match=r"labels \[6\] with a tensor of images, got list"):
+        diagnose(interpreter, judge, images, labels.tolist(), threat_model=ThreatModel("linf", 0.1))  # type: ignore[arg-type]
+    with pytest.raises(LabelError, match=r"labels \[6\], got \(2,\)"):
+        interpreter.explain(images, labels=labels[:2])
+
+
+# --- networks ----------------------------------------------------------------------------------------------------
+
+
+class SequenceFirst(nn.Module):
+    """Four tokens of each image, the token axis in front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.mix, self.head = nn.Conv2d(1, 8, 14, stride=14), nn.LayerNorm(8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.mix(self.patch(x).flatten(2).permute(2, 0, 1))  # [4, N, 8]
+        logits: Tensor = self.head(tokens.mean(dim=0))
+        return logits
+
+
+def test_an_axis_as_long_as_the_batch_is_no_batch_axis() -> None:
+    anatomy = examine(Classifier(SequenceFirst()), torch.rand(4, 1, 28, 28))
+    assert "mix" not in [cut.name for cut in anatomy.cuts]
+    assert "no batch axis" in {one.name: one.reason for one in anatomy.refused}["mix"]
+
+
+class Remembering(nn.Module):
+    """State of its own kind, and a buffer that is not saved."""
+
+    sign: Tensor
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.net = Tiny()
+        self.register_buffer("sign", torch.tensor(sign), persistent=False)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
+def test_the_hash_of_a_network_covers_all_its_state() -> None:
+    torch.manual_seed(0)
+    one = Remembering(1.0)
+    other = copy.deepcopy(one)
+    assert Classifier(one).state_sha256() == Classifier(other).state_sha256()
+    other.sign.neg_()
+    assert Classifier(one).state_sha256() != Classifier(other).state_sha256()
+
+
+def test_logits_that_no_image_has_do_not_count_as_classes(digits: tuple[ImageSet, ImageSet]) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(Tiny(classes=1000))
+    cuts = find_cuts(classifier, digits[0].batch([0, 1])[0])
+    bits = train_gauge(classifier, cuts, digits[0], METER, seed=0).class_bits
+    labels = torch.from_numpy(digits[0].labels.copy()).long()
+    shares = torch.bincount(labels) / len(labels)
+    torch.testing.assert_close(bits[:10], -shares.log2(), rtol=0.02, atol=0.0)  # of the images it looked at
+    assert (bits[10:] > bits[:10].max()).all()
+
+
+@pytest.fixture
+def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    file = tmp_path / "surely_mine.py"
+    file.write_text("from tests.networks import Tiny\n\ndef make():\n    return Tiny()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    yield file
+    sys.modules.pop("surely_mine", None)
+    importlib.invalidate_caches()
+
+
+def test_a_run_does_not_go_on_with_another_code_of_the_model(
+    own_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "train",
+        "--model",
+        "surely_mine:make",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert run_command(command) == 0
+    assert len(json.loads((tmp_path / "run" / "config.json").read_text())["model"]["model_sha256"]) == 64
+    own_model.write_text(own_model.read_text().replace("Tiny()", "Tiny().double()"))
+    assert run_command(command) == 2
+    assert "model_sha256" in capsys.readouterr().err
