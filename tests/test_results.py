@@ -119,6 +119,21 @@ def test_the_readme_lists_the_pretrained_classifiers(capsys: pytest.CaptureFixtu
     assert table.strip() in (ROOT / "README.md").read_text()
 
 
+def test_cuts_of_the_photographs_in_other_networks_are_read_as_the_readme_says() -> None:
+    study = json.loads((ROOT / "results" / "studies" / "information-photographs" / "study.json").read_text())
+    floors = [run["result"]["diagnosis"]["accuracy"]["judge_natural"] - 0.05 for run in study["runs"]]
+    tables = [run["result"]["layers"] for run in study["runs"]]
+    short = [floor - row["natural"] for floor, rows in zip(floors, tables, strict=True) for row in rows]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"at {sum(one <= 0 for one in short)} of {len(short)} cuts" in readme
+    assert max(short) < 0.0205  # "two points at most"
+    for rows in tables:
+        for name in ("information_loss", "vulnerability"):
+            assert max((row[name]["value"], row["name"]) for row in rows)[1] == "relu4_1"
+    left_out = [row["unreliable"] for rows in tables for row in rows if row["name"] == "relu4_1"]
+    assert sum(left_out) == 3
+
+
 @pytest.mark.parametrize("name", card_names())
 def test_a_shipped_classifier_has_its_record(name: str) -> None:
     card, folder = read_card(name), ROOT / "results" / "zoo" / name

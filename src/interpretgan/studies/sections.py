@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from interpretgan.files import atomic_write_bytes
+from interpretgan.pretrained import card_names, read_card
 from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
 from interpretgan.studies import plots
@@ -114,9 +115,10 @@ def study_page(study: Study, folder: Path, place: Path, shown: set[bytes]) -> It
         atomic_write_bytes(file, plots.svg(figure))
         yield ""
         yield from picture(title, file.name)
-    for run in _pictured(done, folder):
+    data = {case["name"]: case["settings"]["data"]["data"] for case in study["provenance"]["config"]["cases"]}
+    for case, run in _pictured(done, folder).items():
         file = place / f"{folder.name}-{run}.png"
-        arrays = load_examples(folder / "runs" / run / "explanations.npz", ())
+        arrays = load_examples(folder / "runs" / run / "explanations.npz", _classes(data[case]))
         sheet = explanation_sheet(grid(check_examples(arrays))[:SHOWN])
         if sheet in shown:
             continue
@@ -352,10 +354,16 @@ def _repairs(study: Study, done: Sequence[Run]) -> Iterator[str]:
         yield f"| {case}, seed {seed} | {' | '.join(cells)} |"
 
 
-def _pictured(done: Sequence[Run], folder: Path) -> list[str]:
-    """One run per case that has its pictures: the first arm and seed."""
+def _classes(data: str) -> tuple[str, ...]:
+    """The names of the classes where a classifier of the package was trained on these data; else numbers do."""
+    cards = (read_card(name) for name in card_names())
+    return next((card.classes for card in cards if card.data["name"] == data), ())
+
+
+def _pictured(done: Sequence[Run], folder: Path) -> dict[str, str]:
+    """For each case one run that has its pictures: the first arm and seed."""
     chosen: dict[str, str] = {}
     for run in sorted(done, key=lambda one: (one["seed"], one["arm"] not in ("max", "untouched"))):
         if (folder / "runs" / run["id"] / "explanations.npz").exists():
             chosen.setdefault(run["case"], run["id"])
-    return sorted(chosen.values())
+    return dict(sorted(chosen.items()))
