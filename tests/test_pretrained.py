@@ -242,12 +242,12 @@ def test_figures_go_on_the_card_of_what_was_evaluated(
     assert run_command(["models"]) == 0
     before = capsys.readouterr().out
     assert [line.split() for line in before.splitlines()][-1] == [
-        "lenet5-avg-trades", "digits", "trades", "0.1", "-", "-", "-", "-"
+        "lenet5-avg-trades", "digits", "trades", "0.1", "-", "-", "-", "-", "-", "-"
     ]  # fmt: skip
     add_figures(evaluation, card.name)
     assert run_command(["models"]) == 0
     after = capsys.readouterr().out
-    assert after.splitlines()[-1].split()[-4:-1] == ["50.0%", "51.0%", "52.0%"]
+    assert after.splitlines()[-1].split()[-6:] == ["50.0%", "51.0%", "52.0%", "0.1", "100", "1"]
     assert "61,706" in after
     known = read_card(card.name)
     assert known.figures is not None

@@ -44,7 +44,7 @@ def test_evaluate_writes_the_record_and_prints_the_table(tmp_path: Path, capsys:
     assert "only 30 examples: fewer than 1,000" in record["flags"]
     for flag in record["flags"]:
         assert f"! {flag}" in printed.out
-    assert "30 images, linf, eps 102/255" in printed.out
+    assert "30 images, linf, eps 0.4" in printed.out
     for name, share in record["accuracy"].items():
         (line,) = [
             line for line in printed.out.splitlines() if line.startswith(name.replace("worst_case", "worst case"))
