@@ -14,9 +14,10 @@ from scipy.stats import spearmanr
 
 from interpretgan.diagnosis import Diagnosis
 from interpretgan.errors import RunFolderError
+from interpretgan.studies.claims import setting_of
 from interpretgan.studies.effects import profile
 from interpretgan.studies.findings import ROUTINE, write_findings
-from interpretgan.studies.sections import verdict
+from interpretgan.studies.sections import told, verdict
 
 pytestmark = pytest.mark.xdist_group("studies")  # one process makes each tiny study, and all these tests read it
 
@@ -34,8 +35,9 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
     for kind, (folder, study) in studies.items():
         assert f"](findings/{folder.name}.md)" in text
         for rule, row in zip(study["provenance"]["config"]["rules"], study["verdicts"], strict=True):
-            cells = (row["claim"], row["paper"], row["claimed"], verdict(row, tested=rule["threshold"] == 0))
-            assert f"| {' | '.join(cells)} |" in text
+            claim = f"| **{row['claim']}** (the paper: {row['paper']}) | claimed: {row['claimed']} | |\n"
+            found = f"| {setting_of(study)} | {told(row, tested=rule['threshold'] == 0)} | {verdict(row)} |\n"
+            assert claim + found in text
         for flag in study["flags"]:
             assert f"- {flag}" in pages[kind]
             assert (f"  - {flag}" in text) is (ROUTINE.match(flag) is None)
@@ -106,13 +108,16 @@ def test_an_erratum_is_told_wherever_the_study_is(tmp_path: Path) -> None:
     (tmp_path / "pooling-trades" / "erratum.md").write_text("Half of the images were upside down.\n")
     page = write_findings([tmp_path / "pooling-trades", tmp_path / "pooling-robust"], tmp_path / "findings.md")
     text = page.read_text()
-    told = "**Erratum.** Half of the images were upside down.\n"
-    assert f"- [lenet5 on mnist, trades 0.2, ε 0.2 (erratum)](findings/pooling-trades.md)\n  - {told}" in text
-    assert "| lenet5 on mnist, pgd 0.2, ε 0.2 | lenet5 on mnist, trades 0.2, ε 0.2 (erratum) |" in text
+    erratum = "**Erratum.** Half of the images were upside down.\n"
+    assert f"- [lenet5 on mnist, trades 0.2, ε 0.2 (erratum)](findings/pooling-trades.md)\n  - {erratum}" in text
+    assert (
+        "\n| lenet5 on mnist, trades 0.2, ε 0.2 (erratum) | +0.012 [-0.001, +0.024], p = 0.072 | **undecided** |\n"
+        in text
+    )
     assert text.count("**Erratum.**") == 1
     own = (tmp_path / "findings" / "pooling-trades.md").read_text()
     assert own.startswith("# Average against max pooling: lenet5 on mnist, trades 0.2, ε 0.2 (erratum)\n")
-    assert told in own
+    assert erratum in own
 
 
 def test_an_ablation_has_its_table_and_its_picture(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def change(path: str, value: object) -> Callable[[Tree], None]:
         ("pooling", "judge.judge_weights", 3, "judge.judge_weights as a path in quotes, got 3"),
         ("pooling", "evaluation.attacks", "pdg", "pdg"),
         ("pooling", "rules", None, "at least one table [[rules]]"),
-        ("pooling", "rules.0.quantity", "autoattack", "among natural, pgd, worst_case, test_accuracy, got 'autoattack'"),
+        ("pooling", "rules.0.quantity", "autoattack", "among natural, pgd, worst_case, test_accuracy, got"),
         ("pooling", "rules.0.arm", "blur", "a arm of the rule"),
         ("pooling", "rules.0.cases", ["mnist"], "among digits-lenet5-natural, got 'mnist'"),
         ("pooling", "rules.0.against", "avg", "something that this study measures, got arm = 'avg', against = 'avg'"),

@@ -23,7 +23,7 @@ from interpretgan.studies import plots
 from interpretgan.studies.claims import ERRATUM, Claim, Study, claims_of, setting_of
 from interpretgan.studies.conclusions import load_study
 from interpretgan.studies.readable import ablation, explained
-from interpretgan.studies.sections import TITLES, picture, study_page, verdict
+from interpretgan.studies.sections import TITLES, picture, study_page, told, verdict
 
 ERRATUM_FILE = "erratum.md"
 """In a study's folder: what was found to be wrong with it, which the page says beside all that it says of it."""
@@ -126,18 +126,15 @@ def _pages(studies: Sequence[tuple[Study, Path]], figures: Path) -> Iterator[str
 
 
 def _overview(claims: Sequence[Claim]) -> Iterator[str]:
-    """Claims of one kind of study: a row each, and a column for each study that asked."""
-    settings = list(dict.fromkeys(setting for claim in claims for setting in claim.verdicts))
+    """Claims of one kind of study: each with a row for every setting that it was tested in."""
     yield f"## {TITLES[claims[0].kind]}"
     yield ""
-    yield f"| claim | the paper | claimed | {' | '.join(settings)} |"
-    yield f"| --- | --- | --- |{' --- |' * len(settings)}"
+    yield "| claim, and where it was tested | measured | verdict |"
+    yield "| --- | --- | --- |"
     for claim in claims:
-        cells = []
-        for setting in settings:
-            row = claim.verdicts.get(setting)
-            cells.append("" if row is None else verdict(row, tested=claim.threshold == 0))
-        yield f"| {claim.text} | {claim.paper} | {claim.claimed} | {' | '.join(cells)} |"
+        yield f"| **{claim.text}** (the paper: {claim.paper}) | claimed: {claim.claimed} | |"
+        for setting, row in claim.verdicts.items():
+            yield f"| {setting} | {told(row, tested=claim.threshold == 0)} | {verdict(row)} |"
 
 
 if __name__ == "__main__":

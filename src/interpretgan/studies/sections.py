@@ -43,26 +43,24 @@ def measured(row: Mapping[str, Any]) -> str:
     return f"{row['measured']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
-def verdict(row: Mapping[str, Any], *, tested: bool) -> str:
-    """A verdict with what it rests on, for a cell of a table.
+def verdict(row: Mapping[str, Any]) -> str:
+    """A verdict in words, with what was concluded at first, and in how many conditions the claim is supported."""
+    words, conditions = f"**{row['verdict']}**", row["conditions"]
+    if "before" in row:
+        words += f" (at first **{row['before']['verdict']}**)"
+    if len(conditions) > 1:
+        words += f", supported in {sum(one['answer'] == SUPPORTED for one in conditions)} of {len(conditions)}"
+    return words
+
+
+def told(row: Mapping[str, Any], *, tested: bool) -> str:
+    """What was measured, and in a single condition its p.
 
     Args:
         row: One of a study's verdicts.
         tested: Whether its p is of the claim: that of a claim about zero.
     """
-    conditions = row["conditions"]
-    words = f"**{row['verdict']}**"
-    if "before" in row:
-        words += f" (at first **{row['before']['verdict']}**)"
-    if len(conditions) > 1:
-        supported = sum(one["answer"] == SUPPORTED for one in conditions)
-        return f"{words}: {measured(row)}, supported in {supported} of {len(conditions)}"
-    return f"{words}: {_told(row, tested=tested)}"
-
-
-def _told(row: Mapping[str, Any], *, tested: bool) -> str:
-    """What was measured in the one condition of a verdict, with its p where there is one."""
-    p = f", p {_p(row['conditions'][0]['p'], '= ')}" if row["conditions"] and tested else ""
+    p = f", p {_p(row['conditions'][0]['p'], '= ')}" if len(row["conditions"]) == 1 and tested else ""
     return f"{measured(row)}{p}"
 
 
@@ -101,7 +99,7 @@ def study_page(study: Study, folder: Path, place: Path, shown: set[bytes]) -> It
         tested = rule["threshold"] == 0
         if len(row["conditions"]) < 2:
             yield ""
-            yield f"Claimed is {row['claimed']}; measured is {_told(row, tested=tested)}."
+            yield f"Claimed is {row['claimed']}; measured is {told(row, tested=tested)}."
             continue
         yield ""
         yield f"| where | measured |{' p |' if tested else ''} {row['claimed']} is |"
