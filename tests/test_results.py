@@ -91,6 +91,19 @@ def test_the_readme_quotes_the_findings() -> None:
     assert f"conv1 lose {100 * np.mean([one['conv1'] for one in lost]):.0f} points" in " ".join(section.split())
 
 
+def test_a_better_judge_does_not_mend_the_controls_after_trades() -> None:
+    runs = json.loads((ROOT / "results" / "studies" / "information-trades" / "other_judge.json").read_text())["runs"]
+    method = " ".join((ROOT / "docs" / "method.md").read_text().split())
+    judges, noise = ([100 * run[a][b] for run in runs.values()] for a, b in (("judge", "adversarial"),
+                     ("controls", "noise_max_abs_vulnerability")))  # fmt: skip
+    back = [
+        -100 * row["vulnerability"]["value"] for run in runs.values() for row in run["layers"] if row["name"] == "relu1"
+    ]
+    assert f"on {judges[0]:.0f} and {judges[1]:.0f} % of 1,000 images" in method
+    assert f"{back[0]:.0f} and {back[1]:.0f} points come back at `relu1`" in method
+    assert f"by up to {noise[0]:.0f} and {noise[1]:.0f}" in method
+
+
 def test_a_robust_recogniser_makes_deep_explanations_readable() -> None:
     result = json.loads((ROOT / "results" / "benchmarks" / "deep_cuts.json").read_text())
     method = (ROOT / "docs" / "method.md").read_text()
