@@ -55,7 +55,10 @@ def test_the_mnist_diagnosis_follows_from_its_readings(mnist: Diagnosis) -> None
 def test_the_shared_trunk_is_as_fast_as_the_readme_says() -> None:
     result = json.loads((ROOT / "results" / "benchmarks" / "shared_trunk.json").read_text())
     readme = (ROOT / "README.md").read_text()
+    shared = result["shared"]["steps"] * result["shared"]["fp32_step_seconds"]
     for arm in result["one_by_one"].values():
+        assert f"{arm['seconds'] / shared:.1f}× of that is the trunk" in readme
+        assert f"rank correlation of {arm['spearman']:.2f}" in " ".join(readme.split())
         assert f"{arm['speedup']:.1f}×" in readme
         assert arm["same_top"]
     assert f"{100 * result['shared']['share_of_bf16_peak']:.0f} %" in readme
@@ -99,6 +102,7 @@ def test_a_better_judge_does_not_mend_the_controls_after_trades() -> None:
     back = [
         -100 * row["vulnerability"]["value"] for run in runs.values() for row in run["layers"] if row["name"] == "relu1"
     ]
+    assert f"right on {judges[0] / 100:.2f} and {judges[1] / 100:.2f} of 1,000 images" in method
     assert f"on {judges[0]:.0f} and {judges[1]:.0f} % of 1,000 images" in method
     assert f"{back[0]:.0f} and {back[1]:.0f} points come back at `relu1`" in method
     assert f"by up to {noise[0]:.0f} and {noise[1]:.0f}" in method

@@ -94,7 +94,7 @@ LARGE_EPS = 0.25
 """Above this L-infinity size training needs help; see `adversarial_objective`."""
 LARGE_EPS_EPOCHS = 3
 """There a judge is trained so many times as long, at half the rate. In one epoch of MNIST at 0.3 it learns to withstand
-nothing; in three its own PGD-20 leaves it right on most images."""
+little; in three its own PGD-20 leaves it right on most images."""
 SMALL_SET = 10_000
 """Below this many images a batch is halved, and the fewest steps are the budget: more only overfit."""
 
