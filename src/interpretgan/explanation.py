@@ -262,7 +262,6 @@ class InterpretGAN:
         header = {
             "config": dataclasses.asdict(self.config),
             "image_shape": self.generator.image_shape,
-            "bounds": self.classifier.bounds,
             "seed": self.seed,
             "recogniser_sha256": self.recogniser_sha256,
         }
@@ -279,7 +278,7 @@ class InterpretGAN:
         def build(header: Header, cuts: list[Cut]) -> tuple[InterpretGAN, Generator]:
             loaded = cls(classifier, cuts, config=GANConfig(**header["config"]), seed=header["seed"])
             loaded.recogniser_sha256 = header.get("recogniser_sha256")
-            return loaded, loaded._build(tuple(header["image_shape"]), tuple(header["bounds"]))
+            return loaded, loaded._build(tuple(header["image_shape"]))
 
         loaded, generator = load_fitted(
             path, classifier, build, what="a generator that InterpretGAN.save wrote", again="fit it again"
@@ -287,8 +286,8 @@ class InterpretGAN:
         loaded._generator = generator
         return loaded
 
-    def _build(self, image_shape: tuple[int, int, int], bounds: tuple[float, float]) -> Generator:
-        config = self.config
+    def _build(self, image_shape: tuple[int, int, int]) -> Generator:
+        config, bounds = self.config, self.classifier.bounds
         return Generator(
             self.drawn, image_shape, bounds=bounds, width=config.width, blocks=config.blocks, noise=config.noise
         )
