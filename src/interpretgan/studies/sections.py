@@ -18,7 +18,7 @@ from interpretgan.studies.claims import ERRATUM, Study, setting_of
 from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, TEST_ACCURACY, UNTOUCHED, correlation_name
 from interpretgan.studies.effects import profile
 from interpretgan.studies.rules import SUPPORTED
-from interpretgan.studies.statistics import POOLED, Floats
+from interpretgan.studies.statistics import POOLED, Floats, spearman_rows
 from interpretgan.terminal import fraction
 
 Run = Mapping[str, Any]
@@ -31,8 +31,6 @@ TITLES = {
 SHOWN = 2
 """Examples in the picture of all cuts."""
 WORST = "worst_case"
-FEWEST_RANKED = 3
-"""Fewer layers have no ranks to compare."""
 PICTURED = "What each cut of {} holds of an image, of its adversarial version, and the difference"
 
 
@@ -230,9 +228,12 @@ def _repeats(done: Sequence[Run]) -> Iterator[str]:
     for where, profiles in groups.items():
         cells = []
         for name in names.values():
-            pairs = itertools.combinations([one[name] for one in profiles], 2)
-            found = [rho for pair in pairs if (rho := _rho(*pair)) is not None]
-            cells.append(f"{np.mean(found):+.2f} ({min(found):+.2f})" if found else "–")
+            pairs = list(itertools.combinations([one[name] for one in profiles], 2))
+            found = (
+                spearman_rows(*(np.array([pair[side] for pair in pairs]) for side in (0, 1))) if pairs else np.empty(0)
+            )
+            found = found[np.isfinite(found)]
+            cells.append(f"{found.mean():+.2f} ({found.min():+.2f})" if len(found) else "–")
         rows.append(f"| {where} | {' | '.join(cells)} |")
     yield ""
     yield (
@@ -243,16 +244,6 @@ def _repeats(done: Sequence[Run]) -> Iterator[str]:
     yield f"| | {' | '.join(names)} |"
     yield f"| --- |{' --- |' * len(names)}"
     yield from rows
-
-
-def _rho(first: Floats, second: Floats) -> float | None:
-    """Spearman's ρ over the layers that both have; `None` where there is none."""
-    from scipy.stats import spearmanr
-
-    known = np.isfinite(first) & np.isfinite(second)
-    if known.sum() < FEWEST_RANKED or np.ptp(first[known]) == 0 or np.ptp(second[known]) == 0:
-        return None
-    return float(spearmanr(first[known], second[known]).statistic)
 
 
 def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
