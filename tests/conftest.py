@@ -16,6 +16,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from interpretgan.data import ImageSet, load_data
+
 DATA_SETS = ("mnist", "cifar10")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -98,3 +100,9 @@ def browser() -> str:
     path = find_browser()
     assert path is not None, "mark the test with needs_browser"
     return path
+
+
+@pytest.fixture(scope="session")
+def digits(cache_dir: Path) -> tuple[ImageSet, ImageSet]:
+    """The embedded digits, for training and for testing."""
+    return load_data("digits", "train"), load_data("digits", "test")

@@ -13,7 +13,7 @@ from interpretgan import vulnerability as vul
 from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import examine
-from interpretgan.data import ImageSet, load_data
+from interpretgan.data import ImageSet
 from interpretgan.diagnosing import _rows, diagnose
 from interpretgan.diagnosis import INFORMATION, Diagnosis
 from interpretgan.errors import ConfigError, LabelError, RunFolderError
@@ -28,11 +28,6 @@ from tests.networks import Tiny
 
 THREAT = ThreatModel("linf", 0.15, steps=4)
 CONFIG = GANConfig(steps=40, images_per_cut=8, width=24, blocks=1, noise=4, precision="fp32")
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[ImageSet, ImageSet]:
-    return load_data("digits", "train"), load_data("digits", "test")
 
 
 def trained(train: ImageSet, seed: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Classifier:

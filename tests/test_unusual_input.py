@@ -22,7 +22,6 @@ from interpretgan import (
     ThreatModel,
     diagnose,
     find_cuts,
-    load_data,
 )
 from interpretgan.attacks import attack
 from interpretgan.cli import run_command
@@ -34,11 +33,6 @@ from tests.networks import Tiny
 
 SMALL = GANConfig(steps=2, images_per_cut=2, width=8, blocks=1, precision="fp32")
 METER = InformationConfig(steps=2, batch=8, images_per_cut=2, width=8, blocks=1, features=8, hidden=8, precision="fp32")
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[ImageSet, ImageSet]:
-    return load_data("digits", "train"), load_data("digits", "test")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from interpretgan import vulnerability as vul
 from interpretgan.classifier import Classifier
 from interpretgan.cuts import Cut, examine, find_cuts
-from interpretgan.data import ImageSet, load_data
+from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, CutError, LabelError, RunFolderError, TrainingError, WeightsError
 from interpretgan.information import InformationConfig, InformationMeter, LayerInformation, Measurement
 from tests.networks import Tiny
@@ -45,11 +45,6 @@ def cut(name: str, *shape: int) -> Cut:
 
 
 CHAIN = [cut("whole", 1, 28, 28), cut("coarse", 1, 14, 14), cut("coarser", 1, 7, 7), cut("nothing", 1, 7, 7)]
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[ImageSet, ImageSet]:
-    return load_data("digits", "train"), load_data("digits", "test")
 
 
 @pytest.fixture
