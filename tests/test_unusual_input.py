@@ -109,6 +109,8 @@ def test_a_judge_of_other_pixels_is_refused(classifier: Classifier, digits: tupl
     judge = Judge(Classifier(Tiny(), bounds=(-1, 1)), 0.9, 0.5, "tiny")
     with pytest.raises(ConfigError, match=r"a judge of pixels within \(0.0, 1.0\).*got \(-1.0, 1.0\)"):
         diagnose(interpreter, judge, images, labels, threat_model=ThreatModel("linf", 0.1))
+    with pytest.raises(ConfigError, match="a judge of pixels within"):
+        interpreter.explain(images, judge=judge)
 
 
 # --- tensors -----------------------------------------------------------------------------------------------------

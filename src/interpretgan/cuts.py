@@ -284,7 +284,7 @@ def examine(classifier: Classifier, images: Tensor) -> Anatomy:
             )
         names = _qualify(calls)
         reasons = [
-            f"its output {tuple(call.value.shape)} has no batch axis of {len(images)} in front"
+            _no_batch_axis(call.value, len(images))
             if call.value is not None and (call.module, call.index) in fixed
             else _why_not_a_cut(classifier, call, len(images), telling, logits)
             for call in calls
@@ -322,7 +322,7 @@ def _why_not_a_cut(
     if not value.is_floating_point():
         return f"it returns {value.dtype}, not real numbers"
     if value.ndim < 2 or value.shape[0] != count:
-        return f"its output {tuple(value.shape)} has no batch axis of {count} in front"
+        return _no_batch_axis(value, count)
     for other, plain in others:
         replaced = False
 
@@ -344,6 +344,10 @@ def _why_not_a_cut(
         if float((swapped - logits).abs().max()) > SPREAD_TOLERANCE * float((plain - logits).abs().max()):
             return "information flows around it (a skip connection or a parallel branch)"
     return None
+
+
+def _no_batch_axis(value: Tensor, count: int) -> str:
+    return f"its output {tuple(value.shape)} has no batch axis of {count} in front"
 
 
 def _differ(some: Tensor, other: Tensor) -> bool:

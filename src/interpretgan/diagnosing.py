@@ -22,7 +22,7 @@ from interpretgan.evaluation import trust
 from interpretgan.evaluation.curves import Sample
 from interpretgan.explanation import InterpretGAN
 from interpretgan.information.measurement import Measurement
-from interpretgan.judge import Judge
+from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.readings import Perturb, Readings, attacker, collect, noise_control
 from interpretgan.runs import provenance
 from interpretgan.types import ImageSource
@@ -94,12 +94,7 @@ def diagnose(
     trust.require_threat_model(threat_model)
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
     classifier, cuts = _same_cuts(interpreters)
-    if judge.classifier.bounds != classifier.bounds:
-        raise ConfigError(
-            expected=f"a judge of pixels within {classifier.bounds}, as the classifier's are",
-            got=f"{judge.classifier.bounds}",
-            do="train or build it with the same bounds",
-        )
+    require_same_pixels(judge, classifier)
     source = labelled_source(images, labels, classifier.bounds)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or bootstrap < 0 or not 0 < confidence < 1:

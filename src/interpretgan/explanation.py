@@ -18,6 +18,7 @@ from interpretgan.errors import ConfigError, CutError, ImageError, LabelError
 from interpretgan.fitted import Header, load_fitted, save_fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.trainer import GANConfig, OnStep, train_generator
+from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.types import ImageSource
 
 
@@ -219,7 +220,7 @@ class InterpretGAN:
             seed: Of the noise. `None`: the seed of this object.
 
         Raises:
-            ConfigError: `fit` was not called.
+            ConfigError: `fit` was not called, or a judge of other bounds.
             ImageError: Images that the classifier refuses, or that do not pair up.
             LabelError: Not one label for each image.
         """
@@ -234,6 +235,8 @@ class InterpretGAN:
                 )
         if labels is not None and tuple(labels.shape) != (len(images),):
             raise LabelError(expected=f"labels [{len(images)}]", got=str(tuple(labels.shape)), do="pass one per image")
+        if isinstance(judge, Judge):
+            require_same_pixels(judge, self.classifier)
         noise = self.noise(len(images), generator=torch.Generator().manual_seed(self.seed if seed is None else seed))
         natural = self.draw(images, noise)
         perturbed = None if adversarial is None else self.draw(adversarial, noise)

@@ -59,6 +59,20 @@ class Judge:
         return torch.cat(readings).to(images.device)
 
 
+def require_same_pixels(judge: Judge, classifier: Classifier) -> None:
+    """Refuse a judge that takes other pixels than the classifier, whose images it would read wrongly scaled.
+
+    Raises:
+        ConfigError: Its bounds are others.
+    """
+    if judge.classifier.bounds != classifier.bounds:
+        raise ConfigError(
+            expected=f"a judge of pixels within {classifier.bounds}, as the classifier's are",
+            got=f"{judge.classifier.bounds}",
+            do="train or build it with the same bounds",
+        )
+
+
 def train_judge(
     train: ImageSet,
     test: ImageSet,
