@@ -306,7 +306,7 @@ def diagnose(
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
-    """Diagnose a classifier: how much of its loss of accuracy each layer contributes, and how much each layer forgets.
+    """Diagnose a classifier: how much each layer contributes to the accuracy lost under attack, and what it forgets.
 
     Does whatever is still missing in the run folder (train the classifier, train the judge, fit InterpretGAN), says so,
     and ends with the answer and the path of the report. Run the same command again to go on after an interruption.

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from interpretgan.studies import plots
-from interpretgan.studies.claims import claims_of
+from interpretgan.studies.claims import by_condition, claims_of, setting_of
 
 
 def made(claim: str, data: str, value: float | None, **rule: object) -> dict[str, Any]:
     """A study of LeNets with one rule and one verdict."""
     asked = {"quantity": "worst_case", "arm": "avg", "against": "max", "cases": [], "direction": "above",
              "threshold": 0.0, **rule}  # fmt: skip
+    condition = {"case": data, "arm": "avg", "against": "max", "value": value, "low": value, "high": value,
+                 "answer": "open"}  # fmt: skip
     verdict = {"claim": claim, "paper": "it is", "claimed": "> 0", "verdict": "undecided", "measured": value,
-               "low": value, "high": value}  # fmt: skip
+               "low": value, "high": value, "conditions": [condition]}  # fmt: skip
     settings = {
         "model": {"model": "lenet5"}, "data": {"data": data}, "training": {"objective": "pgd", "eps": 0.2},
         "evaluation": {"eps": 2 / 255},
@@ -24,6 +26,7 @@ def made(claim: str, data: str, value: float | None, **rule: object) -> dict[str
     return {
         "kind": "pooling",
         "verdicts": [verdict],
+        "flags": [],
         "provenance": {"config": {"rules": [asked], "cases": [{"settings": settings}]}},
     }
 
@@ -54,6 +57,29 @@ def test_two_studies_of_the_same_networks_keep_both_their_verdicts() -> None:
         f"{lenet_on('mnist')} (a)": 0.1,
         f"{lenet_on('mnist')} (again)": 0.2,
     }
+
+
+def test_controls_that_failed_stand_beside_what_is_said_of_layers_alone() -> None:
+    study = made("It is", "mnist", 0.1)
+    study["flags"] = ["noise control failed: random noise alone moves fc1 in 5 of 5 diagnoses"]
+    assert setting_of(study) == lenet_on("mnist")
+    assert setting_of({**study, "kind": "information"}) == f"{lenet_on('mnist')} (controls failed)"
+
+
+def test_several_conditions_are_shown_one_by_one() -> None:
+    study = made("It is", "mnist", 0.1)
+    (row,) = study["verdicts"]
+    row["conditions"].append({**row["conditions"][0], "arm": "blur", "value": 0.3, "answer": "supported"})
+    assert {name: one["value"] for name, one in by_condition(row).items()} == {"avg": 0.1, "blur": 0.3}
+    figure = plots.claims(claims_of({"a": study}))
+    assert figure is not None
+    (panel,) = figure.axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == [
+        f"{lenet_on('mnist')}, {arm}" for arm in ("avg", "blur")
+    ]
+    assert [text.get_text() for text in panel.texts] == ["open", "supported"]
+    row["conditions"][1] |= {"case": "digits", "arm": "avg"}
+    assert list(by_condition(row)) == ["mnist avg", "digits avg"]
 
 
 def test_the_figure_has_what_was_measured_and_there_is_none_without() -> None:

@@ -103,6 +103,19 @@ def test_controls_that_fail_are_told_of_studies_made_before_they_were(tmp_path: 
     assert told[1].endswith("(2 of 5 diagnoses)")
 
 
+def test_what_depth_alone_may_explain_is_told() -> None:
+    told = {}
+    for name in ("information", "information-photographs"):
+        study = json.loads((RESULTS / name / "study.json").read_text())
+        told[name] = [flag for flag in study["flags"] if flag.startswith("open with each layer's place")]
+    assert not told["information-photographs"]  # nothing was decided there
+    assert [flag.partition(": ")[2] for flag in told["information"]] == [
+        "Layers that lose more of the image contribute more vulnerability (mnist-lenet5-natural avg)",
+        "Over all networks together, layers that lose more of the image contribute more vulnerability (all)",
+        "Layers that lose more of the class contribute more vulnerability (all)",
+    ]
+
+
 def test_what_cannot_be_concluded_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["study", "conclude"]) == 2
     assert "folders of finished studies, got none" in capsys.readouterr().err

@@ -94,6 +94,11 @@ def test_the_page_says_what_no_rule_was_written_for(tmp_path: Path) -> None:
     assert f"Which layer differs in its loss of the image, {case} avg − max (points, corrected for 11" in pooling
     assert f"fc1 {100 * sure['value']:+.1f} [{100 * sure['corrected_low']:+.1f}," in pooling
     assert "None surely; the largest difference is that of fc1" in pooling  # of vulnerability
+    at = effects["pooling", "accuracy at eps 0.075", "stride", "max", None]
+    assert at["corrected_high"] < 0
+    assert f"{case} stride − max not 0 (points, for other trainings alone, corrected for 24 comparisons)?" in pooling
+    assert f"ε = 0.075: {100 * at['value']:+.1f} [{100 * at['corrected_low']:+.1f}," in pooling
+    assert "- **Repairs**: 1 layer fine-tuned (all in finetune-all) against pgd with 5 steps for 1 epoch; one" in repair
     gains = [one for one in studies["repair"]["effects"]
              if (one["quantity"], one["against"]) == ("worst_case", "untouched")]  # fmt: skip
     assert len(gains) == 5

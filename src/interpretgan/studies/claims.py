@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from interpretgan.diagnosis import NOISE_CONTROL
 from interpretgan.terminal import fraction
 
 Study = Mapping[str, Any]
@@ -47,9 +48,11 @@ class Claim:
 
 
 def setting_of(study: Study) -> str:
-    """Network, data, training and attack of a study, and whether it has an erratum."""
+    """Network, data, training and attack of a study, and whether something is wrong with it."""
     cases = dict.fromkeys(_case(case["settings"]) for case in study["provenance"]["config"]["cases"])
-    return "; ".join(cases) + (" (erratum)" * (ERRATUM in study))
+    # What is said of layers rests on diagnoses; of arms it does not.
+    failed = study["kind"] == "information" and any(flag.startswith(NOISE_CONTROL) for flag in study["flags"])
+    return "; ".join(cases) + " (erratum)" * (ERRATUM in study) + " (controls failed)" * failed
 
 
 def _case(settings: Mapping[str, Any]) -> str:
@@ -59,6 +62,15 @@ def _case(settings: Mapping[str, Any]) -> str:
         f"{settings['model']['model']} on {settings['data']['data']}, {training['objective']}{trained}, "
         f"ε {fraction(settings['evaluation']['eps'])}"
     )
+
+
+def by_condition(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The conditions of a verdict by what tells them apart: the arm, within one case."""
+    conditions = row["conditions"]
+    arms = [str(one["arm"]) for one in conditions]
+    if len(set(arms)) < len(arms):
+        arms = [" ".join(filter(None, (one["case"], one["arm"]))) for one in conditions]
+    return dict(zip(arms, conditions, strict=True))
 
 
 def claims_of(studies: Mapping[str, Study]) -> list[Claim]:

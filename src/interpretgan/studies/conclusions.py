@@ -18,11 +18,20 @@ from interpretgan.diagnosis import NOISE_CONTROL, control_flags
 from interpretgan.errors import RunFolderError
 from interpretgan.files import plain, read_json, write_json
 from interpretgan.options import TrainingOptions
-from interpretgan.studies.config import Case, Repair, StudyConfig, conditions
+from interpretgan.studies.config import (
+    DEFINITIONS,
+    DEPTH,
+    LOSSES,
+    Case,
+    Repair,
+    StudyConfig,
+    conditions,
+    correlation_name,
+)
 from interpretgan.studies.effects import measure, number, profile
 from interpretgan.studies.plan import Spec, read_settings, spec_hash
 from interpretgan.studies.rules import OPEN, Rule, judge
-from interpretgan.studies.statistics import POOLED
+from interpretgan.studies.statistics import POOLED, Effect
 
 SCHEMA = 1
 STUDY_FILE = "study.json"
@@ -131,7 +140,7 @@ def _conclusions(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> dict
     return {
         "effects": [asdict(effect) for effect in effects],
         "verdicts": verdicts,
-        "flags": [*_flags(config, runs), *_disagreements(config, verdicts)],
+        "flags": [*_flags(config, runs), *_disagreements(config, verdicts), *_depth_alone(config, effects, verdicts)],
     }
 
 
@@ -241,10 +250,32 @@ def _disagreements(config: StudyConfig, verdicts: Sequence[Mapping[str, Any]]) -
                 continue
             decided, significant = one["answer"] != OPEN, one["p"] < 1 - config.confidence
             if decided != significant:
-                where = " ".join(filter(None, (one["case"], one["arm"])))
+                where = _where(one)
                 says, not_so = ("excludes 0", "does not") if decided else ("includes 0", "excludes it")
                 flags.append(f"the interval {says} and p = {one['p']:.3f} {not_so}: {verdict['claim']} ({where})")
     return flags
+
+
+def _depth_alone(config: StudyConfig, effects: Sequence[Effect], verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Correlations of a loss and vulnerability that were decided, and are open with the place of layers held fixed."""
+    given = {correlation_name(loss, DEFINITIONS[0]): correlation_name(loss, DEFINITIONS[0], DEPTH) for loss in LOSSES}
+    partial = {(one.quantity, one.case, one.arm): one for one in effects if one.quantity in given.values()}
+    flags = []
+    for rule, verdict in zip(config.rules, verdicts, strict=True):
+        for one in verdict["conditions"]:
+            left = partial.get((given.get(rule.quantity, ""), one["case"], one["arm"]))
+            if one["answer"] != OPEN and left is not None and rule.answer(left) == OPEN:
+                interval = f"{left.value:+.3f} [{left.corrected_low:+.3f}, {left.corrected_high:+.3f}]"
+                flags.append(
+                    f"open with each layer's place in the network held fixed, {interval}: {verdict['claim']} "
+                    f"({_where(one)})"
+                )
+    return flags
+
+
+def _where(one: Mapping[str, Any]) -> str:
+    """Of a condition: its case and arm."""
+    return " ".join(filter(None, (one["case"], one["arm"])))
 
 
 def _same_targets(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -35,6 +35,8 @@ Results = Mapping[str, Mapping[str, Any]]
 """Results of finished runs, by id."""
 PROFILED = ("vulnerability", "information_loss")
 """What is compared layer by layer."""
+AT_EPS = "accuracy at eps "
+"""How the quantities of the curve over eps begin."""
 
 
 def measure(config: StudyConfig, specs: Sequence[Mapping[str, Any]], results: Results) -> list[Effect]:
@@ -84,9 +86,7 @@ def _differences(config: StudyConfig, specs: Sequence[Mapping[str, Any]], result
             for index, point in enumerate(matched[0][0]["curve"]):
                 differences = [one["curve"][index]["value"] - two["curve"][index]["value"] for one, two in matched]
                 families.setdefault(("curve", against == UNTOUCHED), []).append(
-                    effect_of(
-                        paired(differences), config.confidence, quantity=f"accuracy at eps {point['at']:g}", **where
-                    )
+                    effect_of(paired(differences), config.confidence, quantity=f"{AT_EPS}{point['at']:g}", **where)
                 )
             for name in PROFILED:
                 for layer in _common_layers(matched):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interpretgan.studies.claims import Claim, Study
+from interpretgan.studies.claims import Claim, Study, by_condition
 from interpretgan.studies.effects import PROFILED, profile
 from interpretgan.terminal import SMALL
 
@@ -27,7 +27,11 @@ def figures_of(study: Study) -> Iterator[tuple[str, str, Figure]]:
     kind = study["kind"]
     if kind == "information":
         yield "correlations", "Spearman's ρ of information loss and vulnerability, and of the definitions", _rho(study)
-        yield "layers", "Information loss and vulnerability of each layer, a colour per seed", _scatter(study)
+        yield (
+            "layers",
+            "Information loss and vulnerability of each layer, a colour per seed; unreliable rows are left out",
+            _scatter(study),
+        )
         return
     yield "gains", "Robust accuracy against the other arm, with corrected intervals", _gains(study)
     yield "curves", "Accuracy over ε under PGD, means over seeds and their range", _curves(study)
@@ -40,11 +44,8 @@ def figures_of(study: Study) -> Iterator[tuple[str, str, Figure]]:
 
 
 def claims(chosen: Sequence[Claim]) -> Figure | None:
-    """Claims, a panel each, with what every study measured; `None`: nothing was measured of any."""
-    known = [
-        (claim, {name: row for name, row in claim.verdicts.items() if row["measured"] is not None}) for claim in chosen
-    ]
-    known = [(claim, rows) for claim, rows in known if rows]
+    """Claims, a panel each, with what every study measured in each condition; `None`: nothing was measured of any."""
+    known = [(claim, rows) for claim in chosen if (rows := _measured(claim))]
     if not known:
         return None
     from matplotlib.figure import Figure
@@ -54,11 +55,10 @@ def claims(chosen: Sequence[Claim]) -> Figure | None:
     panels = figure.subplots(len(known), 1, squeeze=False, height_ratios=[0.6 + count for count in counts])[:, 0]
     for panel, (claim, rows) in zip(panels, known, strict=True):
         panel.set_title(textwrap.fill(claim.text, 64), fontsize=9, loc="left")
-        _intervals(panel, [(name, row["measured"], row["low"], row["high"]) for name, row in rows.items()])
-        for place, row in enumerate(rows.values()):
-            was = f"\n(at first {row['before']['verdict']})" if "before" in row else ""
+        _intervals(panel, [(name, one["value"], one["low"], one["high"]) for name, one, _ in rows])
+        for place, (_, _, words) in enumerate(rows):
             panel.annotate(
-                row["verdict"] + was, (1.02, place), xycoords=("axes fraction", "data"), fontsize=7, va="center",
+                words, (1.02, place), xycoords=("axes fraction", "data"), fontsize=7, va="center",
                 annotation_clip=False,
             )  # fmt: skip
         panel.axvline(claim.threshold, color="#999999", linewidth=0.8)
@@ -70,6 +70,20 @@ def claims(chosen: Sequence[Claim]) -> Figure | None:
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _measured(claim: Claim) -> list[tuple[str, Mapping[str, Any], str]]:
+    """What was measured of a claim, condition by condition: where, the condition, and what is concluded."""
+    rows = []
+    for setting, row in claim.verdicts.items():
+        conditions = by_condition(row)
+        was = f"\n(at first {row['before']['verdict']})" if "before" in row else ""
+        for name, one in conditions.items():
+            if one["value"] is not None:
+                several = len(conditions) > 1
+                words = one["answer"] if several else row["verdict"]
+                rows.append((f"{setting}, {name}" if several else setting, one, words + was))
+    return rows
 
 
 def _panels(names: Sequence[str], height: float = 2.6, columns: int = 3) -> tuple[Figure, list[Axes]]:

@@ -14,9 +14,9 @@ from interpretgan.pretrained import card_names, read_card
 from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
 from interpretgan.studies import plots
-from interpretgan.studies.claims import ERRATUM, Study, setting_of
+from interpretgan.studies.claims import ERRATUM, Study, by_condition, setting_of
 from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, TEST_ACCURACY, UNTOUCHED, correlation_name
-from interpretgan.studies.effects import profile
+from interpretgan.studies.effects import AT_EPS, profile
 from interpretgan.studies.rules import SUPPORTED
 from interpretgan.studies.statistics import POOLED, Floats, spearman_rows
 from interpretgan.terminal import fraction
@@ -35,10 +35,9 @@ PICTURED = "What each cut of {} holds of an image, of its adversarial version, a
 
 
 def measured(row: Mapping[str, Any]) -> str:
-    """A number with its interval."""
-    if row.get("measured") is None:
-        return "–"
-    return f"{row['measured']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    """The number of a verdict, or of one of its conditions, with its interval."""
+    value = row["measured"] if "measured" in row else row["value"]
+    return "–" if value is None else f"{value:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def verdict(row: Mapping[str, Any]) -> str:
@@ -52,12 +51,14 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 
 def told(row: Mapping[str, Any], *, tested: bool) -> str:
-    """What was measured, and in a single condition its p.
+    """What was measured in each condition, and in a single one its p.
 
     Args:
         row: One of a study's verdicts.
         tested: Whether its p is of the claim: that of a claim about zero.
     """
+    if len(row["conditions"]) > 1:
+        return "; ".join(f"{name} {measured(one)}" for name, one in by_condition(row).items())
     p = f", p {_p(row['conditions'][0]['p'], '= ')}" if len(row["conditions"]) == 1 and tested else ""
     return f"{measured(row)}{p}"
 
@@ -104,7 +105,7 @@ def study_page(study: Study, folder: Path, place: Path, shown: set[bytes]) -> It
         yield f"| --- | --- |{' --- |' if tested else ''} --- |"
         for one in row["conditions"]:
             p = f" {_p(one['p'])} |" if tested else ""
-            yield f"| {_where(one)} | {measured({**one, 'measured': one['value']})} |{p} {one['answer']} |"
+            yield f"| {_where(one)} | {measured(one)} |{p} {one['answer']} |"
     yield from {"information": _beyond_depth, "pooling": _which_layer, "repair": _repairs}[kind](study, done)
     for name, title, figure in plots.figures_of(study):
         file = place / f"{folder.name}-{name}.svg"
@@ -135,6 +136,8 @@ def _made(study: Study, done: Sequence[Run]) -> Iterator[str]:
     for case in provenance["config"]["cases"]:
         diagnosed = case["diagnosed"] if study["kind"] != "repair" else [UNTOUCHED]
         yield f"- **{case['name']}**: {_settings(case['settings'], diagnosed)}"
+    if repair := provenance["config"]["repair"]:
+        yield f"- **Repairs**: {_repair_settings(repair, provenance['config']['arms'])}"
     seeds, hours = ", ".join(map(str, provenance["seeds"])), sum(provenance["seconds"].values()) / 3600
     reused = provenance.get("reused", {})
     origins = ", ".join(sorted({origin.rpartition("/")[0] for origin in reused.values()}))
@@ -177,10 +180,25 @@ def _settings(settings: Mapping[str, Any], diagnosed: Sequence[str]) -> str:
     if not diagnosed:
         return text
     recogniser = "" if generator.get("recogniser") is None else f", {generator['recogniser']} as recogniser"
+    weights = settings["judge"].get("judge_weights")
+    judge = "" if weights is None else f", one judge for all ({weights})"
     return (
         f"{text} Diagnosed ({', '.join(diagnosed)}) with {attack['attack']} of {attack['steps']} steps at the "
-        f"same ε on {reading['examples']:,} images, {generator['generator_steps']:,} generator steps{recogniser}."
+        f"same ε on {reading['examples']:,} images, {generator['generator_steps']:,} generator steps{recogniser}"
+        f"{judge}."
     )
+
+
+def _repair_settings(repair: Mapping[str, Any], arms: Sequence[str]) -> str:
+    """What is done to the layers that are blamed or cleared."""
+    training, layers, epochs = repair["training"], repair["layers"], repair["epochs"]
+    steps = "" if training["inner_steps"] is None else f" with {training['inner_steps']} steps"
+    done = {
+        "finetune": f"{layers} layer{'s' * (layers > 1)} fine-tuned (all in finetune-all) against "
+        f"{training['objective']}{steps} for {epochs} epoch{'s' * (epochs > 1)}",
+        "swap": f"one pooling swapped for {repair['pool']} and the network trained again, from the same first weights",
+    }
+    return "; ".join(words for action, words in done.items() if any(arm.startswith(action) for arm in arms)) + "."
 
 
 def _where(one: Mapping[str, Any]) -> str:
@@ -273,12 +291,23 @@ def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
         ]
         yield f"| {_where(dict(zip(('case', 'arm', 'against'), pair, strict=True)))} | {' | '.join(cells)} |"
     for pair in pairs:
+        points = [one for one in _effects(study, pair) if one["quantity"].startswith(AT_EPS)]
+        if sure := [one for one in points if _excludes_zero(one)]:
+            at = {fraction(float(one["quantity"].removeprefix(AT_EPS))): _points(one) for one in sure}
+            yield ""
+            yield (
+                f"Where on the curve over ε, under PGD, is {_where(sure[0])} not 0 (points, for other trainings alone, "
+                f"corrected for {sure[0]['comparisons']} comparisons)? "
+                f"{', '.join(f'ε = {eps}: {difference}' for eps, difference in at.items())}. No rule was written for "
+                "these."
+            )
+    for pair in pairs:
         of_layers = [one for one in _effects(study, pair) if one["layer"] is not None]
         for quantity, words in (("vulnerability", "vulnerability"), ("information_loss", "loss of the image")):
             rows = [one for one in of_layers if one["quantity"] == quantity]
             if not rows:
                 continue
-            sure = [one for one in rows if one["corrected_low"] > 0 or one["corrected_high"] < 0]
+            sure = [one for one in rows if _excludes_zero(one)]
             told = ", ".join(f"{one['layer']} {_points(one)}" for one in sure)
             most = max(rows, key=lambda one: abs(one["value"]))
             yield ""
@@ -291,6 +320,10 @@ def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
 
 def _effects(study: Study, pair: tuple[str, str, str]) -> list[Mapping[str, Any]]:
     return [one for one in study["effects"] if _pair(one) == pair]
+
+
+def _excludes_zero(one: Mapping[str, Any]) -> bool:
+    return bool(one["corrected_low"] > 0 or one["corrected_high"] < 0)
 
 
 def _pair(one: Mapping[str, Any]) -> tuple[str, str, str]:
