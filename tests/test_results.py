@@ -90,7 +90,7 @@ def test_the_readme_quotes_the_findings() -> None:
     assert [number for number in told if number not in findings] == []
     runs = json.loads((ROOT / "results" / "studies" / "information-trades" / "study.json").read_text())["runs"]
     lost = [{row["name"]: row["vulnerability"]["value"] for row in run["result"]["layers"]} for run in runs]
-    whole, first = ([100 * of(one) for one in lost] for of in (lambda one: sum(one.values()), lambda one: one["conv1"]))
+    whole, first = [100 * sum(one.values()) for one in lost], [100 * one["conv1"] for one in lost]
     assert f"{min(whole):.0f} to {max(whole):.0f} points are lost" in " ".join(section.split())
     assert f"conv1 lose {min(first):.0f} to {max(first):.0f} points" in " ".join(section.split())
 

@@ -16,7 +16,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.cuts import Anatomy, examine
 from interpretgan.errors import ConfigError
 from interpretgan.files import file_sha256, read_json, write_json
-from interpretgan.models import MODELS, WRN_POOLS, load_weights, save_weights, source_file
+from interpretgan.models import load_weights, published_pool, save_weights, source_file
 from interpretgan.pretrained import Card, card_names, load_classifier, read_card
 from interpretgan.training import Objective, Recipe, TrainingResult, evaluate_accuracy, train_classifier
 from interpretgan.workshop import Workshop
@@ -104,9 +104,7 @@ class Subject:
         """Its pooling; `None` where a network of the user's is left to itself."""
         if self.card is not None:
             return self.card.pool
-        if self.options.own or self.options.pool is not None:
-            return self.options.pool
-        return MODELS[self.architecture].pools[0] if self.architecture in MODELS else WRN_POOLS[0]
+        return self.options.pool or published_pool(self.architecture)
 
     @property
     def width(self) -> float:

@@ -79,7 +79,7 @@ def test_several_conditions_are_shown_one_by_one() -> None:
     ]
     assert [text.get_text() for text in panel.texts] == ["open", "supported"]
     row["conditions"][1] |= {"case": "digits", "arm": "avg"}
-    assert list(by_condition(row)) == ["mnist avg", "digits avg"]
+    assert list(by_condition(row)) == ["mnist avg − max", "digits avg − max"]
 
 
 def test_the_figure_has_what_was_measured_and_there_is_none_without() -> None:

@@ -116,11 +116,31 @@ def test_what_depth_alone_may_explain_is_told() -> None:
     ]
 
 
+def test_repairs_are_compared_pair_by_pair(tmp_path: Path) -> None:
+    """Layers that are blamed here and cleared there are of equal size only on average."""
+    study = json.loads((RESULTS / "repair" / "study.json").read_text())
+    said = [flag for flag in study["flags"] if "equal steps, and not equal sizes" in flag]
+    assert len(said) == 1
+    runs = {(run["arm"], run["seed"]): run["result"]["repaired"] for run in study["runs"] if run["arm"] != "untouched"}
+    for seed in range(5):
+        one, other = (runs[f"finetune-{arm}", seed] for arm in ("blamed", "cleared"))
+        one["parameters"], other["parameters"] = (48120, 156) if seed % 2 else (156, 48120)
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    assert [flag for flag in conclude(tmp_path)["flags"] if "equal steps, and not equal sizes" in flag]
+    for seed in range(5):
+        runs["finetune-blamed", seed]["parameters"] = runs["finetune-cleared", seed]["parameters"]
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    assert not [flag for flag in conclude(tmp_path)["flags"] if "equal steps, and not equal sizes" in flag]
+
+
 def test_what_cannot_be_concluded_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["study", "conclude"]) == 2
     assert "folders of finished studies, got none" in capsys.readouterr().err
     (tmp_path / "study.json").write_text(json.dumps({"schema": 0}))
     with pytest.raises(RunFolderError, match="a study of schema 1"):
+        conclude(tmp_path)
+    (tmp_path / "study.json").write_text(json.dumps({"schema": 1}))
+    with pytest.raises(RunFolderError, match="got one of nobody knows which"):
         conclude(tmp_path)
     file = json.loads((RESULTS / "pooling-trades" / "study.json").read_text())
     file["provenance"]["config"]["surprise"] = 1

@@ -14,7 +14,7 @@ from interpretgan.models import build_model
 from interpretgan.models.pooling import pooling
 from interpretgan.studies.config import Repair
 from interpretgan.studies.plan import targets
-from interpretgan.studies.repairs import halves, only, swap_pooling, units_of
+from interpretgan.studies.repairs import halves, only, swap_pooling, swappable, units_of
 from interpretgan.training import Natural, Recipe, train_classifier
 
 
@@ -112,6 +112,15 @@ def test_only_refuses_what_is_not_there() -> None:
         pass
 
 
+def test_a_pooling_that_runs_twice_is_not_swapped_for_one_of_its_calls() -> None:
+    lenet = network()
+    assert swappable(lenet.model, examine(lenet, torch.rand(4, 1, 28, 28)).cuts) == {"pool1", "pool2"}
+    lenet.model.pool2 = lenet.model.pool1
+    cuts = examine(lenet, torch.rand(4, 1, 28, 28)).cuts
+    assert {"pool1:1", "pool1:2"} <= {cut.name for cut in cuts}
+    assert swappable(lenet.model, cuts) == set()
+
+
 def test_a_pooling_is_swapped_and_nothing_else() -> None:
     one, other = network(), network(pool="avg")
     swap_pooling(one.model, "pool1", "avg", 6)
@@ -124,7 +133,7 @@ def test_a_pooling_is_swapped_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "swappable"),
+    ("module", "can"),
     [
         (nn.MaxPool2d(2), True), (nn.AvgPool2d((2, 2), stride=2), True), (pooling("stride", 4), True),
         (pooling("blur", 4), True), (nn.MaxPool2d(3, stride=1, padding=1), False), (nn.MaxPool2d(3, 2, 1), False),
@@ -132,8 +141,8 @@ def test_a_pooling_is_swapped_and_nothing_else() -> None:
         (nn.ReLU(), False),
     ],
 )  # fmt: skip
-def test_a_pooling_of_another_geometry_is_not_swapped(module: nn.Module, swappable: bool) -> None:
-    assert halves(module) is swappable
+def test_a_pooling_of_another_geometry_is_not_swapped(module: nn.Module, can: bool) -> None:
+    assert halves(module) is can
 
 
 UNITS: list[dict[str, Any]] = [

@@ -209,6 +209,11 @@ def test_a_finished_study_is_made_again_from_its_runs(made: Made, tmp_path: Path
     again = run_study(load_config(STUDIES / "pooling-tiny.toml"), copy, never, stream=stream)
     assert compared(again) == compared(study)
     assert stream.getvalue().count("kept") == 8  # a line each, and in the table
+    changed = {**study, "verdicts": [{**row, "verdict": "confirmed"} for row in study["verdicts"]]}
+    (copy / "study.json").write_text(json.dumps(changed))  # as other statistics had it, of the same runs
+    again = run_study(load_config(STUDIES / "pooling-tiny.toml"), copy, never, stream=io.StringIO())
+    assert {row["before"]["verdict"] for row in again["verdicts"]} == {"confirmed"}
+    assert sum(flag.startswith("concluded again") for flag in again["flags"]) == len(again["verdicts"])
     (copy / "runs" / "digits-lenet5-natural-avg-s1" / "result.json").unlink()
     missing: list[str] = []
 

@@ -173,6 +173,10 @@ def change(path: str, value: object) -> Callable[[Tree], None]:
         ("repair", "repair", None, "a table [repair] in a study of kind repair"),
         ("repair", "repair.pool", "max", "a pool to swap for that digits-lenet5-natural has not, got max"),
         ("repair", "repair.layers", 0, "layers >= 1"),
+        ("repair", "repair.norm", "l2", "an eps beside norm = 'l2' in repair, got none, and the attack's is of linf"),
+        ("pooling", "models.0.arms", ["max"], "at least two arms in models 1"),
+        ("pooling", "models.0.objectives.0.attack_eps", "1e400", "as a number or a fraction like '8/255', got '1e400'"),
+        ("pooling", "replicates", 1, "replicates >= 100"),
         ("pooling", "threads", 0, "threads >= 1"),
         ("pooling", "devices", 0, "devices >= 1"),
         ("pooling", "threads", True, "the study.threads as a whole number, got True"),
@@ -185,6 +189,37 @@ def test_a_mistake_is_told_in_one_line(kind: str, path: str, value: object, said
         parse_config(tree)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_rule_is_measured_in_every_case_that_it_names() -> None:
+    tree = tiny()
+    tree["arms"] = ["max", "avg", "blur"]
+    tree["models"].append({**tree["models"][0], "arms": ["max", "avg"]})
+    tree["models"][1]["objectives"] = [{**tree["models"][1]["objectives"][0], "name": "other"}]
+    tree["rules"] = [{**tree["rules"][0], "arm": "blur", "cases": ["digits-lenet5-natural"]}]
+    parse_config(tree)
+    tree["rules"][0]["cases"].append("other")
+    with pytest.raises(ConfigError, match="about something that this study measures"):
+        parse_config(tree)
+
+
+def test_the_pooling_that_is_swapped_is_that_of_the_published_network() -> None:
+    tree = tiny("repair")
+    tree["models"][0] |= {"model": "wrn-10-1"}
+    tree["models"][0].pop("pool", None)
+    tree["repair"]["pool"] = "stride"
+    with pytest.raises(ConfigError, match="a pool to swap for that digits-wrn-10-1-natural has not, got stride"):
+        parse_config(tree)
+    tree["repair"]["pool"] = "max"
+    parse_config(tree)
+
+
+def test_a_cluster_is_asked_for_gpus_where_the_device_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text("gpus = 1\n" + (STUDIES / "pooling-tiny.toml").read_text())
+    with pytest.raises(ConfigError, match=r"gpus > 0 .*, got gpus = 1 and device = cpu; set device, and gpus = 0"):
+        study("pooling", file, tmp_path / "out", ray="auto")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_cases_of_one_name() -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "WideResNet",
     "build_model",
     "load_weights",
+    "published_pool",
     "save_weights",
     "source_file",
 ]
@@ -181,6 +182,15 @@ def build_model(
             do="choose one of them",
         )
     return factory(**arguments)
+
+
+def published_pool(name: str) -> str | None:
+    """The pooling of a network where none is chosen; `None` of a network of the user's own.
+
+    Raises:
+        ModelError: Unknown name.
+    """
+    return None if ":" in name else _factory(name)[1][0]
 
 
 def _factory(name: str) -> tuple[Callable[..., nn.Module], tuple[str, ...]]:

@@ -65,12 +65,17 @@ def _case(settings: Mapping[str, Any]) -> str:
 
 
 def by_condition(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The conditions of a verdict by what tells them apart: the arm, within one case."""
+    """The conditions of a verdict by what tells them apart: the arm alone, where that does."""
     conditions = row["conditions"]
     arms = [str(one["arm"]) for one in conditions]
     if len(set(arms)) < len(arms):
-        arms = [" ".join(filter(None, (one["case"], one["arm"]))) for one in conditions]
+        arms = [condition_name(one) for one in conditions]
     return dict(zip(arms, conditions, strict=True))
+
+
+def condition_name(one: Mapping[str, Any]) -> str:
+    """Case, arm, and the arm that it is compared with, of an effect or a condition."""
+    return " ".join(filter(None, (one["case"], one["arm"], one["against"] and f"− {one['against']}")))
 
 
 def claims_of(studies: Mapping[str, Study]) -> list[Claim]:

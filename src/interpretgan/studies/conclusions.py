@@ -18,6 +18,7 @@ from interpretgan.diagnosis import NOISE_CONTROL, control_flags
 from interpretgan.errors import RunFolderError
 from interpretgan.files import plain, read_json, write_json
 from interpretgan.options import TrainingOptions
+from interpretgan.studies.claims import condition_name
 from interpretgan.studies.config import (
     DEFINITIONS,
     DEPTH,
@@ -31,7 +32,7 @@ from interpretgan.studies.config import (
 from interpretgan.studies.effects import measure, number, profile
 from interpretgan.studies.plan import Spec, read_settings, spec_hash
 from interpretgan.studies.rules import OPEN, Rule, judge
-from interpretgan.studies.statistics import POOLED, Effect
+from interpretgan.studies.statistics import FEW, POOLED, Effect
 
 SCHEMA = 1
 STUDY_FILE = "study.json"
@@ -77,13 +78,28 @@ def conclude(folder: str | Path) -> dict[str, Any]:
     record = load_study(folder)
     try:
         config = _recorded(record["provenance"]["config"])
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
+        made = record.get("provenance")
         raise RunFolderError(
             expected=f"a study with the settings of interpretgan {version('interpretgan')} in {folder}",
-            got=f"one of {record['provenance'].get('version')}: {error}",
+            got=f"one of {made.get('version') if isinstance(made, dict) else 'nobody knows which'}: {error}",
             do="conclude it with that version, or run it again",
         ) from error
     found = _conclusions(config, record["runs"])
+    remember(found, record)
+    concluded = {"version": version("interpretgan"), "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    made = _as_read({**record, **found, "provenance": {**record["provenance"], "concluded": concluded}})
+    write_json(Path(folder) / STUDY_FILE, made)
+    return made
+
+
+def remember(found: dict[str, Any], record: Mapping[str, Any]) -> None:
+    """Write beside each verdict that is not what it was at first what that was, and flag it.
+
+    Args:
+        found: `verdicts` and `flags`, changed in place.
+        record: What was concluded by the same rules before.
+    """
     for row, old in zip(found["verdicts"], record["verdicts"], strict=True):
         first = old.get("before", {name: old[name] for name in ("verdict", "measured", "low", "high")})
         if first["verdict"] != row["verdict"]:
@@ -92,10 +108,6 @@ def conclude(folder: str | Path) -> dict[str, Any]:
             found["flags"].append(
                 f"concluded again after its result was known: {row['claim']} was {first['verdict']} at first{span}"
             )
-    concluded = {"version": version("interpretgan"), "created": datetime.now(UTC).isoformat(timespec="seconds")}
-    made = _as_read({**record, **found, "provenance": {**record["provenance"], "concluded": concluded}})
-    write_json(Path(folder) / STUDY_FILE, made)
-    return made
 
 
 def load_study(folder: str | Path) -> dict[str, Any]:
@@ -176,6 +188,8 @@ def _flags(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     flags += _moved_by_noise(diagnosed)
     flags += _same_targets(runs)
     flags += _unequal_sizes(runs)
+    if len(config.seeds) < FEW:
+        flags.append(f"only {len(config.seeds)} seeds: fewer than {FEW}")
     if config.threads is None:
         flags.append("threads are not fixed: another number of workers may change the last digits")
     flags += _alike("evaluations", [result["flags"] for result in results])
@@ -250,9 +264,10 @@ def _disagreements(config: StudyConfig, verdicts: Sequence[Mapping[str, Any]]) -
                 continue
             decided, significant = one["answer"] != OPEN, one["p"] < 1 - config.confidence
             if decided != significant:
-                where = _where(one)
                 says, not_so = ("excludes 0", "does not") if decided else ("includes 0", "excludes it")
-                flags.append(f"the interval {says} and p = {one['p']:.3f} {not_so}: {verdict['claim']} ({where})")
+                flags.append(
+                    f"the interval {says} and p = {one['p']:.3f} {not_so}: {verdict['claim']} ({condition_name(one)})"
+                )
     return flags
 
 
@@ -268,37 +283,36 @@ def _depth_alone(config: StudyConfig, effects: Sequence[Effect], verdicts: Seque
                 interval = f"{left.value:+.3f} [{left.corrected_low:+.3f}, {left.corrected_high:+.3f}]"
                 flags.append(
                     f"open with each layer's place in the network held fixed, {interval}: {verdict['claim']} "
-                    f"({_where(one)})"
+                    f"({condition_name(one)})"
                 )
     return flags
 
 
-def _where(one: Mapping[str, Any]) -> str:
-    """Of a condition: its case and arm."""
-    return " ".join(filter(None, (one["case"], one["arm"])))
-
-
 def _same_targets(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Repairs that changed the same layers in every network: one contrast, however many seeds."""
-    changed: dict[str, list[tuple[str, ...]]] = {}
+    changed: dict[tuple[str, str], list[tuple[str, ...]]] = {}
     for run in runs:
         if run["status"] == "done" and "repaired" in run["result"] and not run["arm"].endswith("-all"):
-            changed.setdefault(run["arm"], []).append(tuple(run["result"]["repaired"]["layers"]))
+            changed.setdefault((run["case"], run["arm"]), []).append(tuple(run["result"]["repaired"]["layers"]))
+    several = len({case for case, _ in changed}) > 1
     return [
-        f"{arm} changed {', '.join(layers[0])} in each of {len(layers)} networks: it says something of that layer, and "
-        "little of diagnoses in general"
-        for arm, layers in changed.items()
+        f"{arm} changed {', '.join(layers[0])} in each of {len(layers)} networks{f' of {case}' * several}: it says "
+        "something of that layer, and little of diagnoses in general"
+        for (case, arm), layers in changed.items()
         if len(layers) > 1 and len(set(layers)) == 1
     ]
 
 
 def _unequal_sizes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Layers that were fine-tuned for being blamed, and for being cleared, at the same steps but of other sizes."""
-    blamed, cleared = (
-        [run["result"]["repaired"]["parameters"] for run in runs if run["arm"] == arm and run["status"] == "done"]
+    sizes_of = {
+        arm: {(run["case"], run["seed"]): run["result"]["repaired"]["parameters"]
+              for run in runs if run["arm"] == arm and run["status"] == "done"}
         for arm in ("finetune-blamed", "finetune-cleared")
-    )
-    if not blamed or not cleared or 0.5 <= median(blamed) / median(cleared) <= 2:
+    }  # fmt: skip
+    one, other = sizes_of.values()
+    blamed, cleared = ([sizes[pair] for pair in one if pair in other] for sizes in (one, other))
+    if not blamed or median(max(a / b, b / a) for a, b in zip(blamed, cleared, strict=True)) <= 2:
         return []
     sizes = f"{median(blamed):,.0f} parameters (median), the cleared {median(cleared):,.0f}"
     return [f"the blamed layers that were fine-tuned have {sizes}: equal steps, and not equal sizes"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from interpretgan.config import Settings
 from interpretgan.errors import ConfigError
-from interpretgan.models import POOLS
+from interpretgan.models import POOLS, published_pool
 from interpretgan.options import DataOptions, ModelOptions, RunOptions, TrainingOptions
 from interpretgan.studies.rules import Rule
 from interpretgan.studies.statistics import POOLED
@@ -26,6 +26,8 @@ UNTOUCHED = "untouched"
 ARMS = {"information": POOLS, "pooling": POOLS, "repair": ACTIONS}
 """The kinds of study, with the arms that each knows."""
 FEWEST_SEEDS = 2
+FEWEST_REPLICATES = 100
+"""Of a bootstrap: of fewer the ends of an interval are among its outermost."""
 DEFINITIONS = ("vulnerability", "vulnerability_bits", "vulnerability_probe", "relative_error")
 """Ways to say how vulnerable a layer is: from accuracy, in bits, from class probes, from activations."""
 LOSSES = ("information_loss", "class_loss")
@@ -276,9 +278,10 @@ def _check_head(head: _Head) -> None:
         )
     _check_arms(head.arms, head.kind, ARMS[head.kind])
     too_few_threads = head.threads is not None and head.threads < 1
-    if not 0 < head.confidence < 1 or head.replicates < 1 or too_few_threads or not 0 <= head.gpus < math.inf:
+    too_few_replicates = head.replicates < FEWEST_REPLICATES
+    if not 0 < head.confidence < 1 or too_few_replicates or too_few_threads or not 0 <= head.gpus < math.inf:
         raise ConfigError(
-            expected="0 < confidence < 1, replicates >= 1, threads >= 1 and gpus >= 0",
+            expected=f"0 < confidence < 1, replicates >= {FEWEST_REPLICATES}, threads >= 1 and gpus >= 0",
             got=f"{head.confidence}, {head.replicates}, {head.threads} and {head.gpus:g}",
             do="try 0.95, 2000, 1 and 0",
         )
@@ -316,6 +319,10 @@ def _cases(head: _Head, table: object, common: Mapping[str, Any], where: str) ->
             expected=f"the arm {head.arms[0]!r} in {where}, which the others are compared with",
             got=str(list(arms)),
             do="add it",
+        )
+    if head.kind == "pooling" and len(arms) < 2:
+        raise ConfigError(
+            expected=f"at least two arms in {where}", got=str(list(arms)), do="add one that it is compared with"
         )
     if network.pool is not None and head.kind != "repair":
         raise ConfigError(expected=f"no pool in {where}: the arms are the poolings", got=network.pool, do="remove it")
@@ -399,7 +406,8 @@ def _repair(table: Mapping[str, Any], cases: list[Case], head: _Head) -> Repair:
             do="correct them",
         )
     for case in cases:
-        if (case.settings.model.pool or POOLS[0]) == repair.pool and any(arm.startswith("swap") for arm in head.arms):
+        swapped = case.settings.model.pool or published_pool(case.settings.model.model)
+        if swapped == repair.pool and any(arm.startswith("swap") for arm in head.arms):
             raise ConfigError(
                 expected=f"a pool to swap for that {case.name} has not", got=repair.pool, do="choose another"
             )
@@ -409,9 +417,16 @@ def _repair(table: Mapping[str, Any], cases: list[Case], head: _Head) -> Repair:
 def fine_tuning(repair: Repair, case: Case) -> TrainingOptions:
     """The fine-tuning of a case: against its own attack where no other eps is stated."""
     training = repair.training
-    if training.eps is None and training.objective != "natural":
-        return replace(training, eps=case.settings.attack.eps, norm=case.settings.attack.norm)
-    return training
+    attack = case.settings.attack
+    if training.eps is not None or training.objective == "natural":
+        return training
+    if training.norm not in (TrainingOptions().norm, attack.norm):
+        raise ConfigError(
+            expected=f"an eps beside norm = {training.norm!r} in repair",
+            got=f"none, and the attack's is of {attack.norm}",
+            do="state it, or leave the norm out: then both are the attack's",
+        )
+    return replace(training, eps=attack.eps, norm=attack.norm)
 
 
 def _check_rule(rule: Rule, config: StudyConfig) -> None:
@@ -429,7 +444,8 @@ def _check_rule(rule: Rule, config: StudyConfig) -> None:
                 got=repr(value),
                 do="choose one of them",
             )
-    if not any(rule.covers(condition) for condition in conditions(config)):
+    covered = [condition for condition in conditions(config) if rule.covers(condition)]
+    if not covered or {case for case, *_ in covered} < set(rule.cases):
         measured = dict.fromkeys(f"{arm} against {against}" for _, arm, against in conditions(config) if against)
         raise ConfigError(
             expected=f"a rule {rule.claim!r} about something that this study measures",

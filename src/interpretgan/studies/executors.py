@@ -131,6 +131,13 @@ class RayCluster:
                 got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
                 do="start it with `ray start --head`, or check the address",
             ) from error
+        asked = {"CPU": self.threads, "GPU": gpus}
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
+            logging.getLogger(__name__).warning(
+                "no machine of the cluster has %d CPU and %g GPU, which each run asks for: the study waits until one "
+                "joins (or lower threads or gpus)", self.threads, gpus,
+            )  # fmt: skip
 
     def __call__(self, folders: Sequence[Path], on_start: OnStart) -> Iterator[tuple[Path, Outcome]]:
         """See `Executor`."""
@@ -138,7 +145,7 @@ class RayCluster:
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         environment |= thread_settings(self.threads)
         task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=ATTEMPTS - 1)(run_on_cluster)
-        waiting = {task.remote(str(folder.resolve()), environment): folder for folder in folders}
+        waiting = {task.remote(str(folder.resolve()), environment, str(Path.cwd())): folder for folder in folders}
         for folder in folders:
             on_start(folder.name)
         while waiting:
@@ -155,9 +162,12 @@ class RayCluster:
         self._ray.shutdown()
 
 
-def run_on_cluster(folder: str, environment: Mapping[str, str]) -> tuple[str | None, int]:
-    """`run_process` as a Ray task: error and attempts."""
-    outcome = run_process(Path(folder), {**os.environ, **environment}, Processes(), threading.Event())
+def run_on_cluster(folder: str, environment: Mapping[str, str], place: str) -> tuple[str | None, int]:
+    """`run_process` as a Ray task, in the folder that the study was started in: error and attempts."""
+    try:
+        outcome = run_process(Path(folder), {**os.environ, **environment}, Processes(), threading.Event(), place)
+    except OSError as error:
+        return f"its process could not be run: {error}", 1
     return outcome.error, outcome.attempts
 
 
@@ -172,7 +182,13 @@ def worker_environment(threads: int) -> dict[str, str]:
     return {**os.environ, **thread_settings(threads)}
 
 
-def run_process(folder: Path, environment: Mapping[str, str], alive: Processes, stopping: threading.Event) -> Outcome:
+def run_process(
+    folder: Path,
+    environment: Mapping[str, str],
+    alive: Processes,
+    stopping: threading.Event,
+    place: str | None = None,
+) -> Outcome:
     """Make the run of a folder in a process, and once more if that process dies.
 
     Args:
@@ -180,6 +196,7 @@ def run_process(folder: Path, environment: Mapping[str, str], alive: Processes, 
         environment: Of the process.
         alive: Holds the process while it runs, so that it can be ended.
         stopping: Set when no process is to be started any more.
+        place: Folder that it works in, which relative paths begin at. `None`: that of this process.
     """
     error = ""
     for attempt in range(1, ATTEMPTS + 1):
@@ -192,9 +209,12 @@ def run_process(folder: Path, environment: Mapping[str, str], alive: Processes, 
                 stdout=log,
                 stderr=log,
                 env=dict(environment),
+                cwd=place,
                 start_new_session=True,  # Ctrl-C is for the study, which ends its workers by itself
             )
             alive.add(process)
+            if stopping.is_set():  # since it was asked above
+                process.terminate()
             try:
                 (folder / "pid").write_text(f"{process.pid}\n")
                 status = process.wait()

@@ -20,11 +20,11 @@ from interpretgan.options import TrainingOptions
 from interpretgan.pipeline import Job, evaluate_subject
 from interpretgan.readings import attacker
 from interpretgan.report.examples import examples_of, save_arrays
-from interpretgan.runs import RunFolder
+from interpretgan.runs import RunFolder, differences
 from interpretgan.studies.config import UNTOUCHED
 from interpretgan.studies.definitions import other_definitions
 from interpretgan.studies.plan import Spec, code_of, read_settings
-from interpretgan.studies.repairs import halves, only, swap_pooling, unit_vulnerability, units_of
+from interpretgan.studies.repairs import only, swap_pooling, swappable, unit_vulnerability, units_of
 from interpretgan.subject import Subject
 from interpretgan.training import train_classifier
 from interpretgan.workshop import Say, Workshop
@@ -74,7 +74,7 @@ def execute(spec: Spec, folder: Path, say: Say) -> dict[str, Any]:
     if (found := code_of(settings)) != spec["code"]:
         raise RunFolderError(
             expected=f"the code of the study, {spec['code']['sha256'][:12]}",
-            got=f"other code, {found['sha256'][:12]}, another file of the model, or other versions of its packages",
+            got=f"another one, that differs in {', '.join(list(differences(found, plain(spec['code'])))[:3])}",
             do="leave the code alone while a study runs, or start it in a new folder",
         )
     if spec["arm"] == UNTOUCHED or "base" not in spec:
@@ -92,8 +92,7 @@ def _diagnosed(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[s
             return _plain(result)
         _share_judge(folder, spec, job)
         diagnosis = job.diagnosis()
-        modules = dict(job.subject.classifier.model.named_modules())
-        result |= _layers(diagnosis, {cut.name for cut in job.instruments.cuts if halves(modules[cut.module])})
+        result |= _layers(diagnosis, swappable(job.subject.classifier.model, job.instruments.cuts))
         if not (folder / "explanations.npz").exists():
             save_arrays(folder / "explanations.npz", examples_of(job.telling_explanation()))
         others = other_definitions(

@@ -16,13 +16,15 @@ from interpretgan.data import load_data
 from interpretgan.errors import ConfigError
 from interpretgan.files import file_sha256, plain
 from interpretgan.instruments import TRAINED
-from interpretgan.models import MODELS, source_file
+from interpretgan.models import published_pool, source_file
 from interpretgan.pretrained import read_card
 from interpretgan.runs import RECORDED_PACKAGES, package_version
 from interpretgan.studies.config import UNTOUCHED, Case, Repair, StudyConfig, fine_tuning
 from interpretgan.studies.repairs import KINDS
 
 Spec = dict[str, Any]
+MACHINE = ("device", "processor", "threads")
+"""What is recorded of where a run was made."""
 
 NOT_IN_A_RESULT = ("report", "studies", "cli.py", "terminal.py", "__main__.py")
 """Parts of the package that no number of a run depends on."""
@@ -88,7 +90,7 @@ def first_runs(config: StudyConfig) -> list[Spec]:
                 if arm not in (UNTOUCHED, *case.arms):
                     continue
                 model = case.settings.model
-                pool = arm if arm != UNTOUCHED else model.pool or _published_pool(model.model)
+                pool = arm if arm != UNTOUCHED else model.pool or published_pool(model.model)
                 settings = replace(
                     case.settings,
                     run=replace(case.settings.run, seed=seed),
@@ -96,10 +98,6 @@ def first_runs(config: StudyConfig) -> list[Spec]:
                 )
                 specs.append(_spec(config, case, settings, hashes[case.name], arm))
     return specs
-
-
-def _published_pool(name: str) -> str | None:
-    return MODELS[name].pools[0] if name in MODELS else None
 
 
 def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> tuple[list[Spec], dict[str, str]]:

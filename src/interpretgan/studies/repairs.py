@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from interpretgan.classifier import Classifier
-from interpretgan.cuts import Anatomy
+from interpretgan.cuts import Anatomy, Cut
 from interpretgan.errors import ModelError
 from interpretgan.models.pooling import BlurPool, Subsample, pooling
 
@@ -126,6 +126,15 @@ def halves(module: nn.Module) -> bool:
         plain = module.kernel_size in two and module.stride in two and module.padding in ((0, 0), 0)
         return plain and not module.ceil_mode and getattr(module, "dilation", 1) in ((1, 1), 1)
     return isinstance(module, Subsample | BlurPool)
+
+
+def swappable(model: nn.Module, cuts: Sequence[Cut]) -> set[str]:
+    """Names of the cuts behind a pooling that can be swapped.
+
+    Not of a module that runs more than once: a swap would change all its calls, whichever of them is blamed.
+    """
+    modules = dict(model.named_modules())
+    return {cut.name for cut in cuts if cut.name == cut.module and halves(modules[cut.module])}
 
 
 def swap_pooling(model: nn.Module, name: str, kind: str, channels: int) -> None:

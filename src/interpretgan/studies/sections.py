@@ -14,7 +14,7 @@ from interpretgan.pretrained import card_names, read_card
 from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
 from interpretgan.studies import plots
-from interpretgan.studies.claims import ERRATUM, Study, by_condition, setting_of
+from interpretgan.studies.claims import ERRATUM, Study, by_condition, condition_name, setting_of
 from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, TEST_ACCURACY, UNTOUCHED, correlation_name
 from interpretgan.studies.effects import AT_EPS, profile
 from interpretgan.studies.rules import SUPPORTED
@@ -105,7 +105,7 @@ def study_page(study: Study, folder: Path, place: Path, shown: set[bytes]) -> It
         yield f"| --- | --- |{' --- |' if tested else ''} --- |"
         for one in row["conditions"]:
             p = f" {_p(one['p'])} |" if tested else ""
-            yield f"| {_where(one)} | {measured(one)} |{p} {one['answer']} |"
+            yield f"| {condition_name(one)} | {measured(one)} |{p} {one['answer']} |"
     yield from {"information": _beyond_depth, "pooling": _which_layer, "repair": _repairs}[kind](study, done)
     for name, title, figure in plots.figures_of(study):
         file = place / f"{folder.name}-{name}.svg"
@@ -141,8 +141,9 @@ def _made(study: Study, done: Sequence[Run]) -> Iterator[str]:
     seeds, hours = ", ".join(map(str, provenance["seeds"])), sum(provenance["seconds"].values()) / 3600
     reused = provenance.get("reused", {})
     origins = ", ".join(sorted({origin.rpartition("/")[0] for origin in reused.values()}))
-    took = f"{hours:.1f} hours of one process in all" if provenance["seconds"] else f"all of them made in {origins}"
-    taken = f" ({len(reused)} of them made in {origins})" if reused and provenance["seconds"] else ""
+    before = f"made in {origins}, before this study began"
+    took = f"{hours:.1f} hours of one process in all" if provenance["seconds"] else f"all of them {before}"
+    taken = f" ({len(reused)} of them {before})" if reused and provenance["seconds"] else ""
     yield ""
     yield (
         f"{len(done)} of {len(study['runs'])} runs{taken}, seeds {seeds}; {took}, on "
@@ -201,10 +202,6 @@ def _repair_settings(repair: Mapping[str, Any], arms: Sequence[str]) -> str:
     return "; ".join(words for action, words in done.items() if any(arm.startswith(action) for arm in arms)) + "."
 
 
-def _where(one: Mapping[str, Any]) -> str:
-    return " ".join(filter(None, (one["case"], one["arm"], one["against"] and f"− {one['against']}")))
-
-
 def _beyond_depth(study: Study, done: Sequence[Run]) -> Iterator[str]:
     """Whether loss and vulnerability go together because both grow with depth."""
     questions = {
@@ -219,7 +216,7 @@ def _beyond_depth(study: Study, done: Sequence[Run]) -> Iterator[str]:
         for one in study["effects"]:
             if one["quantity"] == correlation_name(*names) and not (alone and one["case"] == POOLED):
                 cell = f"{one['value']:+.2f} [{one['corrected_low']:+.2f}, {one['corrected_high']:+.2f}]"
-                table.setdefault(_where(one), {})[title] = cell
+                table.setdefault(condition_name(one), {})[title] = cell
     if not any(len(row) > 1 for row in table.values()):
         return
     yield ""
@@ -289,15 +286,15 @@ def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
             f"{_points(whole[*pair, name])}, {_ahead(done, pair, name)}" if (*pair, name) in whole else "–"
             for name in columns.values()
         ]
-        yield f"| {_where(dict(zip(('case', 'arm', 'against'), pair, strict=True)))} | {' | '.join(cells)} |"
+        yield f"| {condition_name(dict(zip(('case', 'arm', 'against'), pair, strict=True)))} | {' | '.join(cells)} |"
     for pair in pairs:
         points = [one for one in _effects(study, pair) if one["quantity"].startswith(AT_EPS)]
         if sure := [one for one in points if _excludes_zero(one)]:
             at = {fraction(float(one["quantity"].removeprefix(AT_EPS))): _points(one) for one in sure}
             yield ""
             yield (
-                f"Where on the curve over ε, under PGD, is {_where(sure[0])} not 0 (points, for other trainings alone, "
-                f"corrected for {sure[0]['comparisons']} comparisons)? "
+                f"Where on the curve over ε, under PGD, is {condition_name(sure[0])} not 0 (points, for other "
+                f"trainings alone, corrected for {sure[0]['comparisons']} comparisons)? "
                 f"{', '.join(f'ε = {eps}: {difference}' for eps, difference in at.items())}. No rule was written for "
                 "these."
             )
@@ -311,10 +308,14 @@ def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
             told = ", ".join(f"{one['layer']} {_points(one)}" for one in sure)
             most = max(rows, key=lambda one: abs(one["value"]))
             yield ""
-            yield f"Which layer differs in its {words}, {_where(most)} (points, corrected for {len(rows)} layers)? " + (
-                f"{told}."
-                if sure
-                else f"None surely; the largest difference is that of {most['layer']}, {_points(most)}."
+            yield (
+                f"Which layer differs in its {words}, {condition_name(most)} (points, corrected for "
+                f"{len(rows)} layers)? "
+                + (
+                    f"{told}."
+                    if sure
+                    else f"None surely; the largest difference is that of {most['layer']}, {_points(most)}."
+                )
             )
 
 
@@ -359,7 +360,7 @@ def _repairs(study: Study, done: Sequence[Run]) -> Iterator[str]:
     for one in study["effects"]:
         if one["quantity"] == WORST and one["against"] == UNTOUCHED:
             pair = (one["case"], one["arm"], one["against"])
-            yield f"| {_where(one)} | {_points(one)} | {_ahead(done, pair, WORST)} |"
+            yield f"| {condition_name(one)} | {_points(one)} | {_ahead(done, pair, WORST)} |"
     yield ""
     yield "What was changed, and the accuracy in the worst case after it:"
     yield ""

@@ -89,6 +89,10 @@ class Estimate:
         return self.value - half, self.value + half
 
 
+FEW = 5
+"""Pairs of seeds below which only their own degrees of freedom count."""
+
+
 def paired(differences: Sequence[float], examples: npt.NDArray[np.int8] | None = None) -> Estimate:
     """The mean of paired differences over seeds, with Student's interval: five pairs are too few for a bootstrap.
 
@@ -98,6 +102,11 @@ def paired(differences: Sequence[float], examples: npt.NDArray[np.int8] | None =
             over examples is then added to that over seeds, so the interval covers both the trainings and the choice of
             test images. (What the two have in common counts twice: the interval is rather too wide.) Few seeds and many
             examples know their variances unequally well: the degrees of freedom of the sum are Satterthwaite's (1946).
+            Of fewer than `FEW` seeds they are those of the seeds: the variance of so few is often small by chance, and
+            then hides behind that of the examples.
+
+    Returns:
+        Where nothing varies, nothing is known of how much it might: the interval is all of [-1, 1], and p is 1.
     """
     from scipy.stats import t
 
@@ -107,10 +116,13 @@ def paired(differences: Sequence[float], examples: npt.NDArray[np.int8] | None =
     if examples is not None and examples.shape[1] > 1:
         parts.append((float(examples.mean(axis=0).var(ddof=1)) / examples.shape[1], examples.shape[1] - 1))
     variance = sum(part for part, _ in parts)
+    if variance < NOTHING**2:
+        return Estimate(mean, 1.0, count, replicates=np.repeat([-1.0, 1.0], count))
     error = math.sqrt(variance)
-    degrees = variance**2 / sum(part**2 / known for part, known in parts) if variance > 0 else float(count - 1)
-    score = abs(mean) / error if error > 0 else math.inf if mean else 0.0
-    p = float(2 * t.sf(score, degrees))
+    degrees = float(count - 1)
+    if count >= FEW:
+        degrees = variance**2 / sum(part**2 / known for part, known in parts)
+    p = float(2 * t.sf(abs(mean) / error, degrees))
     return Estimate(mean, p, count, mean / deviation if deviation > 0 else None, error, degrees)
 
 

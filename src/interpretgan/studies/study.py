@@ -12,11 +12,12 @@ from interpretgan.errors import ConfigError, RunFolderError
 from interpretgan.files import plain, read_json, write_json
 from interpretgan.runs import RunFolder, differences, provenance
 from interpretgan.studies.board import DONE, FAILED, KEPT, RUNNING, Board
-from interpretgan.studies.conclusions import STUDY_FILE, summary
+from interpretgan.studies.conclusions import STUDY_FILE, load_study, remember, summary
 from interpretgan.studies.config import StudyConfig, load_config
 from interpretgan.studies.executors import Executor, LocalProcesses, RayCluster
 from interpretgan.studies.job import check
 from interpretgan.studies.plan import (
+    MACHINE,
     Spec,
     code_version,
     data_version,
@@ -63,11 +64,18 @@ def study(
     if workers is not None:
         raise ConfigError(expected="either --workers or --ray", got="both", do="leave one of them out")
     run = checked.cases[0].settings.run  # of all cases but for the seed
-    if run.device.startswith("cuda") and checked.gpus < run.devices > 1:
+    on_gpus = run.device.startswith("cuda")
+    if on_gpus and checked.gpus < run.devices > 1:
         raise ConfigError(
             expected=f"gpus >= {run.devices} on a Ray cluster, as devices = {run.devices} says",
             got=f"gpus = {checked.gpus:g}",
             do=f"set gpus = {run.devices}",
+        )
+    if on_gpus != (checked.gpus > 0):  # auto is what this machine has, and each run is given that
+        raise ConfigError(
+            expected="gpus > 0 on a Ray cluster where the device is a GPU, and gpus = 0 where it is not",
+            got=f"gpus = {checked.gpus:g} and device = {run.device}",
+            do=f"set device, and gpus = {run.devices if on_gpus else 0}",
         )
     with closing(RayCluster(ray, checked.threads, checked.gpus)) as cluster:
         return run_study(checked, Path(out), cluster, reuse=reuse, stream=stream)
@@ -93,7 +101,10 @@ def run_study(
             check(spec)  # before anything is written or trained
     finished = _finished([Path(other) for other in reuse])
     with RunFolder(out).open(identity):
-        board, table = Board(stream), _Table(out, finished)
+        table = _Table(out, finished)
+        for spec in specs:
+            table.check(spec)
+        board = Board(stream)
         try:
             table.make(specs, executor, board)
             if config.kind == "repair":
@@ -103,8 +114,11 @@ def run_study(
         finally:
             board.close()
         record = summary(config, specs, table.results, table.errors)
+        if (before := _concluded_before(out)) is not None and before["runs"] == record["runs"]:
+            remember(record, before)
         record["provenance"] = {
             **provenance(config.seeds[0]),
+            **table.machines(),
             "seeds": list(config.seeds),
             "code": identity["code"],
             "data": identity["data"],
@@ -114,6 +128,14 @@ def run_study(
         }
         write_json(out / STUDY_FILE, record)
         return record
+
+
+def _concluded_before(out: Path) -> dict[str, Any] | None:
+    """What is in the folder's `study.json`; `None`: there is none, or none that can be read, and it is written anew."""
+    try:
+        return load_study(out)
+    except RunFolderError:
+        return None
 
 
 class _Table:
@@ -126,6 +148,15 @@ class _Table:
         self.results: dict[str, dict[str, Any]] = {}
         self.errors: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        self._made_on: list[Mapping[str, Any]] = []
+
+    def machines(self) -> dict[str, Any]:
+        """`device`, `processor` and `threads` of the runs; where they differ, all that there are, in a text."""
+        return {
+            name: values[0] if len(values) == 1 else ", ".join(map(str, values))
+            for name in MACHINE
+            if (values := sorted({one[name] for one in self._made_on if name in one}))
+        }
 
     def make(
         self, specs: Sequence[Spec], executor: Executor, board: Board, refused: Mapping[str, str] | None = None
@@ -139,7 +170,7 @@ class _Table:
                 board.set(spec["id"], FAILED, refused[spec["id"]])
                 continue
             folder = self.folder / spec["id"]
-            self._check(spec, folder)
+            self.check(spec)
             self._reuse(spec, folder)
             if (folder / "result.json").exists():
                 self._take(spec)
@@ -180,13 +211,19 @@ class _Table:
                 do="delete that run, or choose a new folder for the study",
             )
         self.results[name] = record["result"]
+        self._made_on.append(record.get("machine", {}))
         if "reused_from" in record:
             self.reused[name] = record["reused_from"]
         else:
             self.seconds[name] = record["seconds"]
 
-    def _check(self, spec: Spec, folder: Path) -> None:
-        """Refuse what another study, other code or other data left in a run's folder."""
+    def check(self, spec: Spec) -> None:
+        """Refuse what another study, other code or other data left in a run's folder.
+
+        Raises:
+            RunFolderError: There is such a thing.
+        """
+        folder = self.folder / spec["id"]
         if not (folder / "spec.json").exists():
             return
         found = read_json(folder / "spec.json")

@@ -91,11 +91,9 @@ def _value(hint: Any, value: object, where: str) -> Any:
 
 def _number(value: object) -> float | None:
     """A number, also as the text of a fraction like `8/255`."""
-    if isinstance(value, int | float):
-        return float(value)
     try:
-        return float(Fraction(value)) if isinstance(value, str) else None
-    except (ValueError, ZeroDivisionError):
+        return float(Fraction(value) if isinstance(value, str) else value)  # type: ignore[arg-type]  # caught below
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
 
 

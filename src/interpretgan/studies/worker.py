@@ -16,15 +16,18 @@ REFUSED = 2
 
 def main(folder: Path) -> int:
     """Make the run whose `spec.json` is in the folder, and write `result.json` there; its exit status."""
+    from interpretgan.runs import provenance
     from interpretgan.studies.job import execute, read_spec
-    from interpretgan.studies.plan import spec_hash
+    from interpretgan.studies.plan import MACHINE, spec_hash
 
     began = time.perf_counter()
     try:
         spec = read_spec(folder)
         result = execute(spec, folder, _say)
+        made = provenance(spec["seed"], device=spec["settings"]["run"]["device"])
         record = {
             "schema": 1, "spec_sha256": spec_hash(spec), "result": result, "seconds": time.perf_counter() - began,
+            "machine": {name: made[name] for name in MACHINE},
         }  # fmt: skip
         write_json(folder / "result.json", record)
     except InterpretGANError as error:
