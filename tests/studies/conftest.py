@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from interpretgan.studies.config import StudyConfig, load_config
+from interpretgan.studies.config import StudyConfig
+from interpretgan.studies.config_file import load_config
 from interpretgan.studies.study import run_study
 from tests.studies.tiny import STUDIES, inline
 

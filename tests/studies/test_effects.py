@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interpretgan.studies.config import StudyConfig, load_config
+from interpretgan.studies.config import StudyConfig
+from interpretgan.studies.config_file import load_config
 from interpretgan.studies.effects import measure, profile
 from interpretgan.studies.rules import judge
 from tests.studies.tiny import STUDIES

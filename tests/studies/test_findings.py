@@ -98,12 +98,21 @@ def test_the_page_says_what_no_rule_was_written_for(tmp_path: Path) -> None:
     assert at["corrected_high"] < 0
     assert f"{case} stride − max not 0 (points, for other trainings alone, corrected for 24 comparisons)?" in pooling
     assert f"ε = 0.075: {100 * at['value']:+.1f} [{100 * at['corrected_low']:+.1f}," in pooling
-    assert "- **Repairs**: 1 layer fine-tuned (all in finetune-all) against pgd with 5 steps for 1 epoch; one" in repair
+    assert "- **Repairs**: 1 layer fine-tuned (all in finetune-all), training: pgd with 5 steps, 1 epoch; one" in repair
     gains = [one for one in studies["repair"]["effects"]
              if (one["quantity"], one["against"]) == ("worst_case", "untouched")]  # fmt: skip
     assert len(gains) == 5
     for gain in gains:
         assert f"| {case} {gain['arm']} − untouched | {100 * gain['value']:+.1f} [" in repair
+
+
+def test_a_repair_as_long_as_the_recipe_says_is_told(tmp_path: Path) -> None:
+    study = json.loads((STUDIES / "repair" / "study.json").read_text())
+    study["provenance"]["config"]["repair"]["epochs"] = None
+    (tmp_path / "repair").mkdir()
+    (tmp_path / "repair" / "study.json").write_text(json.dumps(study))
+    write_findings([tmp_path / "repair"], tmp_path / "findings.md")
+    assert "training: pgd with 5 steps, epochs by the recipe; one" in (tmp_path / "findings" / "repair.md").read_text()
 
 
 def test_an_erratum_is_told_wherever_the_study_is(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from interpretgan.errors import RunFolderError
 from interpretgan.studies import plan, worker
 from interpretgan.studies.board import Board
 from interpretgan.studies.conclusions import NO_INFORMATION, summary
-from interpretgan.studies.config import StudyConfig, load_config
+from interpretgan.studies.config import StudyConfig
+from interpretgan.studies.config_file import load_config
 from interpretgan.studies.executors import LocalProcesses, OnStart, Outcome, cores, threads_per_worker
 from interpretgan.studies.rules import Rule
 from interpretgan.studies.statistics import Effect

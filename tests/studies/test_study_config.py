@@ -15,7 +15,7 @@ from interpretgan.errors import ConfigError, InputError
 from interpretgan.files import file_sha256, plain
 from interpretgan.pretrained import read_card
 from interpretgan.studies import plan
-from interpretgan.studies.config import load_config, parse_config
+from interpretgan.studies.config_file import load_config, parse_config
 from interpretgan.studies.plan import first_runs, read_settings, work_hash
 from interpretgan.studies.study import study
 from tests.studies.tiny import STUDIES
@@ -106,7 +106,7 @@ def test_a_section_is_that_of_the_command_line_and_a_network_may_have_its_own() 
 
 
 def test_a_run_on_several_gpus_asks_a_cluster_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interpretgan.studies.config.find_device", lambda name: name)  # whatever this machine has
+    monkeypatch.setattr("interpretgan.studies.config_file.find_device", lambda name: name)  # whatever this machine has
     text = (STUDIES / "pooling-tiny.toml").read_text()
     file = tmp_path / "study.toml"
     file.write_text("devices = 2\ngpus = 1\n" + text.replace('device = "cpu"', 'device = "cuda"'))

@@ -79,10 +79,10 @@ def conclude(folder: str | Path) -> dict[str, Any]:
     try:
         config = _recorded(record["provenance"]["config"])
     except (TypeError, KeyError, AttributeError) as error:
-        made = record.get("provenance")
+        known = record.get("provenance")
         raise RunFolderError(
             expected=f"a study with the settings of interpretgan {version('interpretgan')} in {folder}",
-            got=f"one of {made.get('version') if isinstance(made, dict) else 'nobody knows which'}: {error}",
+            got=f"one of {known.get('version') if isinstance(known, dict) else 'nobody knows which'}: {error}",
             do="conclude it with that version, or run it again",
         ) from error
     found = _conclusions(config, record["runs"])

@@ -163,16 +163,11 @@ def _made(study: Study, done: Sequence[Run]) -> Iterator[str]:
 
 def _settings(settings: Mapping[str, Any], diagnosed: Sequence[str]) -> str:
     """What the runs of a case have in common: training, attacks, and how they are diagnosed."""
-    training, measures, attack = settings["training"], settings["evaluation"], settings["attack"]
+    measures, attack = settings["evaluation"], settings["attack"]
     reading, generator = settings["reading"], settings["generator"]
-    epochs = settings["model"]["epochs"]
-    goal = training["objective"]
-    if training["eps"] is not None:
-        steps = "" if training["inner_steps"] is None else f" with {training['inner_steps']} steps"
-        goal += f" at ε = {fraction(training['eps'])}{steps}"
     text = (
-        f"{settings['model']['model']} on {settings['data']['data']}, training: {goal}, "
-        f"{'epochs by the recipe' if epochs is None else f'{epochs} epochs'}. Attacked at "
+        f"{settings['model']['model']} on {settings['data']['data']}, training: "
+        f"{_training(settings['training'], settings['model']['epochs'])}. Attacked at "
         f"ε = {fraction(measures['eps'])} ({measures['norm']}) on {measures['examples']:,} test images: "
         f"{measures['attacks'].replace(',', ', ')}, with {measures['steps']} steps and {measures['restarts']} "
         f"start{'s' if measures['restarts'] > 1 else ''} of pgd. An image counts as right in the worst case if it "
@@ -190,13 +185,20 @@ def _settings(settings: Mapping[str, Any], diagnosed: Sequence[str]) -> str:
     )
 
 
+def _training(training: Mapping[str, Any], epochs: int | None) -> str:
+    """Objective, size and steps of its attack where they are stated, and how long it is."""
+    eps, steps = training["eps"], training["inner_steps"]
+    goal = training["objective"] + ("" if eps is None else f" at ε = {fraction(eps)}")
+    goal += "" if steps is None else f" with {steps} steps"
+    return f"{goal}, " + ("epochs by the recipe" if epochs is None else f"{epochs} epoch{'s' * (epochs > 1)}")
+
+
 def _repair_settings(repair: Mapping[str, Any], arms: Sequence[str]) -> str:
     """What is done to the layers that are blamed or cleared."""
-    training, layers, epochs = repair["training"], repair["layers"], repair["epochs"]
-    steps = "" if training["inner_steps"] is None else f" with {training['inner_steps']} steps"
+    layers = repair["layers"]
     done = {
-        "finetune": f"{layers} layer{'s' * (layers > 1)} fine-tuned (all in finetune-all) against "
-        f"{training['objective']}{steps} for {epochs} epoch{'s' * (epochs > 1)}",
+        "finetune": f"{layers} layer{'s' * (layers > 1)} fine-tuned (all in finetune-all), training: "
+        f"{_training(repair['training'], repair['epochs'])}",
         "swap": f"one pooling swapped for {repair['pool']} and the network trained again, from the same first weights",
     }
     return "; ".join(words for action, words in done.items() if any(arm.startswith(action) for arm in arms)) + "."

@@ -13,7 +13,8 @@ from interpretgan.files import plain, read_json, write_json
 from interpretgan.runs import RunFolder, differences, provenance
 from interpretgan.studies.board import DONE, FAILED, KEPT, RUNNING, Board
 from interpretgan.studies.conclusions import STUDY_FILE, load_study, remember, summary
-from interpretgan.studies.config import StudyConfig, load_config
+from interpretgan.studies.config import StudyConfig
+from interpretgan.studies.config_file import load_config
 from interpretgan.studies.executors import Executor, LocalProcesses, RayCluster
 from interpretgan.studies.job import check
 from interpretgan.studies.plan import (
