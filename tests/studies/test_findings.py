@@ -120,6 +120,7 @@ def test_an_erratum_is_told_wherever_the_study_is(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         shutil.copy(STUDIES / name / "study.json", tmp_path / name)
     (tmp_path / "pooling-trades" / "erratum.md").write_text("Half of the images were upside down.\n")
+    (tmp_path / "pooling-robust" / "history.md").write_text("It was run before.\n")
     page = write_findings([tmp_path / "pooling-trades", tmp_path / "pooling-robust"], tmp_path / "findings.md")
     text = page.read_text()
     erratum = "**Erratum.** Half of the images were upside down.\n"
@@ -129,6 +130,11 @@ def test_an_erratum_is_told_wherever_the_study_is(tmp_path: Path) -> None:
         in text
     )
     assert text.count("**Erratum.**") == 1
+    assert (
+        "\n- [lenet5 on mnist, pgd 0.2, ε 0.2](findings/pooling-robust.md)\n  - **History.** It was run before.\n"
+        in text
+    )
+    assert "\n\n**History.** It was run before.\n\n" in (tmp_path / "findings" / "pooling-robust.md").read_text()
     own = (tmp_path / "findings" / "pooling-trades.md").read_text()
     assert own.startswith("# Average against max pooling: lenet5 on mnist, trades 0.2, ε 0.2 (erratum)\n")
     assert erratum in own

@@ -13,6 +13,8 @@ Study = Mapping[str, Any]
 """What is in `study.json`."""
 ERRATUM = "erratum"
 """Key of what was found to be wrong with a study after it was made, where something was."""
+HISTORY = "history"
+"""Key of what came before it that a reader must know, where something did: an earlier run of the same."""
 NOT_STATED = "not stated"
 """How the paper's words begin where it has none."""
 ASKED = ("quantity", "arm", "against", "cases", "direction", "threshold")

@@ -20,13 +20,13 @@ from cyclopts import App
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.files import atomic_write_bytes, atomic_write_text
 from interpretgan.studies import plots
-from interpretgan.studies.claims import ERRATUM, Claim, Study, claims_of, setting_of
+from interpretgan.studies.claims import ERRATUM, HISTORY, Claim, Study, claims_of, setting_of
 from interpretgan.studies.conclusions import load_study
 from interpretgan.studies.readable import ablation, explained
-from interpretgan.studies.sections import TITLES, picture, study_page, told, verdict
+from interpretgan.studies.sections import TITLES, notes_of, picture, study_page, told, verdict
 
-ERRATUM_FILE = "erratum.md"
-"""In a study's folder: what was found to be wrong with it, which the page says beside all that it says of it."""
+BESIDE = {ERRATUM: "erratum.md", HISTORY: "history.md"}
+"""Files in a study's folder that the pages say beside all that they say of it."""
 
 ROUTINE = re.compile(
     r"only [\d,]+ examples|twice the (restarts|steps) still|the iterative attack is no better|[\w, ]+ only: no black"
@@ -51,9 +51,9 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
     """Write the page, a page of each study, and all figures.
 
     Args:
-        folders: Each with a `study.json`, where something was wrong with it an `erratum.md`, and for the pictures of
-            all cuts `runs/ID/explanations.npz`; or with a `diagnosis.json` and an `explanations.npz`; or the file of an
-            ablation, with its picture beside it.
+        folders: Each with a `study.json`, where something was wrong with it an `erratum.md`, where it was run before a
+            `history.md`, and for the pictures of all cuts `runs/ID/explanations.npz`; or with a `diagnosis.json` and an
+            `explanations.npz`; or the file of an ablation, with its picture beside it.
         out: The page of all. The others go to the folder `findings` beside it, and so do the figures.
 
     Returns:
@@ -70,7 +70,7 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
             raise RunFolderError(expected="folders of different names", got=f"{name} twice", do="rename one of them")
     alone = [folder for folder in folders if (folder / "diagnosis.json").exists()]
     tried = [file for file in folders if file.suffix == ".json"]
-    studies = [(_with_erratum(folder), folder) for folder in folders if folder not in [*alone, *tried]]
+    studies = [(_with_notes(folder), folder) for folder in folders if folder not in [*alone, *tried]]
     studies.sort(key=lambda one: (str(one[0]["kind"]), one[1].name))
     figures = out.parent / "findings"
     places = " ".join(folder.as_posix() for folder in [*(folder for _, folder in studies), *alone, *tried])
@@ -110,9 +110,10 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def _with_erratum(folder: Path) -> dict[str, Any]:
-    study, file = load_study(folder), folder / ERRATUM_FILE
-    return {**study, ERRATUM: file.read_text(encoding="utf-8").strip()} if file.exists() else study
+def _with_notes(folder: Path) -> dict[str, Any]:
+    files = {key: folder / name for key, name in BESIDE.items()}
+    notes = {key: file.read_text(encoding="utf-8").strip() for key, file in files.items() if file.exists()}
+    return {**load_study(folder), **notes}
 
 
 def _pages(studies: Sequence[tuple[Study, Path]], figures: Path) -> Iterator[str]:
@@ -121,9 +122,8 @@ def _pages(studies: Sequence[tuple[Study, Path]], figures: Path) -> Iterator[str
     yield ""
     for study, folder in studies:
         doubts = [flag for flag in study["flags"] if not ROUTINE.match(flag)]
-        erratum = [f"**Erratum.** {study[ERRATUM]}"] if ERRATUM in study else []
         yield f"- [{setting_of(study)}]({figures.name}/{folder.name}.md)"
-        yield from (f"  - {doubt}" for doubt in [*erratum, *doubts])
+        yield from (f"  - {doubt}" for doubt in [*notes_of(study), *doubts])
 
 
 def _overview(claims: Sequence[Claim]) -> Iterator[str]:

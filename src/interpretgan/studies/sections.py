@@ -14,7 +14,7 @@ from interpretgan.pretrained import card_names, read_card
 from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
 from interpretgan.studies import plots
-from interpretgan.studies.claims import ERRATUM, Study, by_condition, condition_name, setting_of
+from interpretgan.studies.claims import ERRATUM, HISTORY, Study, by_condition, condition_name, setting_of
 from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, TEST_ACCURACY, UNTOUCHED, correlation_name
 from interpretgan.studies.effects import AT_EPS, profile
 from interpretgan.studies.rules import SUPPORTED
@@ -74,6 +74,11 @@ def picture(title: str, place: str) -> Iterator[str]:
     yield f"*{title}*"
 
 
+def notes_of(study: Study) -> list[str]:
+    """What was found to be wrong with a study, and what came before it, in words."""
+    return [f"**{key.capitalize()}.** {study[key]}" for key in (ERRATUM, HISTORY) if key in study]
+
+
 def study_page(study: Study, folder: Path, place: Path, shown: set[bytes]) -> Iterator[str]:
     """A study: how it was made, what each rule says, what the rules leave out, figures, and reasons to doubt.
 
@@ -87,8 +92,8 @@ def study_page(study: Study, folder: Path, place: Path, shown: set[bytes]) -> It
     done = [run for run in study["runs"] if run["status"] == "done"]
     yield f"# {TITLES[kind]}{'' if TITLES[kind].endswith('?') else ':'} {setting_of(study)}"
     yield ""
-    if ERRATUM in study:
-        yield f"**Erratum.** {study[ERRATUM]}"
+    for note in notes_of(study):
+        yield note
         yield ""
     yield from _made(study, done)
     for rule, row in zip(study["provenance"]["config"]["rules"], study["verdicts"], strict=True):
