@@ -95,6 +95,14 @@ def test_the_readme_quotes_the_findings() -> None:
     assert f"conv1 lose {min(first):.0f} to {max(first):.0f} points" in " ".join(section.split())
 
 
+def test_the_first_run_on_photographs_said_what_its_history_says() -> None:
+    folder = ROOT / "results" / "studies" / "pooling-photographs"
+    first, history = json.loads((folder / "first_run.json").read_text()), (folder / "history.md").read_text()
+    row = first["verdicts"][0]
+    assert f"{row['measured']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" in history
+    assert f"{row['before']['verdict']}, [{row['before']['low']:+.3f}, {row['before']['high']:+.3f}]" in history
+
+
 def test_a_better_judge_does_not_mend_the_controls_after_trades() -> None:
     runs = json.loads((ROOT / "results" / "studies" / "information-trades" / "other_judge.json").read_text())["runs"]
     method = " ".join((ROOT / "docs" / "method.md").read_text().split())
