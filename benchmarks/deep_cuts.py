@@ -22,8 +22,8 @@ from torch import Tensor
 
 from benchmarks.machine import describe
 from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, find_cuts, load_classifier, load_data
-from interpretgan.evaluation.curves import wilson
-from interpretgan.files import write_json
+from interpretgan.statistics import wilson
+from interpretgan.store.files import write_json
 
 CLASSIFIER, RECOGNISER, JUDGE = "vgg-small-max", "vgg-small-max-pgd", "vgg-small-avg-trades"
 CUTS = ("pool2", "relu4_1", "mean", "fc")

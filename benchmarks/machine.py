@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from interpretgan.runs import provenance
+from interpretgan.store.provenance import provenance
 
 SIZE = 2048
 

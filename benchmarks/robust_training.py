@@ -20,10 +20,10 @@ from torch import Tensor
 
 from benchmarks.machine import Flops, describe
 from interpretgan import Classifier, ImageSet, ThreatModel, attack
-from interpretgan.files import write_json
 from interpretgan.models import MODELS, build_model
-from interpretgan.precision import has_fast_bf16
+from interpretgan.store.files import write_json
 from interpretgan.training import Recipe, build_objective, train_classifier
+from interpretgan.training.precision import has_fast_bf16
 
 BATCH = 128
 STEPS = 4

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from benchmarks.machine import Flops, describe
 from interpretgan import Classifier, Cut, GANConfig, ImageSet, InterpretGAN, Judge, ThreatModel, attack, load_data
-from interpretgan.cuts import examine
-from interpretgan.files import write_json
 from interpretgan.judge import train_judge
+from interpretgan.layers import examine
 from interpretgan.models import build_model
+from interpretgan.store.files import write_json
 from interpretgan.training import Natural, default_recipe, train_classifier
 
 STEPS = 500

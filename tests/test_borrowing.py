@@ -21,12 +21,13 @@ from interpretgan import (
     find_cuts,
     load_data,
 )
-from interpretgan.attacks import attack, check_labels, require_gradient
-from interpretgan.cuts import Cut, examine
-from interpretgan.evaluation import evaluate
+from interpretgan.attacks import attack, require_gradient
+from interpretgan.classifier import check_labels
+from interpretgan.diagnosis.predictions import attacker
 from interpretgan.information import InformationConfig, InformationMeter
 from interpretgan.judge import measure_judge
-from interpretgan.readings import attacker
+from interpretgan.layers import Cut, examine
+from interpretgan.robustness import evaluate
 from interpretgan.studies.definitions import other_definitions
 from interpretgan.training import evaluate_accuracy
 

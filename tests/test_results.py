@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interpretgan.cli import run_command
-from interpretgan.diagnosis import Diagnosis
-from interpretgan.evaluation import Evaluation
-from interpretgan.pretrained import card_names, read_card
+from interpretgan.cli.app import run_command
+from interpretgan.diagnosis.result import Diagnosis
+from interpretgan.models import card_names, read_card
 from interpretgan.report import answer_sentence, summary_table
+from interpretgan.robustness import Evaluation
 from interpretgan.studies.findings import write_findings
 
 ROOT = Path(__file__).parents[1]

@@ -13,22 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interpretgan import (
-    Classifier,
-    GANConfig,
-    ImageSet,
-    InterpretGAN,
-    Judge,
-    ThreatModel,
-    diagnose,
-    find_cuts,
-)
+from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, Judge, ThreatModel, diagnose, find_cuts
 from interpretgan.attacks import attack
-from interpretgan.cli import run_command
-from interpretgan.cuts import examine
+from interpretgan.cli.app import run_command
 from interpretgan.errors import ConfigError, LabelError, WeightsError
 from interpretgan.information import InformationConfig, InformationMeter
 from interpretgan.information.training import train_gauge
+from interpretgan.layers import examine
 from tests.networks import Tiny
 
 SMALL = GANConfig(steps=2, images_per_cut=2, width=8, blocks=1, precision="fp32")

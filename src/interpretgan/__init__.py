@@ -9,72 +9,59 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from interpretgan.attacks import ThreatModel, attack
-    from interpretgan.classifier import Classifier
-    from interpretgan.cuts import Cut, capture, find_cuts, replay
-    from interpretgan.data import ImageSet, load_data
-    from interpretgan.diagnosing import diagnose
-    from interpretgan.diagnosis import Diagnosis
-    from interpretgan.errors import InterpretGANError
-    from interpretgan.evaluation import Evaluation, evaluate
-    from interpretgan.explanation import Explanation, InterpretGAN
-    from interpretgan.gan.trainer import GANConfig
-    from interpretgan.information import InformationConfig, InformationMeter
-    from interpretgan.judge import Judge, train_judge
-    from interpretgan.pretrained import load_classifier
-    from interpretgan.report import write_report
+    from interpretgan.attacks import ThreatModel as ThreatModel
+    from interpretgan.attacks import attack as attack
+    from interpretgan.classifier import Classifier as Classifier
+    from interpretgan.data import ImageSet as ImageSet
+    from interpretgan.data import load_data as load_data
+    from interpretgan.diagnosis.diagnose import diagnose as diagnose
+    from interpretgan.diagnosis.result import Diagnosis as Diagnosis
+    from interpretgan.errors import Flag as Flag
+    from interpretgan.errors import InterpretGANError as InterpretGANError
+    from interpretgan.gan.train import GANConfig as GANConfig
+    from interpretgan.information import InformationConfig as InformationConfig
+    from interpretgan.information import InformationMeter as InformationMeter
+    from interpretgan.interpreter import Explanation as Explanation
+    from interpretgan.interpreter import InterpretGAN as InterpretGAN
+    from interpretgan.judge import Judge as Judge
+    from interpretgan.judge import train_judge as train_judge
+    from interpretgan.layers import Cut as Cut
+    from interpretgan.layers import capture as capture
+    from interpretgan.layers import find_cuts as find_cuts
+    from interpretgan.layers import replay as replay
+    from interpretgan.models import load_classifier as load_classifier
+    from interpretgan.report import write_report as write_report
+    from interpretgan.robustness import Evaluation as Evaluation
+    from interpretgan.robustness import evaluate as evaluate
 
 _PUBLIC = {
     "Classifier": "classifier",
-    "Cut": "cuts",
-    "Diagnosis": "diagnosis",
-    "Evaluation": "evaluation",
-    "Explanation": "explanation",
-    "GANConfig": "gan.trainer",
+    "Cut": "layers",
+    "Diagnosis": "diagnosis.result",
+    "Evaluation": "robustness",
+    "Explanation": "interpreter",
+    "Flag": "errors",
+    "GANConfig": "gan.train",
     "ImageSet": "data",
     "InformationConfig": "information",
     "InformationMeter": "information",
-    "InterpretGAN": "explanation",
+    "InterpretGAN": "interpreter",
     "InterpretGANError": "errors",
     "Judge": "judge",
     "ThreatModel": "attacks",
     "attack": "attacks",
-    "capture": "cuts",
-    "diagnose": "diagnosing",
-    "evaluate": "evaluation",
-    "find_cuts": "cuts",
-    "load_classifier": "pretrained",
+    "capture": "layers",
+    "diagnose": "diagnosis.diagnose",
+    "evaluate": "robustness",
+    "find_cuts": "layers",
+    "load_classifier": "models",
     "load_data": "data",
-    "replay": "cuts",
+    "replay": "layers",
     "train_judge": "judge",
     "write_report": "report",
 }
 
-__all__ = [
-    "Classifier",
-    "Cut",
-    "Diagnosis",
-    "Evaluation",
-    "Explanation",
-    "GANConfig",
-    "ImageSet",
-    "InformationConfig",
-    "InformationMeter",
-    "InterpretGAN",
-    "InterpretGANError",
-    "Judge",
-    "ThreatModel",
-    "attack",
-    "capture",
-    "diagnose",
-    "evaluate",
-    "find_cuts",
-    "load_classifier",
-    "load_data",
-    "replay",
-    "train_judge",
-    "write_report",
-]
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> object:

@@ -1,5 +1,5 @@
 """`python -m interpretgan`."""
 
-from interpretgan.cli import main
+from interpretgan.cli.app import main
 
 main()

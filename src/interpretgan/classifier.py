@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from interpretgan.errors import ImageError, ModelError
+from interpretgan.errors import ImageError, LabelError, ModelError
 
 RANGE_TOLERANCE = 1e-5
 """How far a pixel may leave the bounds, as a share of their width, before it counts as an error."""
@@ -259,3 +259,37 @@ def check_logits(logits: Tensor, count: int) -> None:
             got="probabilities (every row is >= 0 and sums to 1)",
             do="remove the final softmax: it hides gradients from attacks",
         )
+
+
+def check_labels(labels: object, count: int, classifier: Classifier, probe: Tensor) -> Tensor:
+    """The labels on the classifier's device, int64.
+
+    Args:
+        labels: True classes.
+        count: How many there must be.
+        classifier: Its number of classes is read from its output on `probe`.
+        probe: At least one checked image.
+
+    Raises:
+        LabelError: Wrong shape, type or range.
+        ModelError: The output is no logits.
+    """
+    if not isinstance(labels, Tensor) or labels.shape != (count,) or labels.is_floating_point():
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise LabelError(
+            expected=f"an integer tensor of {count} labels, one per image",
+            got=got,
+            do="pass true classes as int64 [N]",
+        )
+    with classifier.borrowed(), torch.no_grad():
+        logits = classifier.run(probe)
+    check_logits(logits, len(probe))
+    classes = logits.shape[1]
+    least, most = (int(v) for v in labels.aminmax())
+    if least < 0 or most >= classes:
+        raise LabelError(
+            expected=f"labels from 0 to {classes - 1}, as the classifier has {classes} classes",
+            got=f"labels from {least} to {most}",
+            do="check that the data and the classifier belong together",
+        )
+    return labels.detach().to(probe.device, torch.int64).clone()

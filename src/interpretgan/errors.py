@@ -1,10 +1,17 @@
-"""User-facing errors: one tree, one line each.
+"""What a user is told: errors, which refuse, and flags, which warn. One line each.
 
 Every message says what was expected, what came, and what to do. The command line prints that line and
 exits with code 2; in Python the classes can be caught one by one or together as `InterpretGANError`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Severity = Literal["note", "warning", "failure"]
+"""A note is routine on a budget; a warning is a reason to distrust a figure; a failure says that it means nothing."""
 
 
 class InterpretGANError(Exception):
@@ -63,3 +70,54 @@ class ConfigError(InputError):
 
 class TrainingError(InputError):
     """A training that left the range of finite numbers, or that lost one of its processes."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A reason to distrust a result, as a record: code reads its fields, people its message.
+
+    Attributes:
+        code: Which reason, e.g. `"noise_control"`.
+        message: The reason in a line, made from the fields below.
+        severity: How much it matters.
+        layer: The layer that it is about. `None`: the whole result.
+        value: The figure that raised it.
+        threshold: The figure that it was compared with.
+        details: Further figures and names that the message has.
+    """
+
+    code: str
+    message: str
+    severity: Severity = "warning"
+    layer: str | None = None
+    value: float | None = None
+    threshold: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True)
+class FlagKind:
+    """What all flags of one code share: called with the figures of one case, it makes the flag.
+
+        NOISE = FlagKind("noise_control", "failure", "random noise alone moves it by {value:+.3f}")
+        flag = NOISE(layer="fc1", value=0.04, threshold=0.03)
+
+    Attributes:
+        code: See `Flag`.
+        severity: Likewise.
+        template: The message, with `{layer}`, `{value}`, `{threshold}` and the names of details in braces.
+    """
+
+    code: str
+    severity: Severity
+    template: str
+
+    def __call__(
+        self, *, layer: str | None = None, value: float | None = None, threshold: float | None = None, **details: Any
+    ) -> Flag:
+        """The flag."""
+        message = self.template.format(layer=layer, value=value, threshold=threshold, **details)
+        return Flag(self.code, message, self.severity, layer, value, threshold, details)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interpretgan.cuts import Cut
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator, Stem, coarse_grid, space_to_depth
+from interpretgan.layers import Cut
 
 SHAPES = [(4, 28, 20), (6, 14, 10), (5, 9, 7), (7, 3, 2), (11,), (3, 5), (300, 2, 2), (90, 13)]
 

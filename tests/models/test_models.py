@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from interpretgan.errors import ConfigError, InputError, ModelError
-from interpretgan.models import LeNet5, build_model
-from interpretgan.models.wide_resnet import Block
+from interpretgan.models import build_model
+from interpretgan.models.architectures.lenet import LeNet5
+from interpretgan.models.architectures.wide_resnet import Block
 
 FACTORIES = """
 import torch.nn as nn

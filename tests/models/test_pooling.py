@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interpretgan.errors import ConfigError
-from interpretgan.models.pooling import pooling
+from interpretgan.models.architectures.pooling import pooling
 
 BY_HAND = {
     # Of the map z[r, c] = 5 r + c. Blurring leaves a plane as it is, but reflects row and column -1 to 1.

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from interpretgan.classifier import Classifier
-from interpretgan.cuts import examine
 from interpretgan.errors import ConfigError
+from interpretgan.layers import examine
 from interpretgan.models import MODELS, build_model
-from interpretgan.models.pooling import BlurPool, Subsample
+from interpretgan.models.architectures.pooling import BlurPool, Subsample
 
 POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d, "stride": Subsample, "blur": BlurPool}
 SMALLEST = {"lenet5": 12, "mnist-wide": 4, "judge": 8, "vgg-small": 8, "vgg11": 32, "vgg16": 32}

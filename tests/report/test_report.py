@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from interpretgan.errors import ImageError, RunFolderError
-from interpretgan.evaluation import trust
-from interpretgan.report import answer_sentence, figures, page, summary_table, text, write_report
+from interpretgan.report import answer_sentence, figures, page, summary_table, wording, write_report
+from interpretgan.robustness import attack_checks as trust
 from tests.report.samples import examples_of, lenet_diagnosis
 
 VOID = frozenset({"meta", "img", "br", "wbr"})
@@ -475,15 +475,15 @@ def test_summary_table_has_a_line_per_cut_and_the_flags(deep: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (text.signed(0.551), "+55.1"),
-        (text.signed(-0.05), "−5.0"),
-        (text.signed(-0.0001), "0.0"),
-        (text.signed(None), "–"),
-        (text.percent(float("nan")), "–"),
-        (text.percent(1), "100.0 %"),
-        (text.span({"low": -0.0001, "high": 0.1}), "[0.0, 10.0]"),
-        (text.span({"low": None, "high": 0.1}), ""),
-        (text.join(["a", "b", "c"]), "a, b and c"),
+        (wording.signed(0.551), "+55.1"),
+        (wording.signed(-0.05), "−5.0"),
+        (wording.signed(-0.0001), "0.0"),
+        (wording.signed(None), "–"),
+        (wording.percent(float("nan")), "–"),
+        (wording.percent(1), "100.0 %"),
+        (wording.span({"low": -0.0001, "high": 0.1}), "[0.0, 10.0]"),
+        (wording.span({"low": None, "high": 0.1}), ""),
+        (wording.join(["a", "b", "c"]), "a, b and c"),
         (page.threat_words({"norm": "linf", "eps": 8 / 255, "restarts": 5}), "L∞, ε = 8/255, 5 restarts"),
         (page.threat_words({"norm": "l2", "eps": 0.5, "attack": "fgsm"}), "L2, ε = 0.5, FGSM"),
         (page.threat_words({}), ""),
@@ -520,7 +520,7 @@ def test_text_is_free_of_null_and_nan(write: Callable[[dict[str, Any]], str], le
 )
 def test_flags_are_explained(flag: str | None, word: str) -> None:
     assert flag is not None
-    meaning = text.flag_meaning(flag)
+    meaning = wording.flag_meaning(flag)
     assert word in meaning
     assert bool(meaning) == bool(word)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from interpretgan.cli import run_command
+from interpretgan.cli.app import run_command
 from interpretgan.errors import RunFolderError
 from interpretgan.studies.conclusions import conclude
 from interpretgan.studies.statistics import Estimate

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from interpretgan.classifier import Classifier
-from interpretgan.cuts import capture, find_cuts
 from interpretgan.data import load_data
+from interpretgan.layers import capture, find_cuts
 from interpretgan.studies.definitions import Probe, Projection, other_definitions
 from tests.networks import Tiny
 

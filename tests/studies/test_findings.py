@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from interpretgan.diagnosis import Diagnosis
+from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import RunFolderError
 from interpretgan.studies.claims import setting_of
 from interpretgan.studies.effects import profile

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from interpretgan.classifier import Classifier
-from interpretgan.cuts import examine
 from interpretgan.data import load_data
 from interpretgan.errors import ConfigError, ModelError
+from interpretgan.layers import examine
 from interpretgan.models import build_model
-from interpretgan.models.pooling import pooling
+from interpretgan.models.architectures.pooling import pooling
 from interpretgan.studies.config import Repair
 from interpretgan.studies.plan import targets
 from interpretgan.studies.repairs import halves, only, swap_pooling, swappable, units_of

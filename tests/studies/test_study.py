@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interpretgan.cli import run_command
+from interpretgan.cli.app import run_command
 from interpretgan.data import load_data
 from interpretgan.errors import RunFolderError
 from interpretgan.studies import plan, worker

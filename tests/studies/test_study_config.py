@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from interpretgan.cli import run_command
+from interpretgan.cli.app import run_command
 from interpretgan.errors import ConfigError, InputError
-from interpretgan.files import file_sha256, plain
-from interpretgan.pretrained import read_card
+from interpretgan.models import read_card
+from interpretgan.store.files import file_sha256, plain
 from interpretgan.studies import plan
 from interpretgan.studies.config_file import load_config, parse_config
 from interpretgan.studies.plan import first_runs, read_settings, work_hash

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from interpretgan.gan.parallel import TASK, device_of, join
-from interpretgan.gan.trainer import train_share
-from interpretgan.processes import end_with_parent
+from interpretgan.gan.multi_device import TASK, device_of, join
+from interpretgan.gan.train import train_share
+from interpretgan.store.processes import end_with_parent
 
 
 def main(folder: Path, rank: int, size: int, leader: torch.device, threads: int) -> None:

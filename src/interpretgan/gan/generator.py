@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interpretgan.cuts import Cut
+from interpretgan.layers import Cut
 
 FINEST_GRID = 8
 """The coarse grid has at most this many cells a side."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from interpretgan.information.measurement import LayerInformation, Measurement
-from interpretgan.information.meter import InformationMeter
+from interpretgan.information.decoders import InformationMeter
+from interpretgan.information.measure import LayerInformation, Measurement
 from interpretgan.information.training import InformationConfig
 
 __all__ = ["InformationConfig", "InformationMeter", "LayerInformation", "Measurement"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interpretgan.cuts import Cut
 from interpretgan.gan.generator import Generator
 from interpretgan.information.projections import RandomMixture, RandomProjection, Standardise
+from interpretgan.layers import Cut
 
 
 class Probes(nn.Module):

@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from interpretgan.attacks import check_labels
-from interpretgan.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
-from interpretgan.classifier import Classifier
-from interpretgan.cuts import Cut, capture
-from interpretgan.data import content_of
+from interpretgan.classifier import Classifier, check_labels
+from interpretgan.data import ImageSource, content_of
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.information.network import Gauge
-from interpretgan.precision import autocast
+from interpretgan.layers import Cut, capture
+from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.training.averaging import AveragedWeights
-from interpretgan.types import ImageSource
+from interpretgan.training.precision import autocast
 
 MEAN_IMAGES = 10_000
 """Training images at most from which the mean image and the frequencies of the classes are taken."""

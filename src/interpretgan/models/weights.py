@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.errors import WeightsError
-from interpretgan.files import atomic_write_bytes
+from interpretgan.store.files import atomic_write_bytes
 
 __all__ = ["load_weights", "save_weights"]
 

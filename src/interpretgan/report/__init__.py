@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from interpretgan.report.examples import draw_explanation
 from interpretgan.report.page import write_report
-from interpretgan.report.text import answer_sentence, summary_table
+from interpretgan.report.wording import answer_sentence, summary_table
 
 __all__ = ["answer_sentence", "draw_explanation", "summary_table", "write_report"]

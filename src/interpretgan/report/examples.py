@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interpretgan.errors import RunFolderError
-from interpretgan.files import atomic_write_bytes
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.store.files import atomic_write_bytes
 
 if TYPE_CHECKING:
-    from interpretgan.explanation import Explanation
+    from interpretgan.interpreter import Explanation
 
 
 def save_arrays(path: Path, arrays: dict[str, Any]) -> None:

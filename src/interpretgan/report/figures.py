@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from interpretgan.errors import ImageError
-from interpretgan.report.text import interval, is_unreliable, number, plain, signed, span
+from interpretgan.report.wording import interval, is_unreliable, number, plain, signed, span
 
 FloatArray = npt.NDArray[np.float64]
 ByteArray = npt.NDArray[np.uint8]

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interpretgan.files import atomic_write_bytes, atomic_write_text
-from interpretgan.report import figures, text
+from interpretgan.report import figures, wording
+from interpretgan.store.files import atomic_write_bytes, atomic_write_text
 
 if TYPE_CHECKING:
     import jinja2
@@ -36,7 +36,7 @@ def write_report(diagnosis: dict[str, Any], examples: dict[str, Any] | None, fol
     Raises:
         ImageError: The arrays of the examples do not fit each other.
     """
-    answer = text.answer(diagnosis)
+    answer = wording.answer(diagnosis)
     chart = figures.chart(diagnosis, answer.layers)
     checked = None if examples is None else figures.check_examples(examples)
     shown = figures.grid(checked) if checked else []
@@ -73,11 +73,11 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     templates.filters.update(
-        percent=text.percent,
-        signed=text.signed,
-        span=text.span,
-        meaning=text.flag_meaning,
-        unreliable=text.is_unreliable,
+        percent=wording.percent,
+        signed=wording.signed,
+        span=wording.span,
+        meaning=wording.flag_meaning,
+        unreliable=wording.is_unreliable,
         breakable=_breakable,
         picture=lambda pixels: figures.data_uri(figures.png(pixels)),
     )
@@ -106,7 +106,7 @@ def _context(diagnosis: dict[str, Any]) -> dict[str, Any]:
         "controls": _controls(diagnosis),
         "confusions": [found for found in (_confusion(layer, diagnosis) for layer in layers) if found],
         "provenance": _provenance(diagnosis),
-        "level": text.level(diagnosis),
+        "level": wording.level(diagnosis),
     }
 
 
@@ -114,7 +114,7 @@ def threat_words(threat: dict[str, Any]) -> str:
     """A threat model in words, for instance `L∞, ε = 0.2, PGD, 20 steps, 1 restart`."""
     norms = {"linf": "L∞", "l2": "L2"}
     words = [norms.get(str(threat["norm"]), str(threat["norm"]))] if threat.get("norm") else []
-    eps = text.number(threat.get("eps"))
+    eps = wording.number(threat.get("eps"))
     if eps is not None:
         steps = eps * 255
         pixels = abs(steps - round(steps)) < 1e-3 and 1 <= round(steps) <= 32
@@ -122,7 +122,7 @@ def threat_words(threat: dict[str, Any]) -> str:
     if threat.get("attack"):
         words.append(str(threat["attack"]).upper())
     for key in ("steps", "restarts"):
-        count = text.number(threat.get(key))
+        count = wording.number(threat.get(key))
         if count is not None:
             words.append(f"{count:g} {key if count != 1 else key.removesuffix('s')}")
     return ", ".join(words)
@@ -132,9 +132,9 @@ def _controls(diagnosis: dict[str, Any]) -> list[dict[str, Any]]:
     """The controls: what was measured, whether it holds (None: a figure without a verdict), what it means."""
     controls = diagnosis.get("controls") or {}
     accuracy, judge = diagnosis.get("accuracy") or {}, diagnosis.get("judge") or {}
-    zero = text.number(controls.get("eps0_max_abs_vulnerability"))
-    noise = text.number(controls.get("noise_max_abs_vulnerability"))
-    before, after = (text.percent(accuracy.get(key)) for key in ("judge_natural", "judge_adversarial"))
+    zero = wording.number(controls.get("eps0_max_abs_vulnerability"))
+    noise = wording.number(controls.get("noise_max_abs_vulnerability"))
+    before, after = (wording.percent(accuracy.get(key)) for key in ("judge_natural", "judge_adversarial"))
     found: list[tuple[str, str, bool | None, str]] = [
         (
             "No perturbation (ε = 0)",
@@ -158,13 +158,13 @@ def _controls(diagnosis: dict[str, Any]) -> list[dict[str, Any]]:
         *_seeds(controls),
         (
             "The judge on images it was not trained on",
-            text.percent(judge.get("natural")),
+            wording.percent(judge.get("natural")),
             None,
             "Its accuracy on natural images. Explanations can hardly be read better than this.",
         ),
         (
             "The judge under attacks against itself",
-            text.percent(judge.get("adversarial")),
+            wording.percent(judge.get("adversarial")),
             None,
             (
                 "How hard the judge itself is to fool. A judge that is easily fooled would blame layers "
@@ -186,7 +186,7 @@ def _controls(diagnosis: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _seeds(controls: dict[str, Any]) -> list[tuple[str, str, bool | None, str]]:
     """How well generators of different seeds agree, where several were trained."""
-    agreement = text.number(controls.get("seeds_spearman"))
+    agreement = wording.number(controls.get("seeds_spearman"))
     if agreement is None:
         return []
     same = bool(controls.get("seeds_same_top"))
@@ -270,7 +270,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, (list, tuple)):
             pairs.append((name, ", ".join(map(str, value)) or "–"))
         elif isinstance(value, float):
-            found = text.number(value)
+            found = wording.number(value)
             pairs.append((name, "–" if found is None else f"{found:.6g}"))
         elif isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 and key != "seed":
             pairs.append((name, f"{value:,}"))
@@ -280,7 +280,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _duration(value: Any) -> str:
-    seconds = text.number(value)
+    seconds = wording.number(value)
     if seconds is None:
         return "–"
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from interpretgan.progress import duration
+from interpretgan.store.progress import duration
 from interpretgan.studies.plan import Spec
 
 WAITING, RUNNING, KEPT, DONE, FAILED = ".", "run", "kept", "done", "FAIL"

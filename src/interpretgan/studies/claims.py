@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from interpretgan.diagnosis import NOISE_CONTROL
-from interpretgan.terminal import fraction
+from interpretgan.attacks import fraction
+from interpretgan.diagnosis.result import NOISE_CONTROL
 
 Study = Mapping[str, Any]
 """What is in `study.json`."""

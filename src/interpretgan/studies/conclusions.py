@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from interpretgan.diagnosis import NOISE_CONTROL, control_flags
+from interpretgan.diagnosis.result import NOISE_CONTROL, control_flags
 from interpretgan.errors import RunFolderError
-from interpretgan.files import plain, read_json, write_json
-from interpretgan.options import TrainingOptions
+from interpretgan.pipeline.options import TrainingOptions
+from interpretgan.store.files import plain, read_json, write_json
 from interpretgan.studies.claims import condition_name
 from interpretgan.studies.config import (
     DEFINITIONS,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from interpretgan.config import Settings
 from interpretgan.errors import ConfigError
 from interpretgan.models import POOLS
-from interpretgan.options import TrainingOptions
+from interpretgan.pipeline.config import Settings
+from interpretgan.pipeline.options import TrainingOptions
 from interpretgan.studies.rules import Rule
 from interpretgan.studies.statistics import POOLED
 

@@ -10,24 +10,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from interpretgan.config import Settings
 from interpretgan.errors import ConfigError
 from interpretgan.models import POOLS, published_pool
-from interpretgan.options import DataOptions, ModelOptions, RunOptions, TrainingOptions
-from interpretgan.studies.config import (
-    ARMS,
-    UNTOUCHED,
-    Case,
-    Repair,
-    StudyConfig,
-    conditions,
-    fine_tuning,
-    quantities,
-)
+from interpretgan.pipeline.config import Settings
+from interpretgan.pipeline.options import DataOptions, ModelOptions, RunOptions, TrainingOptions
+from interpretgan.pipeline.workshop import find_device
+from interpretgan.studies.config import ARMS, UNTOUCHED, Case, Repair, StudyConfig, conditions, fine_tuning, quantities
 from interpretgan.studies.rules import Rule
 from interpretgan.studies.statistics import POOLED
 from interpretgan.studies.tables import as_table, check_keys, read_table
-from interpretgan.workshop import find_device
 
 FEWEST_SEEDS = 2
 FEWEST_REPLICATES = 100

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from interpretgan.classifier import Classifier
-from interpretgan.cuts import Cut, capture
 from interpretgan.data import ImageSet
-from interpretgan.readings import BATCH, Perturb, batch_size
+from interpretgan.diagnosis.predictions import BATCH, Perturb, batch_size
+from interpretgan.layers import Cut, capture
 
 FEATURES = 512
 """Dimensions that a latent is projected to before it is probed: the same capacity at every cut."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from interpretgan.errors import ConfigError
-from interpretgan.processes import how_it_ended, last_line
+from interpretgan.store.processes import how_it_ended, last_line
 from interpretgan.studies.worker import REFUSED
 
 ATTEMPTS = 2

@@ -18,7 +18,7 @@ from typing import Any
 from cyclopts import App
 
 from interpretgan.errors import InterpretGANError, RunFolderError
-from interpretgan.files import atomic_write_bytes, atomic_write_text
+from interpretgan.store.files import atomic_write_bytes, atomic_write_text
 from interpretgan.studies import plots
 from interpretgan.studies.claims import ERRATUM, HISTORY, Claim, Study, claims_of, setting_of
 from interpretgan.studies.conclusions import load_study

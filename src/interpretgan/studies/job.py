@@ -10,24 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from interpretgan.config import Settings
-from interpretgan.diagnosis import Diagnosis
+from interpretgan.diagnosis.predictions import attacker
+from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import InputError, RunFolderError
-from interpretgan.evaluation import Evaluation
-from interpretgan.files import plain, read_json
 from interpretgan.models import load_weights, save_weights
-from interpretgan.options import TrainingOptions
-from interpretgan.pipeline import Job, evaluate_subject
-from interpretgan.readings import attacker
+from interpretgan.pipeline.config import Settings
+from interpretgan.pipeline.options import TrainingOptions
+from interpretgan.pipeline.run_diagnosis import Job, evaluate_subject
+from interpretgan.pipeline.run_folder import RunFolder, differences
+from interpretgan.pipeline.subject import Subject
+from interpretgan.pipeline.workshop import Say, Workshop
 from interpretgan.report.examples import examples_of, save_arrays
-from interpretgan.runs import RunFolder, differences
+from interpretgan.robustness import Evaluation
+from interpretgan.store.files import plain, read_json
 from interpretgan.studies.config import UNTOUCHED
 from interpretgan.studies.definitions import other_definitions
 from interpretgan.studies.plan import Spec, code_of, read_settings
 from interpretgan.studies.repairs import only, swap_pooling, swappable, unit_vulnerability, units_of
-from interpretgan.subject import Subject
 from interpretgan.training import train_classifier
-from interpretgan.workshop import Say, Workshop
 
 WORK = "work"
 """Folder of what a run makes on its way."""

@@ -11,14 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from interpretgan.config import Settings
 from interpretgan.data import load_data
 from interpretgan.errors import ConfigError
-from interpretgan.files import file_sha256, plain
-from interpretgan.instruments import TRAINED
-from interpretgan.models import published_pool, source_file
-from interpretgan.pretrained import read_card
-from interpretgan.runs import RECORDED_PACKAGES, package_version
+from interpretgan.models import published_pool, read_card, source_file
+from interpretgan.pipeline.config import Settings
+from interpretgan.pipeline.instruments import TRAINED
+from interpretgan.store.files import file_sha256, plain
+from interpretgan.store.provenance import RECORDED_PACKAGES, package_version
 from interpretgan.studies.config import UNTOUCHED, Case, Repair, StudyConfig, fine_tuning
 from interpretgan.studies.repairs import KINDS
 

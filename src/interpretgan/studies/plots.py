@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interpretgan.attacks.threat_model import SMALL
 from interpretgan.studies.claims import Claim, Study, by_condition
 from interpretgan.studies.effects import PROFILED, profile
-from interpretgan.terminal import SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

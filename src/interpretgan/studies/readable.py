@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from interpretgan.diagnosing import READABLE
-from interpretgan.diagnosis import Diagnosis
+from interpretgan.diagnosis.diagnose import READABLE
+from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import RunFolderError
-from interpretgan.files import atomic_write_bytes, read_json
 from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.store.files import atomic_write_bytes, read_json
 from interpretgan.studies.sections import PICTURED, SHOWN, picture
 from interpretgan.studies.statistics import Profile, rank_correlation
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from interpretgan.classifier import Classifier
-from interpretgan.cuts import Anatomy, Cut
 from interpretgan.errors import ModelError
-from interpretgan.models.pooling import BlurPool, Subsample, pooling
+from interpretgan.layers import Anatomy, Cut
+from interpretgan.models.architectures.pooling import BlurPool, Subsample, pooling
 
 KINDS = {"max": nn.MaxPool2d.__name__, "avg": nn.AvgPool2d.__name__, "stride": Subsample.__name__,
          "blur": BlurPool.__name__}  # fmt: skip

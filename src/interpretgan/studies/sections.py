@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from interpretgan.files import atomic_write_bytes
-from interpretgan.pretrained import card_names, read_card
+from interpretgan.attacks import fraction
+from interpretgan.models import card_names, read_card
 from interpretgan.report.examples import load_examples
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.store.files import atomic_write_bytes
 from interpretgan.studies import plots
 from interpretgan.studies.claims import ERRATUM, HISTORY, Study, by_condition, condition_name, setting_of
 from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, TEST_ACCURACY, UNTOUCHED, correlation_name
 from interpretgan.studies.effects import AT_EPS, profile
 from interpretgan.studies.rules import SUPPORTED
 from interpretgan.studies.statistics import POOLED, Floats, spearman_rows
-from interpretgan.terminal import fraction
 
 Run = Mapping[str, Any]
 """One of the `runs` of a study."""

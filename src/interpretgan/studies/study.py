@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from interpretgan.errors import ConfigError, RunFolderError
-from interpretgan.files import plain, read_json, write_json
-from interpretgan.runs import RunFolder, differences, provenance
+from interpretgan.pipeline.run_folder import RunFolder, differences
+from interpretgan.store.files import plain, read_json, write_json
+from interpretgan.store.provenance import provenance
 from interpretgan.studies.board import DONE, FAILED, KEPT, RUNNING, Board
 from interpretgan.studies.conclusions import STUDY_FILE, load_study, remember, summary
 from interpretgan.studies.config import StudyConfig

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from interpretgan.errors import InterpretGANError
-from interpretgan.files import write_json
-from interpretgan.processes import end_with_parent
+from interpretgan.store.files import write_json
+from interpretgan.store.processes import end_with_parent
 
 REFUSED = 2
 """Exit status where the run cannot be made, and could not be on a second attempt."""
@@ -16,7 +16,7 @@ REFUSED = 2
 
 def main(folder: Path) -> int:
     """Make the run whose `spec.json` is in the folder, and write `result.json` there; its exit status."""
-    from interpretgan.runs import provenance
+    from interpretgan.store.provenance import provenance
     from interpretgan.studies.job import execute, read_spec
     from interpretgan.studies.plan import MACHINE, spec_hash
 

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, attack, seed_generators
-from interpretgan.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, DataError, ModelError
-from interpretgan.precision import has_fast_bf16
+from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.training.augmentation import augment
 from interpretgan.training.averaging import AveragedWeights, State, copy_of, swapped, tensors_of
 from interpretgan.training.objectives import Batch, Objective
+from interpretgan.training.precision import has_fast_bf16
 from interpretgan.training.recipes import Recipe
 
 MOMENTUM = 0.9

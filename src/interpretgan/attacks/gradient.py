@@ -1,0 +1,230 @@
+"""Adversarial examples under a stated threat model, the noise control, and doubts about the result.
+
+The attacks themselves are foolbox's; this module states what was asked for, keeps the worst case per example
+and checks what came back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from interpretgan.attacks.noise import seeded
+from interpretgan.attacks.threat_model import Bounds, ThreatModel, _slack, check_perturbation, perturbation_size
+from interpretgan.classifier import Classifier, check_labels
+from interpretgan.errors import ModelError
+
+Run: TypeAlias = Callable[[Tensor], Tensor]
+"""Images `[N, C, H, W]` to logits `[N, K]`."""
+
+
+Search: TypeAlias = Callable[[Run, Tensor, Tensor, ThreatModel, Bounds], Tensor]
+"""One run of an attack, as `search` is: logits, images, true classes, threat model, bounds to its last images."""
+
+
+def attack(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    threat_model: ThreatModel,
+    *,
+    seed: int,
+    batch_size: int = 256,
+    method: Search | None = None,
+) -> Tensor:
+    """The worst image that the attack finds for each example.
+
+    Candidates are the natural image, the result of each restart, and the first image within the threat model that
+    misleads the classifier on the way there. A misclassified one beats a correctly classified one, then the higher
+    cross-entropy wins; both against the true label. Always full precision, also inside autocast.
+
+    Args:
+        classifier: Attacked in eval mode with frozen parameters, and given back as it was.
+        images: Floating point `[N, C, H, W]` within the classifier's bounds.
+        labels: True classes, int64 `[N]`.
+        threat_model: Size and search.
+        seed: Of the random starts. The global random state is left alone.
+        batch_size: Images that are attacked at a time; the random starts depend on it.
+        method: Another search than the threat model's own, held to the same norm, eps and restarts. `None`: `search`.
+
+    Returns:
+        float32 `[N, C, H, W]` on the classifier's device, within the bounds and within eps of `images`.
+
+    Raises:
+        ImageError: See `Classifier`.
+        LabelError: Labels of the wrong shape, type or range.
+        ModelError: No gradient reaches the input, or the output is no logits.
+        ThreatModelError: The attack library left the allowed ball.
+    """
+    images = classifier.check_images(images).detach().to(torch.float32)
+    batch_size = max(1, batch_size)
+    found = []
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        classifier.borrowed(),
+        torch.autocast(images.device.type, enabled=False),
+        seeded(images.device, seed),
+    ):
+        images = images.clone()  # an inference tensor from outside cannot take part in autograd
+        labels = check_labels(labels, len(images), classifier, images[:1])
+        input_gradient(classifier, images[:1], labels[:1])  # raises if there is none
+        for start in range(0, len(images), batch_size):
+            x, y = images[start : start + batch_size], labels[start : start + batch_size]
+            found.append(_worst_case(classifier, x, y, threat_model, method or search))
+    adversarial = torch.cat(found)
+    check_perturbation(images, adversarial, threat_model, classifier.bounds)
+    return adversarial
+
+
+def _worst_case(classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel, method: Search) -> Tensor:
+    worst = _Worst(classifier, x, y, threat_model)
+    worst.compare(x)
+    for _ in range(threat_model.restarts):
+        worst.compare(method(worst.watched, x, y, threat_model, classifier.bounds))
+    return worst.images
+
+
+class _Worst:
+    """The worst image of each example, of those that were compared, and that misled the classifier while watched."""
+
+    def __init__(self, classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel) -> None:
+        self.images = x
+        self._classifier, self._x, self._y, self._norm = classifier, x, y, threat_model.norm
+        self._most = threat_model.eps + _slack(threat_model, classifier.bounds)
+        self._wrong = torch.zeros_like(y, dtype=torch.bool)
+        self._loss = torch.full(y.shape, -math.inf, device=y.device)
+
+    def watched(self, images: Tensor) -> Tensor:
+        """The logits of images on an attack's way. Little is done for examples that are misclassified already."""
+        logits = self._classifier.run(images)
+        with torch.no_grad():
+            new = (logits.argmax(dim=1) != self._y) & ~self._wrong
+            if new.any():
+                self._keep(images, logits, new)
+        return logits
+
+    @torch.no_grad()
+    def compare(self, images: Tensor) -> None:
+        """Keep those images that are worse than what was kept before."""
+        logits = self._classifier.run(images)
+        wrong, loss = logits.argmax(dim=1) != self._y, self._loss_of(logits)
+        self._keep(images, logits, (wrong & ~self._wrong) | ((wrong == self._wrong) & (loss > self._loss)))
+
+    def _keep(self, images: Tensor, logits: Tensor, worse: Tensor) -> None:
+        images, logits, low, high = images.detach(), logits.detach(), *self._classifier.bounds
+        flat = images.flatten(1)
+        worse = worse & (perturbation_size(images - self._x, self._norm) <= self._most)
+        worse &= (flat.amin(dim=1) >= low) & (flat.amax(dim=1) <= high)
+        self.images = torch.where(worse.view(-1, 1, 1, 1), images, self.images)
+        self._wrong = torch.where(worse, logits.argmax(dim=1) != self._y, self._wrong)
+        self._loss = torch.where(worse, self._loss_of(logits), self._loss)
+
+    def _loss_of(self, logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), self._y, reduction="none")
+
+
+class Logits(nn.Module):
+    """The module that attack libraries want: float32 logits of images.
+
+    Args:
+        run: Images to logits. A function, so that the user's model is not registered or moved.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images."""
+        return self._run(images).float()
+
+
+def search(
+    run: Run,
+    x: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    bounds: Bounds,
+    *,
+    loss: Callable[[Tensor], Tensor] | None = None,
+    start: Tensor | None = None,
+) -> Tensor:
+    """One run of the attack from one start, unchecked: the core of `attack` and of adversarial training.
+
+    Call it with gradients enabled, the model in eval mode and its parameters frozen. Random starts come from
+    the global random state.
+
+    Args:
+        run: Images to logits.
+        x: Images `[N, C, H, W]` within `bounds`.
+        y: True classes `[N]`.
+        threat_model: Size and search; restarts are the caller's.
+        bounds: Lowest and highest value of a pixel.
+        loss: What PGD maximises: logits `[N, K]` to a scalar, summed over the examples. `None`: cross-entropy.
+        start: Where PGD starts, `[N, C, H, W]`. `None`: drawn uniformly from the ball.
+
+    Returns:
+        The last iterate, `[N, C, H, W]`.
+    """
+    from eagerpy.astensor import astensor
+    from foolbox.attacks.fast_gradient_method import L2FastGradientAttack, LinfFastGradientAttack
+    from foolbox.attacks.projected_gradient_descent import (
+        L2ProjectedGradientDescentAttack,
+        LinfProjectedGradientDescentAttack,
+    )
+    from foolbox.criteria import Misclassification
+    from foolbox.models.pytorch import PyTorchModel
+
+    tm = threat_model
+    model = PyTorchModel(Logits(run), bounds=bounds, device=x.device)
+    if tm.attack == "fgsm":
+        one_step = LinfFastGradientAttack if tm.norm == "linf" else L2FastGradientAttack
+        found: Tensor = one_step().run(model, x, Misclassification(y), epsilon=tm.eps)
+    else:
+        iterated = LinfProjectedGradientDescentAttack if tm.norm == "linf" else L2ProjectedGradientDescentAttack
+        # the step is ours: foolbox's own default, a fortieth of eps or less, is too short for few steps
+        method = iterated(abs_stepsize=tm.resolved_step_size, steps=tm.steps, random_start=True)
+        if loss is not None:
+            # foolbox says of this method and the next that users can override them
+            method.get_loss_fn = lambda model, labels: lambda inputs: astensor(loss(model(inputs).raw))  # type: ignore[method-assign]
+        if start is not None:
+            method.get_random_start = lambda *_: astensor(start)  # type: ignore[method-assign]
+        found = method.run(model, x, Misclassification(y), epsilon=tm.eps)
+    return found.detach()
+
+
+def require_gradient(classifier: Classifier, images: Tensor) -> None:
+    """Raise unless gradients reach the images: neither attacks nor InterpretGAN work without.
+
+    Raises:
+        ModelError: They do not.
+    """
+    x = classifier.check_images(images[:1])
+    classifier(x)  # any other fault of the model is told by its own message
+    with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
+        input_gradient(classifier, x, torch.zeros(1, dtype=torch.int64, device=x.device))
+
+
+def input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient of the summed cross-entropy at the images, `[N, C, H, W]`; inside `borrowed()`, gradients enabled.
+
+    Raises:
+        ModelError: There is none.
+    """
+    x = x.detach().clone().requires_grad_()
+    loss = F.cross_entropy(classifier.run(x).float(), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None:
+        raise ModelError(
+            expected="a model through which gradients reach the images",
+            got="an output that does not depend on them differentiably",
+            do="remove no_grad, detach or numpy from its forward pass, or pass the differentiable model",
+        )
+    return gradient

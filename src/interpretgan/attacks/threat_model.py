@@ -1,0 +1,174 @@
+"""What the adversary may do: norm, eps, the search, and whether a perturbation keeps to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from interpretgan.errors import ThreatModelError
+
+NORMS = ("linf", "l2")
+
+
+ATTACKS = ("fgsm", "pgd")
+
+
+TOLERANCE = 1e-6
+"""Rounding allowed above eps: relative to the largest of one, eps and the size of a pixel, as float32 rounds."""
+
+
+Bounds: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """What the adversary may do: `x'` with `||x' - x|| <= eps` inside the pixel bounds, and how it searches.
+
+    Attributes:
+        norm: `"linf"` (largest change of a pixel) or `"l2"` (Euclidean length over all pixels and channels).
+        eps: Size of the perturbation, > 0, in the units of the pixels.
+        attack: `"pgd"` [25], iterated with a random start, or `"fgsm"` [27], one step of size eps.
+        steps: Iterations of PGD; FGSM has one.
+        restarts: Random starts, of which the worst case per example counts. FGSM has no random start.
+        step_size: Length of a step. `None`: eps for FGSM; eps / 4 for L-infinity PGD of 10 steps or more (the
+            usual choice, e.g. 0.05 at 0.2 and 2/255 at 8/255); else 2.5 eps / steps (as in Madry et al.
+            [25]), at most eps.
+
+    Raises:
+        ThreatModelError: A setting out of range.
+    """
+
+    norm: str
+    eps: float
+    attack: str = "pgd"
+    steps: int = 20
+    restarts: int = 1
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        if self.norm not in NORMS:
+            raise ThreatModelError(expected="a norm of linf or l2", got=repr(self.norm), do="choose one of them")
+        if self.attack not in ATTACKS:
+            raise ThreatModelError(expected="an attack of fgsm or pgd", got=repr(self.attack), do="choose one of them")
+        for name in ("eps", "step_size"):
+            value = getattr(self, name)
+            if value is None and name == "step_size":
+                continue
+            if not _is_number(value) or not 0 < value < math.inf:
+                raise ThreatModelError(
+                    expected=f"a finite {name} > 0",
+                    got=repr(value),
+                    do="state it in the units of the pixels, e.g. 0.2 for images in [0, 1]",
+                )
+            object.__setattr__(self, name, float(value))
+        for name in ("steps", "restarts"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ThreatModelError(expected=f"a whole number of {name} >= 1", got=repr(value), do=f"raise {name}")
+        if self.attack == "fgsm":
+            if self.restarts > 1 or self.step_size not in (None, self.eps):
+                raise ThreatModelError(
+                    expected="fgsm with one restart and a step of eps",
+                    got=f"restarts={self.restarts}, step_size={self.step_size}",
+                    do="leave both at their defaults, or use pgd",
+                )
+            object.__setattr__(self, "steps", 1)  # the default belongs to PGD; the record states what is run
+
+    @property
+    def resolved_step_size(self) -> float:
+        """The step that is taken, in the units of the pixels."""
+        if self.step_size is not None:
+            return self.step_size
+        if self.attack == "fgsm":
+            return self.eps
+        if self.norm == "linf" and self.steps >= 10:
+            return self.eps / 4
+        return min(self.eps, 2.5 * self.eps / self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, the step size resolved."""
+        return asdict(self) | {"step_size": self.resolved_step_size}
+
+
+def perturbation_size(difference: Tensor, norm: str) -> Tensor:
+    """Norm of each example of `difference` `[N, C, H, W]`: `[N]`, in the units of the pixels."""
+    flat = difference.flatten(1)
+    return flat.abs().amax(dim=1) if norm == "linf" else flat.norm(dim=1)
+
+
+def _slack(threat_model: ThreatModel, bounds: Bounds) -> float:
+    return TOLERANCE * max(1.0, threat_model.eps, *map(abs, bounds))
+
+
+def check_perturbation(images: Tensor, adversarial: Tensor, threat_model: ThreatModel, bounds: Bounds) -> None:
+    """Raise unless every perturbed image is within eps (up to rounding) of its image, and within the bounds.
+
+    Raises:
+        ThreatModelError: It is not.
+    """
+    low, high = bounds
+    sizes = perturbation_size(adversarial - images, threat_model.norm)
+    largest = float(sizes.max())
+    least, most = (float(v) for v in adversarial.aminmax())
+    if not (largest <= threat_model.eps + _slack(threat_model, bounds) and least >= low and most <= high):
+        raise ThreatModelError(
+            expected=f"a {threat_model.norm} perturbation <= {threat_model.eps:g} within [{low:g}, {high:g}]",
+            got=f"size {largest:.8g}, pixels within [{least:.8g}, {most:.8g}]",
+            do="report this, with the versions of foolbox and torch",
+        )
+
+
+def largest_eps(norm: str, bounds: Bounds, shape: Sequence[int]) -> float:
+    """The distance between the darkest and the brightest image `[C, H, W]`: no perturbation can be larger."""
+    width = bounds[1] - bounds[0]
+    return width if norm == "linf" else width * math.sqrt(math.prod(shape))
+
+
+def require_eps_within_range(threat_model: ThreatModel, bounds: Bounds, shape: Sequence[int]) -> None:
+    """Raise if eps allows more than the whole range of the pixels, as an eps in other units than theirs does.
+
+    Args:
+        threat_model: Its norm and eps.
+        bounds: Lowest and highest value of a pixel.
+        shape: Channels, height and width of an image.
+
+    Raises:
+        ThreatModelError: It does.
+    """
+    most = largest_eps(threat_model.norm, bounds, shape)
+    if threat_model.eps > most:
+        raise ThreatModelError(
+            expected=f"a {threat_model.norm} eps <= {most:g}, for pixels within [{bounds[0]:g}, {bounds[1]:g}]",
+            got=f"{threat_model.eps:g}",
+            do="state it in the units of the pixels, e.g. 8/255 for 8 of 255 levels",
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def iterated(threat_model: ThreatModel) -> ThreatModel:
+    """The threat model itself, or PGD of the same size in place of FGSM."""
+    return threat_model if threat_model.attack == "pgd" else ThreatModel(threat_model.norm, threat_model.eps)
+
+
+def resized(threat_model: ThreatModel, eps: float) -> ThreatModel:
+    """The same PGD at another eps, its step in proportion."""
+    step = threat_model.step_size
+    return replace(threat_model, eps=eps, step_size=None if step is None else step * eps / threat_model.eps)
+
+
+SMALL = 0.1
+"""Sizes below this are told in 255ths, of pixels from 0 to 1."""
+
+
+def fraction(eps: float) -> str:
+    """A size as people write it: a small one in 255ths, as on photographs, where it is a whole number of them."""
+    levels = eps * 255
+    return f"{round(levels)}/255" if eps < SMALL and abs(levels - round(levels)) < 1e-6 else f"{eps:g}"

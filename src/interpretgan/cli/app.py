@@ -1,0 +1,434 @@
+"""The command line: parse, run the job, print the answer. Heavy packages are imported by the commands that use them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from interpretgan.attacks import fraction
+from interpretgan.cli.study import study
+from interpretgan.cli.text import evaluation_table, table
+from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
+from interpretgan.pipeline.config import Settings
+from interpretgan.pipeline.options import (
+    DEMO_GENERATOR_STEPS,
+    DEMO_INFORMATION_STEPS,
+    AttackOptions,
+    DataOptions,
+    EvaluationOptions,
+    GeneratorOptions,
+    InformationOptions,
+    JudgeOptions,
+    ModelOptions,
+    ReadingOptions,
+    RunOptions,
+    TrainingOptions,
+)
+
+if TYPE_CHECKING:
+    from interpretgan.diagnosis.result import Diagnosis
+    from interpretgan.pipeline.run_diagnosis import Job
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+DryRun = Annotated[bool, Parameter(negative="", group="Run")]
+
+app = App(
+    name="interpretgan",
+    help="Which layer of an image classifier lets adversarial perturbations through, and what do they change there?\n\n"
+    "Start with `interpretgan demo`, then `interpretgan diagnose --help` for your own model.",
+    help_format="markdown",
+    suppress_keyboard_interrupt=False,  # told by run_command, in our own words
+)
+
+TRAIN = ("data", "model")
+ATTACK = (*TRAIN, "attack")
+EVALUATE = (*TRAIN, "evaluation")
+FIT = (*TRAIN, "generator")
+EXPLAIN = (*TRAIN, "attack", "judge", "generator")
+DIAGNOSE = (*EXPLAIN, "information", "reading")
+
+
+@app.command
+def demo(*, run: RunOptions = RunOptions(), dry_run: DryRun = False) -> None:
+    """The whole job on the embedded digits, in two minutes: train, attack, explain, diagnose, report.
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(
+        generator=GeneratorOptions(generator_steps=DEMO_GENERATOR_STEPS),
+        information=InformationOptions(DEMO_INFORMATION_STEPS),
+        run=run,
+    )
+    _diagnose("demo", settings, dry_run)
+
+
+@app.command
+def layers(
+    *, data: DataOptions = DataOptions(), model: ModelOptions = ModelOptions(), run: RunOptions = RunOptions()
+) -> None:
+    """Which layers can be diagnosed, and why the others cannot.
+
+    With --out, the same as layers.json in that folder.
+    """
+    settings = Settings(data=data, model=model, run=run)
+    with _job(settings, TRAIN, None) as job:
+        anatomy = job.subject.anatomy(job.subject.built)
+    rows = [("layer", "kind", "shape", "")]
+    for cut in anatomy.cuts:
+        rows.append(
+            (
+                cut.name,
+                cut.kind,
+                _shape(cut.shape),
+                f"the same tensor as {cut.same_as}" if cut.same_as else "",
+            )
+        )
+    print(table(rows))
+    if anatomy.refused:
+        rows = [("no cut", "kind", "shape", "why; use instead")]
+        rows += [(r.name, r.kind, _shape(r.shape), f"{r.reason}; {r.nearest or '-'}") for r in anatomy.refused]
+        print("\n" + table(rows))
+    print(f"\n{len(anatomy.distinct)} layers to diagnose, {len(anatomy.refused)} calls that are no cut")
+    if run.out is not None:
+        from dataclasses import asdict
+
+        from interpretgan.store.files import write_json
+
+        record = {
+            "cuts": [asdict(cut) for cut in anatomy.cuts],
+            "refused": [asdict(r) for r in anatomy.refused],
+        }
+        write_json(run.out / "layers.json", record)
+
+
+@app.command
+def models() -> None:
+    """The architectures that --model takes, and the pretrained classifiers with their accuracy.
+
+    A pretrained classifier is taken with its name and --weights pretrained, e.g.
+    `interpretgan diagnose --data mnist --model lenet5-avg-trades --weights pretrained`.
+
+    The first "at eps" is the size that a classifier was trained at, the second that of the attacks. "doubts" counts the
+    reasons to distrust these accuracies, which `interpretgan evaluate` prints and the card lists.
+    """
+    from interpretgan.models import MODELS, card_names, read_card
+
+    known = [(name, f"{spec.parameters:,}", ", ".join(spec.pools), spec.source) for name, spec in MODELS.items()]
+    print(table([("architecture", "parameters", "--pool", "source"), *known]))
+    print(
+        "\nParameters are for 10 classes and width 1; the first pooling is the default. Any wrn-DEPTH-WIDENING works.\n"
+    )
+    rows = [("pretrained", "data", "objective", "at eps", "natural", "PGD", "AutoAttack", "at eps", "images", "doubts")]
+    for card in map(read_card, card_names()):
+        figures = [card.figure(name) for name in ("natural", "pgd", "autoattack")]
+        shown = ("-" if figure is None else f"{figure['value']:.1%}" for figure in figures)
+        measured = ("-", "-", "-")
+        if card.figures is not None and figures[0] is not None:
+            attacked = fraction(card.figures["threat_model"]["eps"])
+            measured = (attacked, f"{figures[0]['examples']:,}", str(len(card.figures["flags"])))
+        trained = "-" if card.eps is None else fraction(card.eps)
+        rows.append((card.name, card.data["name"], card.objective["name"], trained, *shown, *measured))
+    print(table(rows))
+
+
+@app.command
+def train(
+    *,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    training: TrainingOptions = TrainingOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Train a classifier, for natural accuracy or for robustness.
+
+    Its weights go to classifier.safetensors: those of the best epoch on images held out of the training, where the
+    recipe holds some out; classifier-last.safetensors then has those of the last epoch. classifier.json says how it was
+    trained. To diagnose it: `interpretgan diagnose --weights FOLDER/classifier.safetensors`, with the same --data,
+    --model and --pool.
+
+    Example: `interpretgan train --data cifar10 --model vgg-small --pool avg --objective trades --eps 8/255`
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data=data, model=model, run=run, training=training)
+    if model.given:
+        raise ConfigError(
+            expected="a model to train", got="one with weights", do="leave --weights and --pretrained out"
+        )
+    if _dry(settings, TRAIN, dry_run):
+        return
+    with _job(settings, TRAIN, _out(run, "train")) as job:
+        _ = job.subject.classifier
+        print(f"weights: {job.folder / 'classifier.safetensors' if job.folder else ''}")
+
+
+@app.command
+def attack(
+    *,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    attack: AttackOptions = AttackOptions(),
+    reading: ReadingOptions = ReadingOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Attack a classifier; the adversarial images go to adversarial.npy, as floating point numbers.
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data=data, model=model, attack=attack, reading=reading, run=run)
+    sections = (*ATTACK, "reading")
+    if _dry(settings, sections, dry_run):
+        return
+    with _job(settings, sections, _out(run, "attack")) as job:
+        record = job.attack()
+        accuracy = record["accuracy"]
+        print(
+            f"accuracy on {record['examples']} images: natural {accuracy['natural']:.1%}, "
+            f"adversarial {accuracy['adversarial']:.1%}, random noise of the same size {accuracy['noise']:.1%}"
+        )
+
+
+@app.command
+def evaluate(
+    *,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    evaluation: EvaluationOptions = EvaluationOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Measure how robust a classifier is: its accuracy under several attacks, and whether that figure can be trusted.
+
+    Prints the accuracy under each attack and in the worst case per example, with intervals, then every reason to doubt
+    it. evaluation.json has that and all settings, and the accuracy over eps and over steps; evaluation.npz has which
+    examples are right.
+
+    Example: `interpretgan evaluate --data mnist --model lenet5-avg-trades --weights pretrained --eps 0.3`
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data=data, model=model, evaluation=evaluation, run=run)
+    if _dry(settings, EVALUATE, dry_run):
+        return
+    with _job(settings, EVALUATE, _out(run, "evaluate")) as job:
+        result = job.evaluation()
+        print(evaluation_table(result))
+        print(f"\nevaluation: {job.folder / 'evaluation.json' if job.folder else ''}")
+
+
+@app.command
+def fit(
+    *,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    generator: GeneratorOptions = GeneratorOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Train InterpretGAN for all layers of a classifier, on natural images.
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data=data, model=model, generator=generator, run=run)
+    if _dry(settings, FIT, dry_run):
+        return
+    with _job(settings, FIT, _out(run, "fit")) as job:
+        _ = job.instruments.interpreters
+        print(f"generator: {job.folder.path if job.folder else ''}/generator-{run.seed}.safetensors")
+
+
+@app.command
+def explain(
+    *,
+    index: str = "0,1,2,3,4,5",
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    attack: AttackOptions = AttackOptions(),
+    judge: JudgeOptions = JudgeOptions(),
+    generator: GeneratorOptions = GeneratorOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Show what each layer holds of some test images, and of their adversarial counterparts.
+
+    Writes figures/explained.png, and says for each image where its explanation turns into another class.
+
+    Args:
+        index: Test images, by their number from 0: a,b,c.
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
+    indices = _whole_numbers(index)
+    if _dry(settings, EXPLAIN, dry_run):
+        return
+    with _job(settings, EXPLAIN, _out(run, "explain")) as job:
+        explanation = job.explain(indices)
+        classes, file = job.workshop.test.classes, job.draw(explanation)
+        assert explanation.labels is not None
+        assert explanation.adversarial_readings is not None
+        for row, number in enumerate(indices):
+            true, turn = classes[int(explanation.labels[row])], explanation.turns[row]
+            turned_at = len(explanation.cuts) if turn is None else ("image", *explanation.cuts).index(turn)
+            shown = classes[int(explanation.adversarial_readings[turned_at, row])]
+            print(
+                f"image {number}: {true}"
+                + (f" stays {true} at every layer" if turn is None else f" → {shown} at {turn}")
+            )
+        print(f"pictures: {file}")
+
+
+@app.command
+def diagnose(
+    *,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    attack: AttackOptions = AttackOptions(),
+    judge: JudgeOptions = JudgeOptions(),
+    generator: GeneratorOptions = GeneratorOptions(),
+    information: InformationOptions = InformationOptions(),
+    reading: ReadingOptions = ReadingOptions(),
+    run: RunOptions = RunOptions(),
+    dry_run: DryRun = False,
+) -> None:
+    """Diagnose a classifier: how much each layer contributes to the accuracy lost under attack, and what it forgets.
+
+    Does whatever is still missing in the run folder (train the classifier, train the judge, fit InterpretGAN), says so,
+    and ends with the answer and the path of the report. Run the same command again to go on after an interruption.
+
+    Args:
+        dry_run: Print the resolved settings and stop.
+    """
+    settings = Settings(data, model, attack, judge, generator, reading, run, information=information)
+    _diagnose("diagnose", settings, dry_run)
+
+
+@app.command
+def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> None:
+    """Draw the report of a finished diagnosis again, from the run folder alone.
+
+    Args:
+        folder: The run folder. With --out the report is written there, and the run folder stays as it is; --seed,
+            --device and --devices change nothing that is drawn.
+    """
+    from interpretgan.diagnosis.result import Diagnosis
+    from interpretgan.report import write_report
+    from interpretgan.report.examples import load_examples
+
+    place = folder or run.out
+    if place is None:
+        raise ConfigError(expected="a run folder", got="none", do="name it: interpretgan report runs/mnist")
+    if not (place / "diagnosis.json").exists():
+        raise RunFolderError(
+            expected=f"a finished diagnosis in {place}",
+            got="no diagnosis.json",
+            do="run `interpretgan diagnose` first",
+        )
+    result = Diagnosis.load(place)
+    pictures = place / "explanations.npz"
+    file = write_report(
+        result.to_dict(),
+        load_examples(pictures, result.data.get("classes") or []) if pictures.exists() else None,
+        run.out or place,
+    )
+    _answer(result, file)
+
+
+app.command(study)
+
+
+# --- shared ------------------------------------------------------------------------------------------------------
+
+
+def _diagnose(command: str, settings: Settings, dry_run: bool) -> None:
+    if _dry(settings, DIAGNOSE, dry_run):
+        return
+    with _job(settings, DIAGNOSE, _out(settings.run, command)) as job:
+        from interpretgan.pipeline.run_diagnosis import took
+
+        result = job.diagnosis()
+        file = job.report(result)
+        _say(f"took {took(dict(result.provenance['seconds']))}")
+    _answer(result, file)
+
+
+def _answer(result: Diagnosis, file: Path) -> None:
+    from interpretgan.report import answer_sentence, summary_table
+
+    print(f"{summary_table(result.to_dict())}\n\n{answer_sentence(result.to_dict())}\n\nreport: {file}")
+
+
+@contextlib.contextmanager
+def _job(settings: Settings, sections: tuple[str, ...], folder: Path | None) -> Iterator[Job]:
+    from interpretgan.pipeline.run_diagnosis import Job
+
+    job = Job(settings, sections, folder, _say)
+    try:
+        yield job
+    finally:
+        job.close()
+
+
+def _out(run: RunOptions, command: str) -> Path:
+    return Path("runs") / command if run.out is None else run.out
+
+
+def _dry(settings: Settings, sections: tuple[str, ...], dry_run: bool) -> bool:
+    """Whether this is a dry run, which prints the settings, resolved with the data and the models at hand."""
+    if dry_run:
+        from interpretgan.store.files import plain
+
+        with _job(settings, sections, None) as job:
+            print(json.dumps(plain(job.config), indent=2))
+    return dry_run
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(expected="whole numbers a,b,c", got=f"'{text}'", do="e.g. --index 0,3,7") from None
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "-" if shape is None else "×".join(map(str, shape))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0, 2 for bad input (one line on stderr), or 130 after Ctrl-C."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run a command; its exit code."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except (InterpretGANError, CycloptsError) as error:
+        print(f"interpretgan: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\ninterpretgan: interrupted; run the same command again to go on from there", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,1 @@
+"""The diagnosis: how much of the loss of accuracy each layer contributes."""

@@ -1,0 +1,353 @@
+"""Diagnosing: how much of a model's loss of accuracy each layer contributes, with intervals and controls."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interpretgan.attacks import ThreatModel, check_perturbation, largest_eps
+from interpretgan.classifier import Classifier, check_labels
+from interpretgan.data import ImageSource, describe, labelled_source
+from interpretgan.diagnosis import vulnerability as vul
+from interpretgan.diagnosis.predictions import Perturb, Readings, attacker, collect, noise_control
+from interpretgan.diagnosis.result import NOISE_CONTROL, Diagnosis, Layer, control_flags
+from interpretgan.errors import ConfigError
+from interpretgan.information.measure import Measurement
+from interpretgan.interpreter import InterpretGAN
+from interpretgan.judge import Judge, require_same_pixels
+from interpretgan.layers import Cut
+from interpretgan.robustness import attack_checks as trust
+from interpretgan.robustness.curves import Sample
+from interpretgan.statistics import Floats, Weights, bootstrap_weights, intervals
+from interpretgan.store.provenance import provenance
+
+READABLE = 0.05
+"""A cut is unreliable when the judge reads its natural explanations this much worse than natural images."""
+QUIET = 0.03
+"""Equal-norm noise may move a layer's vulnerability by this much."""
+FOOLED = 0.8
+"""A judge that keeps less of its own accuracy on the attacked images is flagged."""
+CONTROL_IMAGES = 250
+"""Images on which the control with eps = 0 and the checks of the model run."""
+SEARCHED = 128
+"""Of these, on how many the attack runs again with other settings."""
+REPLAYED = 4
+"""Images whose latents are replayed from every cut, before anything is read."""
+
+
+def diagnose(
+    interpreter: InterpretGAN | Sequence[InterpretGAN],
+    judge: Judge,
+    images: Tensor | ImageSource,
+    labels: Tensor | None = None,
+    *,
+    threat_model: ThreatModel,
+    examples: int | None = None,
+    seed: int = 0,
+    bootstrap: int = 2000,
+    confidence: float = 0.95,
+    adversarial: Perturb | None = None,
+    classifier_info: Mapping[str, Any] | None = None,
+    data_info: Mapping[str, Any] | None = None,
+    information: Measurement | None = None,
+    on_batch: Callable[[int], None] | None = None,
+    on_readings: Callable[[list[Readings]], None] | None = None,
+) -> Diagnosis:
+    """Split a classifier's loss of accuracy under attack among its layers.
+
+    Args:
+        interpreter: A trained InterpretGAN, or several of the same cuts trained with different seeds: then readings are
+            pooled and the intervals cover the seeds.
+        judge: Reads the class that an image shows; independent of the classifier and harder to fool.
+        images: Held-out natural images, `[N, C, H, W]` within the bounds or a source.
+        labels: True classes `[N]`, with a tensor of images.
+        threat_model: The attack.
+        examples: How many images, from the first. `None`: all.
+        seed: Of the attack, the noises and the bootstrap.
+        bootstrap: Replicates.
+        confidence: Of the intervals.
+        adversarial: Makes the adversarial images, where they come from elsewhere; they are held to the threat model.
+            `None`: attacks them here.
+        classifier_info: Kept in the record, beside the model's class and size.
+        data_info: Likewise, beside the number of examples.
+        information: What `InformationMeter.measure` found at the same cuts on the same examples, to stand beside the
+            vulnerabilities. `None`: information is not measured.
+        on_batch: Told how many examples are done.
+        on_readings: Given the readings of each interpreter, to keep them.
+
+    Returns:
+        The diagnosis; its vulnerabilities add up to the loss.
+
+    Raises:
+        LabelError: Labels that do not fit.
+        ConfigError: Nothing to read, a judge of other bounds, or interpreters or information of different cuts.
+        ThreatModelError: No threat model.
+        ModelError: A model that stays in train mode.
+        CutError: Replaying the network from a cut does not reproduce its logits.
+    """
+    trust.require_threat_model(threat_model)
+    interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
+    classifier, cuts = _same_cuts(interpreters)
+    require_same_pixels(judge, classifier)
+    source = labelled_source(images, labels, classifier.bounds)
+    count = len(source) if examples is None else min(examples, len(source))
+    if count < 1 or bootstrap < 0 or not 0 < confidence < 1:
+        raise ConfigError(
+            expected="at least one example, bootstrap >= 0 and 0 < confidence < 1",
+            got=f"{count} examples, bootstrap={bootstrap}, confidence={confidence}",
+            do="check the settings",
+        )
+    if information is not None:
+        _require_same(information, cuts, count)
+    probe, probe_labels = source.batch(torch.arange(min(count, CONTROL_IMAGES)))
+    probe = classifier.check_images(probe)
+    probe_labels = check_labels(probe_labels, len(probe), classifier, probe[:1])
+    trust.require_eval_mode(classifier)
+    trust.require_replay(classifier, cuts, probe[:REPLAYED])
+    doubts = trust.model_flags(classifier, probe, probe_labels)
+    if adversarial is None:
+        sample = Sample(classifier, probe[:SEARCHED], probe_labels[:SEARCHED], seed=seed)
+        largest = largest_eps(threat_model.norm, classifier.bounds, probe.shape[1:])
+        doubts += trust.search_flags(sample.accuracy, sample.examples, threat_model, largest)
+        adversarial = attacker(classifier, threat_model, seed=seed)
+    else:
+        adversarial = _checked(adversarial, classifier, threat_model)
+    noise = noise_control(classifier, threat_model, seed=seed)
+    readings = collect(
+        interpreters, judge, source, count, adversarial=adversarial, noise=noise, seed=seed, on_batch=on_batch
+    )
+    if on_readings is not None:
+        on_readings(readings)
+    pooled = _pool(readings)
+    weights = bootstrap_weights(len(interpreters), count, bootstrap, seed=seed)
+    rows = _rows(pooled, weights, confidence, len(interpreters))
+    held: list[dict[str, Any]] = [{"flags": ()} for _ in rows]
+    if information is not None:
+        weights = bootstrap_weights(1, count, bootstrap, seed=seed)
+        held = [dict(vars(layer)) for layer in information.layers(weights, confidence)]
+
+    # The same code with x' = x must blame no layer at all.
+    (still,) = collect(
+        interpreters[:1],
+        judge,
+        source,
+        len(probe),
+        adversarial=lambda x, *_: x,
+        noise=lambda x, *_: x,
+        seed=seed,
+    )
+    eps0 = _profile(still, np.ones((1, len(probe)), dtype=np.float32))
+
+    classes = int(max(pooled.labels.max(), pooled.model.max(), pooled.adversarial.max())) + 1
+    kinds = [("image", "Image", tuple(probe.shape[1:])), *((c.name, c.kind, c.shape) for c in cuts)]
+    layers = tuple(
+        Layer(
+            name=name, kind=kind, shape=tuple(shape), **row,
+            transitions=tuple(
+                tuple(int(v) for v in counts)
+                for counts in vul.transitions(pooled.labels, pooled.adversarial[index], classes)
+            ),
+            **known | {"flags": (*_row_flags(rows, index), *known["flags"])},
+        )
+        for index, ((name, kind, shape), row, known) in enumerate(zip(kinds, rows, held, strict=True))
+    )  # fmt: skip
+    model = [float(share) for share in (pooled.model == pooled.labels).mean(axis=1)]
+    accuracy = {
+        "natural": model[0],
+        "adversarial": model[1],
+        "noise": model[2],
+        "judge_natural": rows[0]["natural"],
+        "judge_adversarial": rows[0]["adversarial"],
+    }
+    controls = {
+        "eps0_max_abs_vulnerability": float(np.abs(eps0).max()),
+        "noise_max_abs_vulnerability": max(abs(layer.vulnerability_noise.value) for layer in layers),
+        **_agreement(readings),
+    }
+    doubts += trust.raised(
+        trust.noise_as_good(model[2], model[1], model[0]),
+        trust.gradient_attacks_only([threat_model.attack], model[1]),
+        trust.few_examples(count),
+    )
+    reader = {"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial}
+    doubts += _flags(rows, accuracy, controls)
+    doubts += control_flags([{"name": layer.name, "flags": layer.flags} for layer in layers], controls, reader)
+    return Diagnosis(
+        classifier={
+            "name": classifier.name,
+            "parameters": sum(p.numel() for p in classifier.model.parameters()),
+            **(classifier_info or {}),
+        },
+        data={"examples": count, **describe(images), **(data_info or {})},
+        threat_model=threat_model.to_dict(),
+        accuracy=accuracy,
+        layers=layers,
+        controls=controls,
+        judge=reader,
+        flags=tuple(doubts),
+        provenance={
+            **provenance(seed, device=str(classifier.device)),
+            "generator_seeds": [one.seed for one in interpreters],
+            "generator": dataclasses.asdict(interpreters[0].config),
+            "recogniser_sha256": interpreters[0].recogniser_sha256,
+            "bootstrap": bootstrap,
+            "confidence": confidence,
+            **({} if information is None else {"information": dict(information.settings)}),
+        },
+    )
+
+
+def _checked(perturb: Perturb, classifier: Classifier, threat_model: ThreatModel) -> Perturb:
+    """Perturbed images that come from elsewhere, held to the threat model that the record will name."""
+
+    def checked(images: Tensor, labels: Tensor, first: int) -> Tensor:
+        perturbed = classifier.check_images(perturb(images, labels, first))
+        check_perturbation(images, perturbed, threat_model, classifier.bounds)
+        return perturbed
+
+    return checked
+
+
+def _same_cuts(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[Cut, ...]]:
+    names = {tuple(cut.name for cut in one.cuts) for one in interpreters}
+    if len(names) != 1 or len({id(one.classifier) for one in interpreters}) != 1:
+        raise ConfigError(
+            expected="one InterpretGAN, or several of the same classifier and cuts",
+            got=f"{len(interpreters)} with {len(names)} different lists of cuts",
+            do="fit them on the same classifier and cuts, with different seeds",
+        )
+    return interpreters[0].classifier, interpreters[0].cuts
+
+
+def _require_same(information: Measurement, cuts: Sequence[Cut], count: int) -> None:
+    """Refuse information that was measured at other cuts or on other images."""
+    names = tuple(cut.name for cut in cuts)
+    if information.cuts != names or len(information.variance) != count:
+        raise ConfigError(
+            expected=f"information measured at {', '.join(names)} on {count} images",
+            got=f"{', '.join(information.cuts)} on {len(information.variance)}",
+            do="give the meter the cuts of the interpreter, and measure the examples that are diagnosed",
+        )
+
+
+def _pool(readings: Sequence[Readings]) -> Readings:
+    """All generators' readings side by side, `[S·N]`."""
+    return Readings(
+        **{
+            item.name: np.concatenate([getattr(one, item.name) for one in readings], axis=-1)
+            for item in dataclasses.fields(Readings)
+        }
+    )
+
+
+def _rows(readings: Readings, weights: Weights, confidence: float, generators: int) -> list[dict[str, Any]]:
+    """The numbers of each row, the image first."""
+    shares = {
+        name: vul.accuracy(getattr(readings, name) == readings.labels, weights)
+        for name in ("natural", "adversarial", "noise")
+    }
+    survival = vul.survival(shares["natural"], shares["adversarial"])
+    bits = vul.information_bits(readings.labels, readings.adversarial, weights, generators=generators)
+    lost = vul.vulnerability(survival)
+    loss = lost.sum(axis=1, keepdims=True)
+    sure = np.quantile(loss[1:] if len(loss) > 1 else loss, (1 - confidence) / 2) > 0  # of nothing there are no shares
+    shared = loss if sure else np.zeros_like(loss)
+    curves = {
+        **shares,
+        "survival": survival,
+        "vulnerability": lost,
+        "share": np.divide(lost, shared, out=np.zeros_like(lost), where=shared > 0),
+        "vulnerability_bits": vul.vulnerability(bits),
+        "vulnerability_noise": vul.vulnerability(vul.survival(shares["natural"], shares["noise"])),
+    }
+    found = {name: intervals(curve, confidence) for name, curve in curves.items()}
+    plain = ("natural", "adversarial", "noise", "survival")
+    return [
+        {
+            **{name: found[name][index].value for name in plain},
+            "bits": float(bits[0, index]),
+            **{name: found[name][index] for name in found if name not in plain},
+            "intervals": {name: found[name][index] for name in plain},
+        }
+        for index in range(survival.shape[1])
+    ]
+
+
+def _agreement(readings: Sequence[Readings]) -> dict[str, float]:
+    """How well generators of different seeds agree: the lowest rank correlation of two profiles, and of the top layer.
+
+    Returns:
+        `seeds_spearman` and `seeds_same_top` (1 if all blame the same layer); nothing for a single generator.
+    """
+    if len(readings) < 2:
+        return {}
+    from scipy.stats import spearmanr
+
+    ones = np.ones((1, len(readings[0].labels)), dtype=np.float32)
+    profiles = [_profile(one, ones) for one in readings]
+    pairs = [spearmanr(a, b).statistic for a, b in itertools.combinations(profiles, 2)]
+    # A profile without any variation has no ranks to compare.
+    lowest = min((float(value) for value in pairs if np.isfinite(value)), default=0.0)
+    return {"seeds_spearman": lowest, "seeds_same_top": float(len({int(p.argmax()) for p in profiles}) == 1)}
+
+
+def _profile(readings: Readings, weights: Weights) -> Floats:
+    """The vulnerabilities of the cuts, `[L]`, without intervals."""
+    natural, adversarial = (
+        vul.accuracy(row == readings.labels, weights) for row in (readings.natural, readings.adversarial)
+    )
+    profile: Floats = vul.vulnerability(vul.survival(natural, adversarial))[0, 1:]
+    return profile
+
+
+def _row_flags(rows: Sequence[Mapping[str, Any]], index: int) -> tuple[str, ...]:
+    row, flags = rows[index], []
+    floor = rows[0]["natural"] - READABLE
+    if row["natural"] < floor:
+        flags.append(f"unreliable: natural explanations read right at {row['natural']:.3f} < {floor:.3f}")
+    elif index and rows[index - 1]["natural"] < floor:
+        flags.append("unreliable: the cut before it cannot be read")
+    control = row["vulnerability_noise"]
+    if abs(control.value) > QUIET and (control.low > 0 or control.high < 0):
+        flags.append(f"{NOISE_CONTROL}: random noise alone moves it by {control.value:+.3f}")
+    return tuple(flags)
+
+
+def _flags(
+    rows: Sequence[Mapping[str, Any]], accuracy: Mapping[str, float], controls: Mapping[str, float]
+) -> list[str]:
+    flags = []
+    unread = sum(row["natural"] < rows[0]["natural"] - READABLE for row in rows)
+    if unread:
+        flags.append(
+            f"natural explanations cannot be read at {unread} of {len(rows) - 1} layers: train the generator longer, "
+            "on photographs with a robust recogniser (--recogniser robust)"
+        )
+    if controls["eps0_max_abs_vulnerability"] > 0:
+        flags.append(f"eps = 0 control failed: largest |V| {controls['eps0_max_abs_vulnerability']:.3g}")
+    if accuracy["natural"] < accuracy["judge_natural"] - 2 * READABLE:
+        flags.append(
+            f"weak model: natural accuracy {accuracy['natural']:.3f}, the judge's {accuracy['judge_natural']:.3f}; "
+            "check the weights, the normalisation and the order of the classes"
+        )
+    if accuracy["judge_adversarial"] < accuracy["adversarial"]:
+        flags.append(
+            "weak judge: the attack fools it more than the model "
+            f"({accuracy['judge_adversarial']:.3f} < {accuracy['adversarial']:.3f})"
+        )
+    if accuracy["judge_adversarial"] < FOOLED * accuracy["judge_natural"]:
+        flags.append(
+            f"the perturbation fools the judge in the image itself: it reads {accuracy['judge_adversarial']:.3f} right "
+            f"instead of {accuracy['judge_natural']:.3f}, and the layers split only what is left"
+        )
+    if accuracy["judge_natural"] < accuracy["natural"] - 2 * READABLE:
+        flags.append(
+            f"weak judge: natural accuracy {accuracy['judge_natural']:.3f}, the model's {accuracy['natural']:.3f}"
+        )
+    return flags

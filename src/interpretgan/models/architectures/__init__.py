@@ -1,0 +1,1 @@
+"""The architectures that this package can build."""

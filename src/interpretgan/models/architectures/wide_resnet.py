@@ -1,0 +1,142 @@
+"""Wide residual networks, the usual networks of robust training on CIFAR-10."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from interpretgan.errors import ConfigError
+from interpretgan.models.architectures.pooling import pooling
+from interpretgan.models.architectures.sizes import require_size, scaled
+
+__all__ = ["SMALLEST", "Block", "WideResNet", "depth_and_widening"]
+
+SMALLEST = 4
+"""Smallest height and width: they are halved twice."""
+
+
+def depth_and_widening(name: str) -> tuple[int, int]:
+    """The numbers D and K in `"wrn-D-K"`.
+
+    Raises:
+        ConfigError: Another form, a depth that is not 6 n + 4 with n at least 1, or a K of 0.
+    """
+    match = re.fullmatch(r"wrn-(\d{1,4})-(\d{1,3})", name)
+    depth, widening = (int(match[1]), int(match[2])) if match else (0, 0)
+    if depth < 10 or (depth - 4) % 6 or widening < 1:
+        raise ConfigError(
+            expected="wrn-D-K with a depth D of 10, 16, 22, 28, 34, ... (6 n + 4) and a widening K of at least 1",
+            got=repr(name),
+            do="choose such a depth, wrn-28-10 for example",
+        )
+    return depth, widening
+
+
+class WideResNet(nn.Module):
+    """A convolution, three groups of pre-activation residual blocks, BatchNorm, ReLU, mean, one linear layer.
+
+    Modules run in the order conv1, block1, block2, block3, bn1, relu, mean, fc. The blocks of a group are
+    `block1.layer.0`, `block1.layer.1` and so on, and the output of each is a complete cut. The parameters bear the
+    names of the widely used PyTorch versions, so published weights load. There is no dropout.
+
+    The first blocks of `block2` and `block3` halve the map. With `pool="stride"`, the published form, the first
+    convolution and the shortcut of such a block have stride 2. With another `pool` they have stride 1, and a module
+    `pool` halves their common input, the block's first ReLU: convolution and shortcut read the same pooled map, no
+    layer grows more expensive, and the pooling is a complete cut. Parameters and their names are the same. The
+    last step to one position is a mean for every `pool`.
+
+    Args:
+        depth: Number of layers in the published count, 6 n + 4 for n blocks in each group.
+        widening: The factor K of the channels of the three groups, 16 K, 32 K and 64 K.
+        in_channels: Channels of the images.
+        num_classes: Number of logits.
+        image_size: Height and width, at least 4 each.
+        pool: See `pooling`.
+        width: Multiplies K, so that 0.5 makes a wrn-16-4 of a wrn-16-8; the first convolution keeps 16 channels.
+
+    Raises:
+        ConfigError: The images are too small.
+
+    Source: Zagoruyko and Komodakis 2016, Wide residual networks; the initial weights are those of He et al. 2015,
+    Delving deep into rectifiers.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        widening: int,
+        in_channels: int,
+        num_classes: int,
+        image_size: tuple[int, int],
+        pool: str = "stride",
+        width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        require_size(image_size, SMALLEST, f"wrn-{depth}-{widening}")
+        first, second, third = (scaled(channels * widening, width) for channels in (16, 32, 64))
+        blocks = (depth - 4) // 6
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.block1 = _group(blocks, 16, first, None)
+        self.block2 = _group(blocks, first, second, pool)
+        self.block3 = _group(blocks, second, third, pool)
+        self.bn1 = nn.BatchNorm2d(third)
+        self.relu = nn.ReLU()
+        self.mean = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(third, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[N, K]` of images `[N, C, H, W]`."""
+        z = self.block3(self.block2(self.block1(self.conv1(images))))
+        logits: Tensor = self.fc(self.mean(self.relu(self.bn1(z))).flatten(1))
+        return logits
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, each behind BatchNorm and ReLU, added to the input.
+
+    Where the number of channels or the size changes, the shortcut is a 1x1 convolution of the first ReLU instead of
+    the input.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        pool: How the block halves the map, see `WideResNet`; `None` for a block that keeps its size.
+    """
+
+    convShortcut: nn.Conv2d | None
+
+    def __init__(self, inputs: int, outputs: int, pool: str | None = None) -> None:
+        super().__init__()
+        stride = 2 if pool == "stride" else 1
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.relu1 = nn.ReLU()
+        self.pool = None if pool in (None, "stride") else pooling(pool, inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.convShortcut = None
+        if pool is not None or inputs != outputs:
+            self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """`[N, outputs, H', W']` of `[N, inputs, H, W]`."""
+        active = self.relu1(self.bn1(z))
+        if self.pool is not None:
+            active = self.pool(active)
+        added: Tensor = self.conv2(self.relu2(self.bn2(self.conv1(active))))
+        return added + (z if self.convShortcut is None else self.convShortcut(active))
+
+
+def _group(blocks: int, inputs: int, outputs: int, pool: str | None) -> nn.Sequential:
+    """Blocks under the name `layer`, the first of which changes the channels and the size."""
+    first = Block(inputs, outputs, pool)
+    layer = nn.Sequential(first, *(Block(outputs, outputs) for _ in range(blocks - 1)))
+    return nn.Sequential(OrderedDict(layer=layer))

@@ -1,0 +1,149 @@
+"""Cards: what a pretrained classifier is, what it was trained on and how, and what it reaches.
+
+A card and its weights lie side by side in `zoo/`, as NAME.json and NAME.safetensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from interpretgan.errors import ModelError, WeightsError
+from interpretgan.store.files import read_json, write_json
+
+ZOO = Path(__file__).parent / "zoo"
+"""Folder of the cards and weights."""
+SCHEMA = 1
+PRETRAINED_EXPECTED = tuple(
+    f"{architecture}-{pool}{objective}"
+    for architecture in ("lenet5", "vgg-small")
+    for objective in ("", "-pgd", "-trades")
+    for pool in ("max", "avg")
+)
+"""The classifiers that a release ships."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What there is to know about a pretrained classifier.
+
+    Attributes:
+        name: `architecture-pool`, and `-objective` unless that is the natural one.
+        architecture: A key of `interpretgan.models.MODELS`.
+        pool: Its pooling.
+        width: What its channels are multiplied by.
+        in_channels: Channels of its images.
+        num_classes: Number of its logits.
+        image_size: Height and width of its images.
+        bounds: Lowest and highest value of a pixel.
+        mean: Per channel, subtracted before the network. `None`: nothing is.
+        std: Per channel, divided by after that. `None`: nothing is.
+        classes: Names of the classes.
+        data: `name`, `sha256` and `note` of the training images.
+        objective: `name`, and the settings of the training objective.
+        recipe: Settings of the training.
+        seed: Of the training.
+        training: What the training did: steps, seconds, and which epoch the weights are of.
+        figures: Accuracy on test images as `interpretgan evaluate` measures it: for `natural`, each attack and
+            `worst_case` a mapping of value, low and high (0 to 1, a confidence interval) and examples. Beside them
+            `threat_model`, `attacks`, `data`, `flags` and `provenance`; see `Evaluation`. `None`: not measured yet.
+        precision: What the weights are stored in, `"float32"` or `"float16"`; they are loaded as float32.
+        parameters: Number of its parameters.
+        sha256: Of the weights file.
+        state_sha256: Of parameters and buffers as loaded; see `Classifier.state_sha256`.
+        versions: Of the packages that trained it.
+    """
+
+    name: str
+    architecture: str
+    pool: str
+    width: float
+    in_channels: int
+    num_classes: int
+    image_size: tuple[int, int]
+    bounds: tuple[float, float]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    classes: tuple[str, ...]
+    data: Mapping[str, Any]
+    objective: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    seed: int
+    training: Mapping[str, Any]
+    figures: Mapping[str, Any] | None
+    precision: str
+    parameters: int
+    sha256: str
+    state_sha256: str
+    versions: Mapping[str, str]
+
+    @property
+    def eps(self) -> float | None:
+        """Size of the perturbation that it was trained against; `None` after natural training."""
+        threat_model = self.objective.get("threat_model")
+        return None if threat_model is None else float(threat_model["eps"])
+
+    def figure(self, name: str) -> Mapping[str, Any] | None:
+        """An accuracy with its interval, `None` if it was not measured.
+
+        Args:
+            name: `natural`, an attack or `worst_case`.
+        """
+        found: Mapping[str, Any] | None = (self.figures or {}).get(name)
+        return found
+
+    def save(self) -> None:
+        """Write the card into `ZOO`.
+
+        Raises:
+            RunFolderError: The folder cannot be written.
+        """
+        write_json(ZOO / f"{self.name}.json", {"schema": SCHEMA, **asdict(self)})
+
+
+def proper_name(architecture: str, pool: str, objective: str) -> str:
+    """The name of the classifier of this kind."""
+    return f"{architecture}-{pool}" + ("" if objective == "natural" else f"-{objective}")
+
+
+def weights_file(name: str) -> Path:
+    """Where the weights of a pretrained classifier are."""
+    return ZOO / f"{name}.safetensors"
+
+
+def card_names() -> tuple[str, ...]:
+    """Names of the pretrained classifiers there are: first those that a release ships, in their order."""
+    found = {file.stem for file in ZOO.glob("*.json")}
+    return (*(name for name in PRETRAINED_EXPECTED if name in found), *sorted(found - {*PRETRAINED_EXPECTED}))
+
+
+def read_card(name: str) -> Card:
+    """The card of a pretrained classifier.
+
+    Raises:
+        ModelError: No classifier of that name; the message has the nearest names.
+        WeightsError: The card is damaged.
+    """
+    names = card_names()
+    if name not in names:
+        related = [known for known in names if known.startswith(f"{name}-")] or get_close_matches(name, names, n=3)
+        raise ModelError(
+            expected="the name of a pretrained classifier",
+            got=repr(name),
+            do=f"choose {' or '.join(related)}" if related else "see `interpretgan models` for the list",
+        )
+    file = ZOO / f"{name}.json"
+    content = read_json(file)
+    wanted = {field.name for field in fields(Card)}
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or content.keys() - {"schema"} != wanted:
+        raise WeightsError(expected=f"a card of schema {SCHEMA}", got=str(file), do="install the package again")
+    values = {key: value for key, value in content.items() if key != "schema"}
+    for key in ("image_size", "bounds", "mean", "std", "classes"):
+        values[key] = None if values[key] is None else tuple(values[key])
+    card = Card(**values)
+    if card.name != name or card.name != proper_name(card.architecture, card.pool, card.objective["name"]):
+        raise WeightsError(expected=f"the card of {name}", got=f"that of {card.name}", do="install the package again")
+    return card

@@ -1,0 +1,147 @@
+"""Make a pretrained classifier from the run folder of its training: weights, then a card, then its figures.
+
+    python -m interpretgan.models.pack weights RUN NAME
+    interpretgan evaluate --model NAME --weights pretrained --out DIR ...
+    python -m interpretgan.models.pack figures DIR NAME
+
+Weights are rounded before they are measured, so that the figures are those of what is shipped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from interpretgan.classifier import Classifier
+from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError, WeightsError
+from interpretgan.models import load_weights
+from interpretgan.models.cards import Card, proper_name, read_card, weights_file
+from interpretgan.models.pretrained import build
+from interpretgan.robustness import Evaluation
+from interpretgan.store.files import atomic_write_bytes, file_sha256, read_json
+
+HALF_ABOVE = 2**18
+"""Parameters above which the weights are stored in half precision: a MiB in single precision."""
+FROM_RECORD = (
+    "pool", "width", "in_channels", "num_classes", "image_size", "bounds", "mean", "std", "classes", "data",
+    "objective", "recipe", "seed", "training", "versions",
+)  # fmt: skip
+"""What a card takes over from classifier.json as it is."""
+
+
+def pack(run: Path, name: str) -> Card:
+    """Put the classifier of a run folder among the pretrained ones; it has no figures yet.
+
+    Args:
+        run: With classifier.safetensors and classifier.json, as `interpretgan train` leaves it.
+        name: Its name: architecture, pooling and objective, e.g. `lenet5-avg-trades`.
+
+    Returns:
+        Its card, which is written.
+
+    Raises:
+        ConfigError: Another name than the proper one.
+        RunFolderError: classifier.json is missing or damaged.
+        WeightsError: The weights are missing, damaged or of another architecture.
+    """
+    record = _read(run / "classifier.json", ("model", *FROM_RECORD))
+    proper = proper_name(record["model"], record["pool"], record["objective"]["name"])
+    if name != proper:
+        raise ConfigError(expected=f"the name {proper} for the classifier in {run}", got=name, do=f"call it {proper}")
+    blank: dict[str, Any] = {"figures": None, "precision": "", "parameters": 0, "sha256": "", "state_sha256": ""}
+    card = Card(name=name, architecture=record["model"], **{key: record[key] for key in FROM_RECORD}, **blank)
+    model = build(card)
+    load_weights(model, run / "classifier.safetensors")
+    parameters = sum(p.numel() for p in model.parameters())
+    half = parameters > HALF_ABOVE
+    file = weights_file(name)
+    atomic_write_bytes(file, save(_stored(model, half)))
+    load_weights(model, file)
+    replace(
+        card,
+        precision="float16" if half else "float32",
+        parameters=parameters,
+        sha256=file_sha256(file),
+        state_sha256=Classifier(model).state_sha256(),
+    ).save()
+    return read_card(name)
+
+
+def add_figures(folder: Path, name: str) -> Card:
+    """Put the figures of an evaluation on the card of the classifier that was evaluated.
+
+    Args:
+        folder: With evaluation.json, as `interpretgan evaluate` leaves it.
+        name: Of the pretrained classifier.
+
+    Returns:
+        The card, which is written.
+
+    Raises:
+        ModelError: No pretrained classifier of that name.
+        RunFolderError: The evaluation is missing or damaged.
+        WeightsError: It is of other weights.
+    """
+    card, found = read_card(name), Evaluation.load(folder)
+    state = found.classifier.get("state_sha256")
+    if state != card.state_sha256:
+        raise WeightsError(
+            expected=f"an evaluation of {name}, whose state has the SHA-256 {card.state_sha256[:12]}...",
+            got=f"one of {str(state)[:12]}... in {folder}",
+            do=f"evaluate --model {name} --weights pretrained",
+        )
+    examples = found.data["examples"]
+    accuracy = {kind: {**asdict(interval), "examples": examples} for kind, interval in found.accuracy.items()}
+    rest = {part: getattr(found, part) for part in ("threat_model", "attacks", "data", "flags", "provenance")}
+    replace(card, figures={**accuracy, **rest}).save()
+    return read_card(name)
+
+
+def _stored(model: nn.Module, half: bool) -> dict[str, Tensor]:
+    """The state as it is written: matrices and kernels in half precision, if asked for, and vectors as they are."""
+    state = {}
+    for key, value in model.state_dict().items():
+        rounded = value.half() if half and value.is_floating_point() and value.ndim > 1 else value
+        if not bool(torch.isfinite(rounded).all()):
+            raise WeightsError(expected="weights within half precision", got=f"larger ones in {key}", do="train again")
+        state[key] = rounded.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return state
+
+
+def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A JSON object that has the keys."""
+    content = read_json(file)
+    missing = [key for key in keys if key not in content] if isinstance(content, dict) else list(keys)
+    if missing:
+        raise RunFolderError(expected=f"{', '.join(missing)} in {file}", got="none", do="make the folder again")
+    assert isinstance(content, dict)
+    return content
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`weights RUN NAME` or `figures DIR NAME`; the exit code, 2 for bad input."""
+    steps = {"weights": pack, "figures": add_figures}
+    try:
+        if len(arguments) != 3 or arguments[0] not in steps:
+            raise ConfigError(
+                expected="weights RUN NAME, or figures DIR NAME",
+                got=" ".join(arguments) or "nothing",
+                do="name the step, the folder and the classifier",
+            )
+        card = steps[arguments[0]](Path(arguments[1]), arguments[2])
+    except InterpretGANError as error:
+        print(f"pack: {error}", file=sys.stderr)
+        return 2
+    print(f"{card.name}: {card.parameters:,} parameters in {card.precision}, sha256 {card.sha256}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,413 @@
+"""What a user can choose: typed, in groups as the command line shows them, each checked on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter, Token
+
+from interpretgan.errors import ConfigError
+
+if TYPE_CHECKING:
+    from interpretgan.attacks import ThreatModel
+    from interpretgan.data import ImageSet
+    from interpretgan.gan.train import GANConfig
+    from interpretgan.information import InformationConfig
+    from interpretgan.training import Objective, Recipe
+
+DEMO_GENERATOR_STEPS = 400
+"""Enough for the digits; the demonstration is to end within three minutes."""
+DEMO_INFORMATION_STEPS = 120
+"""Likewise."""
+
+
+def parse_number(_type: object, tokens: tuple[Token, ...]) -> float:
+    """A number or a fraction: `0.2`, `8/255`."""
+    text = tokens[0].value
+    try:
+        return _number(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number or a fraction like 8/255, got '{text}'") from None
+
+
+def _number(text: str) -> float:
+    return float(Fraction(text)) if "/" in text else float(text)
+
+
+def parse_numbers(_type: object, tokens: tuple[Token, ...]) -> tuple[float, ...]:
+    """Numbers with commas between: `0.48,0.45,0.41`."""
+    try:
+        return tuple(_number(part) for part in tokens[0].value.split(","))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected numbers like 0.48,0.45,0.41, got '{tokens[0].value}'") from None
+
+
+Number = Annotated[float, Parameter(converter=parse_number)]
+Numbers = Annotated[tuple[float, ...] | None, Parameter(converter=parse_numbers, n_tokens=1, negative="")]
+
+
+@Parameter(name="*", group="Data")
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images."""
+
+    data: str = "digits"
+    """digits (embedded), mnist, cifar10, or the path of a folder of images, one subfolder a class."""
+    data_dir: Annotated[Path | None, Parameter(env_var="INTERPRETGAN_DATA")] = None
+    """Where mnist/ and cifar10/ lie as parquet. Without it they come from the public hub (extra 'hub')."""
+    image_size: int | None = None
+    """Pixels a side that the images are brought to [default: as they are]."""
+
+
+@Parameter(name="*", group="Classifier")
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which classifier."""
+
+    model: str = "lenet5"
+    """An architecture or a pretrained classifier that `interpretgan models` lists, or your own as
+    package.module:factory, a function that returns the module."""
+    pool: Literal["max", "avg", "stride", "blur"] | None = None
+    """Pooling of an architecture [default: the one that it was published with]."""
+    width: Number | None = None
+    """Multiplies the channels of an architecture [default: 1]."""
+    weights: Literal["pretrained"] | Path | None = None
+    """Its weights: a file, .safetensors or a state dict in .pt, or the word pretrained, for those that come with the
+    model [default: it is trained]."""
+    pretrained: Annotated[bool, Parameter(negative="")] = False
+    """The same as --weights pretrained, for a model of your own."""
+    mean: Numbers = None
+    """Mean per channel that the model wants subtracted, for pixels in [0, 1]: a,b,c."""
+    std: Numbers = None
+    """Deviation per channel that the model wants divided by: a,b,c."""
+    epochs: int | None = None
+    """Passes over the training images, where the classifier is trained [default: by the size of the data]."""
+
+    @property
+    def own(self) -> bool:
+        """Whether the model comes from a factory of the user's."""
+        return ":" in self.model
+
+    @property
+    def given(self) -> bool:
+        """Whether there are weights, so that nothing is trained."""
+        return self.pretrained or self.weights is not None
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the weights are those inside this package."""
+        return self.weights == "pretrained" and not self.own
+
+    @property
+    def as_returned(self) -> bool:
+        """Whether the weights are those that the user's factory returns."""
+        return self.own and self.given and self.file is None
+
+    @property
+    def file(self) -> Path | None:
+        """The file of weights, if they are in one of the user's."""
+        return self.weights if isinstance(self.weights, Path) else None
+
+
+@Parameter(name="*", group="Training")
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How the classifier is trained."""
+
+    objective: Literal["natural", "fast", "pgd", "trades"] = "natural"
+    """What for: accuracy on natural images, or robustness: fast (one gradient step), pgd, trades."""
+    eps: Number | None = None
+    """Largest perturbation to be robust against, for pixels in [0, 1]; fractions like 8/255 are fine."""
+    norm: Literal["linf", "l2"] = "linf"
+    """How the size of a perturbation is measured."""
+    inner_steps: int | None = None
+    """Steps of the attack inside the training [default: 7 for pgd, 10 for trades]."""
+    step_size: Number | None = None
+    """Length of such a step [default: by eps and the number of steps]."""
+    beta: Number | None = None
+    """How much trades values robustness over natural accuracy [default: 6]."""
+    batch_size: int | None = None
+    """Images per step [default: by the size of the data]."""
+    lr: Number | None = None
+    """Highest learning rate [default: by the data and the objective, as for all settings below]."""
+    weight_decay: Number | None = None
+    """Decay of the weights."""
+    optimizer: Literal["adamw", "sgd"] | None = None
+    """What takes the steps; sgd has momentum 0.9."""
+    schedule: Literal["one-cycle", "step"] | None = None
+    """How the learning rate changes: up and down once, or down in steps."""
+    augmentation: Literal["none", "shift", "shift-flip"] | None = None
+    """Random changes of the training images: shifts, and mirror images."""
+    averaging: Number | None = None
+    """Decay of the running mean of the weights that is kept in their place, e.g. 0.995; 0 keeps the weights."""
+    validation: int | None = None
+    """Training images held out to choose the best epoch on; 0 keeps the last."""
+
+    def build(self) -> Objective:
+        """The checked objective.
+
+        Raises:
+            ConfigError, ThreatModelError: A parameter missing, too many or out of range.
+        """
+        from interpretgan.training import build_objective
+
+        return build_objective(
+            self.objective,
+            eps=self.eps,
+            norm=self.norm,
+            steps=self.inner_steps,
+            step_size=self.step_size,
+            beta=self.beta,
+        )
+
+    def recipe(self, data: ImageSet, epochs: int | None = None) -> Recipe:
+        """The recipe that suits the data and the objective, with what was chosen in place of its defaults.
+
+        Args:
+            data: The training images.
+            epochs: Passes over them. `None`: the recipe's.
+
+        Raises:
+            ConfigError: A setting out of range.
+        """
+        from interpretgan.training import default_recipe
+
+        recipe = default_recipe(data, self.objective)
+        chosen = {field.name: getattr(self, field.name, None) for field in fields(recipe)} | {"epochs": epochs}
+        recipe = replace(recipe, **{name: value for name, value in chosen.items() if value is not None})
+        if recipe.validation >= len(data):
+            raise ConfigError(
+                expected=f"at most {len(data) - 1} of the {len(data)} training images held out",
+                got=str(recipe.validation),
+                do="hold out fewer with --validation",
+            )
+        return recipe
+
+
+@Parameter(name="*", group="Attack")
+@dataclass(frozen=True)
+class AttackOptions:
+    """The threat model."""
+
+    attack: Literal["fgsm", "pgd"] = "pgd"
+    """How the adversary searches."""
+    norm: Literal["linf", "l2"] = "linf"
+    """How the size of a perturbation is measured."""
+    eps: Number = 0.2
+    """Largest perturbation, for pixels in [0, 1]; fractions like 8/255 are fine."""
+    steps: int = 20
+    """Steps of PGD."""
+    restarts: int = 1
+    """Random starts, of which the worst case per example counts."""
+    step_size: Number | None = None
+    """Length of a step [default: eps/4 with ten steps or more]."""
+
+    def threat_model(self) -> ThreatModel:
+        """The checked threat model.
+
+        Raises:
+            ThreatModelError: A setting out of range.
+        """
+        from interpretgan.attacks import ThreatModel
+
+        steps = 1 if self.attack == "fgsm" else self.steps
+        return ThreatModel(self.norm, self.eps, self.attack, steps, self.restarts, self.step_size)
+
+
+@Parameter(name="*", group="Judge")
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Who reads the explanations."""
+
+    judge: str = "judge"
+    """Its architecture: another one than the classifier's."""
+    judge_weights: Path | None = None
+    """Its weights [default: it is trained against the threat model]."""
+    judge_epochs: int | None = None
+    """Passes over the training images, where it is trained [default: by the size of the data]."""
+
+
+@Parameter(name="*", group="InterpretGAN")
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """How the generator is trained."""
+
+    cuts: str | None = None
+    """Layers to explain, a,b,c, as `interpretgan layers` names them [default: all]."""
+    generator_steps: int = 1000
+    """Training steps."""
+    generator_seeds: int = 1
+    """Generators to train; with several, the intervals cover their training."""
+    images_per_cut: int = 16
+    """Images per layer and step."""
+    recogniser: str | None = None
+    """Who reads explanations in that training: a robust one of `interpretgan models`, or robust, which trains one
+    [default: the classifier itself]. Photographs need it."""
+    information: float = 1.0
+    """Weight of the mutual information term."""
+    latent: float | None = None
+    """Weight of latent consistency; 0 is the plain method [default: 10, with a recogniser 2]."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the training; auto takes bf16 where the processor is fast at it."""
+
+    def gan(self) -> GANConfig:
+        """The checked settings of the training.
+
+        Raises:
+            ConfigError: A setting out of range.
+        """
+        from interpretgan.gan.train import GANConfig
+
+        if self.generator_seeds < 1:
+            raise ConfigError(
+                expected="generator_seeds >= 1",
+                got=str(self.generator_seeds),
+                do="train one generator at least",
+            )
+        # what a robust recogniser reads is hardly an artefact of its own: less must hold it back
+        latent, noise = (10.0, 0.2) if self.recogniser is None else (2.0, 0.05)
+        return GANConfig(
+            steps=self.generator_steps,
+            images_per_cut=self.images_per_cut,
+            information=self.information,
+            latent=latent if self.latent is None else self.latent,
+            recogniser_noise=noise,
+            precision=self.precision,
+        )
+
+    def names(self) -> list[str] | None:
+        """The chosen cuts, or `None` for all.
+
+        Raises:
+            ConfigError: No name at all.
+        """
+        if self.cuts is None:
+            return None
+        names = [name.strip() for name in self.cuts.split(",") if name.strip()]
+        if not names:
+            raise ConfigError(expected="names of layers a,b,c", got=f"'{self.cuts}'", do="leave --cuts out for all")
+        return names
+
+
+@Parameter(name="*", group="Information")
+@dataclass(frozen=True)
+class InformationOptions:
+    """How the information at each layer is measured."""
+
+    information_steps: int = 400
+    """Training steps of the decoders and probes that measure how much each layer forgets; 0 leaves that out."""
+
+    def config(self, precision: str) -> InformationConfig | None:
+        """The checked settings of the training; `None` where information is left out.
+
+        Args:
+            precision: Of the arithmetic, as the generator's.
+
+        Raises:
+            ConfigError: A setting out of range.
+        """
+        from interpretgan.information import InformationConfig
+
+        if self.information_steps < 0:
+            raise ConfigError(
+                expected="information-steps >= 0", got=str(self.information_steps), do="0 leaves information out"
+            )
+        return InformationConfig(steps=self.information_steps, precision=precision) if self.information_steps else None
+
+
+@Parameter(name="*", group="Diagnosis")
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How much is read."""
+
+    examples: int = 2000
+    """Test images that are attacked and read, from the first."""
+    bootstrap: int = 2000
+    """Bootstrap replicates behind each interval."""
+    confidence: float = 0.95
+    """Level of the intervals."""
+
+    def __post_init__(self) -> None:
+        if self.examples < 1:
+            raise ConfigError(expected="examples >= 1", got=str(self.examples), do="read some images")
+        if self.bootstrap < 1 or not 0 < self.confidence < 1:
+            raise ConfigError(
+                expected="bootstrap >= 1 and 0 < confidence < 1",
+                got=f"bootstrap={self.bootstrap}, confidence={self.confidence}",
+                do="try 2000 and 0.95",
+            )
+
+
+@Parameter(name="*", group="Evaluation")
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Which attacks, how large, on how many images."""
+
+    attacks: str = "fgsm,pgd,autoattack"
+    """Attacks with commas between, of fgsm, pgd, cw, deepfool and autoattack."""
+    norm: Literal["linf", "l2"] = "linf"
+    """How the size of a perturbation is measured."""
+    eps: Number = 0.2
+    """Largest perturbation, for pixels in [0, 1]; fractions like 8/255 are fine."""
+    steps: int = 40
+    """Steps of PGD, and of CW in linf."""
+    restarts: int = 5
+    """Their random starts, of which the worst case per example counts."""
+    step_size: Number | None = None
+    """Length of a step [default: eps/4 with ten steps or more]."""
+    examples: int = 1000
+    """Test images that are attacked, from the first."""
+    curve_examples: int = 500
+    """How many of these the curves over eps and over steps are drawn from."""
+    confidence: float = 0.95
+    """Level of the intervals."""
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "curve_examples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(expected=f"{name} >= 1", got=str(getattr(self, name)), do="attack some images")
+        if not 0 < self.confidence < 1:
+            raise ConfigError(expected="0 < confidence < 1", got=f"{self.confidence}", do="try 0.95")
+
+    def threat_model(self) -> ThreatModel:
+        """The checked threat model.
+
+        Raises:
+            ThreatModelError: A setting out of range.
+        """
+        from interpretgan.attacks import ThreatModel
+
+        return ThreatModel(self.norm, self.eps, "pgd", self.steps, self.restarts, self.step_size)
+
+    def names(self) -> tuple[str, ...]:
+        """The checked names of the attacks.
+
+        Raises:
+            ConfigError: One that does not exist, or none.
+        """
+        from interpretgan.attacks.methods import check_names
+
+        return check_names([name.strip() for name in self.attacks.split(",") if name.strip()])
+
+
+@Parameter(name="*", group="Run")
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how the run happens."""
+
+    out: Path | None = None
+    """Folder of the run; what it has, made with the same settings, is not made again [default: runs/COMMAND
+    of commands that make one]."""
+    seed: int = 0
+    """Of everything random. The same seed gives the same run on the same machine."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, or cuda[:k]."""
+    devices: int = 1
+    """How many devices share the training of the generator: --device and the GPUs after it (extra 'fabric')."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(expected="0 <= seed < 2^31", got=str(self.seed), do="choose another seed")

@@ -1,0 +1,59 @@
+"""Where a result comes from: versions, machine, seed."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "foolbox", "pyautoattack")
+"""Packages whose version can change a number, and so goes into every provenance."""
+
+
+def provenance(seed: int, *, device: str = "cpu") -> dict[str, Any]:
+    """Where a result comes from: enough to repeat it, and to see why a repeat differs.
+
+    Args:
+        seed: The seed of the run.
+        device: The torch device that it ran on.
+
+    Returns:
+        `version` of this package, `seed`, `versions` of Python and of each package that numbers depend on,
+        `device`, `processor`, `threads` of torch, and `created` (UTC, ISO 8601).
+    """
+    import torch
+
+    on_gpu = torch.device(device).type == "cuda"
+    return {
+        "version": package_version("interpretgan"),
+        "seed": seed,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package_version(name) for name in RECORDED_PACKAGES},
+        },
+        "device": str(device),
+        "processor": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "threads": torch.get_num_threads(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def package_version(package: str) -> str | None:
+    """Version of an installed package, or `None`."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """The processor's model name; `platform.processor()` is empty on most Linux systems."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

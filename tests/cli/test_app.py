@@ -1,0 +1,455 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from interpretgan.classifier import Classifier
+from interpretgan.cli.app import run_command
+from interpretgan.data import load_data
+from interpretgan.diagnosis.result import Diagnosis
+from interpretgan.models import MODELS, build_model, load_weights
+from interpretgan.training import TrainingResult, evaluate_accuracy
+
+SMALL = shlex.split(
+    "--epochs 4 --steps 3 --judge-epochs 3 --generator-steps 25 --images-per-cut 4 --bootstrap 50 --examples 60 "
+    "--device cpu --information-steps 8"
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole diagnosis of the digits, small in everything."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert run_command(["diagnose", *SMALL, "--out", str(folder)]) == 0
+    return folder
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that bad input is answered with."""
+    assert run_command(arguments) == 2
+    out, err = capsys.readouterr()
+    said = err.strip().split("\n")
+    assert out == ""
+    assert said[-1].startswith("interpretgan: ")
+    return said[-1]
+
+
+# --- the main job
+
+
+def test_a_run_folder_holds_all_that_the_answer_rests_on(run: Path) -> None:
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {
+        "config.json", "classifier.safetensors", "judge.safetensors", "judge.json", "generator-0.safetensors",
+        "metrics-classifier.jsonl", "metrics-judge.jsonl", "metrics-generator-0.jsonl", "readings.npz",
+        "information.safetensors", "information.npz", "metrics-information.jsonl",
+        "diagnosis.json", "explanations.npz", "report.html", "figures/vulnerability.svg", "figures/explanations.png",
+    } <= names  # fmt: skip
+    assert not [name for name in names if "checkpoint" in name or name.endswith(".tmp")]
+    config = json.loads((run / "config.json").read_text())
+    step = 2.5 * 0.2 / 3
+    assert config["attack"] == {
+        "norm": "linf", "eps": 0.2, "attack": "pgd", "steps": 3, "restarts": 1, "step_size": step
+    }  # fmt: skip
+    diagnosis = Diagnosis.load(run)
+    layers = [layer.name for layer in diagnosis.layers]
+    assert layers == [
+        "image",
+        "conv1",
+        "relu1",
+        "pool1",
+        "conv2",
+        "relu2",
+        "pool2",
+        "fc1",
+        "relu3",
+        "fc2",
+        "relu4",
+        "fc3",
+    ]
+    assert abs(sum(layer.vulnerability.value for layer in diagnosis.layers) - diagnosis.loss) < 1e-9
+    assert diagnosis.controls["eps0_max_abs_vulnerability"] == 0.0
+    assert diagnosis.data["name"] == "digits"
+    assert len(diagnosis.data["classes"]) == 10
+    steps = [json.loads(line)["step"] for line in (run / "metrics-generator-0.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 26))
+    with np.load(run / "readings.npz", allow_pickle=False) as readings:
+        assert readings["adversarial"].shape == (12, 60)
+    assert config["information"]["steps"] == 8
+    assert all(layer.information_loss and layer.class_information for layer in diagnosis.layers)
+    with np.load(run / "information.npz", allow_pickle=False) as information:
+        assert information["cuts"].tolist() == layers
+        assert information["errors"].shape == information["bits"].shape == (12, 60)
+
+
+def test_running_again_makes_nothing_again_and_gives_the_same_answer(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "diagnosis.json").read_bytes()
+    assert run_command(["diagnose", *SMALL, "--out", str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert "training" not in err
+    assert out.rstrip().endswith(f"report: {run / 'report.html'}")
+    assert "survival" in out
+    assert (run / "diagnosis.json").read_bytes() == before
+
+
+def test_what_is_missing_is_made_again_to_the_same_result(run: Path) -> None:
+    before = Diagnosis.load(run)
+    for name in ("generator-0.safetensors", "information.safetensors", "diagnosis.json", "explanations.npz"):
+        (run / name).unlink()
+    assert run_command(["diagnose", *SMALL, "--out", str(run)]) == 0
+    assert Diagnosis.load(run).layers == before.layers
+
+
+def test_report_needs_the_folder_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "report.html").unlink()
+    assert run_command(["report", str(run)]) == 0
+    assert "contribut" in capsys.readouterr().out
+    assert "<html" in (run / "report.html").read_text()
+
+
+def test_report_with_out_is_written_there_and_leaves_the_run_alone(run: Path, tmp_path: Path) -> None:
+    (run / "report.html").unlink(missing_ok=True)
+    assert run_command(["report", str(run), "--out", str(tmp_path / "copy")]) == 0
+    assert "<html" in (tmp_path / "copy" / "report.html").read_text()
+    assert not (run / "report.html").exists()
+
+
+def test_explain_says_where_each_image_turns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [
+        part for part in SMALL if part not in ("--bootstrap", "50", "--examples", "60", "--information-steps", "8")
+    ]
+    assert run_command(["explain", *settings, "--out", str(run), "--index", "3,1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["image 3", "image 1", "pictures"]
+    assert (run / "figures" / "explained.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_commands_share_a_folder_as_long_as_they_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "run"), "--epochs", "2", "--device", "cpu"]
+    assert run_command(["train", *out]) == 0
+    weights = (tmp_path / "run" / "classifier.safetensors").read_bytes()
+    assert run_command(["attack", *out, "--steps", "2", "--examples", "20", "--eps", "8/255"]) == 0
+    assert "random noise of the same size" in capsys.readouterr().out
+    adversarial = np.load(tmp_path / "run" / "adversarial.npy", allow_pickle=False)
+    assert adversarial.dtype == np.float32
+    assert adversarial.shape == (20, 1, 28, 28)
+    assert json.loads((tmp_path / "run" / "attack.json").read_text())["threat_model"]["eps"] == pytest.approx(8 / 255)
+    line = refused(["attack", *out, "--steps", "3", "--examples", "20", "--eps", "8/255"], capsys)
+    assert "attack.steps (2 there, 3 here)" in line
+    assert "--weights" not in line
+    assert (tmp_path / "run" / "classifier.safetensors").read_bytes() == weights
+
+
+def test_a_classifier_in_a_run_folder_can_be_taken_to_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, weights = tmp_path / "robust", tmp_path / "robust" / "classifier.safetensors"
+    robust = shlex.split("--objective fast --eps 0.1 --epochs 1 --device cpu")
+    assert run_command(["train", *robust, "--out", str(run)]) == 0
+    assert capsys.readouterr().out == f"weights: {weights}\n"
+    attack = shlex.split("attack --steps 2 --examples 20 --device cpu")
+    line = refused([*attack, "--out", str(run)], capsys)
+    assert 'model.training.objective.name ("fast" there, "natural" here)' in line
+    assert line.endswith(f"take its classifier to a new folder with --weights {weights}")
+    assert run_command([*attack, "--weights", str(weights), "--out", str(tmp_path / "attacked")]) == 0
+    capsys.readouterr()
+    line = refused([*attack, "--pool", "avg", "--out", str(run)], capsys)
+    assert "model.pool" in line
+    assert "--weights" not in line  # they would load into another network
+
+
+def test_a_robust_training_says_how_it_was_done(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = shlex.split(
+        "--pool avg --width 0.5 --objective trades --eps 8/255 --beta 2 --inner-steps 1 --averaging 0.9 "
+        "--validation 64 --epochs 2 --device cpu"
+    )
+    assert run_command(["train", *options, "--out", str(out)]) == 0
+    record = json.loads((out / "classifier.json").read_text())
+    assert (record["model"], record["pool"], record["width"], record["image_size"]) == ("lenet5", "avg", 0.5, [28, 28])
+    assert record["objective"]["name"] == "trades"
+    assert record["objective"]["beta"] == 2
+    assert record["objective"]["threat_model"]["eps"] == pytest.approx(8 / 255)
+    assert record["objective"]["threat_model"]["steps"] == 1
+    assert {key: record["recipe"][key] for key in ("epochs", "averaging", "validation")} == {
+        "epochs": 2, "averaging": 0.9, "validation": 64
+    }  # fmt: skip
+    assert [epoch["epoch"] for epoch in record["history"]] == [1, 2]
+    best = record["training"]["best"]["epoch"]
+    assert (out / "classifier-last.safetensors").exists() == (best == 1)
+    assert record["training"]["checkpoint"] == ("best" if best == 1 else "last")
+    config = json.loads((out / "config.json").read_text())["model"]["training"]
+    assert config == {"objective": record["objective"], **record["recipe"]}
+    model = build_model("lenet5", in_channels=1, num_classes=10, image_size=(28, 28), pool="avg", width=0.5)
+    load_weights(model, out / "classifier.safetensors")
+    assert evaluate_accuracy(Classifier(model), load_data("digits", "test")) == record["accuracy"]
+
+
+def test_best_and_last_weights_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(classifier: Classifier, *_: object, **__: object) -> TrainingResult:
+        last = {key: torch.zeros_like(value) for key, value in classifier.model.state_dict().items()}
+        return TrainingResult(steps=1, loss=1.0, seconds=1.0, images_per_second=1.0, best={"epoch": 1}, last=last)
+
+    monkeypatch.setattr("interpretgan.pipeline.subject.train_classifier", train)
+    assert run_command(["train", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    best, last = (load_file(tmp_path / f"classifier{name}.safetensors") for name in ("", "-last"))
+    assert best["fc3.weight"].abs().sum() > 0
+    assert last["fc3.weight"].abs().sum() == 0
+    assert json.loads((tmp_path / "classifier.json").read_text())["training"]["checkpoint"] == "best"
+
+
+def test_weights_of_a_factory_are_asked_for_in_two_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    arguments = ["attack", "--model", "examples.residual_digits:make_net", "--dry-run"]
+    for more in (["--pretrained"], ["--weights", "pretrained"]):
+        assert run_command([*arguments, *more]) == 0
+    first, second = capsys.readouterr().out.split("\n}\n{\n")
+    assert first.lstrip("{\n") == second.removesuffix("\n}\n")
+    assert '"pretrained": true' in first
+    assert "state_sha256" in first
+
+
+def test_models_lists_every_architecture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if line} > set(MODELS)
+    (row,) = [line for line in lines if line.startswith("lenet5 ")]
+    assert "61,706" in row
+    assert "max, avg" in row
+    assert "LeCun" in row
+
+
+def test_fit_explains_the_chosen_layers_of_given_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    torch.manual_seed(0)
+    model = build_model("lenet5", in_channels=1, num_classes=10, image_size=(28, 28), pool="avg")
+    save_file(model.state_dict(), weights)
+    arguments = ["fit", "--pool", "avg", "--weights", str(weights), "--cuts", "fc1,pool1", "--device", "cpu"]
+    out = tmp_path / "run"
+    assert run_command([*arguments, "--generator-steps", "2", "--images-per-cut", "2", "--out", str(out)]) == 0
+    assert (out / "generator-0.safetensors").exists()
+    assert not (out / "classifier.safetensors").exists()
+
+
+def test_two_devices_share_the_generator_and_one_may_go_on(tmp_path: Path) -> None:
+    arguments = shlex.split("fit --cuts fc1,pool1 --epochs 1 --generator-steps 2 --images-per-cut 2 --device cpu")
+    out = tmp_path / "run"
+    assert run_command([*arguments, "--devices", "2", "--out", str(out)]) == 0
+    assert json.loads((out / "config.json").read_text())["devices"] == 2
+    before = (out / "generator-0.safetensors").read_bytes()
+    assert run_command([*arguments, "--out", str(out)]) == 0
+    assert json.loads((out / "config.json").read_text())["devices"] == 1
+    assert (out / "generator-0.safetensors").read_bytes() == before
+
+
+def test_a_robust_recogniser_is_trained_once_and_is_part_of_the_record(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "explain",
+        *SMALL[: SMALL.index("--bootstrap")],
+        "--recogniser",
+        "robust",
+        "--cuts",
+        "fc1",
+        "--device",
+        "cpu",
+    ]
+    assert run_command([*arguments, "--out", str(out)]) == 0
+    found = json.loads((out / "config.json").read_text())["generator"]
+    assert (found["recogniser"], found["latent"], found["recogniser_noise"]) == ("robust", 2.0, 0.05)
+    recogniser, judge = load_file(out / "recogniser.safetensors"), load_file(out / "judge.safetensors")
+    assert recogniser.keys() == judge.keys()
+    assert any(not torch.equal(recogniser[name], judge[name]) for name in judge)  # the judge is not asked beforehand
+    before = {name: (out / f"{name}.safetensors").read_bytes() for name in ("recogniser", "generator-0")}
+    (out / "generator-0.safetensors").unlink()
+    assert run_command([*arguments, "--out", str(out)]) == 0
+    assert {name: (out / f"{name}.safetensors").read_bytes() for name in before} == before
+
+
+def test_layers_lists_cuts_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    try:
+        assert run_command(["layers", "--model", "tests.networks:Residual", "--out", str(tmp_path)]) == 0
+    finally:
+        sys.path.pop(0)
+    out = capsys.readouterr().out
+    assert "blocks.0" in out
+    assert "information flows around it" in out
+    record = json.loads((tmp_path / "layers.json").read_text())
+    assert record["cuts"][-1]["name"] == "fc"
+
+
+def test_the_example_of_an_own_model_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert run_command(["layers", "--model", "examples.residual_digits:make_net"]) == 0
+    assert "5 layers to diagnose, 6 calls that are no cut" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "attack", "fit", "explain", "diagnose"])
+def test_a_dry_run_prints_the_settings_and_writes_nothing(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command([command, "--dry-run", "--seed", "7", "--out", str(tmp_path / "run")]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 7
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["demo", "layers", "train", "attack", "fit", "explain", "diagnose", "report"])
+def test_every_command_has_help_and_the_common_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    for option in ("--seed", "--device", "--out"):
+        assert option in text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from interpretgan.cli.app import run_command; run_command(['--help']); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "pandas", "matplotlib", "sklearn", "foolbox", "pyarrow"} & set(modules)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["diagnose", "--eps", "0"], "expected a finite eps > 0, got 0.0"),
+        (["diagnose", "--eps", "8/0"], "fraction like 8/255"),
+        (["diagnose", "--epz", "1"], "Did you mean --eps?"),
+        (["diagnoze"], 'Unknown command "diagnoze"'),
+        (["diagnose", "--norm", "l7"], "linf"),
+        (["diagnose", "--data", "mnits"], "mnist"),
+        (["diagnose", "--model", "lenet"], "lenet5"),
+        (["diagnose", "--model", "nowhere:make"], "nowhere"),
+        (["diagnose", "--model", "tests.networks:probabilities", "--pretrained"], "remove the final softmax"),
+        (["layers", "--model", "tests.networks:probabilities"], "got probabilities"),
+        (["layers", "--model", "tests.networks:pair"], "got a tuple"),
+        (["layers", "--model", "tests.networks:one_number"], "expected logits of shape [4, K]"),
+        (["diagnose", "--model", "tests.networks:detached", "--pretrained"], "remove no_grad, detach or numpy"),
+        (["diagnose", "--image-size", "20", "--model", "tests.networks:Tiny"], "check the number of channels"),
+        (["diagnose", "--model", "examples.residual_digits:make_net", "--cuts", "block1.conv1"], "use 'block1'"),
+        (["diagnose", "--cuts", ","], "names of layers a,b,c"),
+        (["diagnose", "--seed", "-1"], "0 <= seed < 2^31"),
+        (["diagnose", "--weights", "missing.safetensors"], "missing.safetensors"),
+        (["diagnose", "--examples", "0"], "examples >= 1"),
+        (["diagnose", "--generator-steps", "0"], "steps >= 1"),
+        (["diagnose", "--information-steps", "-1"], "0 leaves information out"),
+        (["diagnose", "--device", "cuda:99"], "--device cpu or auto"),
+        (["diagnose", "--devices", "0"], "devices >= 1"),
+        (["fit", "--devices", "3"], "images_per_cut that 3 devices can share equally, got 16; try 18"),
+        (["train", "--devices", "2"], "--devices with a command that trains a generator, got 2"),
+        (["diagnose", "--judge", "lenet5"], "another architecture"),
+        (["diagnose", "--pretrained"], "a factory of your own"),
+        (["diagnose", "--std", "0"], "std > 0"),
+        (["diagnose", "--mean", "0.1;0.2"], "numbers like 0.48,0.45,0.41"),
+        (["fit", "--cuts", "fc9", "--epochs", "1"], "did you mean 'fc"),
+        (
+            ["fit", "--recogniser", "vgg-small-max-pgd", "--epochs", "1"],
+            "a recogniser of the classes of digits",
+        ),
+        (["fit", "--recogniser", "lenet5-max", "--epochs", "1"], "a recogniser that is robust"),
+        (["fit", "--recogniser", "robust", "--epochs", "1"], "a threat model to train a robust recogniser against"),
+        (["diagnose", "--recogniser", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
+        (["explain", "--index", "a"], "whole numbers"),
+        (["report", "nowhere"], "run `interpretgan diagnose` first"),
+        (["report"], "interpretgan report runs/mnist"),
+        (["diagnose", "--weights", "pretrained"], "the name of a pretrained classifier"),
+        (["diagnose", "--width", "0"], "width above 0"),
+        (["diagnose", "--pool", "min"], "stride"),
+        (["train", "--epochs", "0"], "epochs >= 1"),
+        (["train", "--objective", "trades"], "an eps for the objective trades"),
+        (["train", "--objective", "pgd", "--eps", "8"], "in the units of the pixels"),
+        (["train", "--objective", "pgd", "--eps", "8/255", "--beta", "6"], "got beta"),
+        (["train", "--eps", "8/255"], "no parameter for natural"),
+        (["train", "--objective", "madry"], "trades"),
+        (["train", "--lr", "0"], "lr > 0"),
+        (["train", "--averaging", "1"], "averaging"),
+        (["train", "--validation", "1347"], "at most 1346 of the 1347 training images held out"),
+        (["train", "--weights", "x.pt"], "a model to train"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_answered_in_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    assert message in refused(arguments, capsys)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_truncated_data_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        file = tmp_path / "data" / "mnist" / f"{split}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"PAR1 and then nothing")
+    assert "train-00000-of-00001.parquet" in refused(["diagnose", "--data", "mnist", "--data-dir", "data"], capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_layers_and_a_diagnosis_share_a_folder(tmp_path: Path) -> None:
+    assert run_command(["layers", "--out", str(tmp_path)]) == 0
+    assert run_command(["train", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]) == 0
+
+
+def test_a_truncated_weights_file_is_refused_and_nothing_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "half.safetensors").write_bytes(b"\x40\x00\x00")
+    out = tmp_path / "run"
+    line = refused(["diagnose", "--weights", str(tmp_path / "half.safetensors"), "--out", str(out)], capsys)
+    assert "half.safetensors" in line
+    assert not out.exists()
+
+
+def test_a_model_of_too_few_classes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    try:
+        arguments = ["attack", "--model", "tests.networks:Residual", "--pretrained", "--out", str(tmp_path / "run")]
+        assert "10 classes" in refused(arguments, capsys)
+    finally:
+        sys.path.pop(0)
+
+
+def test_ctrl_c_ends_with_130_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = shlex.split("--epochs 1 --generator-steps 40 --images-per-cut 2 --cuts pool1,fc1 --device cpu")
+    command = [sys.executable, "-m", "interpretgan", "fit", *small, "--out", str(out)]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as process:
+        metrics = out / "metrics-generator-0.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.rstrip().endswith("interpretgan: interrupted; run the same command again to go on from there")
+    assert not (out / "generator-0.safetensors").exists()
+    assert run_command(["fit", *small, "--out", str(out)]) == 0
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, 41))

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from interpretgan.classifier import Classifier
+from interpretgan.data import TensorImages, load_data
+from interpretgan.errors import ConfigError, RunFolderError, TrainingError
+from interpretgan.gan.generator import Generator
+from interpretgan.gan.train import GANConfig, train_generator
+from interpretgan.layers import examine
+from tests.networks import Tiny
+
+CONFIG = GANConfig(steps=6, images_per_cut=3, width=16, blocks=1, noise=4, precision="fp32")
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(Tiny().train(), mean=(0.2,), std=(0.3,))
+
+
+def train(classifier: Classifier, config: GANConfig = CONFIG, **more: object) -> Generator:
+    digits = load_data("digits", "train")
+    cuts = examine(classifier, digits.batch([0, 1, 2])[0]).distinct
+    return train_generator(classifier, cuts, digits, config, seed=1, **more)  # type: ignore[arg-type]  # passed on
+
+
+def same(one: Generator, other: Generator) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_resumed_training_ends_where_an_unbroken_one_does(classifier: Classifier, tmp_path: Path) -> None:
+    unbroken = train(classifier)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(step: int, _losses: dict[str, float]) -> None:
+        if step == 4:
+            raise Killed
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(Killed):
+        train(classifier, checkpoint=checkpoint, checkpoint_seconds=0.0, on_step=kill)
+    assert checkpoint.exists()
+    steps: list[int] = []
+    resumed = train(classifier, checkpoint=checkpoint, on_step=lambda step, _: steps.append(step))
+    assert steps == [4, 5, 6]  # the fourth had not been saved
+    assert same(resumed, unbroken)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(classifier: Classifier, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(b"half a file")
+    with pytest.raises(RunFolderError, match=r"checkpoint\.pt, which cannot be read; delete it to start over"):
+        train(classifier, checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == b"half a file"
+
+
+def test_a_checkpoint_of_another_classifier_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    train(classifier, checkpoint=checkpoint, checkpoint_seconds=0.0)
+    kept, other = checkpoint.read_bytes(), copy.deepcopy(classifier)
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1e-3)
+    with pytest.raises(RunFolderError, match="a checkpoint of the same work"):
+        train(other, checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == kept
+
+
+def test_a_checkpoint_on_other_tensors_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+    images = torch.rand(8, 1, 28, 28)
+    cuts = examine(classifier, images[:3]).distinct
+    checkpoint = tmp_path / "checkpoint.pt"
+
+    def fit(source: Tensor) -> None:
+        train_generator(
+            classifier, cuts, TensorImages(source), CONFIG, seed=1, checkpoint=checkpoint, checkpoint_seconds=0.0
+        )
+
+    fit(images)
+    with pytest.raises(RunFolderError, match="of another model, data set, setting or version"):
+        fit(1 - images)
+
+
+def test_one_seed_one_generator(classifier: Classifier) -> None:
+    state = torch.get_rng_state()
+    first = train(classifier)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(7)
+    assert same(first, train(classifier))
+
+
+def test_another_recogniser_reads_in_place_of_the_classifier(classifier: Classifier) -> None:
+    torch.manual_seed(1)
+    other = Classifier(Tiny().train(), mean=(0.2,), std=(0.3,))
+    before = other.state_sha256()
+    plain = train(classifier)
+    assert same(plain, train(classifier, recogniser=classifier))
+    assert not same(plain, train(classifier, recogniser=other))
+    assert other.state_sha256() == before
+    assert all(p.requires_grad and p.grad is None for p in other.model.parameters())
+    with pytest.raises(ConfigError, match=r"for pixels within \[0.0, 1.0\], as the classifier is"):
+        train(classifier, recogniser=Classifier(Tiny(), bounds=(-1.0, 1.0)))
+
+
+def test_the_classifier_is_only_borrowed(classifier: Classifier) -> None:
+    before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
+    train(classifier)
+    assert all(torch.equal(value, before[name]) for name, value in classifier.model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in classifier.model.parameters())
+    assert all(module.training and not module._forward_hooks for module in classifier.model.modules())
+
+
+def test_training_lowers_both_terms_that_need_no_opponent(classifier: Classifier) -> None:
+    losses: list[dict[str, float]] = []
+    config = GANConfig(steps=60, images_per_cut=8, width=24, blocks=1, precision="fp32")
+    train(classifier, config, on_step=lambda _, values: losses.append(values))
+    first, last = losses[0], losses[-1]
+    assert set(first) == {"loss_d", "loss_g", "realism", "information", "latent"}
+    assert last["latent"] < 0.5 * first["latent"]
+    assert last["information"] > first["information"]
+
+
+def test_a_loss_that_leaves_the_numbers_stops_the_training(classifier: Classifier, tmp_path: Path) -> None:
+    config = GANConfig(steps=30, images_per_cut=2, width=16, blocks=1, learning_rate=1e30, precision="fp32")
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        train(classifier, config)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"steps": 0}, {"latent": -1.0}, {"recogniser_noise": -0.1}, {"learning_rate": 0.0}, {"ema": 1.0}]
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        GANConfig(**settings)  # type: ignore[arg-type]  # one setting at a time

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interpretgan.classifier import Classifier
+from interpretgan.data import ImageSet
+from interpretgan.errors import ConfigError, CutError, LabelError, RunFolderError, TrainingError, WeightsError
+from interpretgan.information import InformationConfig, InformationMeter, LayerInformation, Measurement
+from interpretgan.layers import Cut, examine, find_cuts
+from interpretgan.statistics import Interval, bootstrap_weights
+from tests.networks import Tiny
+
+SMALL = InformationConfig(
+    steps=6, batch=24, images_per_cut=4, width=16, blocks=1, features=32, hidden=16, precision="fp32"
+)
+LONGER = InformationConfig(
+    steps=100, batch=64, images_per_cut=10, width=32, blocks=1, features=64, hidden=32, precision="fp32"
+)
+
+
+class Chain(nn.Module):
+    """Cuts that keep the image, a quarter of it, a sixteenth of it, and nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole, self.coarse, self.coarser = nn.Identity(), nn.AvgPool2d(2), nn.AvgPool2d(4)
+        self.nothing, self.head = nn.Threshold(9.0, 0.7), nn.Linear(49, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = self.whole(2 * x - 1)
+        coarser = self.coarser(whole)
+        self.coarse(whole)
+        self.nothing(coarser)
+        logits: Tensor = self.head(coarser.flatten(1))
+        return logits
+
+
+def cut(name: str, *shape: int) -> Cut:
+    return Cut(name, name, 1, "Module", shape)
+
+
+CHAIN = [cut("whole", 1, 28, 28), cut("coarse", 1, 14, 14), cut("coarser", 1, 7, 7), cut("nothing", 1, 7, 7)]
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(Tiny().train(), mean=(0.2,), std=(0.3,))
+
+
+def rows_of(found: Measurement) -> list[LayerInformation]:
+    return found.layers(bootstrap_weights(1, len(found.variance), 200, seed=0), 0.95)
+
+
+def meter_of(classifier: Classifier, images: ImageSet) -> InformationMeter:
+    return InformationMeter(classifier, examine(classifier, images.batch([0, 1, 2])[0]).distinct, config=SMALL)
+
+
+def same(one: Measurement, other: Measurement) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
+
+
+def test_what_each_cut_keeps_is_found(digits: tuple[ImageSet, ImageSet]) -> None:
+    torch.manual_seed(0)
+    meter = InformationMeter(Classifier(Chain()), CHAIN, config=LONGER).fit(digits[0])
+    image, whole, coarse, coarser, nothing = rows_of(meter.measure(digits[1]))
+    assert image.unexplained == Interval(0.0, 0.0, 0.0)
+    assert whole.unexplained.value < 0.05
+    assert whole.unexplained.value < coarse.unexplained.value < coarser.unexplained.value < 0.5
+    assert nothing.unexplained.value == pytest.approx(1, abs=0.02)
+    assert coarser.information_loss.low > 0
+    assert nothing.information_loss.low > 0.5
+    assert image.class_information.value > 2
+    assert abs(nothing.class_information.value) < 0.1
+    assert nothing.class_information_loss.value > 1.5
+    assert image.class_accuracy.value > 0.85
+    assert nothing.class_accuracy.value < 0.2
+    assert [row.information_control is None for row in (image, whole, coarse, coarser, nothing)] == [
+        True, True, False, False, True
+    ]  # fmt: skip
+    # A mean of sixteen pixels keeps more of an image than random mixtures of the means of four.
+    assert coarser.information_control is not None
+    assert coarser.information_control.low > 0
+
+
+def test_a_resumed_training_measures_what_an_unbroken_one_does(
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(step: int, _losses: dict[str, float]) -> None:
+        if step == 4:
+            raise Killed
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    unbroken = meter_of(classifier, digits[0]).fit(digits[0]).measure(digits[1], examples=20)
+    monkeypatch.setattr("interpretgan.information.training.CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(Killed):
+        meter_of(classifier, digits[0]).fit(digits[0], checkpoint=checkpoint, on_step=kill)
+    steps: list[int] = []
+    resumed = meter_of(classifier, digits[0])
+    resumed.fit(digits[0], checkpoint=checkpoint, on_step=lambda step, _: steps.append(step))
+    assert steps == [4, 5, 6]  # the fourth had not been saved
+    assert same(resumed.measure(digits[1], examples=20), unbroken)
+    checkpoint.write_bytes(b"half a file")
+    with pytest.raises(RunFolderError, match="delete it"):
+        meter_of(classifier, digits[0]).fit(digits[0], checkpoint=checkpoint)
+
+
+def test_the_classifier_and_the_random_state_are_only_borrowed(
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet]
+) -> None:
+    before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
+    state = torch.get_rng_state()
+    meter_of(classifier, digits[0]).fit(digits[0]).measure(digits[1], examples=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in classifier.model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in classifier.model.parameters())
+    assert all(module.training and not module._forward_hooks for module in classifier.model.modules())
+
+
+def test_saving_and_loading_is_an_identity(
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    meter = meter_of(classifier, digits[0]).fit(digits[0])
+    meter.save(tmp_path / "meter.safetensors")
+    loaded = InformationMeter.load(tmp_path / "meter.safetensors", classifier)
+    assert same(loaded.measure(digits[1], examples=20), meter.measure(digits[1], examples=20))
+    with pytest.raises(WeightsError, match="another one"):
+        InformationMeter.load(tmp_path / "meter.safetensors", Classifier(Tiny()))
+    (tmp_path / "meter.safetensors").write_bytes(b"coarse")
+    with pytest.raises(WeightsError, match="fit them again"):
+        InformationMeter.load(tmp_path / "meter.safetensors", classifier)
+
+
+def test_cuts_with_one_tensor_are_measured_once(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
+    pool = next(each for each in find_cuts(classifier, digits[0].batch([0, 1])[0]) if each.name == "pool")
+    twin = Cut("twin", "pool", 1, "Sequential", pool.shape, same_as="pool")
+    logits = Cut("fc2", "fc2", 1, "Linear", (10,))
+    found = InformationMeter(classifier, [pool, twin, logits], config=SMALL).fit(digits[0]).measure(digits[1])
+    rows = rows_of(found)
+    assert found.cuts == ("pool", "twin", "fc2")
+    assert rows[2].information_loss == Interval(0.0, 0.0, 0.0)
+    assert rows[2].class_information == rows[1].class_information
+    assert rows[2].information_control is None
+    assert rows[3].information_control is not None
+
+
+def test_other_bounds_measure_the_same(digits: tuple[ImageSet, ImageSet]) -> None:
+    found = []
+    for high in (1.0, 255.0):
+        torch.manual_seed(0)
+        classifier = Classifier(Tiny(), bounds=(0, high), mean=(0.2 * high,), std=(0.3 * high,))
+        rows = rows_of(meter_of(classifier, digits[0].scaled((0, high))).fit(digits[0]).measure(digits[1]))
+        found.append([row.unexplained.value for row in rows])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-2)
+
+
+def test_a_tensor_measures_as_a_set_does(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
+    meter = meter_of(classifier, digits[0]).fit(*digits[0].batch(slice(0, 200)))
+    images, labels = digits[1].batch(slice(0, 30))
+    done: list[int] = []
+    assert same(meter.measure(images, labels, on_batch=done.append), meter.measure(digits[1], examples=30))
+    assert done == [30]
+
+
+def test_misuse_is_answered_with_what_to_do(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
+    images, labels = digits[1].batch(slice(0, 8))
+    with pytest.raises(CutError, match="at least one cut"):
+        InformationMeter(classifier, [])
+    meter = meter_of(classifier, images=digits[0])
+    with pytest.raises(ConfigError, match=r"call fit\(images\) first"):
+        meter.measure(images, labels)
+    with pytest.raises(LabelError, match="labels"):
+        meter.fit(images)
+    with pytest.raises(LabelError):
+        meter.fit(images, labels + 90)
+    with pytest.raises(ConfigError, match="at least one example"):
+        meter.fit(images, labels).measure(images, labels, examples=0)
+
+
+def test_a_loss_that_leaves_the_numbers_stops_the_training(
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet]
+) -> None:
+    cuts = examine(classifier, digits[0].batch([0, 1])[0]).distinct
+    wild = InformationConfig(steps=20, batch=8, images_per_cut=2, width=8, blocks=1, probe_rate=1e30, precision="fp32")
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        InformationMeter(classifier, cuts, config=wild).fit(digits[0])
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"probe_rate": 0.0}, {"weight_decay": -1.0}, {"ema": 1.0}])
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        InformationConfig(**settings)  # type: ignore[arg-type]  # one setting at a time

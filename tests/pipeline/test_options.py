@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from interpretgan.data import load_data
+from interpretgan.errors import ConfigError, ThreatModelError
+from interpretgan.models import POOLS
+from interpretgan.pipeline import options as groups
+from interpretgan.pipeline.config import Settings
+from interpretgan.pipeline.options import ModelOptions, TrainingOptions
+from interpretgan.training import OBJECTIVES, Trades, default_recipe
+from interpretgan.training.augmentation import AUGMENTATIONS
+
+
+def choices(options: type, name: str) -> set[Any]:
+    """What the command line offers for an option."""
+    elsewhere = dict.fromkeys(("Objective", "Recipe", "ImageSet"), object)  # imported for type checkers alone
+    hint = get_type_hints(options, vars(groups) | elsewhere)[name]
+    (literal,) = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+    return set(get_args(literal))
+
+
+def test_the_command_line_offers_what_there_is() -> None:
+    assert choices(TrainingOptions, "objective") == set(OBJECTIVES)
+    assert choices(TrainingOptions, "augmentation") == set(AUGMENTATIONS)
+    assert choices(ModelOptions, "pool") == set(POOLS)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "schedule"])
+def test_each_choice_of_a_recipe_is_one_that_it_knows(name: str) -> None:
+    data = load_data("digits", "train")
+    for choice in choices(TrainingOptions, name):
+        assert getattr(TrainingOptions(**{name: choice}).recipe(data), name) == choice
+
+
+def test_a_recipe_is_the_default_with_what_was_chosen() -> None:
+    data = load_data("digits", "train")
+    default = default_recipe(data, "pgd")
+    recipe = TrainingOptions(objective="pgd", lr=0.5, averaging=0.0, validation=0).recipe(data, epochs=3)
+    assert (recipe.lr, recipe.averaging, recipe.validation, recipe.epochs) == (0.5, 0.0, 0, 3)
+    assert (recipe.batch_size, recipe.weight_decay) == (default.batch_size, default.weight_decay)
+    assert TrainingOptions(objective="pgd").recipe(data) == default
+
+
+def test_all_images_held_out_are_too_many() -> None:
+    data = load_data("digits", "train")
+    with pytest.raises(ConfigError, match="at most 1346 of the 1347 training images"):
+        TrainingOptions(validation=1347).recipe(data)
+    assert TrainingOptions(validation=1346).recipe(data).validation == 1346
+
+
+def test_an_objective_gets_its_parameters() -> None:
+    objective = TrainingOptions(objective="trades", eps=0.1, norm="l2", inner_steps=4, step_size=0.05, beta=2).build()
+    assert isinstance(objective, Trades)
+    assert objective.beta == 2
+    threat_model = objective.threat_model
+    assert (threat_model.norm, threat_model.eps, threat_model.steps, threat_model.step_size) == ("l2", 0.1, 4, 0.05)
+    with pytest.raises(ThreatModelError):
+        TrainingOptions(objective="pgd", eps=-1.0).build()
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "shipped", "as_returned"),
+    [
+        (ModelOptions(), False, False, False),
+        (ModelOptions(weights=Path("w.pt")), True, False, False),
+        (ModelOptions("lenet5-avg", weights="pretrained"), True, True, False),
+        (ModelOptions("a:b"), False, False, False),
+        (ModelOptions("a:b", weights="pretrained"), True, False, True),
+        (ModelOptions("a:b", pretrained=True), True, False, True),
+        (ModelOptions("a:b", weights=Path("pretrained.pt")), True, False, False),
+    ],
+)
+def test_where_weights_come_from(options: ModelOptions, *, given: bool, shipped: bool, as_returned: bool) -> None:
+    assert (options.given, options.shipped, options.as_returned) == (given, shipped, as_returned)
+    assert (options.file is None) == (not given or shipped or as_returned)
+    resolved = Settings(model=options).resolve(("model",))["model"]
+    assert (resolved["weights"], resolved["pretrained"]) == ("pretrained" if shipped else None, as_returned)

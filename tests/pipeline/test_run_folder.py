@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interpretgan.errors import RunFolderError
+from interpretgan.pipeline.run_folder import CONFIG_FILE, LOCK_FILE, RunFolder
+from interpretgan.store.files import read_json, write_json
+from interpretgan.store.metrics import MetricsLog, read_metrics
+from interpretgan.store.provenance import provenance
+
+CONFIG: dict[str, Any] = {
+    "model": "lenet",
+    "threat_model": {"norm": "linf", "eps": 0.2},
+    "cuts": ("a", "b"),
+    "seed": 0,
+}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# --- folders
+
+
+def test_a_new_folder_holds_the_config_before_step_zero(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "new" / "run").open(CONFIG) as run:
+        assert not run.resumed
+        assert read_json(run / CONFIG_FILE) == {**CONFIG, "cuts": ["a", "b"]}
+        assert list(read_json(run / CONFIG_FILE)) == list(CONFIG)
+
+
+def test_the_same_config_resumes_and_clears_what_a_killed_run_left(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open(CONFIG).close()
+    (tmp_path / "checkpoints").mkdir()
+    leftover = tmp_path / "checkpoints" / ".model.safetensors.0badcafe.tmp"
+    leftover.write_bytes(b"half")
+    (tmp_path / "diagnosis.json").write_text("{}")
+    with RunFolder(tmp_path).open(dict(reversed(CONFIG.items()))) as run:
+        assert run.resumed
+    assert not leftover.exists()
+    assert (tmp_path / "diagnosis.json").exists()
+
+
+def test_another_config_is_refused_by_the_keys_that_differ(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open(CONFIG).close()
+    other = {**CONFIG, "threat_model": {"norm": "linf", "eps": 0.3, "extra": [1]}}
+    with pytest.raises(RunFolderError) as caught:
+        RunFolder(tmp_path).open(other)
+    message = str(caught.value)
+    assert "threat_model.eps (0.2 there, 0.3 here)" in message
+    assert "threat_model.extra (absent there, [1] here)" in message
+    assert "norm" not in message
+    assert "model (" not in message
+    assert read_json(tmp_path / CONFIG_FILE)["threat_model"]["eps"] == 0.2
+    RunFolder(tmp_path).open(CONFIG).close()  # the refusal released it
+
+
+def test_a_command_that_needs_more_sections_carries_a_folder_on(tmp_path: Path) -> None:
+    """Training a classifier first and diagnosing it later is one run, as long as they agree on what they share."""
+    RunFolder(tmp_path).open({"model": "lenet", "seed": 0}).close()
+    with RunFolder(tmp_path).open(CONFIG) as run:
+        assert run.resumed
+        assert read_json(run / CONFIG_FILE) == {**CONFIG, "cuts": ["a", "b"]}
+    RunFolder(tmp_path).open({"model": "lenet"}).close()
+    assert read_json(tmp_path / CONFIG_FILE)["seed"] == 0
+    with pytest.raises(RunFolderError, match=r"model \(\"lenet\" there, \"vgg\" here\)"):
+        RunFolder(tmp_path).open({"model": "vgg", "more": 1})
+
+
+def test_what_changes_a_result_by_rounding_alone_may_change(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open({**CONFIG, "devices": 1}).close()
+    with RunFolder(tmp_path).open({**CONFIG, "devices": 2}) as run:
+        assert run.resumed
+    assert read_json(tmp_path / CONFIG_FILE)["devices"] == 2
+    RunFolder(tmp_path).open({"devices": 4}).close()
+    assert read_json(tmp_path / CONFIG_FILE).keys() == {*CONFIG, "devices"}
+
+
+def test_a_run_can_be_refused_rather_than_resumed(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open(CONFIG).close()
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder(tmp_path).open(CONFIG, resume=False)
+
+
+def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"other files in it \(thesis\.tex, 1 in all\)"):
+        RunFolder(tmp_path).open(CONFIG)
+    assert names(tmp_path) == {"thesis.tex"}
+
+
+def test_a_folder_whose_run_died_before_the_config_is_new(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).touch()
+    (tmp_path / f".{CONFIG_FILE}.0badcafe.tmp").write_text("{")
+    with RunFolder(tmp_path).open(CONFIG) as run:
+        assert not run.resumed
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(RunFolderError, match="file exists; choose a folder"):
+        RunFolder(tmp_path / "run").open(CONFIG)
+
+
+def test_a_damaged_config_is_an_error_and_releases_the_folder(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_text('{"model": "le')
+    for _ in range(2):
+        with pytest.raises(RunFolderError, match="truncated or damaged"):
+            RunFolder(tmp_path).open(CONFIG)
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom interpretgan.pipeline.run_folder import RunFolder\n"
+        "run = RunFolder(sys.argv[1]).open({'seed': 0})\nprint('open', flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(RunFolderError, match=f"in use by process {other.pid}; wait until it ends"):
+            RunFolder(tmp_path).open({"seed": 0})
+        other.kill()
+    with RunFolder(tmp_path).open({"seed": 0}) as run:
+        assert run.resumed
+
+
+def test_one_process_cannot_open_a_folder_twice(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).open(CONFIG) as run:
+        with pytest.raises(RunFolderError, match="opened twice"):
+            run.open(CONFIG)
+        with pytest.raises(RunFolderError, match="in use by process"):
+            RunFolder(tmp_path).open(CONFIG)
+
+
+# --- metrics
+
+
+def log_steps(path: Path, start: int, stop: int) -> None:
+    with MetricsLog(path, from_step=start) as log:
+        for step in range(start, stop):
+            log.write(step, loss=1 / (step + 1), phase="D")
+
+
+def test_metrics_come_back_as_written(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path / "deep" / "metrics.jsonl") as log:
+        log.write(0, loss=0.5, bad=float("nan"))
+        assert read_metrics(log.path) == [{"step": 0, "loss": 0.5, "bad": None}]  # on disk at once
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 7, "lo', '{"step": 7}'])
+def test_a_resumed_log_equals_an_unbroken_one(tmp_path: Path, torn: str) -> None:
+    log_steps(tmp_path / "unbroken", 0, 9)
+    log_steps(tmp_path / "broken", 0, 7)
+    with (tmp_path / "broken").open("a") as file:
+        file.write(torn)
+    assert len(read_metrics(tmp_path / "broken")) == 7
+    log_steps(tmp_path / "broken", 5, 9)  # the last checkpoint was after step 4
+    assert (tmp_path / "broken").read_bytes() == (tmp_path / "unbroken").read_bytes()
+
+
+def test_a_fresh_log_replaces_an_old_one(tmp_path: Path) -> None:
+    log_steps(tmp_path / "metrics", 0, 3)
+    log_steps(tmp_path / "metrics", 0, 1)
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics")] == [0]
+
+
+@pytest.mark.parametrize("damage", ["rubbish", '{"loss": 1}', "[1]"])
+def test_damage_in_the_middle_is_an_error(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "metrics"
+    path.write_text(f'{{"step": 0}}\n{damage}\n{{"step": 2}}\n')
+    with pytest.raises(RunFolderError, match="damaged line 2"):
+        MetricsLog(path, from_step=3)
+    with pytest.raises(RunFolderError, match="no such file"):
+        read_metrics(tmp_path / "none")
+
+
+def test_a_record_that_does_not_fit_is_not_half_written(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path / "metrics") as log:
+        log.write(0, loss=1.0)
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 5, limit[1]))
+        try:
+            with pytest.raises(RunFolderError, match="got file too large"):
+                log.write(1, loss=2.0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        log.write(2, loss=3.0)
+    assert [record["step"] for record in read_metrics(log.path)] == [0, 2]
+
+
+# --- provenance
+
+
+def test_provenance_is_json_and_complete(tmp_path: Path) -> None:
+    record = provenance(3)
+    write_json(tmp_path / "provenance.json", record)
+    assert read_json(tmp_path / "provenance.json") == record
+    assert set(record) == {"version", "seed", "versions", "device", "processor", "threads", "created"}
+    assert record["seed"] == 3
+    assert all(record["versions"][name] for name in ("python", "torch", "numpy", "foolbox"))
+    assert record["created"].endswith("+00:00")
+    assert record["processor"]
+
+
+def test_provenance_does_not_import_what_it_names() -> None:
+    code = (
+        "import sys; from interpretgan.pipeline.run_folder import provenance; provenance(0);"
+        "print([name for name in ('foolbox', 'sklearn', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

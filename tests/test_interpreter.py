@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from interpretgan.classifier import Classifier
+from interpretgan.errors import ConfigError, CutError, ImageError, WeightsError
+from interpretgan.gan.train import GANConfig
+from interpretgan.interpreter import Explanation, InterpretGAN
+from interpretgan.layers import capture, find_cuts
+from interpretgan.report import draw_explanation
+from tests import reference
+from tests.networks import ReusedReLU, Tiny
+
+CONFIG = GANConfig(steps=2, images_per_cut=2, width=16, blocks=1, noise=4, precision="fp32")
+
+
+class Darkest:
+    """A judge that reads a class off an image without any network."""
+
+    def read(self, images: Tensor) -> Tensor:
+        return images.flatten(1).argmin(dim=1) % 10
+
+
+@pytest.fixture(scope="module")
+def fitted() -> InterpretGAN:
+    torch.manual_seed(0)
+    classifier = Classifier(Tiny(1, (12, 20)))
+    images = torch.rand(30, 1, 12, 20)
+    return InterpretGAN(classifier, find_cuts(classifier, images), config=CONFIG, seed=3).fit(images)
+
+
+def test_an_explanation_is_the_generator_at_the_latent_with_one_noise(fitted: InterpretGAN) -> None:
+    images, adversarial = torch.rand(2, 4, 1, 12, 20)
+    found = fitted.explain(images, adversarial, seed=5)
+    noise = torch.randn(4, CONFIG.noise, generator=torch.Generator().manual_seed(5))
+    for version, rows in ((images, found.natural_explanations), (adversarial, found.adversarial_explanations)):
+        _, latents = capture(fitted.classifier, version, fitted.cuts)
+        assert rows is not None
+        for index, cut in enumerate(fitted.cuts):
+            only = [latents[cut.name] if i == index else None for i in range(len(fitted.cuts))]
+            torch.testing.assert_close(rows[index], fitted.generator(only, noise))
+    assert found.cuts == ("conv", "relu", "pool", "fc1", "relu2", "fc2")
+    assert found.adversarial_explanations is not None
+    torch.testing.assert_close(found.difference, found.adversarial_explanations - found.natural_explanations)
+
+
+def test_the_same_image_is_explained_the_same(fitted: InterpretGAN) -> None:
+    images = torch.rand(3, 1, 12, 20)
+    found = fitted.explain(images, images.clone())
+    assert torch.equal(found.difference, torch.zeros_like(found.difference))
+
+
+def test_readings_start_with_the_image_and_tell_where_it_turns(fitted: InterpretGAN) -> None:
+    images, adversarial = torch.rand(2, 9, 1, 12, 20)
+    labels = torch.arange(9) % 3
+    found = fitted.explain(images, adversarial, labels=labels, judge=Darkest())
+    assert found.adversarial_readings is not None
+    assert torch.equal(found.adversarial_readings[0], Darkest().read(adversarial))
+    names = ("image", *found.cuts)
+    rows = reference.first_wrong_for_good(labels.tolist(), found.adversarial_readings.tolist())
+    assert found.turns == tuple(None if row is None else names[row] for row in rows)
+
+
+def test_turning_back_does_not_count_as_turned() -> None:
+    blank = torch.zeros(3, 4, 1, 2, 2)
+    read = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 1], [0, 1, 1, 1]])
+
+    def turns(labels: Tensor) -> tuple[str | None, ...]:
+        return Explanation(("a", "b", "c"), blank[0], blank[0], blank, blank, (0, 1), labels, read, read).turns
+
+    assert turns(torch.ones(4)) == ("c", None, None, None)
+    assert turns(torch.zeros(4)) == (None, "image", "c", "b")
+
+
+def test_cuts_with_one_tensor_share_one_explanation() -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(ReusedReLU())
+    images = torch.rand(4, 1, 28, 28)
+    interpreter = InterpretGAN(classifier, find_cuts(classifier, images), config=CONFIG).fit(images)
+    found = interpreter.explain(images[:2])
+    row = {name: index for index, name in enumerate(found.cuts)}
+    assert len(found.cuts) == len(interpreter.drawn) + 3
+    assert torch.equal(found.natural_explanations[row["features"]], found.natural_explanations[row["features.pool2"]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_classifier_of_another_precision_is_explained(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(Tiny(1, (12, 20)).to(dtype))
+    images = torch.rand(6, 1, 12, 20)
+    found = InterpretGAN(classifier, find_cuts(classifier, images), config=CONFIG).fit(images).explain(images[:2])
+    assert found.natural_explanations.dtype == torch.float32
+    assert torch.isfinite(found.natural_explanations).all()
+
+
+def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "generator.safetensors")
+    loaded = InterpretGAN.load(tmp_path / "generator.safetensors", fitted.classifier)
+    assert (loaded.cuts, loaded.config, loaded.seed) == (fitted.cuts, fitted.config, fitted.seed)
+    assert loaded.recogniser_sha256 is fitted.recogniser_sha256 is None
+    images = torch.rand(2, 1, 12, 20)
+    assert torch.equal(loaded.explain(images).natural_explanations, fitted.explain(images).natural_explanations)
+
+
+def test_a_generator_of_another_classifier_is_refused(fitted: InterpretGAN, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "generator.safetensors")
+    torch.manual_seed(1)
+    with pytest.raises(WeightsError, match="another one, or the same with other weights"):
+        InterpretGAN.load(tmp_path / "generator.safetensors", Classifier(Tiny(1, (12, 20))))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no safetensors file at all"])
+def test_a_file_that_is_none_is_refused(fitted: InterpretGAN, tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "generator.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(WeightsError, match="fit it again, or check the path"):
+        InterpretGAN.load(file, fitted.classifier)
+
+
+def test_an_explanation_can_be_drawn_with_and_without_a_judge(fitted: InterpretGAN, tmp_path: Path) -> None:
+    images, adversarial = torch.rand(2, 2, 1, 12, 20)
+    bare = fitted.explain(images, adversarial)
+    read = fitted.explain(images, adversarial, labels=torch.tensor([1, 2]), judge=Darkest())
+    sizes = []
+    for number, found in enumerate((bare, read)):
+        file = draw_explanation(found, tmp_path / f"{number}.png", [f"class {k}" for k in range(10)])
+        with Image.open(file) as picture:
+            sizes.append(picture.size)
+    assert min(sizes[0]) > 100
+    with pytest.raises(ConfigError, match="adversarial images"):
+        draw_explanation(fitted.explain(images), tmp_path / "none.png")
+
+
+def test_misuse_is_answered_with_what_to_do(fitted: InterpretGAN) -> None:
+    fresh = InterpretGAN(fitted.classifier, fitted.cuts)
+    with pytest.raises(ConfigError, match=r"call fit\(images\) first"):
+        fresh.explain(torch.rand(1, 1, 12, 20))
+    with pytest.raises(CutError, match="each once"):
+        InterpretGAN(fitted.classifier, [])
+    with pytest.raises(ImageError, match="one adversarial image per image"):
+        fitted.explain(torch.rand(2, 1, 12, 20), torch.rand(3, 1, 12, 20))
+    plain = fitted.explain(torch.rand(1, 1, 12, 20))
+    with pytest.raises(ConfigError, match="adversarial images"):
+        _ = plain.difference
+    with pytest.raises(ConfigError, match="labels, a judge and adversarial images"):
+        _ = plain.turns
