@@ -1,11 +1,11 @@
-"""All cuts on one shared trunk, against generators of the same architecture trained one by one in fp32.
+"""All layers on one shared trunk, against generators of the same architecture trained one by one in fp32.
 
-All arms explain the same LeNet-5 at all its cuts, with as many images per cut and step. The shared arm trains all cuts
-in one generator, in the default precision. The other arms train one generator per cut in fp32: once with the same
-objective, once with the plain one of the paper (no latent consistency, no noise before the recogniser). Each takes the
-smallest of its budgets that reaches the shared arm's quality at that cut: as many natural explanations read right
-(within `TOLERANCE`), and no larger image error (within `ERROR_TOLERANCE`). Failed budgets are not charged; where no
-budget gets there, the largest is charged, so the ratio is a lower bound.
+All variants explain the same LeNet-5 at all its layers, with as many images per layer and step. The shared variant
+trains all layers in one generator, in the default precision. The other variants train one generator per layer in fp32:
+once with the same objective, once with the plain one of the paper (no latent consistency, no noise before the
+recognition network). Each takes the smallest of its budgets that reaches the shared variant's quality at that layer:
+as many natural explanations read right (within `TOLERANCE`), and no larger image error (within `ERROR_TOLERANCE`).
+Failed budgets are not charged; where no budget gets there, the largest is charged, so the ratio is a lower bound.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from benchmarks.machine import Flops, describe
-from interpretgan import Classifier, Cut, GANConfig, ImageSet, InterpretGAN, Judge, ThreatModel, attack, load_data
+from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, Judge, Layer, ThreatModel, attack, load_data
 from interpretgan.judge import train_judge
 from interpretgan.layers import examine
 from interpretgan.models import build_model
@@ -35,9 +35,9 @@ from interpretgan.training import Natural, default_recipe, train_classifier
 STEPS = 500
 OBJECTIVES: dict[str, tuple[tuple[int, ...], dict[str, float]]] = {
     "same_objective": ((250, 500, 1000), {}),
-    "plain_objective": ((500, 1000), {"latent": 0.0, "recogniser_noise": 0.0}),
+    "plain_objective": ((500, 1000), {"latent": 0.0, "recognition_noise": 0.0}),
 }
-"""Budgets in steps, and what differs from the shared arm's settings."""
+"""Budgets in steps, and what differs from the shared variant's settings."""
 TOLERANCE = 0.005
 ERROR_TOLERANCE = 1.1
 EXAMPLES = 1000
@@ -47,13 +47,13 @@ RESULT = Path("results/benchmarks/shared_trunk.json")
 
 @dataclasses.dataclass
 class Arm:
-    """What one training gave at its cuts."""
+    """What one training gave at its layers."""
 
     seconds: float
     step_seconds: float
     natural: list[float]
     error: list[float]
-    readings: Tensor  # adversarial, [L, N]
+    predictions: Tensor  # adversarial, [L, N]
 
 
 def read(interpreter: InterpretGAN, judge: Judge, x: Tensor, adversarial: Tensor, y: Tensor) -> tuple[Any, ...]:
@@ -68,21 +68,21 @@ def read(interpreter: InterpretGAN, judge: Judge, x: Tensor, adversarial: Tensor
 
 
 def train(
-    classifier: Classifier, cuts: list[Cut], images: ImageSet, config: GANConfig, seed: int
+    classifier: Classifier, layers: list[Layer], images: ImageSet, config: GANConfig, seed: int
 ) -> tuple[InterpretGAN, float, float]:
     stamps = [time.perf_counter()]
-    interpreter = InterpretGAN(classifier, cuts, config=config, seed=seed)
+    interpreter = InterpretGAN(classifier, layers, config=config, seed=seed)
     interpreter.fit(images, on_step=lambda *_: stamps.append(time.perf_counter()))
     steps = [b - a for a, b in itertools.pairwise(stamps[1:])] or [stamps[-1] - stamps[0]]
     return interpreter, stamps[-1] - stamps[0], statistics.median(steps)
 
 
-def step_flops(classifier: Classifier, cuts: list[Cut], images: ImageSet, config: GANConfig) -> float:
+def step_flops(classifier: Classifier, layers: list[Layer], images: ImageSet, config: GANConfig) -> float:
     """Floating point operations of one training step: those of three steps less those of two."""
     counts = []
     for steps in (2, 3):
         with Flops() as counter:  # type: ignore[no-untyped-call]  # likewise
-            InterpretGAN(classifier, cuts, config=dataclasses.replace(config, steps=steps)).fit(images)
+            InterpretGAN(classifier, layers, config=dataclasses.replace(config, steps=steps)).fit(images)
         counts.append(counter.total)
     return float(counts[1] - counts[0])
 
@@ -90,7 +90,7 @@ def step_flops(classifier: Classifier, cuts: list[Cut], images: ImageSet, config
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist" if os.environ.get("INTERPRETGAN_DATA") else "digits")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the shared arm")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the shared variant")
     parser.add_argument("--objectives", nargs="*", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
@@ -106,23 +106,23 @@ def main() -> None:
     judge = train_judge(images, test, threat_model=THREAT, seed=1)
     x, y = test.batch(slice(0, EXAMPLES))
     adversarial = attack(classifier, x, y, THREAT, seed=0)
-    cuts = examine(classifier, x[:4]).distinct
+    layers = examine(classifier, x[:4]).distinct
 
     config = GANConfig(steps=options.steps)
-    together, seconds, step = train(classifier, cuts, images, config, seed=0)
+    together, seconds, step = train(classifier, layers, images, config, seed=0)
     shared = Arm(seconds, step, *read(together, judge, x, adversarial, y))
     print(f"shared: {seconds:.0f} s, natural {min(shared.natural):.3f} and more", flush=True)
-    flops = step_flops(classifier, cuts, images, config)
-    fp32_step = train(classifier, cuts, images, dataclasses.replace(config, steps=12, precision="fp32"), seed=0)[2]
+    flops = step_flops(classifier, layers, images, config)
+    fp32_step = train(classifier, layers, images, dataclasses.replace(config, steps=12, precision="fp32"), seed=0)[2]
 
-    def profile(natural: list[float], readings: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def profile(natural: list[float], predictions: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
         of_image = float((judge.read(adversarial) == y).float().mean()) / float((judge.read(x) == y).float().mean())
-        kept = [of_image, *((readings == y).float().mean(dim=1).numpy() / np.array(natural))]
+        kept = [of_image, *((predictions == y).float().mean(dim=1).numpy() / np.array(natural))]
         return -np.diff(np.array(kept, dtype=np.float64))
 
-    together_profile = profile(shared.natural, shared.readings)
+    together_profile = profile(shared.natural, shared.predictions)
     peak = {name: 1e9 * gflops for name, gflops in machine["matmul_gflops"].items()}
-    arms: dict[str, Any] = {}
+    variants: dict[str, Any] = {}
     result: dict[str, Any] = {
         "benchmark": "shared_trunk",
         "machine": machine,
@@ -133,50 +133,50 @@ def main() -> None:
             "fp32_step_seconds": fp32_step, "share_of_fp32_peak": flops / fp32_step / peak["fp32"],
             "natural": shared.natural, "error": shared.error, "profile": together_profile.tolist(),
         },
-        "one_by_one": arms,
+        "one_by_one": variants,
     }  # fmt: skip
     for objective in options.objectives:
         budgets, changes = OBJECTIVES[objective]
         rows: list[dict[str, Any]] = []
-        readings = []
-        for index, cut in enumerate(cuts):
+        predictions = []
+        for index, layer in enumerate(layers):
             for budget in budgets:
                 own = dataclasses.replace(config, steps=budget, precision="fp32", **changes)  # type: ignore[arg-type]  # floats
-                single, seconds, step = train(classifier, [cut], images, own, seed=0)
-                arm = Arm(seconds, step, *read(single, judge, x, adversarial, y))
+                single, seconds, step = train(classifier, [layer], images, own, seed=0)
+                variant = Arm(seconds, step, *read(single, judge, x, adversarial, y))
                 reached = (
-                    arm.natural[0] >= shared.natural[index] - TOLERANCE
-                    and arm.error[0] <= ERROR_TOLERANCE * shared.error[index]
+                    variant.natural[0] >= shared.natural[index] - TOLERANCE
+                    and variant.error[0] <= ERROR_TOLERANCE * shared.error[index]
                 )
-                print(f"{objective} {cut.name}: {budget} steps, {seconds:.0f} s, reached {reached}", flush=True)
+                print(f"{objective} {layer.name}: {budget} steps, {seconds:.0f} s, reached {reached}", flush=True)
                 if reached:
                     break
-            readings.append(arm.readings[0])
+            predictions.append(variant.predictions[0])
             rows.append(
                 {
-                    "cut": cut.name, "steps": budget, "seconds": seconds, "reached": reached,
-                    "natural": arm.natural[0], "shared_natural": shared.natural[index],
-                    "error": arm.error[0], "shared_error": shared.error[index],
-                    "readings_agree": float((arm.readings[0] == shared.readings[index]).float().mean()),
+                    "layer": layer.name, "steps": budget, "seconds": seconds, "reached": reached,
+                    "natural": variant.natural[0], "shared_natural": shared.natural[index],
+                    "error": variant.error[0], "shared_error": shared.error[index],
+                    "predictions_agree": float((variant.predictions[0] == shared.predictions[index]).float().mean()),
                 }
             )  # fmt: skip
-        alone = profile([row["natural"] for row in rows], torch.stack(readings))
+        alone = profile([row["natural"] for row in rows], torch.stack(predictions))
         total = sum(row["seconds"] for row in rows)
-        arms[objective] = {
-            "seconds": total, "speedup": total / shared.seconds, "cuts_reached": sum(row["reached"] for row in rows),
+        variants[objective] = {
+            "seconds": total, "speedup": total / shared.seconds, "layers_reached": sum(row["reached"] for row in rows),
             "profile": alone.tolist(), "spearman": float(spearmanr(together_profile, alone).statistic),
-            "same_top": cuts[int(together_profile.argmax())].name == cuts[int(alone.argmax())].name,
-            "readings_agree": statistics.mean(row["readings_agree"] for row in rows), "cuts": rows,
+            "same_top": layers[int(together_profile.argmax())].name == layers[int(alone.argmax())].name,
+            "predictions_agree": statistics.mean(row["predictions_agree"] for row in rows), "layers": rows,
         }  # fmt: skip
-        write_json(options.out, result)  # an arm takes minutes: each is kept as soon as it is done
+        write_json(options.out, result)  # a variant takes minutes: each is kept as soon as it is done
 
     share = result["shared"]["share_of_bf16_peak"]
-    print(f"{len(cuts)} cuts: shared {shared.seconds:.0f} s, a step at {share:.0%} of the bf16 matmul peak")
-    for objective, found in arms.items():
+    print(f"{len(layers)} layers: shared {shared.seconds:.0f} s, a step at {share:.0%} of the bf16 matmul peak")
+    for objective, found in variants.items():
         print(
             f"one by one in fp32, {objective}: {found['seconds']:.0f} s, {found['speedup']:.1f}x at equal quality "
-            f"({found['cuts_reached']} of {len(cuts)} cuts reached it)\n"
-            f"  readings agree on {found['readings_agree']:.1%}, Spearman of V {found['spearman']:.2f}"
+            f"({found['layers_reached']} of {len(layers)} layers reached it)\n"
+            f"  predictions agree on {found['predictions_agree']:.1%}, Spearman of V {found['spearman']:.2f}"
         )
     print(f"result: {options.out}")
 

@@ -61,14 +61,14 @@ def information_bits(labels: Sequence[int], shown: Sequence[int]) -> float:
     return entropy(labels) + entropy(shown) - entropy(list(zip(labels, shown, strict=True)))
 
 
-def first_wrong_for_good(labels: Sequence[int], readings: Sequence[Sequence[int]]) -> list[int | None]:
+def first_wrong_for_good(labels: Sequence[int], predictions: Sequence[Sequence[int]]) -> list[int | None]:
     """For each example, the first row from which on no reading is the true class."""
     found: list[int | None] = []
     for example, label in enumerate(labels):
-        row = len(readings)
-        while row > 0 and readings[row - 1][example] != label:
+        row = len(predictions)
+        while row > 0 and predictions[row - 1][example] != label:
             row -= 1
-        found.append(row if row < len(readings) else None)
+        found.append(row if row < len(predictions) else None)
     return found
 
 

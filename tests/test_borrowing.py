@@ -18,7 +18,7 @@ from interpretgan import (
     Judge,
     ThreatModel,
     diagnose,
-    find_cuts,
+    find_layers,
     load_data,
 )
 from interpretgan.attacks import attack, require_gradient
@@ -26,13 +26,13 @@ from interpretgan.classifier import check_labels
 from interpretgan.diagnosis.predictions import attacker
 from interpretgan.information import InformationConfig, InformationMeter
 from interpretgan.judge import measure_judge
-from interpretgan.layers import Cut, examine
+from interpretgan.layers import Layer, examine
 from interpretgan.robustness import evaluate
 from interpretgan.studies.definitions import other_definitions
 from interpretgan.training import evaluate_accuracy
 
 THREAT_MODEL = ThreatModel("linf", eps=0.1, attack="pgd", steps=2)
-SMALL = GANConfig(steps=2, images_per_cut=2, width=8, blocks=1, precision="fp32")
+SMALL = GANConfig(steps=2, images_per_layer=2, width=8, blocks=1, precision="fp32")
 
 
 class Watched(nn.Module):
@@ -62,12 +62,12 @@ class Bench:
         return self.test.batch(range(4))[0]
 
     @cached_property
-    def cuts(self) -> list[Cut]:
-        return find_cuts(self.classifier, self.images)
+    def layers(self) -> list[Layer]:
+        return find_layers(self.classifier, self.images)
 
     @cached_property
     def interpreter(self) -> InterpretGAN:
-        return InterpretGAN(self.classifier, self.cuts, config=SMALL).fit(self.train)
+        return InterpretGAN(self.classifier, self.layers, config=SMALL).fit(self.train)
 
     @cached_property
     def judge(self) -> Judge:
@@ -76,9 +76,9 @@ class Bench:
     @cached_property
     def meter(self) -> InformationMeter:
         config = InformationConfig(
-            steps=2, batch=8, images_per_cut=2, width=8, blocks=1, features=8, hidden=8, precision="fp32"
+            steps=2, batch=8, images_per_layer=2, width=8, blocks=1, features=8, hidden=8, precision="fp32"
         )
-        return InformationMeter(self.classifier, self.cuts, config=config).fit(self.train)
+        return InformationMeter(self.classifier, self.layers, config=config).fit(self.train)
 
 
 def _evaluate(one: Bench) -> None:
@@ -86,9 +86,9 @@ def _evaluate(one: Bench) -> None:
     evaluate(one.classifier, one.test, threat_model=THREAT_MODEL, attacks=attacks, examples=4, curve_examples=4)
 
 
-def _train_with_recogniser(one: Bench) -> None:
-    recogniser = Classifier(one.classifier.model)
-    InterpretGAN(one.classifier, one.cuts, config=SMALL).fit(one.train, recogniser=recogniser)
+def _train_with_recognition_network(one: Bench) -> None:
+    recognition_network = Classifier(one.classifier.model)
+    InterpretGAN(one.classifier, one.layers, config=SMALL).fit(one.train, recognition_network=recognition_network)
 
 
 def _diagnose(one: Bench) -> None:
@@ -98,7 +98,7 @@ def _diagnose(one: Bench) -> None:
 
 def _other_definitions(one: Bench) -> None:
     adversarial = attacker(one.classifier, THREAT_MODEL, seed=0)
-    other_definitions(one.classifier, one.cuts, one.train, one.test, 6, adversarial=adversarial, seed=0)
+    other_definitions(one.classifier, one.layers, one.train, one.test, 6, adversarial=adversarial, seed=0)
 
 
 USES: dict[str, Callable[[Bench], object]] = {
@@ -106,11 +106,11 @@ USES: dict[str, Callable[[Bench], object]] = {
     "accuracy": lambda one: evaluate_accuracy(one.classifier, one.test),
     "labels": lambda one: check_labels(torch.zeros(4, dtype=torch.int64), 4, one.classifier, one.images[:1]),
     "gradient": lambda one: require_gradient(one.classifier, one.images),
-    "cuts": lambda one: examine(one.classifier, one.images),
+    "layers": lambda one: examine(one.classifier, one.images),
     "attack": lambda one: attack(one.classifier, *one.test.batch(range(5)), THREAT_MODEL, seed=0),
     "evaluate": _evaluate,
     "interpretgan": lambda one: one.interpreter.explain(one.images),
-    "recogniser": _train_with_recogniser,
+    "recognition_network": _train_with_recognition_network,
     "information": lambda one: one.meter.measure(one.test),
     "judge": lambda one: one.judge.read(one.images),
     "diagnose": _diagnose,

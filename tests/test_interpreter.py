@@ -8,15 +8,15 @@ from PIL import Image
 from torch import Tensor
 
 from interpretgan.classifier import Classifier
-from interpretgan.errors import ConfigError, CutError, ImageError, WeightsError
+from interpretgan.errors import ConfigError, ImageError, LayerError, WeightsError
 from interpretgan.gan.train import GANConfig
 from interpretgan.interpreter import Explanation, InterpretGAN
-from interpretgan.layers import capture, find_cuts
+from interpretgan.layers import capture, find_layers
 from interpretgan.report import draw_explanation
 from tests import reference
 from tests.networks import ReusedReLU, Tiny
 
-CONFIG = GANConfig(steps=2, images_per_cut=2, width=16, blocks=1, noise=4, precision="fp32")
+CONFIG = GANConfig(steps=2, images_per_layer=2, width=16, blocks=1, noise=4, precision="fp32")
 
 
 class Darkest:
@@ -31,7 +31,7 @@ def fitted() -> InterpretGAN:
     torch.manual_seed(0)
     classifier = Classifier(Tiny(1, (12, 20)))
     images = torch.rand(30, 1, 12, 20)
-    return InterpretGAN(classifier, find_cuts(classifier, images), config=CONFIG, seed=3).fit(images)
+    return InterpretGAN(classifier, find_layers(classifier, images), config=CONFIG, seed=3).fit(images)
 
 
 def test_an_explanation_is_the_generator_at_the_latent_with_one_noise(fitted: InterpretGAN) -> None:
@@ -39,12 +39,12 @@ def test_an_explanation_is_the_generator_at_the_latent_with_one_noise(fitted: In
     found = fitted.explain(images, adversarial, seed=5)
     noise = torch.randn(4, CONFIG.noise, generator=torch.Generator().manual_seed(5))
     for version, rows in ((images, found.natural_explanations), (adversarial, found.adversarial_explanations)):
-        _, latents = capture(fitted.classifier, version, fitted.cuts)
+        _, latents = capture(fitted.classifier, version, fitted.layers)
         assert rows is not None
-        for index, cut in enumerate(fitted.cuts):
-            only = [latents[cut.name] if i == index else None for i in range(len(fitted.cuts))]
+        for index, layer in enumerate(fitted.layers):
+            only = [latents[layer.name] if i == index else None for i in range(len(fitted.layers))]
             torch.testing.assert_close(rows[index], fitted.generator(only, noise))
-    assert found.cuts == ("conv", "relu", "pool", "fc1", "relu2", "fc2")
+    assert found.layers == ("conv", "relu", "pool", "fc1", "relu2", "fc2")
     assert found.adversarial_explanations is not None
     torch.testing.assert_close(found.difference, found.adversarial_explanations - found.natural_explanations)
 
@@ -55,14 +55,14 @@ def test_the_same_image_is_explained_the_same(fitted: InterpretGAN) -> None:
     assert torch.equal(found.difference, torch.zeros_like(found.difference))
 
 
-def test_readings_start_with_the_image_and_tell_where_it_turns(fitted: InterpretGAN) -> None:
+def test_predictions_start_with_the_image_and_tell_where_it_turns(fitted: InterpretGAN) -> None:
     images, adversarial = torch.rand(2, 9, 1, 12, 20)
     labels = torch.arange(9) % 3
     found = fitted.explain(images, adversarial, labels=labels, judge=Darkest())
-    assert found.adversarial_readings is not None
-    assert torch.equal(found.adversarial_readings[0], Darkest().read(adversarial))
-    names = ("image", *found.cuts)
-    rows = reference.first_wrong_for_good(labels.tolist(), found.adversarial_readings.tolist())
+    assert found.adversarial_predictions is not None
+    assert torch.equal(found.adversarial_predictions[0], Darkest().read(adversarial))
+    names = ("image", *found.layers)
+    rows = reference.first_wrong_for_good(labels.tolist(), found.adversarial_predictions.tolist())
     assert found.turns == tuple(None if row is None else names[row] for row in rows)
 
 
@@ -77,14 +77,14 @@ def test_turning_back_does_not_count_as_turned() -> None:
     assert turns(torch.zeros(4)) == (None, "image", "c", "b")
 
 
-def test_cuts_with_one_tensor_share_one_explanation() -> None:
+def test_layers_with_one_tensor_share_one_explanation() -> None:
     torch.manual_seed(0)
     classifier = Classifier(ReusedReLU())
     images = torch.rand(4, 1, 28, 28)
-    interpreter = InterpretGAN(classifier, find_cuts(classifier, images), config=CONFIG).fit(images)
+    interpreter = InterpretGAN(classifier, find_layers(classifier, images), config=CONFIG).fit(images)
     found = interpreter.explain(images[:2])
-    row = {name: index for index, name in enumerate(found.cuts)}
-    assert len(found.cuts) == len(interpreter.drawn) + 3
+    row = {name: index for index, name in enumerate(found.layers)}
+    assert len(found.layers) == len(interpreter.drawn) + 3
     assert torch.equal(found.natural_explanations[row["features"]], found.natural_explanations[row["features.pool2"]])
 
 
@@ -93,7 +93,7 @@ def test_a_classifier_of_another_precision_is_explained(dtype: torch.dtype) -> N
     torch.manual_seed(0)
     classifier = Classifier(Tiny(1, (12, 20)).to(dtype))
     images = torch.rand(6, 1, 12, 20)
-    found = InterpretGAN(classifier, find_cuts(classifier, images), config=CONFIG).fit(images).explain(images[:2])
+    found = InterpretGAN(classifier, find_layers(classifier, images), config=CONFIG).fit(images).explain(images[:2])
     assert found.natural_explanations.dtype == torch.float32
     assert torch.isfinite(found.natural_explanations).all()
 
@@ -101,8 +101,8 @@ def test_a_classifier_of_another_precision_is_explained(dtype: torch.dtype) -> N
 def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path) -> None:
     fitted.save(tmp_path / "generator.safetensors")
     loaded = InterpretGAN.load(tmp_path / "generator.safetensors", fitted.classifier)
-    assert (loaded.cuts, loaded.config, loaded.seed) == (fitted.cuts, fitted.config, fitted.seed)
-    assert loaded.recogniser_sha256 is fitted.recogniser_sha256 is None
+    assert (loaded.layers, loaded.config, loaded.seed) == (fitted.layers, fitted.config, fitted.seed)
+    assert loaded.recognition_network_sha256 is fitted.recognition_network_sha256 is None
     images = torch.rand(2, 1, 12, 20)
     assert torch.equal(loaded.explain(images).natural_explanations, fitted.explain(images).natural_explanations)
 
@@ -138,10 +138,10 @@ def test_an_explanation_can_be_drawn_with_and_without_a_judge(fitted: InterpretG
 
 
 def test_misuse_is_answered_with_what_to_do(fitted: InterpretGAN) -> None:
-    fresh = InterpretGAN(fitted.classifier, fitted.cuts)
+    fresh = InterpretGAN(fitted.classifier, fitted.layers)
     with pytest.raises(ConfigError, match=r"call fit\(images\) first"):
         fresh.explain(torch.rand(1, 1, 12, 20))
-    with pytest.raises(CutError, match="each once"):
+    with pytest.raises(LayerError, match="each once"):
         InterpretGAN(fitted.classifier, [])
     with pytest.raises(ImageError, match="one adversarial image per image"):
         fitted.explain(torch.rand(2, 1, 12, 20), torch.rand(3, 1, 12, 20))

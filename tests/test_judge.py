@@ -42,12 +42,12 @@ def test_judge_reads_natural_and_adversarial_images(judge: Judge, sets: tuple[Im
     assert judge.adversarial <= judge.natural
 
 
-def test_readings_do_not_depend_on_the_batch(judge: Judge, sets: tuple[ImageSet, ImageSet]) -> None:
+def test_predictions_do_not_depend_on_the_batch(judge: Judge, sets: tuple[ImageSet, ImageSet]) -> None:
     x, _ = sets[1].batch(slice(0, 50))
-    readings = judge.read(x)
-    assert readings.dtype == torch.int64
-    assert readings.shape == (50,)
-    assert torch.equal(readings, judge.read(x, batch_size=7))
+    predictions = judge.read(x)
+    assert predictions.dtype == torch.int64
+    assert predictions.shape == (50,)
+    assert torch.equal(predictions, judge.read(x, batch_size=7))
     assert judge.read(x[:0]).shape == (0,)
     with pytest.raises(ImageError):
         judge.read(x + 1)

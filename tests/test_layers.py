@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.classifier import Classifier
-from interpretgan.errors import CutError, ModelError
-from interpretgan.layers import capture, capturing, examine, find_cuts, replay
+from interpretgan.errors import LayerError, ModelError
+from interpretgan.layers import capture, capturing, examine, find_layers, replay
 from tests.networks import Functional, Residual, ReusedReLU
 
 Net = tuple[Classifier, Tensor]
@@ -25,30 +25,30 @@ def net(request: pytest.FixtureRequest) -> Net:
     return build(*request.param)
 
 
-def test_reused_in_place_relu_has_a_cut_per_call() -> None:
+def test_reused_in_place_relu_has_a_layer_per_call() -> None:
     classifier, images = build(ReusedReLU, 1, 28, 28)
-    cuts = {cut.name: cut for cut in find_cuts(classifier, images)}
-    relus = [name for name in cuts if "relu" in name]
+    layers = {layer.name: layer for layer in find_layers(classifier, images)}
+    relus = [name for name in layers if "relu" in name]
     assert relus == [f"features.relu1:{k}" for k in range(1, 7)]
-    assert cuts["features.conv1"].shape == (4, 26, 26)
-    assert cuts["features.relu1:4"].shape == (7, 8, 8)
-    assert cuts["features.relu1:5"].shape == (20,)
+    assert layers["features.conv1"].shape == (4, 26, 26)
+    assert layers["features.relu1:4"].shape == (7, 8, 8)
+    assert layers["features.relu1:5"].shape == (20,)
     # The convolution's latent is its own, not what the in-place ReLU made of it.
-    _, latents = capture(classifier, images, [cuts["features.conv1"], cuts["features.relu1:1"]])
+    _, latents = capture(classifier, images, [layers["features.conv1"], layers["features.relu1:1"]])
     assert latents["features.conv1"].min() < 0
     assert torch.equal(latents["features.conv1"].relu(), latents["features.relu1:1"])
 
 
-def test_cuts_come_in_execution_order_and_repeats_are_told() -> None:
+def test_layers_come_in_execution_order_and_repeats_are_told() -> None:
     classifier, images = build(ReusedReLU, 1, 28, 28)
     anatomy = examine(classifier, images)
-    assert [cut.name for cut in anatomy.distinct][-4:] == [
+    assert [layer.name for layer in anatomy.distinct][-4:] == [
         "features.relu1:5",
         "classifier.fc2",
         "features.relu1:6",
         "classifier.fc3",
     ]
-    same = {cut.name: cut.same_as for cut in anatomy.cuts if cut.same_as}
+    same = {layer.name: layer.same_as for layer in anatomy.layers if layer.same_as}
     assert same == {
         "features": "features.pool2",
         "classifier.drop": "features.relu1:5",
@@ -57,17 +57,17 @@ def test_cuts_come_in_execution_order_and_repeats_are_told() -> None:
     assert anatomy.refused == ()
 
 
-def test_functional_layers_leave_the_modules_as_cuts_and_the_logits_as_the_last() -> None:
+def test_functional_layers_leave_the_modules_as_layers_and_the_logits_as_the_last() -> None:
     classifier, images = build(Functional, 2, 24, 28)
-    cuts = find_cuts(classifier, images)
-    assert [cut.name for cut in cuts] == ["conv", "fc1", "fc2", "logits"]  # not the order of declaration
-    assert [cut.shape for cut in cuts] == [(6, 22, 26), (12,), (5,), (5,)]
+    layers = find_layers(classifier, images)
+    assert [layer.name for layer in layers] == ["conv", "fc1", "fc2", "logits"]  # not the order of declaration
+    assert [layer.shape for layer in layers] == [(6, 22, 26), (12,), (5,), (5,)]
 
 
 def test_a_residual_branch_is_refused_and_the_block_passes() -> None:
     classifier, images = build(Residual, 1, 9, 11)
     anatomy = examine(classifier, images)
-    names = [cut.name for cut in anatomy.distinct]
+    names = [layer.name for layer in anatomy.distinct]
     assert names == ["stem.0", "stem.1", "stem.2", "blocks.0", "blocks.1", "dropout", "fc"]
     refused = {call.name: call for call in anatomy.refused}
     assert refused["blocks.0.conv1"].nearest == "blocks.0"
@@ -75,34 +75,34 @@ def test_a_residual_branch_is_refused_and_the_block_passes() -> None:
     assert refused["blocks.1.shortcut"].nearest == "blocks.1"
     # The last ReLU's second call holds the block's output, the first is inside the branch.
     assert "blocks.0.relu:1" in refused
-    assert next(cut for cut in anatomy.cuts if cut.name == "blocks.0.relu:2").same_as == "blocks.0"
+    assert next(layer for layer in anatomy.layers if layer.name == "blocks.0.relu:2").same_as == "blocks.0"
 
 
-def test_every_cut_replays_to_the_logits(net: Net) -> None:
+def test_every_layer_replays_to_the_logits(net: Net) -> None:
     classifier, images = net
-    for cut in find_cuts(classifier, images):
-        logits, latents = capture(classifier, images, [cut])
-        assert latents[cut.name].shape == (len(images), *cut.shape)
+    for layer in find_layers(classifier, images):
+        logits, latents = capture(classifier, images, [layer])
+        assert latents[layer.name].shape == (len(images), *layer.shape)
         with torch.no_grad():
-            again = replay(classifier, cut, latents[cut.name], torch.zeros_like(images))
+            again = replay(classifier, layer, latents[layer.name], torch.zeros_like(images))
         torch.testing.assert_close(again, logits)
 
 
 def test_swapping_a_latent_swaps_the_logits(net: Net) -> None:
-    """The definition itself, at every cut and against every refused call."""
+    """The definition itself, at every layer and against every refused call."""
     classifier, images = net
-    for cut in find_cuts(classifier, images):
-        logits, latents = capture(classifier, images, [cut])
+    for layer in find_layers(classifier, images):
+        logits, latents = capture(classifier, images, [layer])
         with torch.no_grad():
-            swapped = replay(classifier, cut, latents[cut.name].flip(0), images)
+            swapped = replay(classifier, layer, latents[layer.name].flip(0), images)
         torch.testing.assert_close(swapped, logits.flip(0))
 
 
 def test_gradients_flow_to_the_image_through_captured_latents() -> None:
     classifier, images = build(ReusedReLU, 1, 28, 28)
-    cuts = find_cuts(classifier, images)
+    layers = find_layers(classifier, images)
     images.requires_grad_(True)
-    with classifier.borrowed(), capturing(classifier, cuts) as latents:
+    with classifier.borrowed(), capturing(classifier, layers) as latents:
         classifier.run(images)
     (gradient,) = torch.autograd.grad(latents["features.relu1:2"].square().sum(), images)
     assert gradient.abs().sum() > 0
@@ -111,12 +111,12 @@ def test_gradients_flow_to_the_image_through_captured_latents() -> None:
 @pytest.mark.parametrize("failing", [False, True])
 def test_no_hook_stays(net: Net, failing: bool) -> None:
     classifier, images = net
-    cuts = find_cuts(classifier, images)
+    layers = find_layers(classifier, images)
     if failing:
-        with pytest.raises(RuntimeError), classifier.borrowed(), capturing(classifier, cuts):
+        with pytest.raises(RuntimeError), classifier.borrowed(), capturing(classifier, layers):
             classifier.run(torch.zeros(2, 7, 3, 3))
     else:
-        capture(classifier, images, cuts)
+        capture(classifier, images, layers)
     for module in classifier.model.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
@@ -133,7 +133,7 @@ def test_no_hook_stays(net: Net, failing: bool) -> None:
 def test_a_wrong_name_is_answered_with_a_right_one(network: type[nn.Module], name: str, message: str) -> None:
     shape = (1, 28, 28) if network is ReusedReLU else (1, 9, 11)
     classifier, images = build(network, *shape)
-    with pytest.raises(CutError, match="expected") as caught:
+    with pytest.raises(LayerError, match="expected") as caught:
         examine(classifier, images).select([name])
     assert message in str(caught.value)
 
@@ -141,7 +141,9 @@ def test_a_wrong_name_is_answered_with_a_right_one(network: type[nn.Module], nam
 def test_images_that_are_all_alike_suffice() -> None:
     classifier, images = build(ReusedReLU, 1, 28, 28)
     blank = torch.zeros(3, 1, 28, 28)
-    assert [cut.name for cut in find_cuts(classifier, blank)] == [cut.name for cut in find_cuts(classifier, images)]
+    assert [layer.name for layer in find_layers(classifier, blank)] == [
+        layer.name for layer in find_layers(classifier, images)
+    ]
 
 
 def test_a_model_that_ignores_the_image_is_refused() -> None:
@@ -155,7 +157,7 @@ def test_a_model_that_ignores_the_image_is_refused() -> None:
             return out
 
     with pytest.raises(ModelError, match="logits that depend on the image"):
-        find_cuts(Classifier(Constant()), torch.rand(3, 1, 4, 4))
+        find_layers(Classifier(Constant()), torch.rand(3, 1, 4, 4))
 
 
 def test_modules_that_return_something_else_are_refused_by_name() -> None:

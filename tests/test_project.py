@@ -49,7 +49,7 @@ def test_every_dependency_is_pinned_once() -> None:
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    small = GANConfig(steps=2, images_per_cut=2, width=16, blocks=1)
+    small = GANConfig(steps=2, images_per_layer=2, width=16, blocks=1)
     monkeypatch.setattr("interpretgan.interpreter.GANConfig", lambda: small)  # the default, too long for a test
     monkeypatch.setattr("interpretgan.judge.judge_recipe", lambda *_: Recipe(epochs=1, batch_size=64, lr=1e-3))
     monkeypatch.chdir(tmp_path)

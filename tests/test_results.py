@@ -42,12 +42,12 @@ def test_the_mnist_diagnosis_reaches_what_the_readme_says(mnist: Diagnosis) -> N
     assert min(layer.natural for layer in mnist.layers) >= 0.95
 
 
-def test_the_mnist_diagnosis_follows_from_its_readings(mnist: Diagnosis) -> None:
-    with np.load(MNIST / "readings.npz", allow_pickle=False) as saved:
+def test_the_mnist_diagnosis_follows_from_its_predictions(mnist: Diagnosis) -> None:
+    with np.load(MNIST / "predictions.npz", allow_pickle=False) as saved:
         right = {
             name: (saved[f"{name}_all"] == saved["labels"]).mean(axis=(0, 2)) for name in ("natural", "adversarial")
         }
-        assert saved["cuts"].tolist() == [layer.name for layer in mnist.layers]
+        assert saved["layers"].tolist() == [layer.name for layer in mnist.layers]
     np.testing.assert_allclose([layer.natural for layer in mnist.layers], right["natural"])
     np.testing.assert_allclose([layer.survival for layer in mnist.layers], right["adversarial"] / right["natural"])
 
@@ -56,11 +56,11 @@ def test_the_shared_trunk_is_as_fast_as_the_readme_says() -> None:
     result = json.loads((ROOT / "results" / "benchmarks" / "shared_trunk.json").read_text())
     readme = (ROOT / "README.md").read_text()
     shared = result["shared"]["steps"] * result["shared"]["fp32_step_seconds"]
-    for arm in result["one_by_one"].values():
-        assert f"{arm['seconds'] / shared:.1f}× of that is the trunk" in readme
-        assert f"rank correlation of {arm['spearman']:.2f}" in " ".join(readme.split())
-        assert f"{arm['speedup']:.1f}×" in readme
-        assert arm["same_top"]
+    for variant in result["one_by_one"].values():
+        assert f"{variant['seconds'] / shared:.1f}× of that is the trunk" in readme
+        assert f"rank correlation of {variant['spearman']:.2f}" in " ".join(readme.split())
+        assert f"{variant['speedup']:.1f}×" in readme
+        assert variant["same_top"]
     assert f"{100 * result['shared']['share_of_bf16_peak']:.0f} %" in readme
 
 
@@ -117,18 +117,18 @@ def test_a_better_judge_does_not_mend_the_controls_after_trades() -> None:
     assert f"by up to {noise[0]:.0f} and {noise[1]:.0f}" in method
 
 
-def test_a_robust_recogniser_makes_deep_explanations_readable() -> None:
-    result = json.loads((ROOT / "results" / "benchmarks" / "deep_cuts.json").read_text())
+def test_a_robust_recognition_network_makes_deep_explanations_readable() -> None:
+    result = json.loads((ROOT / "results" / "benchmarks" / "deep_layers.json").read_text())
     method = (ROOT / "docs" / "method.md").read_text()
-    for arm in result["arms"]:
-        values = " | ".join(f"{found['judge']['value']:.2f}" for found in arm["cuts"].values())
-        assert f"| {arm['name']} | {values} |" in method
+    for variant in result["variants"]:
+        values = " | ".join(f"{found['judge']['value']:.2f}" for found in variant["layers"].values())
+        assert f"| {variant['name']} | {values} |" in method
     floor = result["image"]["judge"]["value"] - 0.05
-    last = {arm["name"]: arm["cuts"]["fc"]["judge"]["value"] for arm in result["arms"]}
-    assert last["the method, λ_z = 10"] < floor <= last["robust recogniser, λ_z = 2"]
+    last = {variant["name"]: variant["layers"]["fc"]["judge"]["value"] for variant in result["variants"]}
+    assert last["the method, λ_z = 10"] < floor <= last["robust recognition network, λ_z = 2"]
 
 
-def test_all_cuts_of_the_photographs_can_be_read() -> None:
+def test_all_layers_of_the_photographs_can_be_read() -> None:
     diagnosis = Diagnosis.load(ROOT / "results" / "cifar10-vgg-small-max")
     image, *layers = diagnosis.layers
     assert [layer.name for layer in layers if layer.natural < image.natural - 0.05] == []
@@ -145,13 +145,13 @@ def test_the_readme_lists_the_pretrained_classifiers(capsys: pytest.CaptureFixtu
     assert table.strip() in (ROOT / "README.md").read_text()
 
 
-def test_cuts_of_the_photographs_in_other_networks_are_read_as_the_readme_says() -> None:
+def test_layers_of_the_photographs_in_other_networks_are_read_as_the_readme_says() -> None:
     study = json.loads((ROOT / "results" / "studies" / "information-photographs" / "study.json").read_text())
     floors = [run["result"]["diagnosis"]["accuracy"]["judge_natural"] - 0.05 for run in study["runs"]]
     tables = [run["result"]["layers"] for run in study["runs"]]
     short = [floor - row["natural"] for floor, rows in zip(floors, tables, strict=True) for row in rows]
     readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"at {sum(one <= 0 for one in short)} of {len(short)} cuts" in readme
+    assert f"at {sum(one <= 0 for one in short)} of {len(short)} layers" in readme
     assert max(short) < 0.0205  # "two points at most"
     for rows in tables:
         for name in ("information_loss", "vulnerability"):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, Judge, ThreatModel, diagnose, find_cuts
+from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, Judge, ThreatModel, diagnose, find_layers
 from interpretgan.attacks import attack
 from interpretgan.cli.app import run_command
 from interpretgan.errors import ConfigError, LabelError, WeightsError
@@ -22,8 +22,10 @@ from interpretgan.information.training import train_gauge
 from interpretgan.layers import examine
 from tests.networks import Tiny
 
-SMALL = GANConfig(steps=2, images_per_cut=2, width=8, blocks=1, precision="fp32")
-METER = InformationConfig(steps=2, batch=8, images_per_cut=2, width=8, blocks=1, features=8, hidden=8, precision="fp32")
+SMALL = GANConfig(steps=2, images_per_layer=2, width=8, blocks=1, precision="fp32")
+METER = InformationConfig(
+    steps=2, batch=8, images_per_layer=2, width=8, blocks=1, features=8, hidden=8, precision="fp32"
+)
 
 
 @pytest.fixture
@@ -74,12 +76,12 @@ def test_a_model_that_changes_its_input_changes_nothing_of_ours(
     polite = Classifier(InPlace(copy.deepcopy(classifier.model), in_place=False))
     images, labels = digits[1].batch(slice(0, 12))
     before = images.clone()
-    assert [cut.name for cut in find_cuts(rude, images)] == [cut.name for cut in find_cuts(polite, images)]
+    assert [layer.name for layer in find_layers(rude, images)] == [layer.name for layer in find_layers(polite, images)]
     threat_model = ThreatModel("linf", 0.1, steps=2)
     assert torch.equal(*(attack(one, images, labels, threat_model, seed=0) for one in (rude, polite)))
     assert torch.equal(images, before)
     measured = [
-        InformationMeter(one, find_cuts(one, images), config=METER).fit(digits[0]).measure(digits[1], examples=20)
+        InformationMeter(one, find_layers(one, images), config=METER).fit(digits[0]).measure(digits[1], examples=20)
         for one in (rude, polite)
     ]
     assert (measured[0].variance == measured[1].variance).all()
@@ -87,7 +89,7 @@ def test_a_model_that_changes_its_input_changes_nothing_of_ours(
 
 def test_a_generator_is_for_one_range_of_pixels_and_one_normalisation(classifier: Classifier, tmp_path: Path) -> None:
     images = torch.rand(6, 1, 28, 28)
-    InterpretGAN(classifier, find_cuts(classifier, images), config=SMALL).fit(images).save(tmp_path / "g.safetensors")
+    InterpretGAN(classifier, find_layers(classifier, images), config=SMALL).fit(images).save(tmp_path / "g.safetensors")
     InterpretGAN.load(tmp_path / "g.safetensors", Classifier(classifier.model))
     for other in (Classifier(classifier.model, mean=(0.5,), std=(0.2,)), Classifier(classifier.model, bounds=(-1, 1))):
         with pytest.raises(WeightsError, match="other weights, bounds or normalisation"):
@@ -96,7 +98,7 @@ def test_a_generator_is_for_one_range_of_pixels_and_one_normalisation(classifier
 
 def test_a_judge_of_other_pixels_is_refused(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
     images, labels = digits[1].batch(slice(0, 6))
-    interpreter = InterpretGAN(classifier, find_cuts(classifier, images), config=SMALL).fit(images)
+    interpreter = InterpretGAN(classifier, find_layers(classifier, images), config=SMALL).fit(images)
     judge = Judge(Classifier(Tiny(), bounds=(-1, 1)), 0.9, 0.5, "tiny")
     with pytest.raises(ConfigError, match=r"a judge of pixels within \(0.0, 1.0\).*got \(-1.0, 1.0\)"):
         diagnose(interpreter, judge, images, labels, threat_model=ThreatModel("linf", 0.1))
@@ -109,12 +111,12 @@ def test_a_judge_of_other_pixels_is_refused(classifier: Classifier, digits: tupl
 
 def test_double_precision_and_a_caller_without_gradients_fit_the_same(classifier: Classifier) -> None:
     images, labels = torch.rand(12, 1, 28, 28), torch.arange(12) % 10
-    cuts = find_cuts(classifier, images)
-    plain = InterpretGAN(classifier, cuts, config=SMALL).fit(images)
+    layers = find_layers(classifier, images)
+    plain = InterpretGAN(classifier, layers, config=SMALL).fit(images)
     with torch.no_grad():
-        quiet = InterpretGAN(classifier, cuts, config=SMALL).fit(images)
-        InformationMeter(classifier, cuts, config=METER).fit(images, labels)
-    double = InterpretGAN(classifier, cuts, config=SMALL).fit(images.double())
+        quiet = InterpretGAN(classifier, layers, config=SMALL).fit(images)
+        InformationMeter(classifier, layers, config=METER).fit(images, labels)
+    double = InterpretGAN(classifier, layers, config=SMALL).fit(images.double())
     drawn = [one.explain(images[:3]).natural_explanations for one in (plain, quiet, double)]
     assert torch.equal(drawn[0], drawn[1])
     torch.testing.assert_close(drawn[0], drawn[2])
@@ -124,7 +126,7 @@ def test_labels_that_are_no_tensor_or_too_few_are_told(
     classifier: Classifier, digits: tuple[ImageSet, ImageSet]
 ) -> None:
     images, labels = digits[1].batch(slice(0, 6))
-    interpreter = InterpretGAN(classifier, find_cuts(classifier, images), config=SMALL).fit(images)
+    interpreter = InterpretGAN(classifier, find_layers(classifier, images), config=SMALL).fit(images)
     judge = Judge(classifier, 0.9, 0.5, "tiny")
     with pytest.raises(LabelError, match=r"labels \[6\] with a tensor of images, got list"):
         diagnose(interpreter, judge, images, labels.tolist(), threat_model=ThreatModel("linf", 0.1))  # type: ignore[arg-type]
@@ -150,7 +152,7 @@ class SequenceFirst(nn.Module):
 
 def test_an_axis_as_long_as_the_batch_is_no_batch_axis() -> None:
     anatomy = examine(Classifier(SequenceFirst()), torch.rand(4, 1, 28, 28))
-    assert "mix" not in [cut.name for cut in anatomy.cuts]
+    assert "mix" not in [layer.name for layer in anatomy.layers]
     assert "no batch axis" in {one.name: one.reason for one in anatomy.refused}["mix"]
 
 
@@ -183,8 +185,8 @@ def test_the_hash_of_a_network_covers_all_its_state() -> None:
 def test_logits_that_no_image_has_do_not_count_as_classes(digits: tuple[ImageSet, ImageSet]) -> None:
     torch.manual_seed(0)
     classifier = Classifier(Tiny(classes=1000))
-    cuts = find_cuts(classifier, digits[0].batch([0, 1])[0])
-    bits = train_gauge(classifier, cuts, digits[0], METER, seed=0).class_bits
+    layers = find_layers(classifier, digits[0].batch([0, 1])[0])
+    bits = train_gauge(classifier, layers, digits[0], METER, seed=0).class_bits
     labels = torch.from_numpy(digits[0].labels.copy()).long()
     shares = torch.bincount(labels) / len(labels)
     torch.testing.assert_close(bits[:10], -shares.log2(), rtol=0.02, atol=0.0)  # of the images it looked at

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from interpretgan.interpreter import InterpretGAN as InterpretGAN
     from interpretgan.judge import Judge as Judge
     from interpretgan.judge import train_judge as train_judge
-    from interpretgan.layers import Cut as Cut
+    from interpretgan.layers import Layer as Layer
     from interpretgan.layers import capture as capture
-    from interpretgan.layers import find_cuts as find_cuts
+    from interpretgan.layers import find_layers as find_layers
     from interpretgan.layers import replay as replay
     from interpretgan.models import load_classifier as load_classifier
     from interpretgan.report import write_report as write_report
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "Classifier": "classifier",
-    "Cut": "layers",
+    "Layer": "layers",
     "Diagnosis": "diagnosis.result",
     "Evaluation": "robustness",
     "Explanation": "interpreter",
@@ -53,7 +53,7 @@ _PUBLIC = {
     "capture": "layers",
     "diagnose": "diagnosis.diagnose",
     "evaluate": "robustness",
-    "find_cuts": "layers",
+    "find_layers": "layers",
     "load_classifier": "models",
     "load_data": "data",
     "replay": "layers",

@@ -44,8 +44,8 @@ class ModelError(InputError):
     """A model whose output cannot be read as logits, or that cannot be built."""
 
 
-class CutError(InputError):
-    """A layer name that does not exist or that is not a cut of the network."""
+class LayerError(InputError):
+    """A layer name that does not exist or that is not a layer of the network."""
 
 
 class ThreatModelError(InputError):

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource, as_source
-from interpretgan.errors import ConfigError, CutError, ImageError, LabelError
+from interpretgan.errors import ConfigError, ImageError, LabelError, LayerError
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.train import GANConfig, OnStep, train_generator
 from interpretgan.judge import Judge, require_same_pixels
-from interpretgan.layers import Cut, capture, distinct
+from interpretgan.layers import Layer, capture, distinct
 from interpretgan.store.network_files import Header, load_fitted, save_fitted
 
 
-class Reader(Protocol):
+class Predictor(Protocol):
     """Whatever reads the class that an image shows: a judge."""
 
     def read(self, images: Tensor) -> Tensor:
@@ -30,32 +30,33 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Explanation:
-    """What every cut holds of some images, and of their adversarial counterparts.
+    """What every layer holds of some images, and of their adversarial counterparts.
 
-    `L` cuts, `N` images. Natural and adversarial explanations of an image are drawn with the same noise, so they differ
-    only by what the perturbation did to the latent.
+    `L` layers, `N` images. Natural and adversarial explanations of an image are drawn with the same noise, so they
+    differ only by what the perturbation did to the latent.
 
     Attributes:
-        cuts: Names of the cuts, in execution order.
+        layers: Names of the layers, in execution order.
         images: `[N, C, H, W]`, within `bounds`.
         adversarial: `[N, C, H, W]`, or `None`.
         natural_explanations: `x̂_l` `[L, N, C, H, W]`.
         adversarial_explanations: `x̂'_l` `[L, N, C, H, W]`, or `None`.
         bounds: Range of the pixels.
         labels: True classes `[N]`, or `None`.
-        natural_readings: What the judge reads, int64 `[L + 1, N]`; row 0 is the image itself. `None` without a judge.
-        adversarial_readings: The same for the adversarial images.
+        natural_predictions: What the judge reads, int64 `[L + 1, N]`; row 0 is the image itself. `None` without a
+            judge.
+        adversarial_predictions: The same for the adversarial images.
     """
 
-    cuts: tuple[str, ...]
+    layers: tuple[str, ...]
     images: Tensor
     adversarial: Tensor | None
     natural_explanations: Tensor
     adversarial_explanations: Tensor | None
     bounds: tuple[float, float]
     labels: Tensor | None = None
-    natural_readings: Tensor | None = None
-    adversarial_readings: Tensor | None = None
+    natural_predictions: Tensor | None = None
+    adversarial_predictions: Tensor | None = None
 
     @property
     def difference(self) -> Tensor:
@@ -72,22 +73,22 @@ class Explanation:
 
     @property
     def turns(self) -> tuple[str | None, ...]:
-        """For each image, the first cut from which on the judge never again reads the true class.
+        """For each image, the first layer from which on the judge never again reads the true class.
 
-        `None` where it reads the true class at the last cut, `"image"` where it misreads the adversarial image and
+        `None` where it reads the true class at the last layer, `"image"` where it misreads the adversarial image and
         every explanation of it.
 
         Raises:
             ConfigError: Labels, judge or adversarial images are missing.
         """
-        if self.labels is None or self.adversarial_readings is None:
+        if self.labels is None or self.adversarial_predictions is None:
             raise ConfigError(
                 expected="labels, a judge and adversarial images",
                 got="an explanation without one of them",
                 do="call explain(images, adversarial, labels=..., judge=...)",
             )
-        wrong = self.adversarial_readings.cpu() != self.labels.cpu()
-        names = ("image", *self.cuts)
+        wrong = self.adversarial_predictions.cpu() != self.labels.cpu()
+        names = ("image", *self.layers)
         # Row l is true where every row from l to the end is wrong.
         stays_wrong = wrong.flip(0).int().cumprod(dim=0).flip(0)
         first = len(names) - stays_wrong.sum(dim=0)
@@ -95,40 +96,40 @@ class Explanation:
 
 
 class InterpretGAN:
-    """One generator for all cuts of a classifier.
+    """One generator for all layers of a classifier.
 
-        interpreter = InterpretGAN(classifier, find_cuts(classifier, images)).fit(images)
+        interpreter = InterpretGAN(classifier, find_layers(classifier, images)).fit(images)
         explanation = interpreter.explain(images, adversarial)
 
-    Cuts that hold the same tensor (`Cut.same_as`) share one explanation.
+    Layers that hold the same tensor (`Layer.same_as`) share one explanation.
 
     Args:
         classifier: The classifier to explain.
-        cuts: Its cuts, as `find_cuts` gives them.
+        layers: Its layers, as `find_layers` gives them.
         config: Settings of the training.
         seed: Of the training, and of the noise where `explain` is given no other.
 
     Raises:
-        CutError: No cuts, or one named twice.
+        LayerError: No layers, or one named twice.
     """
 
     def __init__(
-        self, classifier: Classifier, cuts: Sequence[Cut], *, config: GANConfig | None = None, seed: int = 0
+        self, classifier: Classifier, layers: Sequence[Layer], *, config: GANConfig | None = None, seed: int = 0
     ) -> None:
-        names = [cut.name for cut in cuts]
+        names = [layer.name for layer in layers]
         if not names or len(set(names)) < len(names):
-            raise CutError(
-                expected="at least one cut, each once",
+            raise LayerError(
+                expected="at least one layer, each once",
                 got=str(names),
-                do="pass the list that find_cuts returns",
+                do="pass the list that find_layers returns",
             )
-        self.classifier, self.cuts, self.seed = classifier, tuple(cuts), seed
+        self.classifier, self.layers, self.seed = classifier, tuple(layers), seed
         self.config = GANConfig() if config is None else config
-        self.drawn, self._rows = distinct(cuts)
-        """The cuts that are drawn, the others repeating one of them; and the row of each cut among these."""
+        self.drawn, self._rows = distinct(layers)
+        """The layers that are drawn, the others repeating one of them; and the row of each layer among these."""
         self._generator: Generator | None = None
-        self.recogniser_sha256: str | None = None
-        """Of the recogniser that it was fitted with, if that was another one than the classifier."""
+        self.recognition_network_sha256: str | None = None
+        """Of the recognition network that it was fitted with, if that was another one than the classifier."""
 
     @property
     def generator(self) -> Generator:
@@ -145,7 +146,7 @@ class InterpretGAN:
         self,
         images: Tensor | ImageSource,
         *,
-        recogniser: Classifier | None = None,
+        recognition_network: Classifier | None = None,
         checkpoint: Path | None = None,
         on_step: OnStep | None = None,
         devices: int = 1,
@@ -155,7 +156,7 @@ class InterpretGAN:
         Args:
             images: `[N, C, H, W]` within the classifier's bounds, or a source that is read a batch at a time
                 (an `ImageSet` is brought to the bounds).
-            recogniser: A robust classifier of the same classes, trained apart from the judge, that reads the
+            recognition_network: A robust classifier of the same classes, trained apart from the judge, that reads the
                 explanations in place of the explained one (`train_generator`). On natural photographs the explained
                 one is satisfied with textures that only it can read.
             checkpoint: See `interpretgan.gan.train.train_generator`.
@@ -166,7 +167,7 @@ class InterpretGAN:
             This object.
 
         Raises:
-            ConfigError: A recogniser of other classes or bounds, or devices that cannot share the training.
+            ConfigError: A recognition network of other classes or bounds, or devices that cannot share the training.
             ImageError: Images that the classifier refuses.
             TrainingError: A loss is not finite, or the process of another device died.
         """
@@ -174,9 +175,9 @@ class InterpretGAN:
             images = self.classifier.check_images(images)
         self._generator = train_generator(
             self.classifier, self.drawn, as_source(images, None, self.classifier.bounds), self.config, seed=self.seed,
-            recogniser=recogniser, checkpoint=checkpoint, on_step=on_step, devices=devices,
+            recognition_network=recognition_network, checkpoint=checkpoint, on_step=on_step, devices=devices,
         )  # fmt: skip
-        self.recogniser_sha256 = None if recogniser is None else recogniser.state_sha256()
+        self.recognition_network_sha256 = None if recognition_network is None else recognition_network.state_sha256()
         return self
 
     def noise(self, count: int, *, generator: torch.Generator) -> Tensor:
@@ -184,19 +185,19 @@ class InterpretGAN:
         return torch.randn(count, self.config.noise, generator=generator).to(self.classifier.device)
 
     def draw(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Explanations of one batch at every cut: `x̂_l = G_l(f_{<=l}(x), n)`.
+        """Explanations of one batch at every layer: `x̂_l = G_l(f_{<=l}(x), n)`.
 
         Args:
             images: `[N, C, H, W]` within the classifier's bounds.
-            noise: `[N, noise]`; an image's noise is the same at every cut.
+            noise: `[N, noise]`; an image's noise is the same at every layer.
 
         Returns:
-            `[L, N, C, H, W]` within the bounds, in the order of the cuts, in full precision and without gradient.
+            `[L, N, C, H, W]` within the bounds, in the order of the layers, in full precision and without gradient.
         """
         generator = self.generator
         _, latents = capture(self.classifier, images, self.drawn)
         with torch.no_grad():
-            drawn = generator([latents[cut.name] for cut in self.drawn], noise.repeat(len(self.drawn), 1))
+            drawn = generator([latents[layer.name] for layer in self.drawn], noise.repeat(len(self.drawn), 1))
         explanations: Tensor = drawn.view(len(self.drawn), *images.shape)[self._rows]
         return explanations
 
@@ -206,7 +207,7 @@ class InterpretGAN:
         adversarial: Tensor | None = None,
         *,
         labels: Tensor | None = None,
-        judge: Reader | None = None,
+        judge: Predictor | None = None,
         seed: int | None = None,
     ) -> Explanation:
         """Explain images, and with the same noise their adversarial counterparts.
@@ -240,22 +241,22 @@ class InterpretGAN:
         natural = self.draw(images, noise)
         perturbed = None if adversarial is None else self.draw(adversarial, noise)
         return Explanation(
-            cuts=tuple(cut.name for cut in self.cuts),
+            layers=tuple(layer.name for layer in self.layers),
             images=images,
             adversarial=adversarial,
             natural_explanations=natural,
             adversarial_explanations=perturbed,
             bounds=self.classifier.bounds,
             labels=labels,
-            natural_readings=None if judge is None else read_all(judge, images, natural),
-            adversarial_readings=(
+            natural_predictions=None if judge is None else predict_all(judge, images, natural),
+            adversarial_predictions=(
                 None if judge is None or adversarial is None or perturbed is None
-                else read_all(judge, adversarial, perturbed)
+                else predict_all(judge, adversarial, perturbed)
             ),
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Write the trained generator, its cuts and settings to one safetensors file, atomically.
+        """Write the trained generator, its layers and settings to one safetensors file, atomically.
 
         Raises:
             ConfigError: `fit` was not called.
@@ -265,9 +266,9 @@ class InterpretGAN:
             "config": dataclasses.asdict(self.config),
             "image_shape": self.generator.image_shape,
             "seed": self.seed,
-            "recogniser_sha256": self.recogniser_sha256,
+            "recognition_network_sha256": self.recognition_network_sha256,
         }
-        save_fitted(path, self.generator, self.classifier, self.cuts, header)
+        save_fitted(path, self.generator, self.classifier, self.layers, header)
 
     @classmethod
     def load(cls, path: Path, classifier: Classifier) -> InterpretGAN:
@@ -277,9 +278,9 @@ class InterpretGAN:
             WeightsError: The file is missing, truncated, something else, or of another classifier.
         """
 
-        def build(header: Header, cuts: list[Cut]) -> tuple[InterpretGAN, Generator]:
-            loaded = cls(classifier, cuts, config=GANConfig(**header["config"]), seed=header["seed"])
-            loaded.recogniser_sha256 = header.get("recogniser_sha256")
+        def build(header: Header, layers: list[Layer]) -> tuple[InterpretGAN, Generator]:
+            loaded = cls(classifier, layers, config=GANConfig(**header["config"]), seed=header["seed"])
+            loaded.recognition_network_sha256 = header.get("recognition_network_sha256")
             return loaded, loaded._build(tuple(header["image_shape"]))
 
         loaded, generator = load_fitted(
@@ -295,6 +296,6 @@ class InterpretGAN:
         )
 
 
-def read_all(judge: Reader, images: Tensor, explanations: Tensor) -> Tensor:
+def predict_all(judge: Predictor, images: Tensor, explanations: Tensor) -> Tensor:
     """What a judge reads in images `[N, ...]` and explanations `[L, N, ...]`: int64 `[L + 1, N]`, images first."""
     return torch.stack([judge.read(batch) for batch in (images, *explanations)])

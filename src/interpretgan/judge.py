@@ -53,10 +53,10 @@ class Judge:
         Raises:
             ImageError: See `Classifier`.
         """
-        readings = [self.classifier(part).argmax(dim=1) for part in torch.split(images, batch_size) if len(part)]
-        if not readings:
+        predictions = [self.classifier(part).argmax(dim=1) for part in torch.split(images, batch_size) if len(part)]
+        if not predictions:
             return torch.empty(0, dtype=torch.int64, device=images.device)
-        return torch.cat(readings).to(images.device)
+        return torch.cat(predictions).to(images.device)
 
 
 def require_same_pixels(judge: Judge, classifier: Classifier) -> None:

@@ -1,6 +1,6 @@
-"""Find the cuts of a network, capture their latents, and replay the network from them.
+"""Find the layers of a network, capture their latents, and replay the network from them.
 
-A *cut* is a module call whose output alone fixes the logits: `f = f_{>l} ∘ f_{<=l}`. Cuts are found by running the
+A *layer* is a module call whose output alone fixes the logits: `f = f_{>l} ∘ f_{<=l}`. Layers are found by running the
 network, never by reading its code, so in-place, reused and functional layers need no special case. All hooks of
 this package live in this file.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.classifier import Classifier, check_logits
-from interpretgan.errors import CutError, ModelError
+from interpretgan.errors import LayerError, ModelError
 
 PROBE_IMAGES = 4
 """How many images the complete-cut test runs on."""
@@ -27,7 +27,7 @@ SPREAD_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Cut:
+class Layer:
     """A place in the network whose tensor fixes the logits.
 
     Attributes:
@@ -36,7 +36,7 @@ class Cut:
         call: Which call of the module, from 1.
         kind: Class of the module, e.g. `Conv2d`.
         shape: Shape of the latent without the batch axis.
-        same_as: Name of another cut that holds the very same tensor (a container and its last layer, dropout in eval
+        same_as: Name of another layer that holds the very same tensor (a container and its last layer, dropout in eval
             mode, a flatten), or `None`. Explaining one of the two explains both.
     """
 
@@ -50,7 +50,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Refused:
-    """A module call that is no cut, with the reason and the nearest cut that can stand in for it."""
+    """A module call that does not fix the logits, with the reason and the nearest layer that can stand in for it."""
 
     name: str
     kind: str
@@ -61,64 +61,64 @@ class Refused:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Every module call of a network, sorted into cuts and refused calls, both in execution order."""
+    """Every module call of a network, sorted into layers and refused calls, both in execution order."""
 
-    cuts: tuple[Cut, ...]
+    layers: tuple[Layer, ...]
     refused: tuple[Refused, ...]
     order: tuple[str, ...]
     same_module: dict[str, str]
 
     @property
-    def distinct(self) -> list[Cut]:
-        """The cuts that hold different tensors: one name for each."""
-        return [cut for cut in self.cuts if cut.same_as is None]
+    def distinct(self) -> list[Layer]:
+        """The layers that hold different tensors: one name for each."""
+        return [layer for layer in self.layers if layer.same_as is None]
 
-    def select(self, names: Sequence[str]) -> list[Cut]:
-        """The named cuts, in execution order.
+    def select(self, names: Sequence[str]) -> list[Layer]:
+        """The named layers, in execution order.
 
         Raises:
-            CutError: A name that does not exist, that is ambiguous, or that is no cut.
+            LayerError: A name that does not exist, that is ambiguous, or that is no layer.
         """
-        return [cut for cut in self.cuts if cut.name in {self._find(name).name for name in names}]
+        return [layer for layer in self.layers if layer.name in {self._find(name).name for name in names}]
 
-    def _find(self, name: str) -> Cut:
-        cuts = {cut.name: cut for cut in self.cuts}
-        if name in cuts:
-            return cuts[name]
+    def _find(self, name: str) -> Layer:
+        layers = {layer.name: layer for layer in self.layers}
+        if name in layers:
+            return layers[name]
         for refused in self.refused:
             if refused.name == name:
-                raise CutError(
-                    expected="a layer that is a cut",
-                    got=f"'{name}', which is none: {refused.reason}",
+                raise LayerError(
+                    expected="a layer whose output fixes the logits",
+                    got=f"'{name}', a module call that does not: {refused.reason}",
                     do=f"use '{refused.nearest}'" if refused.nearest else "pick another layer",
                 )
         calls = [other for other in self.order if other.rpartition(":")[0] == self.same_module.get(name, name)]
         if calls:
-            raise CutError(
+            raise LayerError(
                 expected="one call of a module",
                 got=f"'{name}', which is called {len(calls)} times",
                 do=f"pick one of {', '.join(calls)}",
             )
         if name in self.same_module:
-            raise CutError(
+            raise LayerError(
                 expected="a layer name of the network",
                 got=f"'{name}', another name of the module '{self.same_module[name]}'",
                 do=f"use '{self.same_module[name]}'",
             )
-        close = difflib.get_close_matches(name, list(cuts) or list(self.order), n=1, cutoff=0.0)
-        raise CutError(
+        close = difflib.get_close_matches(name, list(layers) or list(self.order), n=1, cutoff=0.0)
+        raise LayerError(
             expected="a layer name of the network",
             got=f"'{name}'",
             do=f"did you mean '{close[0]}'? `interpretgan layers` lists them all" if close else "list the layers",
         )
 
 
-def distinct(cuts: Sequence[Cut]) -> tuple[tuple[Cut, ...], list[int]]:
-    """The cuts without those that repeat another one's tensor, and for every cut the index of the one it stands for."""
-    first: dict[str, Cut] = {}
-    for cut in cuts:
-        first.setdefault(cut.same_as or cut.name, cut)
-    return tuple(first.values()), [list(first).index(cut.same_as or cut.name) for cut in cuts]
+def distinct(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], list[int]]:
+    """The layers that hold different tensors, and for every given layer the index of the one that holds its tensor."""
+    first: dict[str, Layer] = {}
+    for layer in layers:
+        first.setdefault(layer.same_as or layer.name, layer)
+    return tuple(first.values()), [list(first).index(layer.same_as or layer.name) for layer in layers]
 
 
 # --- hooks -------------------------------------------------------------------------------------------------------
@@ -155,66 +155,66 @@ def _visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | Non
 
 @contextmanager
 def capturing(
-    classifier: Classifier, cuts: Sequence[Cut], rows: Mapping[str, slice] | None = None
+    classifier: Classifier, layers: Sequence[Layer], rows: Mapping[str, slice] | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """Collect the latents of the given cuts in every pass of the classifier.
+    """Collect the latents of the given layers in every pass of the classifier.
 
     Each latent is copied when its module returns, so that a later in-place layer cannot change it; gradients flow.
 
     Args:
         classifier: The classifier.
-        cuts: Where to look.
-        rows: For each cut the images whose latent is kept. `None`: all of them.
+        layers: Where to look.
+        rows: For each layer the images whose latent is kept. `None`: all of them.
 
     Yields:
-        A dictionary from cut name to latent `[N, *cut.shape]`, refilled by each pass.
+        A dictionary from layer name to latent `[N, *layer.shape]`, refilled by each pass.
     """
-    wanted = {(cut.module, cut.call): cut.name for cut in cuts}
+    wanted = {(layer.module, layer.call): layer.name for layer in layers}
     latents: dict[str, Tensor] = {}
 
     def visit(name: str, call: int, _module: nn.Module, output: object) -> None:
-        cut_name = wanted.get((name, call))
-        if cut_name is not None:
+        layer_name = wanted.get((name, call))
+        if layer_name is not None:
             assert isinstance(output, Tensor)
-            latents[cut_name] = (output if rows is None else output[rows[cut_name]]).clone()
+            latents[layer_name] = (output if rows is None else output[rows[layer_name]]).clone()
 
-    with _visiting(classifier, visit, [cut.module for cut in cuts]):
+    with _visiting(classifier, visit, [layer.module for layer in layers]):
         yield latents
 
 
-def capture(classifier: Classifier, images: Tensor, cuts: Sequence[Cut]) -> tuple[Tensor, dict[str, Tensor]]:
+def capture(classifier: Classifier, images: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits and latents of one batch, without gradient.
 
     Args:
         classifier: The classifier.
         images: `[N, C, H, W]` within the classifier's bounds.
-        cuts: Where to look.
+        layers: Where to look.
 
     Returns:
-        Logits `[N, K]`, and a dictionary from cut name to latent `[N, *cut.shape]`.
+        Logits `[N, K]`, and a dictionary from layer name to latent `[N, *layer.shape]`.
     """
-    with classifier.borrowed(), torch.no_grad(), capturing(classifier, cuts) as latents:
+    with classifier.borrowed(), torch.no_grad(), capturing(classifier, layers) as latents:
         logits = classifier.run(images)
     return logits, dict(latents)
 
 
-def replay(classifier: Classifier, cut: Cut, latent: Tensor, images: Tensor) -> Tensor:
-    """Logits of the network when the cut's output is replaced: `f_{>l}(latent)`.
+def replay(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor) -> Tensor:
+    """Logits of the network when the layer's output is replaced: `f_{>l}(latent)`.
 
     Args:
         classifier: The classifier.
-        cut: The cut to replay from.
-        latent: `[N, *cut.shape]`.
-        images: Any `[N, C, H, W]`; they run the network up to the cut and have no influence on the result.
+        layer: The layer to replay from.
+        latent: `[N, *layer.shape]`.
+        images: Any `[N, C, H, W]`; they run the network up to the layer and have no influence on the result.
 
     Returns:
         Logits `[N, K]`, with gradient to `latent` where autograd is on.
     """
 
     def visit(_name: str, call: int, _module: nn.Module, _output: object) -> Tensor | None:
-        return latent.clone() if call == cut.call else None
+        return latent.clone() if call == layer.call else None
 
-    with classifier.borrowed(), _visiting(classifier, visit, [cut.module]):
+    with classifier.borrowed(), _visiting(classifier, visit, [layer.module]):
         return classifier.run(images)
 
 
@@ -234,10 +234,10 @@ class _Call:
         return tuple(self.value.shape[1:]) if self.value is not None else None
 
 
-def find_cuts(classifier: Classifier, images: Tensor) -> list[Cut]:
-    """All cuts of a network, in execution order, the logits last.
+def find_layers(classifier: Classifier, images: Tensor) -> list[Layer]:
+    """All layers of a network, in execution order, the logits last.
 
-    A module call is a cut exactly when running the network on one input, with the call's output replaced by the one
+    A module call is a layer exactly when running the network on one input, with the call's output replaced by the one
     it gave on a second input, gives the second input's logits.
 
     Args:
@@ -248,11 +248,11 @@ def find_cuts(classifier: Classifier, images: Tensor) -> list[Cut]:
         ImageError: Images that the classifier refuses.
         ModelError: A model whose output is not logits, or whose logits do not depend on the image.
     """
-    return list(examine(classifier, images).cuts)
+    return list(examine(classifier, images).layers)
 
 
 def examine(classifier: Classifier, images: Tensor) -> Anatomy:
-    """Like `find_cuts`, with the refused module calls and the reason for each."""
+    """Like `find_layers`, with the refused module calls and the reason for each."""
     images = classifier.check_images(images[:PROBE_IMAGES])
     low, high = classifier.bounds
     generator = torch.Generator().manual_seed(0)
@@ -286,7 +286,7 @@ def examine(classifier: Classifier, images: Tensor) -> Anatomy:
         reasons = [
             _no_batch_axis(call.value, len(images))
             if call.value is not None and (call.module, call.index) in fixed
-            else _why_not_a_cut(classifier, call, len(images), telling, logits)
+            else _why_not_a_layer(classifier, call, len(images), telling, logits)
             for call in calls
         ]
     return _sort(classifier, calls, names, reasons)
@@ -312,10 +312,10 @@ def _qualify(calls: Sequence[_Call]) -> list[str]:
     return names
 
 
-def _why_not_a_cut(
+def _why_not_a_layer(
     classifier: Classifier, call: _Call, count: int, others: Sequence[tuple[Tensor, Tensor]], logits: Tensor
 ) -> str | None:
-    """`None` for a cut, else the reason."""
+    """`None` for a layer, else the reason."""
     value = call.value
     if value is None:
         return f"it returns a {type(call.output).__name__}, not one tensor"
@@ -358,22 +358,22 @@ def _sort(
     classifier: Classifier, calls: Sequence[_Call], names: Sequence[str], reasons: Sequence[str | None]
 ) -> Anatomy:
     same_as = _same_tensor(calls, names, reasons)
-    cuts: list[Cut] = []
+    layers: list[Layer] = []
     refused: list[Refused] = []
     for position, (call, name, reason) in enumerate(zip(calls, names, reasons, strict=True)):
         if reason is not None:
             refused.append(Refused(name, call.kind, call.shape, reason, _nearest(position, names, reasons, same_as)))
         elif call.module or same_as.get(name) is None:  # the root only where no other call returns the logits
             assert call.shape is not None
-            cuts.append(Cut(name, call.module, call.index, call.kind, call.shape, same_as.get(name)))
+            layers.append(Layer(name, call.module, call.index, call.kind, call.shape, same_as.get(name)))
     first = {id(module): name for name, module in classifier.model.named_modules()}
     every = classifier.model.named_modules(remove_duplicate=False)
     same_module = {name: first[id(module)] for name, module in every if first[id(module)] != name}
-    return Anatomy(tuple(cuts), tuple(refused), tuple(names), same_module)
+    return Anatomy(tuple(layers), tuple(refused), tuple(names), same_module)
 
 
 def _same_tensor(calls: Sequence[_Call], names: Sequence[str], reasons: Sequence[str | None]) -> dict[str, str]:
-    """For each cut that only repeats another one's tensor, the name that stands for both.
+    """For each layer that only repeats another one's tensor, the name that stands for both.
 
     The name kept is the innermost module that has a refused call inside (a residual block is called by its own name,
     not by its last ReLU's), else the call that returned first (a layer, not the container around it).
@@ -413,7 +413,7 @@ def _shares(earlier: _Call, later: _Call) -> bool:
 
 
 def _nearest(position: int, names: Sequence[str], reasons: Sequence[str | None], same_as: dict[str, str]) -> str | None:
-    """The cut that follows a refused call, or the one before it where none follows."""
+    """The layer that follows a refused call, or the one before it where none follows."""
     after = [i for i in range(position + 1, len(names)) if reasons[i] is None]
     before = [i for i in range(position) if reasons[i] is None]
     found = after[0] if after else before[-1] if before else None

@@ -30,8 +30,8 @@ def bootstrap_weights(generators: int, examples: int, replicates: int, *, seed: 
 
     Small whole numbers in single precision, whose sums are exact.
 
-    An example is drawn with all its readings, so comparisons between cuts stay paired; generators are drawn too where
-    there are several, so the interval covers their training.
+    An example is drawn with all its predictions, so comparisons between layers stay paired; generators are drawn too
+    where there are several, so the interval covers their training.
     """
     random = np.random.default_rng(seed)
     weights = np.ones((1 + replicates, generators, examples), dtype=np.float32)

@@ -22,7 +22,7 @@ from interpretgan.models import MODELS, build_model, load_weights
 from interpretgan.training import TrainingResult, evaluate_accuracy
 
 SMALL = shlex.split(
-    "--epochs 4 --steps 3 --judge-epochs 3 --generator-steps 25 --images-per-cut 4 --bootstrap 50 --examples 60 "
+    "--epochs 4 --steps 3 --judge-epochs 3 --generator-steps 25 --images-per-layer 4 --bootstrap 50 --examples 60 "
     "--device cpu --information-steps 8"
 )
 
@@ -52,7 +52,7 @@ def test_a_run_folder_holds_all_that_the_answer_rests_on(run: Path) -> None:
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert {
         "config.json", "classifier.safetensors", "judge.safetensors", "judge.json", "generator-0.safetensors",
-        "metrics-classifier.jsonl", "metrics-judge.jsonl", "metrics-generator-0.jsonl", "readings.npz",
+        "metrics-classifier.jsonl", "metrics-judge.jsonl", "metrics-generator-0.jsonl", "predictions.npz",
         "information.safetensors", "information.npz", "metrics-information.jsonl",
         "diagnosis.json", "explanations.npz", "report.html", "figures/vulnerability.svg", "figures/explanations.png",
     } <= names  # fmt: skip
@@ -84,12 +84,12 @@ def test_a_run_folder_holds_all_that_the_answer_rests_on(run: Path) -> None:
     assert len(diagnosis.data["classes"]) == 10
     steps = [json.loads(line)["step"] for line in (run / "metrics-generator-0.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 26))
-    with np.load(run / "readings.npz", allow_pickle=False) as readings:
-        assert readings["adversarial"].shape == (12, 60)
+    with np.load(run / "predictions.npz", allow_pickle=False) as predictions:
+        assert predictions["adversarial"].shape == (12, 60)
     assert config["information"]["steps"] == 8
     assert all(layer.information_loss and layer.class_information for layer in diagnosis.layers)
     with np.load(run / "information.npz", allow_pickle=False) as information:
-        assert information["cuts"].tolist() == layers
+        assert information["layers"].tolist() == layers
         assert information["errors"].shape == information["bits"].shape == (12, 60)
 
 
@@ -239,15 +239,15 @@ def test_fit_explains_the_chosen_layers_of_given_weights(tmp_path: Path) -> None
     torch.manual_seed(0)
     model = build_model("lenet5", in_channels=1, num_classes=10, image_size=(28, 28), pool="avg")
     save_file(model.state_dict(), weights)
-    arguments = ["fit", "--pool", "avg", "--weights", str(weights), "--cuts", "fc1,pool1", "--device", "cpu"]
+    arguments = ["fit", "--pool", "avg", "--weights", str(weights), "--layers", "fc1,pool1", "--device", "cpu"]
     out = tmp_path / "run"
-    assert run_command([*arguments, "--generator-steps", "2", "--images-per-cut", "2", "--out", str(out)]) == 0
+    assert run_command([*arguments, "--generator-steps", "2", "--images-per-layer", "2", "--out", str(out)]) == 0
     assert (out / "generator-0.safetensors").exists()
     assert not (out / "classifier.safetensors").exists()
 
 
 def test_two_devices_share_the_generator_and_one_may_go_on(tmp_path: Path) -> None:
-    arguments = shlex.split("fit --cuts fc1,pool1 --epochs 1 --generator-steps 2 --images-per-cut 2 --device cpu")
+    arguments = shlex.split("fit --layers fc1,pool1 --epochs 1 --generator-steps 2 --images-per-layer 2 --device cpu")
     out = tmp_path / "run"
     assert run_command([*arguments, "--devices", "2", "--out", str(out)]) == 0
     assert json.loads((out / "config.json").read_text())["devices"] == 2
@@ -257,31 +257,36 @@ def test_two_devices_share_the_generator_and_one_may_go_on(tmp_path: Path) -> No
     assert (out / "generator-0.safetensors").read_bytes() == before
 
 
-def test_a_robust_recogniser_is_trained_once_and_is_part_of_the_record(tmp_path: Path) -> None:
+def test_a_robust_recognition_network_is_trained_once_and_is_part_of_the_record(tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = [
         "explain",
         *SMALL[: SMALL.index("--bootstrap")],
-        "--recogniser",
+        "--recognition_network",
         "robust",
-        "--cuts",
+        "--layers",
         "fc1",
         "--device",
         "cpu",
     ]
     assert run_command([*arguments, "--out", str(out)]) == 0
     found = json.loads((out / "config.json").read_text())["generator"]
-    assert (found["recogniser"], found["latent"], found["recogniser_noise"]) == ("robust", 2.0, 0.05)
-    recogniser, judge = load_file(out / "recogniser.safetensors"), load_file(out / "judge.safetensors")
-    assert recogniser.keys() == judge.keys()
-    assert any(not torch.equal(recogniser[name], judge[name]) for name in judge)  # the judge is not asked beforehand
-    before = {name: (out / f"{name}.safetensors").read_bytes() for name in ("recogniser", "generator-0")}
+    assert (found["recognition_network"], found["latent"], found["recognition_noise"]) == ("robust", 2.0, 0.05)
+    recognition_network, judge = (
+        load_file(out / "recognition_network.safetensors"),
+        load_file(out / "judge.safetensors"),
+    )
+    assert recognition_network.keys() == judge.keys()
+    assert any(
+        not torch.equal(recognition_network[name], judge[name]) for name in judge
+    )  # the judge is not asked beforehand
+    before = {name: (out / f"{name}.safetensors").read_bytes() for name in ("recognition_network", "generator-0")}
     (out / "generator-0.safetensors").unlink()
     assert run_command([*arguments, "--out", str(out)]) == 0
     assert {name: (out / f"{name}.safetensors").read_bytes() for name in before} == before
 
 
-def test_layers_lists_cuts_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_lists_layers_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     try:
         assert run_command(["layers", "--model", "tests.networks:Residual", "--out", str(tmp_path)]) == 0
@@ -291,13 +296,13 @@ def test_layers_lists_cuts_and_reasons(tmp_path: Path, capsys: pytest.CaptureFix
     assert "blocks.0" in out
     assert "information flows around it" in out
     record = json.loads((tmp_path / "layers.json").read_text())
-    assert record["cuts"][-1]["name"] == "fc"
+    assert record["layers"][-1]["name"] == "fc"
 
 
 def test_the_example_of_an_own_model_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
     assert run_command(["layers", "--model", "examples.residual_digits:make_net"]) == 0
-    assert "5 layers to diagnose, 6 calls that are no cut" in capsys.readouterr().out
+    assert "5 layers to diagnose, 6 calls that are no layer" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "attack", "fit", "explain", "diagnose"])
@@ -343,8 +348,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["layers", "--model", "tests.networks:one_number"], "expected logits of shape [4, K]"),
         (["diagnose", "--model", "tests.networks:detached", "--pretrained"], "remove no_grad, detach or numpy"),
         (["diagnose", "--image-size", "20", "--model", "tests.networks:Tiny"], "check the number of channels"),
-        (["diagnose", "--model", "examples.residual_digits:make_net", "--cuts", "block1.conv1"], "use 'block1'"),
-        (["diagnose", "--cuts", ","], "names of layers a,b,c"),
+        (["diagnose", "--model", "examples.residual_digits:make_net", "--layers", "block1.conv1"], "use 'block1'"),
+        (["diagnose", "--layers", ","], "names of layers a,b,c"),
         (["diagnose", "--seed", "-1"], "0 <= seed < 2^31"),
         (["diagnose", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["diagnose", "--examples", "0"], "examples >= 1"),
@@ -352,20 +357,23 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--information-steps", "-1"], "0 leaves information out"),
         (["diagnose", "--device", "cuda:99"], "--device cpu or auto"),
         (["diagnose", "--devices", "0"], "devices >= 1"),
-        (["fit", "--devices", "3"], "images_per_cut that 3 devices can share equally, got 16; try 18"),
+        (["fit", "--devices", "3"], "images_per_layer that 3 devices can share equally, got 16; try 18"),
         (["train", "--devices", "2"], "--devices with a command that trains a generator, got 2"),
         (["diagnose", "--judge", "lenet5"], "another architecture"),
         (["diagnose", "--pretrained"], "a factory of your own"),
         (["diagnose", "--std", "0"], "std > 0"),
         (["diagnose", "--mean", "0.1;0.2"], "numbers like 0.48,0.45,0.41"),
-        (["fit", "--cuts", "fc9", "--epochs", "1"], "did you mean 'fc"),
+        (["fit", "--layers", "fc9", "--epochs", "1"], "did you mean 'fc"),
         (
-            ["fit", "--recogniser", "vgg-small-max-pgd", "--epochs", "1"],
-            "a recogniser of the classes of digits",
+            ["fit", "--recognition_network", "vgg-small-max-pgd", "--epochs", "1"],
+            "a recognition network of the classes of digits",
         ),
-        (["fit", "--recogniser", "lenet5-max", "--epochs", "1"], "a recogniser that is robust"),
-        (["fit", "--recogniser", "robust", "--epochs", "1"], "a threat model to train a robust recogniser against"),
-        (["diagnose", "--recogniser", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
+        (["fit", "--recognition_network", "lenet5-max", "--epochs", "1"], "a recognition network that is robust"),
+        (
+            ["fit", "--recognition_network", "robust", "--epochs", "1"],
+            "a threat model to train a robust recognition network against",
+        ),
+        (["diagnose", "--recognition_network", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
         (["explain", "--index", "a"], "whole numbers"),
         (["report", "nowhere"], "run `interpretgan diagnose` first"),
         (["report"], "interpretgan report runs/mnist"),
@@ -436,7 +444,7 @@ def test_a_model_of_too_few_classes_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 def test_ctrl_c_ends_with_130_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    small = shlex.split("--epochs 1 --generator-steps 40 --images-per-cut 2 --cuts pool1,fc1 --device cpu")
+    small = shlex.split("--epochs 1 --generator-steps 40 --images-per-layer 2 --layers pool1,fc1 --device cpu")
     command = [sys.executable, "-m", "interpretgan", "fit", *small, "--out", str(out)]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}

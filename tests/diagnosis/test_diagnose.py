@@ -13,7 +13,7 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.diagnosis.diagnose import _rows, diagnose
-from interpretgan.diagnosis.predictions import Readings
+from interpretgan.diagnosis.predictions import Predictions
 from interpretgan.diagnosis.result import INFORMATION, Diagnosis
 from interpretgan.errors import ConfigError, LabelError, RunFolderError
 from interpretgan.gan.train import GANConfig
@@ -27,7 +27,7 @@ from tests import reference
 from tests.networks import Tiny
 
 THREAT = ThreatModel("linf", 0.15, steps=4)
-CONFIG = GANConfig(steps=40, images_per_cut=8, width=24, blocks=1, noise=4, precision="fp32")
+CONFIG = GANConfig(steps=40, images_per_layer=8, width=24, blocks=1, noise=4, precision="fp32")
 
 
 def trained(train: ImageSet, seed: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Classifier:
@@ -41,28 +41,28 @@ def trained(train: ImageSet, seed: int, bounds: tuple[float, float] = (0.0, 1.0)
 def job(digits: tuple[ImageSet, ImageSet]) -> tuple[InterpretGAN, Judge]:
     train, test = digits
     classifier = trained(train, 0)
-    cuts = examine(classifier, test.batch([0, 1, 2])[0]).distinct
-    return InterpretGAN(classifier, cuts, config=CONFIG).fit(train), Judge(trained(train, 1), 0.95, 0.5, "tiny")
+    layers = examine(classifier, test.batch([0, 1, 2])[0]).distinct
+    return InterpretGAN(classifier, layers, config=CONFIG).fit(train), Judge(trained(train, 1), 0.95, 0.5, "tiny")
 
 
 @pytest.fixture(scope="module")
-def found(job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet]) -> tuple[Diagnosis, list[Readings]]:
-    kept: list[Readings] = []
+def found(job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet]) -> tuple[Diagnosis, list[Predictions]]:
+    kept: list[Predictions] = []
     diagnosis = diagnose(
-        *job, digits[1], threat_model=THREAT, examples=120, bootstrap=200, seed=4, on_readings=kept.extend
+        *job, digits[1], threat_model=THREAT, examples=120, bootstrap=200, seed=4, on_predictions=kept.extend
     )
     return diagnosis, kept
 
 
-def test_the_split_is_exact_and_the_formulas_of_its_readings(found: tuple[Diagnosis, list[Readings]]) -> None:
-    diagnosis, (readings,) = found
+def test_the_split_is_exact_and_the_formulas_of_its_predictions(found: tuple[Diagnosis, list[Predictions]]) -> None:
+    diagnosis, (predictions,) = found
     values = [layer.vulnerability.value for layer in diagnosis.layers]
     assert abs(sum(values) - diagnosis.loss) < 1e-9
     assert diagnosis.loss > 0.1
-    y = readings.labels.tolist()
-    kept = reference.survival(y, readings.natural.tolist(), readings.adversarial.tolist())
+    y = predictions.labels.tolist()
+    kept = reference.survival(y, predictions.natural.tolist(), predictions.adversarial.tolist())
     np.testing.assert_allclose(values, reference.vulnerability(kept), atol=1e-12)
-    bits = [reference.information_bits(y, row) for row in readings.adversarial.tolist()]
+    bits = [reference.information_bits(y, row) for row in predictions.adversarial.tolist()]
     np.testing.assert_allclose([layer.bits for layer in diagnosis.layers], bits, atol=1e-9)
     assert diagnosis.layers[0].name == "image"
     assert diagnosis.layers[0].shape == (1, 28, 28)
@@ -70,11 +70,11 @@ def test_the_split_is_exact_and_the_formulas_of_its_readings(found: tuple[Diagno
     assert sum(map(sum, diagnosis.layers[3].transitions)) == 120
 
 
-def test_controls_and_accuracies(found: tuple[Diagnosis, list[Readings]], job: tuple[InterpretGAN, Judge]) -> None:
-    diagnosis, (readings,) = found
+def test_controls_and_accuracies(found: tuple[Diagnosis, list[Predictions]], job: tuple[InterpretGAN, Judge]) -> None:
+    diagnosis, (predictions,) = found
     assert diagnosis.controls["eps0_max_abs_vulnerability"] == 0.0
     assert set(diagnosis.accuracy) == {"natural", "adversarial", "noise", "judge_natural", "judge_adversarial"}
-    right = (readings.model == readings.labels).mean(axis=1)
+    right = (predictions.model == predictions.labels).mean(axis=1)
     assert [diagnosis.accuracy[name] for name in ("natural", "adversarial", "noise")] == right.tolist()
     assert right[0] > 0.8
     assert right[1] < 0.5 * right[0]
@@ -91,7 +91,7 @@ def test_controls_and_accuracies(found: tuple[Diagnosis, list[Readings]], job: t
 
 
 def test_the_same_seed_gives_the_same_diagnosis_and_a_tensor_the_same_as_a_set(
-    found: tuple[Diagnosis, list[Readings]], job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet]
+    found: tuple[Diagnosis, list[Predictions]], job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet]
 ) -> None:
     images, labels = digits[1].batch(slice(0, 120))
     again = diagnose(*job, images, labels, threat_model=THREAT, bootstrap=200, seed=4)
@@ -107,11 +107,11 @@ def test_no_layer_is_blamed_when_nothing_was_perturbed(
 
 
 def test_several_generators_widen_the_intervals(
-    found: tuple[Diagnosis, list[Readings]], job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet]
+    found: tuple[Diagnosis, list[Predictions]], job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet]
 ) -> None:
     first, judge = job
-    other = InterpretGAN(first.classifier, first.cuts, config=CONFIG, seed=9).fit(digits[0])
-    kept: list[Readings] = []
+    other = InterpretGAN(first.classifier, first.layers, config=CONFIG, seed=9).fit(digits[0])
+    kept: list[Predictions] = []
     both = diagnose(
         [first, other],
         judge,
@@ -120,7 +120,7 @@ def test_several_generators_widen_the_intervals(
         examples=120,
         bootstrap=200,
         seed=4,
-        on_readings=kept.extend,
+        on_predictions=kept.extend,
     )
     assert both.provenance["generator_seeds"] == [0, 9]
     np.testing.assert_array_equal(kept[0].adversarial, found[1][0].adversarial)
@@ -133,11 +133,11 @@ def test_several_generators_widen_the_intervals(
     assert both.controls["seeds_same_top"] == (np.argmax(profiles[0]) == np.argmax(profiles[1]))
     single = [(r.natural == r.labels).mean(axis=1) for r in kept]
     np.testing.assert_allclose([layer.natural for layer in both.layers], np.mean(single, axis=0))
-    with pytest.raises(ConfigError, match="same classifier and cuts"):
-        diagnose([first, InterpretGAN(first.classifier, first.cuts[:2])], judge, digits[1], threat_model=THREAT)
+    with pytest.raises(ConfigError, match="same classifier and layers"):
+        diagnose([first, InterpretGAN(first.classifier, first.layers[:2])], judge, digits[1], threat_model=THREAT)
 
 
-def test_saving_and_loading_is_an_identity(found: tuple[Diagnosis, list[Readings]], tmp_path: Path) -> None:
+def test_saving_and_loading_is_an_identity(found: tuple[Diagnosis, list[Predictions]], tmp_path: Path) -> None:
     file = found[0].save(tmp_path)
     assert file == tmp_path / "diagnosis.json"
     assert Diagnosis.load(tmp_path) == found[0]
@@ -148,12 +148,12 @@ def test_saving_and_loading_is_an_identity(found: tuple[Diagnosis, list[Readings
 
 
 def test_information_stands_beside_the_vulnerabilities(
-    found: tuple[Diagnosis, list[Readings]], job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet],
+    found: tuple[Diagnosis, list[Predictions]], job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet],
     tmp_path: Path,
 ) -> None:  # fmt: skip
     interpreter, judge = job
-    config = InformationConfig(steps=15, batch=24, images_per_cut=4, width=16, blocks=1, precision="fp32")
-    meter = InformationMeter(interpreter.classifier, interpreter.cuts, config=config, seed=3).fit(digits[0])
+    config = InformationConfig(steps=15, batch=24, images_per_layer=4, width=16, blocks=1, precision="fp32")
+    meter = InformationMeter(interpreter.classifier, interpreter.layers, config=config, seed=3).fit(digits[0])
     measured = meter.measure(digits[1], examples=60)
     settings = {"threat_model": THREAT, "examples": 60, "bootstrap": 50, "seed": 4}
     both = diagnose(interpreter, judge, digits[1], information=measured, **settings)  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ def test_information_stands_beside_the_vulnerabilities(
 
 
 def test_a_diagnosis_of_an_older_version_has_no_information(
-    found: tuple[Diagnosis, list[Readings]], tmp_path: Path
+    found: tuple[Diagnosis, list[Predictions]], tmp_path: Path
 ) -> None:
     file = found[0].save(tmp_path)
     record = json.loads(file.read_text())
@@ -206,7 +206,7 @@ def test_a_damaged_diagnosis_is_refused(tmp_path: Path, content: str | None, mes
         Diagnosis.load(tmp_path)
 
 
-def test_the_frame_has_a_row_per_layer(found: tuple[Diagnosis, list[Readings]]) -> None:
+def test_the_frame_has_a_row_per_layer(found: tuple[Diagnosis, list[Predictions]]) -> None:
     frame = found[0].to_frame()
     assert frame["name"].tolist() == [layer.name for layer in found[0].layers]
     assert (frame["vulnerability_low"] <= frame["vulnerability"]).all()
@@ -218,8 +218,8 @@ def test_shares_are_of_the_loss_where_something_is_lost_for_sure(fooled: int) ->
     labels = np.arange(100) % 10
     attacked = np.where(np.arange(100) < fooled, (labels + 1) % 10, labels)
     right = np.stack([labels] * 3)
-    readings = Readings(labels, right, np.stack([labels, labels, attacked]), right, right)
-    rows = _rows(readings, bootstrap_weights(1, 100, 200, seed=0), 0.95, 1)
+    predictions = Predictions(labels, right, np.stack([labels, labels, attacked]), right, right)
+    rows = _rows(predictions, bootstrap_weights(1, 100, 200, seed=0), 0.95, 1)
     assert [row["vulnerability"].value for row in rows] == pytest.approx([0, 0, fooled / 100])
     assert [row["share"].value for row in rows] == pytest.approx([0, 0, 1 if fooled == 40 else 0])
 
@@ -233,19 +233,19 @@ def test_of_a_loss_that_is_not_sure_there_are_no_shares(
     assert {(layer.share.value, layer.share.low, layer.share.high) for layer in found.layers} == {(0.0, 0.0, 0.0)}
 
 
-def test_unreadable_cuts_and_a_weak_judge_are_flagged(
+def test_unreadable_layers_and_a_weak_judge_are_flagged(
     job: tuple[InterpretGAN, Judge], digits: tuple[ImageSet, ImageSet]
 ) -> None:
     torch.manual_seed(6)
     other = Classifier(Tiny())
     config = dataclasses.replace(CONFIG, steps=1)
-    fresh = InterpretGAN(job[0].classifier, job[0].cuts, config=config).fit(digits[0], recogniser=other)
+    fresh = InterpretGAN(job[0].classifier, job[0].layers, config=config).fit(digits[0], recognition_network=other)
     torch.manual_seed(5)
     guess = Judge(Classifier(Tiny()), 0.1, 0.1, "untrained")
     poor = diagnose(fresh, job[1], digits[1], threat_model=THREAT, examples=60, bootstrap=50)
     assert all("unreliable" in " ".join(layer.flags) for layer in poor.layers[2:])
-    assert any("cannot be read at" in flag and "--recogniser robust" in flag for flag in poor.flags)
-    assert poor.provenance["recogniser_sha256"] == other.state_sha256()  # who read while it was drawn
+    assert any("cannot be read at" in flag and "--recognition-network robust" in flag for flag in poor.flags)
+    assert poor.provenance["recognition_network_sha256"] == other.state_sha256()  # who read while it was drawn
     blind = diagnose(fresh, guess, digits[1], threat_model=THREAT, examples=60, bootstrap=50)
     assert any("weak judge" in flag for flag in blind.flags)
 
@@ -253,8 +253,8 @@ def test_unreadable_cuts_and_a_weak_judge_are_flagged(
 def test_other_bounds_are_the_classifiers_from_end_to_end(digits: tuple[ImageSet, ImageSet]) -> None:
     train, test = digits
     classifier, judge = trained(train, 0, (0.0, 255.0)), Judge(trained(train, 1, (0.0, 255.0)), 0.9, 0.5, "tiny")
-    cuts = examine(classifier, test.scaled((0.0, 255.0)).batch([0, 1])[0]).distinct
-    interpreter = InterpretGAN(classifier, cuts, config=CONFIG).fit(train)
+    layers = examine(classifier, test.scaled((0.0, 255.0)).batch([0, 1])[0]).distinct
+    interpreter = InterpretGAN(classifier, layers, config=CONFIG).fit(train)
     strong = ThreatModel("linf", 0.15 * 255, steps=4)
     found = diagnose(interpreter, judge, test, threat_model=strong, examples=60, bootstrap=50)
     assert found.accuracy["natural"] > 0.8

@@ -14,7 +14,7 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.result import Diagnosis
-from interpretgan.errors import CutError, ModelError, ThreatModelError
+from interpretgan.errors import LayerError, ModelError, ThreatModelError
 from interpretgan.gan.train import GANConfig
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge
@@ -24,7 +24,7 @@ from tests.networks import Tiny
 from tests.robustness.test_attack_checks import AlwaysTraining, saturated
 
 Examples = tuple[Tensor, Tensor]
-CONFIG = GANConfig(steps=2, images_per_cut=4, width=16, blocks=1, noise=4, precision="fp32")
+CONFIG = GANConfig(steps=2, images_per_layer=4, width=16, blocks=1, noise=4, precision="fp32")
 WEAK = ThreatModel("linf", 0.05, steps=10)
 
 
@@ -59,9 +59,9 @@ def test_a_diagnosis_refuses_what_cannot_be_trusted(net: Tiny, sound: Classifier
     interpreter, judge = fitted(sound, digits), Judge(sound, 0.97, 0.5, "tiny")
     with pytest.raises(ThreatModelError, match="a stated threat model"):
         diagnose(interpreter, judge, *digits, threat_model=None)  # type: ignore[arg-type]  # on purpose
-    first, second = interpreter.cuts
-    interpreter.cuts = (first, dataclasses.replace(second, call=2))
-    with pytest.raises(CutError, match="call 2 of the layer"):
+    first, second = interpreter.layers
+    interpreter.layers = (first, dataclasses.replace(second, call=2))
+    with pytest.raises(LayerError, match="call 2 of the layer"):
         diagnose(interpreter, judge, *digits, threat_model=WEAK)
     training: nn.Module = AlwaysTraining(net)
     torch.manual_seed(0)

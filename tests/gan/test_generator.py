@@ -5,13 +5,13 @@ import torch
 
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator, Stem, coarse_grid, space_to_depth
-from interpretgan.layers import Cut
+from interpretgan.layers import Layer
 
 SHAPES = [(4, 28, 20), (6, 14, 10), (5, 9, 7), (7, 3, 2), (11,), (3, 5), (300, 2, 2), (90, 13)]
 
 
-def cuts_of(shapes: list[tuple[int, ...]]) -> list[Cut]:
-    return [Cut(f"cut{i}", f"cut{i}", 1, "Conv2d", shape) for i, shape in enumerate(shapes)]
+def layers_of(shapes: list[tuple[int, ...]]) -> list[Layer]:
+    return [Layer(f"layer{i}", f"layer{i}", 1, "Conv2d", shape) for i, shape in enumerate(shapes)]
 
 
 @pytest.mark.parametrize(("size", "grid"), [(28, 7), (32, 8), (224, 7), (8, 8), (5, 5), (33, 5)])
@@ -28,8 +28,8 @@ def test_folding_keeps_every_pixel_in_its_cell() -> None:
 
 @pytest.mark.parametrize("image_shape", [(1, 28, 20), (3, 32, 32), (2, 33, 17), (1, 6, 5)])
 def test_every_latent_becomes_an_image_within_the_bounds(image_shape: tuple[int, int, int]) -> None:
-    cuts = cuts_of(SHAPES)
-    generator = Generator(cuts, image_shape, bounds=(-2.0, 3.0), width=16, blocks=1, noise=4)
+    layers = layers_of(SHAPES)
+    generator = Generator(layers, image_shape, bounds=(-2.0, 3.0), width=16, blocks=1, noise=4)
     counts = [2, 1, 3, 2, 4, 1, 2, 3]
     latents = [torch.randn(n, *shape) for n, shape in zip(counts, SHAPES, strict=True)]
     images = generator([50 * z for z in latents], torch.randn(sum(counts), 4))
@@ -38,9 +38,9 @@ def test_every_latent_becomes_an_image_within_the_bounds(image_shape: tuple[int,
     assert images.max() <= 3.0
 
 
-def test_a_cut_is_drawn_alike_alone_and_among_others() -> None:
-    cuts = cuts_of(SHAPES)
-    generator = Generator(cuts, (1, 28, 20), width=16, blocks=1, noise=4)
+def test_a_layer_is_drawn_alike_alone_and_among_others() -> None:
+    layers = layers_of(SHAPES)
+    generator = Generator(layers, (1, 28, 20), width=16, blocks=1, noise=4)
     latents, noise = [torch.randn(2, *shape) for shape in SHAPES], torch.randn(2 * len(SHAPES), 4)
     together = generator(latents, noise)
     for index in range(len(SHAPES)):
@@ -68,7 +68,7 @@ def test_a_cell_is_drawn_where_it_is_seen() -> None:
     for image_shape in ((1, 28, 28), (1, 12, 40), (1, 36, 36), (3, 65, 33)):
         torch.manual_seed(0)
         _, height, wide = image_shape
-        generator = Generator(cuts_of([(4, height, wide)]), image_shape, width=16, blocks=1, noise=4)
+        generator = Generator(layers_of([(4, height, wide)]), image_shape, width=16, blocks=1, noise=4)
         latent = torch.zeros(1, 4, height, wide)
         other = latent.clone()
         other[:, :, : height // 4, -(wide // 4) :] = 5.0
@@ -93,12 +93,12 @@ def test_stems_stay_small_for_wide_coarse_maps_and_tokens() -> None:
         assert stem(latent).shape == (3, 96, 8, 8)
 
 
-def test_the_discriminator_knows_cut_and_classes_and_is_lipschitz() -> None:
+def test_the_discriminator_knows_layer_and_classes_and_is_lipschitz() -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(3, 5, (1, 28, 20), width=16).eval()
     images = torch.rand(4, 1, 28, 20)
     classes = torch.eye(5)
-    scores = [discriminator(images, torch.full((4,), cut), classes[:4]) for cut in range(3)]
+    scores = [discriminator(images, torch.full((4,), layer), classes[:4]) for layer in range(3)]
     assert scores[0].shape == (4,)
     assert not torch.allclose(scores[0], scores[1])
     assert not torch.allclose(scores[0], discriminator(images, torch.zeros(4, dtype=torch.int64), classes[1:]))

@@ -21,7 +21,7 @@ from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.layers import examine
 from tests.networks import Tiny
 
-CONFIG = GANConfig(steps=6, images_per_cut=4, width=16, blocks=1, noise=4, precision="fp32")
+CONFIG = GANConfig(steps=6, images_per_layer=4, width=16, blocks=1, noise=4, precision="fp32")
 CPU = torch.device("cpu")
 Losses = list[dict[str, float]]
 
@@ -51,10 +51,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[b
 
 def train(classifier: Classifier, **more: Any) -> tuple[Generator, Losses]:
     digits = load_data("digits", "train")
-    cuts = examine(classifier, digits.batch([0, 1, 2])[0]).distinct
+    layers = examine(classifier, digits.batch([0, 1, 2])[0]).distinct
     losses: Losses = []
     on_step = more.pop("on_step", lambda _, values: losses.append(values))
-    return train_generator(classifier, cuts, digits, CONFIG, seed=1, on_step=on_step, **more), losses
+    return train_generator(classifier, layers, digits, CONFIG, seed=1, on_step=on_step, **more), losses
 
 
 def assert_same_up_to_rounding(one: Generator, other: Generator) -> None:
@@ -66,9 +66,9 @@ def test_two_processes_train_the_generator_that_one_does(
     classifier: Classifier, started: list[subprocess.Popen[bytes]]
 ) -> None:
     torch.manual_seed(1)
-    recogniser, state = Classifier(Tiny(), mean=(0.2,), std=(0.3,)), torch.get_rng_state()
-    alone, losses = train(classifier, recogniser=recogniser)
-    together, shared = train(classifier, recogniser=recogniser, devices=2)
+    recognition_network, state = Classifier(Tiny(), mean=(0.2,), std=(0.3,)), torch.get_rng_state()
+    alone, losses = train(classifier, recognition_network=recognition_network)
+    together, shared = train(classifier, recognition_network=recognition_network, devices=2)
     assert_same_up_to_rounding(alone, together)
     assert len(shared) == len(losses) == CONFIG.steps
     for one, other in zip(losses, shared, strict=True):
@@ -161,18 +161,18 @@ def test_alone_everything_stays_what_it_is() -> None:
     assert (team.rank, team.size) == (0, 1)
 
 
-def test_shares_are_disjoint_and_equal_at_every_cut() -> None:
-    cut = torch.arange(3).repeat_interleave(4)
+def test_shares_are_disjoint_and_equal_at_every_layer() -> None:
+    layer = torch.arange(3).repeat_interleave(4)
     shares = [Team(rank, 2).share(torch.arange(12)) for rank in range(2)]
     assert sorted(torch.cat(shares).tolist()) == list(range(12))
-    assert all(cut[share].bincount().tolist() == [2, 2, 2] for share in shares)
+    assert all(layer[share].bincount().tolist() == [2, 2, 2] for share in shares)
 
 
 @pytest.mark.parametrize(
     ("devices", "leader", "message"),
     [
         (0, None, "expected devices >= 1, got 0"),
-        (3, None, "images_per_cut that 3 devices can share equally, got 16; try 18"),
+        (3, None, "images_per_layer that 3 devices can share equally, got 16; try 18"),
         (2, torch.device("mps"), "expected 2 GPUs from mps:0 on, got 1"),
         (4, torch.device("cuda", 1), "expected 4 GPUs from cuda:1 on, got 2"),
     ],

@@ -15,7 +15,7 @@ from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.layers import examine
 from tests.networks import Tiny
 
-CONFIG = GANConfig(steps=6, images_per_cut=3, width=16, blocks=1, noise=4, precision="fp32")
+CONFIG = GANConfig(steps=6, images_per_layer=3, width=16, blocks=1, noise=4, precision="fp32")
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def classifier() -> Classifier:
 
 def train(classifier: Classifier, config: GANConfig = CONFIG, **more: object) -> Generator:
     digits = load_data("digits", "train")
-    cuts = examine(classifier, digits.batch([0, 1, 2])[0]).distinct
-    return train_generator(classifier, cuts, digits, config, seed=1, **more)  # type: ignore[arg-type]  # passed on
+    layers = examine(classifier, digits.batch([0, 1, 2])[0]).distinct
+    return train_generator(classifier, layers, digits, config, seed=1, **more)  # type: ignore[arg-type]  # passed on
 
 
 def same(one: Generator, other: Generator) -> bool:
@@ -75,12 +75,12 @@ def test_a_checkpoint_of_another_classifier_is_refused(classifier: Classifier, t
 
 def test_a_checkpoint_on_other_tensors_is_refused(classifier: Classifier, tmp_path: Path) -> None:
     images = torch.rand(8, 1, 28, 28)
-    cuts = examine(classifier, images[:3]).distinct
+    layers = examine(classifier, images[:3]).distinct
     checkpoint = tmp_path / "checkpoint.pt"
 
     def fit(source: Tensor) -> None:
         train_generator(
-            classifier, cuts, TensorImages(source), CONFIG, seed=1, checkpoint=checkpoint, checkpoint_seconds=0.0
+            classifier, layers, TensorImages(source), CONFIG, seed=1, checkpoint=checkpoint, checkpoint_seconds=0.0
         )
 
     fit(images)
@@ -96,17 +96,17 @@ def test_one_seed_one_generator(classifier: Classifier) -> None:
     assert same(first, train(classifier))
 
 
-def test_another_recogniser_reads_in_place_of_the_classifier(classifier: Classifier) -> None:
+def test_another_recognition_network_reads_in_place_of_the_classifier(classifier: Classifier) -> None:
     torch.manual_seed(1)
     other = Classifier(Tiny().train(), mean=(0.2,), std=(0.3,))
     before = other.state_sha256()
     plain = train(classifier)
-    assert same(plain, train(classifier, recogniser=classifier))
-    assert not same(plain, train(classifier, recogniser=other))
+    assert same(plain, train(classifier, recognition_network=classifier))
+    assert not same(plain, train(classifier, recognition_network=other))
     assert other.state_sha256() == before
     assert all(p.requires_grad and p.grad is None for p in other.model.parameters())
     with pytest.raises(ConfigError, match=r"for pixels within \[0.0, 1.0\], as the classifier is"):
-        train(classifier, recogniser=Classifier(Tiny(), bounds=(-1.0, 1.0)))
+        train(classifier, recognition_network=Classifier(Tiny(), bounds=(-1.0, 1.0)))
 
 
 def test_the_classifier_is_only_borrowed(classifier: Classifier) -> None:
@@ -119,7 +119,7 @@ def test_the_classifier_is_only_borrowed(classifier: Classifier) -> None:
 
 def test_training_lowers_both_terms_that_need_no_opponent(classifier: Classifier) -> None:
     losses: list[dict[str, float]] = []
-    config = GANConfig(steps=60, images_per_cut=8, width=24, blocks=1, precision="fp32")
+    config = GANConfig(steps=60, images_per_layer=8, width=24, blocks=1, precision="fp32")
     train(classifier, config, on_step=lambda _, values: losses.append(values))
     first, last = losses[0], losses[-1]
     assert set(first) == {"loss_d", "loss_g", "realism", "information", "latent"}
@@ -128,13 +128,13 @@ def test_training_lowers_both_terms_that_need_no_opponent(classifier: Classifier
 
 
 def test_a_loss_that_leaves_the_numbers_stops_the_training(classifier: Classifier, tmp_path: Path) -> None:
-    config = GANConfig(steps=30, images_per_cut=2, width=16, blocks=1, learning_rate=1e30, precision="fp32")
+    config = GANConfig(steps=30, images_per_layer=2, width=16, blocks=1, learning_rate=1e30, precision="fp32")
     with pytest.raises(TrainingError, match="lower the learning rate"):
         train(classifier, config)
 
 
 @pytest.mark.parametrize(
-    "settings", [{"steps": 0}, {"latent": -1.0}, {"recogniser_noise": -0.1}, {"learning_rate": 0.0}, {"ema": 1.0}]
+    "settings", [{"steps": 0}, {"latent": -1.0}, {"recognition_noise": -0.1}, {"learning_rate": 0.0}, {"ema": 1.0}]
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):

@@ -9,22 +9,22 @@ from torch import Tensor, nn
 
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
-from interpretgan.errors import ConfigError, CutError, LabelError, RunFolderError, TrainingError, WeightsError
+from interpretgan.errors import ConfigError, LabelError, LayerError, RunFolderError, TrainingError, WeightsError
 from interpretgan.information import InformationConfig, InformationMeter, LayerInformation, Measurement
-from interpretgan.layers import Cut, examine, find_cuts
+from interpretgan.layers import Layer, examine, find_layers
 from interpretgan.statistics import Interval, bootstrap_weights
 from tests.networks import Tiny
 
 SMALL = InformationConfig(
-    steps=6, batch=24, images_per_cut=4, width=16, blocks=1, features=32, hidden=16, precision="fp32"
+    steps=6, batch=24, images_per_layer=4, width=16, blocks=1, features=32, hidden=16, precision="fp32"
 )
 LONGER = InformationConfig(
-    steps=100, batch=64, images_per_cut=10, width=32, blocks=1, features=64, hidden=32, precision="fp32"
+    steps=100, batch=64, images_per_layer=10, width=32, blocks=1, features=64, hidden=32, precision="fp32"
 )
 
 
 class Chain(nn.Module):
-    """Cuts that keep the image, a quarter of it, a sixteenth of it, and nothing."""
+    """Layers that keep the image, a quarter of it, a sixteenth of it, and nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,11 +40,11 @@ class Chain(nn.Module):
         return logits
 
 
-def cut(name: str, *shape: int) -> Cut:
-    return Cut(name, name, 1, "Module", shape)
+def layer(name: str, *shape: int) -> Layer:
+    return Layer(name, name, 1, "Module", shape)
 
 
-CHAIN = [cut("whole", 1, 28, 28), cut("coarse", 1, 14, 14), cut("coarser", 1, 7, 7), cut("nothing", 1, 7, 7)]
+CHAIN = [layer("whole", 1, 28, 28), layer("coarse", 1, 14, 14), layer("coarser", 1, 7, 7), layer("nothing", 1, 7, 7)]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def classifier() -> Classifier:
 
 
 def rows_of(found: Measurement) -> list[LayerInformation]:
-    return found.layers(bootstrap_weights(1, len(found.variance), 200, seed=0), 0.95)
+    return found.rows(bootstrap_weights(1, len(found.variance), 200, seed=0), 0.95)
 
 
 def meter_of(classifier: Classifier, images: ImageSet) -> InformationMeter:
@@ -65,7 +65,7 @@ def same(one: Measurement, other: Measurement) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
 
 
-def test_what_each_cut_keeps_is_found(digits: tuple[ImageSet, ImageSet]) -> None:
+def test_what_each_layer_keeps_is_found(digits: tuple[ImageSet, ImageSet]) -> None:
     torch.manual_seed(0)
     meter = InformationMeter(Classifier(Chain()), CHAIN, config=LONGER).fit(digits[0])
     image, whole, coarse, coarser, nothing = rows_of(meter.measure(digits[1]))
@@ -139,13 +139,13 @@ def test_saving_and_loading_is_an_identity(
         InformationMeter.load(tmp_path / "meter.safetensors", classifier)
 
 
-def test_cuts_with_one_tensor_are_measured_once(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
-    pool = next(each for each in find_cuts(classifier, digits[0].batch([0, 1])[0]) if each.name == "pool")
-    twin = Cut("twin", "pool", 1, "Sequential", pool.shape, same_as="pool")
-    logits = Cut("fc2", "fc2", 1, "Linear", (10,))
+def test_layers_with_one_tensor_are_measured_once(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
+    pool = next(each for each in find_layers(classifier, digits[0].batch([0, 1])[0]) if each.name == "pool")
+    twin = Layer("twin", "pool", 1, "Sequential", pool.shape, same_as="pool")
+    logits = Layer("fc2", "fc2", 1, "Linear", (10,))
     found = InformationMeter(classifier, [pool, twin, logits], config=SMALL).fit(digits[0]).measure(digits[1])
     rows = rows_of(found)
-    assert found.cuts == ("pool", "twin", "fc2")
+    assert found.layers == ("pool", "twin", "fc2")
     assert rows[2].information_loss == Interval(0.0, 0.0, 0.0)
     assert rows[2].class_information == rows[1].class_information
     assert rows[2].information_control is None
@@ -172,7 +172,7 @@ def test_a_tensor_measures_as_a_set_does(classifier: Classifier, digits: tuple[I
 
 def test_misuse_is_answered_with_what_to_do(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
     images, labels = digits[1].batch(slice(0, 8))
-    with pytest.raises(CutError, match="at least one cut"):
+    with pytest.raises(LayerError, match="at least one layer"):
         InformationMeter(classifier, [])
     meter = meter_of(classifier, images=digits[0])
     with pytest.raises(ConfigError, match=r"call fit\(images\) first"):
@@ -188,10 +188,12 @@ def test_misuse_is_answered_with_what_to_do(classifier: Classifier, digits: tupl
 def test_a_loss_that_leaves_the_numbers_stops_the_training(
     classifier: Classifier, digits: tuple[ImageSet, ImageSet]
 ) -> None:
-    cuts = examine(classifier, digits[0].batch([0, 1])[0]).distinct
-    wild = InformationConfig(steps=20, batch=8, images_per_cut=2, width=8, blocks=1, probe_rate=1e30, precision="fp32")
+    layers = examine(classifier, digits[0].batch([0, 1])[0]).distinct
+    wild = InformationConfig(
+        steps=20, batch=8, images_per_layer=2, width=8, blocks=1, probe_rate=1e30, precision="fp32"
+    )
     with pytest.raises(TrainingError, match="lower the learning rate"):
-        InformationMeter(classifier, cuts, config=wild).fit(digits[0])
+        InformationMeter(classifier, layers, config=wild).fit(digits[0])
 
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"probe_rate": 0.0}, {"weight_decay": -1.0}, {"ema": 1.0}])

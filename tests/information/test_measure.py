@@ -38,7 +38,7 @@ def measurement(
         variance=((images - mean) ** 2).sum(axis=1),
         bits=np.zeros((len(decoded) + 1, len(images))) if bits is None else bits,
         right=np.zeros((len(decoded) + 1, len(images)), dtype=bool) if right is None else right,
-        cuts=tuple(f"cut{n}" for n in range(len(decoded))),
+        layers=tuple(f"layer{n}" for n in range(len(decoded))),
         settings={},
     )
 
@@ -53,11 +53,11 @@ def weights(replicates: int = 200, seed: int = 0, examples: int = EXAMPLES) -> W
     return bootstrap_weights(1, examples, replicates, seed=seed)
 
 
-def test_an_invertible_cut_loses_nothing_and_a_constant_one_everything(images: Floats) -> None:
+def test_an_invertible_layer_loses_nothing_and_a_constant_one_everything(images: Floats) -> None:
     matrix = np.random.default_rng(1).standard_normal((PIXELS, PIXELS))
     latent = images @ matrix
     restored, mean = latent @ np.linalg.inv(matrix), np.full(PIXELS, 0.1)
-    rows = measurement(images, [restored, np.tile(mean, (EXAMPLES, 1))], mean).layers(weights(), 0.95)
+    rows = measurement(images, [restored, np.tile(mean, (EXAMPLES, 1))], mean).rows(weights(), 0.95)
     assert [row.unexplained.value for row in rows] == pytest.approx([0, 0, 1], abs=1e-6)
     assert [row.information_loss.value for row in rows] == pytest.approx([0, 0, 1], abs=1e-6)
     assert rows[2].unexplained.low == pytest.approx(1, abs=1e-6)  # each image loses all of its variance
@@ -75,7 +75,7 @@ def test_the_figures_are_the_formulas(images: Floats) -> None:
          for place in logits]
     )  # fmt: skip
     right = logits.argmax(axis=2) == labels
-    rows = measurement(images, decoded, mean, bits, {2: control}, right=right).layers(weights(), 0.95)
+    rows = measurement(images, decoded, mean, bits, {2: control}, right=right).rows(weights(), 0.95)
     left = [0.0, *(reference.unexplained(images.tolist(), each.tolist(), mean.tolist()) for each in decoded)]
     np.testing.assert_allclose([row.unexplained.value for row in rows], left, rtol=1e-5)
     np.testing.assert_allclose([row.information_loss.value for row in rows], [0, *np.diff(left)], rtol=1e-5)
@@ -94,9 +94,9 @@ def test_the_figures_are_the_formulas(images: Floats) -> None:
             assert found.low <= found.value <= found.high
 
 
-def test_a_chain_of_cuts_that_each_keep_less_loses_something_at_every_step(images: Floats) -> None:
+def test_a_chain_of_layers_that_each_keep_less_loses_something_at_every_step(images: Floats) -> None:
     kept = [images * (np.arange(PIXELS) < count) for count in (12, 9, 9, 4, 0)]  # E[x|z] of independent pixels
-    rows = measurement(images, kept, np.zeros(PIXELS)).layers(weights(), 0.95)
+    rows = measurement(images, kept, np.zeros(PIXELS)).rows(weights(), 0.95)
     losses = np.array([row.information_loss.value for row in rows[1:]])
     assert (losses[[1, 3, 4]] > 0.01).all()
     assert losses[[0, 2]].tolist() == [0, 0]
@@ -104,12 +104,12 @@ def test_a_chain_of_cuts_that_each_keep_less_loses_something_at_every_step(image
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    """Independent pixels of equal variance, of which two cuts keep 8 and 5 of 12."""
+    """Independent pixels of equal variance, of which two layers keep 8 and 5 of 12."""
     covered = 0
     for trial in range(200):
         images = np.random.default_rng(trial).standard_normal((EXAMPLES, PIXELS))
         kept = [images * (np.arange(PIXELS) < count) for count in (8, 5)]
-        rows = measurement(images, kept, np.zeros(PIXELS)).layers(weights(300, trial), 0.95)
+        rows = measurement(images, kept, np.zeros(PIXELS)).rows(weights(300, trial), 0.95)
         covered += rows[2].information_loss.low <= 3 / 12 <= rows[2].information_loss.high
     assert 176 <= covered <= 199
 
@@ -122,7 +122,7 @@ def test_negative_values_stay_and_are_flagged_beyond_their_interval(images: Floa
     bits = np.zeros((4, EXAMPLES))
     bits[:2] = [[1.0], [-0.5]]
     bits[2] = random.standard_normal(EXAMPLES) / 2
-    rows = measurement(images, [poor, good, same], np.zeros(PIXELS), bits, {3: images}).layers(weights(), 0.95)
+    rows = measurement(images, [poor, good, same], np.zeros(PIXELS), bits, {3: images}).rows(weights(), 0.95)
     assert rows[2].information_loss.value < rows[2].information_loss.high < 0
     assert [flag.partition(" below")[0] for flag in rows[2].flags] == ["information loss"]
     assert f"{rows[2].information_loss.value:.4f}" in rows[2].flags[0]

@@ -64,7 +64,7 @@ def test_a_random_convolution_is_its_formula_place_by_place() -> None:
     ],
     ids=str,
 )
-def test_a_control_has_the_size_of_the_next_cut(
+def test_a_control_has_the_size_of_the_next_layer(
     before: tuple[int, ...], after: tuple[int, ...], shape: tuple[int, ...]
 ) -> None:
     standard, projection = Standardise(before), RandomProjection(before, after, seeded())

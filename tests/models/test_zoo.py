@@ -1,4 +1,4 @@
-"""Every network of the list: size, shapes, cuts, first weights."""
+"""Every network of the list: size, shapes, layers, first weights."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_first_pooling_is_the_default(name: str) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("name", MODELS)
-def test_poolings_and_blocks_are_cuts(name: str, pool: str) -> None:
+def test_poolings_and_blocks_are_layers(name: str, pool: str) -> None:
     torch.manual_seed(2)
     model = build_model(name, in_channels=1, num_classes=4, image_size=32, pool=pool, width=0.1)
     for module in model.modules():  # fresh statistics would let the signal die out in deep networks
@@ -96,7 +96,7 @@ def test_poolings_and_blocks_are_cuts(name: str, pool: str) -> None:
             module.momentum = None
     with torch.no_grad():
         model.train()(torch.rand(16, 1, 32, 32))
-    names = {cut.name for cut in examine(Classifier(model.eval()), torch.rand(4, 1, 32, 32)).cuts}
+    names = {layer.name for layer in examine(Classifier(model.eval()), torch.rand(4, 1, 32, 32)).layers}
     assert set(pooled(model)) <= names
     if name.startswith("wrn"):
         blocks = {f"block{group}.layer.{block}" for group in (1, 2, 3) for block in range((int(name[4:6]) - 4) // 6)}

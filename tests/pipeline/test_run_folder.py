@@ -17,7 +17,7 @@ from interpretgan.store.provenance import provenance
 CONFIG: dict[str, Any] = {
     "model": "lenet",
     "threat_model": {"norm": "linf", "eps": 0.2},
-    "cuts": ("a", "b"),
+    "layers": ("a", "b"),
     "seed": 0,
 }
 
@@ -32,7 +32,7 @@ def names(folder: Path) -> set[str]:
 def test_a_new_folder_holds_the_config_before_step_zero(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "new" / "run").open(CONFIG) as run:
         assert not run.resumed
-        assert read_json(run / CONFIG_FILE) == {**CONFIG, "cuts": ["a", "b"]}
+        assert read_json(run / CONFIG_FILE) == {**CONFIG, "layers": ["a", "b"]}
         assert list(read_json(run / CONFIG_FILE)) == list(CONFIG)
 
 
@@ -67,7 +67,7 @@ def test_a_command_that_needs_more_sections_carries_a_folder_on(tmp_path: Path) 
     RunFolder(tmp_path).open({"model": "lenet", "seed": 0}).close()
     with RunFolder(tmp_path).open(CONFIG) as run:
         assert run.resumed
-        assert read_json(run / CONFIG_FILE) == {**CONFIG, "cuts": ["a", "b"]}
+        assert read_json(run / CONFIG_FILE) == {**CONFIG, "layers": ["a", "b"]}
     RunFolder(tmp_path).open({"model": "lenet"}).close()
     assert read_json(tmp_path / CONFIG_FILE)["seed"] == 0
     with pytest.raises(RunFolderError, match=r"model \(\"lenet\" there, \"vgg\" here\)"):

@@ -145,7 +145,7 @@ def examples_of(diagnosis: dict[str, Any], *, count: int = 5, channels: int = 1)
 
     source = load_digits()
     rng = np.random.default_rng(1)
-    cuts = [layer["name"] for layer in diagnosis["layers"][1:]]
+    layers = [layer["name"] for layer in diagnosis["layers"][1:]]
     labels = np.array([7, 1, 4, 0, 9, 2, 3, 5][:count])
     targets = (labels + 3) % 10
 
@@ -158,14 +158,14 @@ def examples_of(diagnosis: dict[str, Any], *, count: int = 5, channels: int = 1)
     images = np.stack([digit(int(label), index) for index, label in enumerate(labels)])
     adversarial = np.clip(images + 0.2 * rng.choice([-1, 1], images.shape), 0, 1)
     turned = [layer["adversarial"] / layer["natural"] < 0.5 for layer in diagnosis["layers"]]
-    turns_at = [cut for cut, away in zip(cuts, turned[1:], strict=True) if away]
+    turns_at = [layer for layer, away in zip(layers, turned[1:], strict=True) if away]
     stay = np.arange(count) == count - 1
     natural = np.stack(
-        [np.clip(images + 0.05 * rng.standard_normal(images.shape), 0, 1) for _ in cuts],
+        [np.clip(images + 0.05 * rng.standard_normal(images.shape), 0, 1) for _ in layers],
     )
     attacked = natural.copy()
-    readings = np.tile(labels, (len(cuts) + 1, 1))
-    attacked_readings = readings.copy()
+    predictions = np.tile(labels, (len(layers) + 1, 1))
+    attacked_predictions = predictions.copy()
     targets_drawn = np.stack([digit(int(target), 2) for target in targets])
     for index, layer in enumerate(diagnosis["layers"][1:]):
         kept = layer["adversarial"] / layer["natural"]
@@ -173,16 +173,16 @@ def examples_of(diagnosis: dict[str, Any], *, count: int = 5, channels: int = 1)
         noise = 0.05 * rng.standard_normal(images.shape)
         attacked[index] = np.clip((1 - fade) * images + fade * targets_drawn + noise, 0, 1)
         if turned[index + 1]:
-            attacked_readings[index + 1] = np.where(stay, labels, targets)
+            attacked_predictions[index + 1] = np.where(stay, labels, targets)
     return {
-        "cuts": cuts,
+        "layers": layers,
         "images": images.astype(np.float32),
         "adversarial": adversarial.astype(np.float32),
         "natural_explanations": natural.astype(np.float32),
         "adversarial_explanations": attacked.astype(np.float32),
         "labels": labels,
-        "natural_readings": readings,
-        "adversarial_readings": attacked_readings,
+        "natural_predictions": predictions,
+        "adversarial_predictions": attacked_predictions,
         "turns": [None if still or not turns_at else turns_at[0] for still in stay],
         "bounds": (0.0, 1.0),
         "classes": diagnosis["data"]["classes"],

@@ -22,7 +22,7 @@ from tests.report.samples import examples_of, lenet_diagnosis
 VOID = frozenset({"meta", "img", "br", "wbr"})
 
 
-class Reader(HTMLParser):
+class Predictor(HTMLParser):
     """Collects tags and text, and refuses elements that are not closed in order."""
 
     def __init__(self) -> None:
@@ -48,15 +48,15 @@ class Reader(HTMLParser):
             self.words.append(data)
 
 
-def read(path: Path) -> Reader:
-    reader = Reader()
+def read(path: Path) -> Predictor:
+    reader = Predictor()
     reader.feed(path.read_text(encoding="utf-8"))
     reader.close()
     assert reader.open == []
     return reader
 
 
-def words(reader: Reader) -> str:
+def words(reader: Predictor) -> str:
     return " ".join("".join(reader.words).split())
 
 
@@ -342,7 +342,7 @@ def test_differences_have_a_colour_for_each_sign_and_none_at_zero() -> None:
     assert tuple(drawn[0, 2, :3]) == figures.LESS
 
 
-def test_grid_marks_wrong_readings_and_turns(lenet: dict[str, Any]) -> None:
+def test_grid_marks_wrong_predictions_and_turns(lenet: dict[str, Any]) -> None:
     shown = figures.grid(figures.check_examples(examples_of(lenet)))
     assert len(shown) == 5
     assert shown[0]["turn"] == "fc1"
@@ -354,7 +354,7 @@ def test_grid_marks_wrong_readings_and_turns(lenet: dict[str, Any]) -> None:
 
 def test_examples_without_a_judge_have_no_captions(lenet: dict[str, Any], tmp_path: Path) -> None:
     examples = examples_of(lenet)
-    for key in ("labels", "natural_readings", "adversarial_readings", "turns"):
+    for key in ("labels", "natural_predictions", "adversarial_predictions", "turns"):
         del examples[key]
     content = write_report(lenet, examples, tmp_path).read_text("utf-8")
     assert '<span class="reads' not in content
@@ -371,7 +371,7 @@ def test_more_examples_than_fit_are_counted(lenet: dict[str, Any], tmp_path: Pat
     assert "The first 8 of 12 examples are shown." in words(read(write_report(lenet, many, tmp_path)))
 
 
-@pytest.mark.parametrize("key", ["adversarial", "natural_explanations", "natural_readings", "labels"])
+@pytest.mark.parametrize("key", ["adversarial", "natural_explanations", "natural_predictions", "labels"])
 def test_examples_that_do_not_fit_are_refused_by_name(key: str, lenet: dict[str, Any], tmp_path: Path) -> None:
     examples = examples_of(lenet)
     examples[key] = examples[key][:1]
@@ -444,8 +444,8 @@ def test_a_share_above_the_whole_is_explained(lenet: dict[str, Any]) -> None:
     assert "more than the whole of the 93 points" in answer_sentence(lenet)
 
 
-@pytest.mark.parametrize(("name", "where"), [("fc1", "at fc1"), ("pool2", "at pool2 (the cut before fc1)")])
-def test_an_unreliable_cut_on_either_side_is_said(lenet: dict[str, Any], name: str, where: str) -> None:
+@pytest.mark.parametrize(("name", "where"), [("fc1", "at fc1"), ("pool2", "at pool2 (the layer before fc1)")])
+def test_an_unreliable_layer_on_either_side_is_said(lenet: dict[str, Any], name: str, where: str) -> None:
     layer = next(layer for layer in lenet["layers"] if layer["name"] == name)
     layer["flags"] = ["unreliable: natural explanations read right at 0.83 < 0.95"]
     assert answer_sentence(lenet).endswith(
@@ -453,7 +453,7 @@ def test_an_unreliable_cut_on_either_side_is_said(lenet: dict[str, Any], name: s
     )
 
 
-def test_an_unreliable_cut_elsewhere_is_not_said(lenet: dict[str, Any]) -> None:
+def test_an_unreliable_layer_elsewhere_is_not_said(lenet: dict[str, Any]) -> None:
     lenet["layers"][1]["flags"] = ["unreliable: natural explanations read right at 0.83 < 0.95"]
     assert "care" not in answer_sentence(lenet)
 
@@ -463,7 +463,7 @@ def test_flags_of_the_whole_diagnosis_are_said(lenet: dict[str, Any]) -> None:
     assert answer_sentence(lenet).endswith("Read this with care: first; second; 1 more among the flags.")
 
 
-def test_summary_table_has_a_line_per_cut_and_the_flags(deep: dict[str, Any]) -> None:
+def test_summary_table_has_a_line_per_layer_and_the_flags(deep: dict[str, Any]) -> None:
     lines = summary_table(deep).splitlines()
     assert len(lines) == 2 + 26 + 3
     assert [line.split()[0] for line in lines if line.startswith("!")].count("!") == 5

@@ -20,8 +20,8 @@ from interpretgan.attacks import (
     seeded,
 )
 from interpretgan.classifier import Classifier
-from interpretgan.errors import CutError, ImageError, ModelError, ThreatModelError
-from interpretgan.layers import Cut, find_cuts
+from interpretgan.errors import ImageError, LayerError, ModelError, ThreatModelError
+from interpretgan.layers import Layer, find_layers
 from interpretgan.robustness import attack_checks as trust
 from interpretgan.robustness.curves import Sample
 from tests.networks import Answers, Residual, Tiny, detached
@@ -151,17 +151,17 @@ def test_no_gradient_is_refused(sound: Classifier, digits: Examples) -> None:
         require_gradient(Classifier(detached()), digits[0])
 
 
-def test_a_cut_that_does_not_reproduce_the_logits_is_refused() -> None:
+def test_a_layer_that_does_not_reproduce_the_logits_is_refused() -> None:
     torch.manual_seed(0)
     classifier, images = Classifier(Residual()), torch.rand(4, 1, 12, 12)
-    cuts = find_cuts(classifier, images)
-    trust.require_replay(classifier, cuts, images)
-    trust.require_replay(classifier, cuts, images[:1])
-    around = Cut("blocks.0.conv2", "blocks.0.conv2", 1, "Conv2d", (4, 10, 10), None)
-    with pytest.raises(CutError, match=r"replayed from blocks\.0\.conv2"):
-        trust.require_replay(classifier, [*cuts, around], images)
-    with pytest.raises(CutError, match=r"call 2 of the layer stem\.0"):
-        trust.require_replay(classifier, [dataclasses.replace(cuts[0], call=2)], images)
+    layers = find_layers(classifier, images)
+    trust.require_replay(classifier, layers, images)
+    trust.require_replay(classifier, layers, images[:1])
+    around = Layer("blocks.0.conv2", "blocks.0.conv2", 1, "Conv2d", (4, 10, 10), None)
+    with pytest.raises(LayerError, match=r"replayed from blocks\.0\.conv2"):
+        trust.require_replay(classifier, [*layers, around], images)
+    with pytest.raises(LayerError, match=r"call 2 of the layer stem\.0"):
+        trust.require_replay(classifier, [dataclasses.replace(layers[0], call=2)], images)
 
 
 # --- warnings about the model ------------------------------------------------------------------------------------

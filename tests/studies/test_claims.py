@@ -13,9 +13,9 @@ from interpretgan.studies.claims import by_condition, claims_of, setting_of
 
 def made(claim: str, data: str, value: float | None, **rule: object) -> dict[str, Any]:
     """A study of LeNets with one rule and one verdict."""
-    asked = {"quantity": "worst_case", "arm": "avg", "against": "max", "cases": [], "direction": "above",
+    asked = {"quantity": "worst_case", "variant": "avg", "against": "max", "cases": [], "direction": "above",
              "threshold": 0.0, **rule}  # fmt: skip
-    condition = {"case": data, "arm": "avg", "against": "max", "value": value, "low": value, "high": value,
+    condition = {"case": data, "variant": "avg", "against": "max", "value": value, "low": value, "high": value,
                  "answer": "open"}  # fmt: skip
     verdict = {"claim": claim, "paper": "it is", "claimed": "> 0", "verdict": "undecided", "measured": value,
                "low": value, "high": value, "conditions": [condition]}  # fmt: skip
@@ -45,7 +45,9 @@ def test_the_same_question_of_other_networks_is_one_claim_in_its_shortest_words(
     }
 
 
-@pytest.mark.parametrize("other", [{"arm": "blur"}, {"threshold": -0.01}, {"cases": ["all"]}, {"direction": "below"}])
+@pytest.mark.parametrize(
+    "other", [{"variant": "blur"}, {"threshold": -0.01}, {"cases": ["all"]}, {"direction": "below"}]
+)
 def test_another_question_is_another_claim(other: dict[str, object]) -> None:
     found = claims_of({"a": made("One", "mnist", 0.1), "b": made("Two", "mnist", 0.1, **other)})
     assert [claim.text for claim in found] == ["One", "Two"]
@@ -69,22 +71,22 @@ def test_controls_that_failed_stand_beside_what_is_said_of_layers_alone() -> Non
 def test_several_conditions_are_shown_one_by_one() -> None:
     study = made("It is", "mnist", 0.1)
     (row,) = study["verdicts"]
-    row["conditions"].append({**row["conditions"][0], "arm": "blur", "value": 0.3, "answer": "supported"})
+    row["conditions"].append({**row["conditions"][0], "variant": "blur", "value": 0.3, "answer": "supported"})
     assert {name: one["value"] for name, one in by_condition(row).items()} == {"avg": 0.1, "blur": 0.3}
     figure = plots.claims(claims_of({"a": study}))
     assert figure is not None
     (panel,) = figure.axes
     assert [label.get_text() for label in panel.get_yticklabels()] == [
-        f"{lenet_on('mnist')}, {arm}" for arm in ("avg", "blur")
+        f"{lenet_on('mnist')}, {variant}" for variant in ("avg", "blur")
     ]
     assert [text.get_text() for text in panel.texts] == ["open", "supported"]
-    row["conditions"][1] |= {"case": "digits", "arm": "avg"}
+    row["conditions"][1] |= {"case": "digits", "variant": "avg"}
     assert list(by_condition(row)) == ["mnist avg − max", "digits avg − max"]
 
 
 def test_the_figure_has_what_was_measured_and_there_is_none_without() -> None:
     assert plots.claims([]) is None
-    failed, done = made("Failed", "mnist", None, arm="blur"), made("Done", "mnist", 0.25)
+    failed, done = made("Failed", "mnist", None, variant="blur"), made("Done", "mnist", 0.25)
     assert plots.claims(claims_of({"a": failed})) is None
     figure = plots.claims(claims_of({"a": failed, "b": done}))
     assert figure is not None

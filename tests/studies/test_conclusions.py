@@ -33,8 +33,8 @@ def test_what_a_committed_study_says_follows_from_its_runs(folder: Path, tmp_pat
         for name in ("low", "measured", "high"):
             assert one[name] == pytest.approx(other[name], abs=1e-9)
     for one, other in zip(again["effects"], committed["effects"], strict=True):
-        assert {key: one[key] for key in ("quantity", "case", "arm", "layer")} == {
-            key: other[key] for key in ("quantity", "case", "arm", "layer")
+        assert {key: one[key] for key in ("quantity", "case", "variant", "layer")} == {
+            key: other[key] for key in ("quantity", "case", "variant", "layer")
         }
         assert one["value"] == pytest.approx(other["value"], abs=1e-9)
 
@@ -121,9 +121,13 @@ def test_repairs_are_compared_pair_by_pair(tmp_path: Path) -> None:
     study = json.loads((RESULTS / "repair" / "study.json").read_text())
     said = [flag for flag in study["flags"] if "equal steps, and not equal sizes" in flag]
     assert len(said) == 1
-    runs = {(run["arm"], run["seed"]): run["result"]["repaired"] for run in study["runs"] if run["arm"] != "untouched"}
+    runs = {
+        (run["variant"], run["seed"]): run["result"]["repaired"]
+        for run in study["runs"]
+        if run["variant"] != "untouched"
+    }
     for seed in range(5):
-        one, other = (runs[f"finetune-{arm}", seed] for arm in ("blamed", "cleared"))
+        one, other = (runs[f"finetune-{variant}", seed] for variant in ("blamed", "cleared"))
         one["parameters"], other["parameters"] = (48120, 156) if seed % 2 else (156, 48120)
     (tmp_path / "study.json").write_text(json.dumps(study))
     assert [flag for flag in conclude(tmp_path)["flags"] if "equal steps, and not equal sizes" in flag]

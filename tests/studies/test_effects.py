@@ -25,7 +25,7 @@ def row(name: str, vulnerability: float, **more: object) -> dict[str, Any]:
 def information_run(shift: float, **more: object) -> dict[str, Any]:
     rows = [
         row(
-            f"cut{place}", loss**2 + shift, information_loss={"value": loss, "low": 0.0, "high": 1.0},
+            f"layer{place}", loss**2 + shift, information_loss={"value": loss, "low": 0.0, "high": 1.0},
             class_information={"value": 3.0 - sum(LOSS[: place + 1])}, vulnerability_bits={"value": -loss},
             relative_error=float(place),
         )
@@ -36,9 +36,9 @@ def information_run(shift: float, **more: object) -> dict[str, Any]:
 
 def specs(config: StudyConfig) -> list[dict[str, Any]]:
     return [
-        {"id": f"{case.name}-{arm}-s{seed}", "case": case.name, "arm": arm, "seed": seed}
+        {"id": f"{case.name}-{variant}-s{seed}", "case": case.name, "variant": variant, "seed": seed}
         for case in config.cases
-        for arm in case.arms
+        for variant in case.variants
         for seed in config.seeds
     ]
 
@@ -57,10 +57,10 @@ def test_losses_that_follow_vulnerability_are_found() -> None:
 
 @pytest.mark.parametrize("missing", ["failed", "unreadable"])
 def test_networks_that_are_missing_leave_a_claim_about_layers_open(missing: str) -> None:
-    """The seeds that are left vary less than all do; nor is what one arm shows true of both."""
+    """The seeds that are left vary less than all do; nor is what one variant shows true of both."""
     config = load_config(STUDIES / "information-tiny.toml")
-    config = replace(config, arms=("max", "avg"), seeds=(0, 1, 2), replicates=500)
-    config = replace(config, cases=tuple(replace(case, arms=config.arms) for case in config.cases))
+    config = replace(config, variants=("max", "avg"), seeds=(0, 1, 2), replicates=500)
+    config = replace(config, cases=tuple(replace(case, variants=config.variants) for case in config.cases))
     alone, pooled = (replace(config.rules[0], cases=cases) for cases in ((), ("all",)))
     runs = {spec["id"]: information_run(spec["seed"] * 0.01) for spec in specs(config)}
     effects = measure(config, specs(config), runs)
@@ -72,7 +72,7 @@ def test_networks_that_are_missing_leave_a_claim_about_layers_open(missing: str)
             line["unreliable"] = True
     effects = measure(config, specs(config), runs)
     each, together = (judge(rule, effects) for rule in (alone, pooled))
-    assert {one["arm"]: one["answer"] for one in each["conditions"]} == {"max": "supported", "avg": "open"}
+    assert {one["variant"]: one["answer"] for one in each["conditions"]} == {"max": "supported", "avg": "open"}
     assert [one["answer"] for one in together["conditions"]] == ["open"]
     assert together["measured"] == pytest.approx(1)
     assert (together["low"], together["high"]) == (-1, 1)
@@ -103,12 +103,12 @@ def pooling_run(
     }  # fmt: skip
 
 
-def test_arms_are_compared_seed_by_seed_and_layer_by_layer() -> None:
+def test_variants_are_compared_seed_by_seed_and_layer_by_layer() -> None:
     config = replace(load_config(STUDIES / "pooling-tiny.toml"), seeds=(0, 1, 2))
     good, bad = [1, 1, 1, 1, 0, 1, 1, 1, 1, 1], [1, 0, 0, 1, 0, 1, 0, 0, 1, 0]
     results = {
-        f"digits-lenet5-natural-{arm}-s{seed}": pooling_run(right, lost + 0.01 * seed, of_all=0.9 - lost)
-        for arm, right, lost in (("max", bad, 0.5), ("avg", good, 0.2))
+        f"digits-lenet5-natural-{variant}-s{seed}": pooling_run(right, lost + 0.01 * seed, of_all=0.9 - lost)
+        for variant, right, lost in (("max", bad, 0.5), ("avg", good, 0.2))
         for seed in config.seeds
     }
     effects = {(one.quantity, one.layer): one for one in measure(config, specs(config), results)}
@@ -128,7 +128,7 @@ def test_arms_are_compared_seed_by_seed_and_layer_by_layer() -> None:
 def test_a_seed_without_its_partner_is_left_out() -> None:
     config = replace(load_config(STUDIES / "pooling-tiny.toml"), seeds=(0, 1, 2))
     results = {
-        spec["id"]: pooling_run([1, 0, 1, 1] if spec["arm"] == "avg" else [0, 0, 1, 1], 0.1, unreliable=True)
+        spec["id"]: pooling_run([1, 0, 1, 1] if spec["variant"] == "avg" else [0, 0, 1, 1], 0.1, unreliable=True)
         for spec in specs(config)
         if spec["id"] != "digits-lenet5-natural-max-s1"
     }
@@ -140,15 +140,16 @@ def test_a_seed_without_its_partner_is_left_out() -> None:
 
 
 def test_what_failed_does_not_make_the_rest_easier_to_confirm() -> None:
-    config = replace(load_config(STUDIES / "pooling-tiny.toml"), arms=("max", "avg", "blur"), seeds=(0, 1))
+    config = replace(load_config(STUDIES / "pooling-tiny.toml"), variants=("max", "avg", "blur"), seeds=(0, 1))
     config = replace(
-        config, cases=tuple(replace(case, arms=config.arms, diagnosed=config.arms) for case in config.cases)
+        config, cases=tuple(replace(case, variants=config.variants, diagnosed=config.variants) for case in config.cases)
     )
     right = {"max": [1, 0, 0, 1], "avg": [1, 1, 0, 1], "blur": [1, 1, 1, 1]}
-    runs = {spec["id"]: pooling_run(right[spec["arm"]], 0.1) for spec in specs(config)}
+    runs = {spec["id"]: pooling_run(right[spec["variant"]], 0.1) for spec in specs(config)}
     failed = {name: run for name, run in runs.items() if name != "digits-lenet5-natural-blur-s1"}
     whole, less = (
-        {(one.quantity, one.arm): one for one in measure(config, specs(config), results)} for results in (runs, failed)
+        {(one.quantity, one.variant): one for one in measure(config, specs(config), results)}
+        for results in (runs, failed)
     )
     counts = {"worst_case": 2, "accuracy at eps 0.1": 2, "vulnerability": 4}
     for quantity, count in counts.items():
@@ -162,4 +163,4 @@ def test_what_failed_does_not_make_the_rest_easier_to_confirm() -> None:
         if "blur" in name:
             del run["layers"]
     (layer, _) = (one for one in measure(fewer, specs(fewer), runs) if one.quantity == "vulnerability")
-    assert layer.comparisons == 2  # of the arm that is diagnosed, and not of all
+    assert layer.comparisons == 2  # of the variant that is diagnosed, and not of all

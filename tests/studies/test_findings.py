@@ -43,7 +43,7 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
             assert (f"  - {flag}" in text) is (ROUTINE.match(flag) is None)
         natural = [row["natural"] for run in study["runs"] for row in run["result"].get("layers", ())]
         assert (
-            f"right in {100 * min(natural):.1f} % of the images or more, at each of the {len(natural):,} cuts"
+            f"right in {100 * min(natural):.1f} % of the images or more, at each of the {len(natural):,} layers"
         ) in pages[kind]
     shown = re.findall(r"!\[[^]]*\]\((findings/[^)]+)\)", text)
     shown += [f"findings/{name}" for one in pages.values() for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", one)]
@@ -57,8 +57,8 @@ def test_the_page_says_every_verdict_and_shows_every_figure(
     for seed in (0, 1):
         start = f"| digits-lenet5-natural, seed {seed} |"
         (row,) = [line for line in pages["repair"].splitlines() if line.startswith(start)]
-        for arm in ("finetune-blamed", "swap-cleared"):
-            result = repaired[f"digits-lenet5-natural-{arm}-s{seed}"]
+        for variant in ("finetune-blamed", "swap-cleared"):
+            result = repaired[f"digits-lenet5-natural-{variant}-s{seed}"]
             worst = 100 * result["accuracy"]["worst_case"]["value"]
             assert f"| {', '.join(result['repaired']['layers'])}: {worst:.1f} % |" in row
     before = {name: (tmp_path / name).read_bytes() for name in shown}
@@ -76,17 +76,19 @@ def test_the_page_says_what_no_rule_was_written_for(tmp_path: Path) -> None:
     assert "Diagnosed (max, avg) with pgd of 20 steps" in pooling
     assert "Diagnosed (untouched) with" in repair
     effects = {
-        (kind, one["quantity"], one["arm"], one["against"], one["layer"]): one
+        (kind, one["quantity"], one["variant"], one["against"], one["layer"]): one
         for kind, study in studies.items() for one in study["effects"]
     }  # fmt: skip
     partial = effects["information", "spearman(information_loss, vulnerability | depth)", "avg", None, None]
     assert f"| {partial['value']:+.2f} [{partial['corrected_low']:+.2f}," in information
-    tables = [profile(run["result"])["vulnerability"] for run in studies["information"]["runs"] if run["arm"] == "avg"]
+    tables = [
+        profile(run["result"])["vulnerability"] for run in studies["information"]["runs"] if run["variant"] == "avg"
+    ]
     repeats = [spearmanr(*pair).statistic for pair in itertools.combinations(tables, 2)]
     assert len(repeats) == 10
     assert f"| {case} avg | {np.mean(repeats):+.2f} ({min(repeats):+.2f}) |" in information
     runs = {run["id"]: run["result"]["accuracy"] for run in studies["pooling"]["runs"]}
-    pairs = [[runs[f"{case}-{arm}-s{seed}"]["fgsm"]["value"] for arm in ("avg", "max")] for seed in range(5)]
+    pairs = [[runs[f"{case}-{variant}-s{seed}"]["fgsm"]["value"] for variant in ("avg", "max")] for seed in range(5)]
     assert f"| {20 * sum(avg - top for avg, top in pairs):+.1f} [" in pooling
     assert f"], {sum(avg > top for avg, top in pairs)} of 5 |" in pooling
     sure = effects["pooling", "information_loss", "avg", "max", "fc1"]
@@ -103,7 +105,7 @@ def test_the_page_says_what_no_rule_was_written_for(tmp_path: Path) -> None:
              if (one["quantity"], one["against"]) == ("worst_case", "untouched")]  # fmt: skip
     assert len(gains) == 5
     for gain in gains:
-        assert f"| {case} {gain['arm']} − untouched | {100 * gain['value']:+.1f} [" in repair
+        assert f"| {case} {gain['variant']} − untouched | {100 * gain['value']:+.1f} [" in repair
 
 
 def test_a_repair_as_long_as_the_recipe_says_is_told(tmp_path: Path) -> None:
@@ -141,10 +143,10 @@ def test_an_erratum_is_told_wherever_the_study_is(tmp_path: Path) -> None:
 
 
 def test_an_ablation_has_its_table_and_its_picture(tmp_path: Path) -> None:
-    record = STUDIES.parent / "benchmarks" / "deep_cuts.json"
+    record = STUDIES.parent / "benchmarks" / "deep_layers.json"
     text = write_findings([record], tmp_path / "findings.md").read_text()
     assert "| the method, λ_z = 10 | 31.9 % [29.1, 34.9] |" in text
-    assert (tmp_path / "findings" / "deep_cuts.png").read_bytes() == record.with_suffix(".png").read_bytes()
+    assert (tmp_path / "findings" / "deep_layers.png").read_bytes() == record.with_suffix(".png").read_bytes()
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(RunFolderError, match="the record of an ablation"):
         write_findings([tmp_path / "other.json"], tmp_path / "findings.md")
@@ -159,7 +161,7 @@ def test_what_was_not_diagnosed_has_no_profiles(
     assert re.findall(r"\(([\w-]+)\.svg", text) == ["pooling-robust-gains", "pooling-robust-curves"]
 
 
-def test_a_diagnosis_alone_is_judged_cut_by_cut(
+def test_a_diagnosis_alone_is_judged_layer_by_layer(
     made: Callable[[str], tuple[Path, dict[str, Any]]], tmp_path: Path
 ) -> None:
     study, _ = made("information")

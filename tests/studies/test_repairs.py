@@ -27,17 +27,17 @@ def network(name: str = "lenet5", **options: object) -> Classifier:
 def test_the_layers_with_weights_have_every_parameter_once() -> None:
     classifier = network("vgg-small", width=0.125)
     anatomy = examine(classifier, torch.rand(4, 1, 28, 28))
-    units = units_of(classifier, anatomy, [cut.name for cut in anatomy.distinct])
+    units = units_of(classifier, anatomy, [layer.name for layer in anatomy.distinct])
     assert [unit.name for unit in units] == [
         "conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1", "fc",
     ]  # fmt: skip
     owned = [name for unit in units for name in unit.parameters]
     assert sorted(owned) == sorted(name for name, _ in classifier.model.named_parameters())
-    assert units[1].cuts == ("conv1_2", "norm1_2", "relu1_2", "pool1")
+    assert units[1].layers == ("conv1_2", "norm1_2", "relu1_2", "pool1")
     assert {"norm1_2.weight", "norm1_2.bias"} < set(units[1].parameters)
 
 
-def test_layers_that_no_diagnosed_cut_tells_apart_are_one() -> None:
+def test_layers_that_no_diagnosed_layer_tells_apart_are_one() -> None:
     classifier = network()
     units = units_of(classifier, examine(classifier, torch.rand(4, 1, 28, 28)), ["pool1", "fc3"])
     assert [(unit.name, len(unit.parameters)) for unit in units] == [("conv1", 2), ("conv2", 8)]
@@ -46,14 +46,14 @@ def test_layers_that_no_diagnosed_cut_tells_apart_are_one() -> None:
 def test_a_residual_block_is_one() -> None:
     classifier = network("wrn-10-1", width=0.25)
     anatomy = examine(classifier, torch.rand(4, 1, 28, 28))
-    units = units_of(classifier, anatomy, [cut.name for cut in anatomy.distinct])
+    units = units_of(classifier, anatomy, [layer.name for layer in anatomy.distinct])
     owned = [name for unit in units for name in unit.parameters]
     assert sorted(owned) == sorted(name for name, _ in classifier.model.named_parameters())
     assert len(units) < sum(isinstance(module, nn.Conv2d | nn.Linear) for module in classifier.model.modules())
 
 
 class Tokens(nn.Module):
-    """Attention, whose projection out is read and never called, and a weight that is used after the last cut."""
+    """Attention, whose projection out is read and never called, and a weight that is used after the last layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Tokens(nn.Module):
 def test_parameters_that_no_module_call_shows_have_a_layer_too() -> None:
     classifier = Classifier(Tokens())
     anatomy = examine(classifier, torch.rand(4, 1, 28, 28))
-    units = units_of(classifier, anatomy, [cut.name for cut in anatomy.distinct])
+    units = units_of(classifier, anatomy, [layer.name for layer in anatomy.distinct])
     owned = [name for unit in units for name in unit.parameters]
     assert sorted(owned) == sorted(name for name, _ in classifier.model.named_parameters())
     (attention,) = [unit for unit in units if "mix.out_proj.weight" in unit.parameters]
@@ -114,11 +114,11 @@ def test_only_refuses_what_is_not_there() -> None:
 
 def test_a_pooling_that_runs_twice_is_not_swapped_for_one_of_its_calls() -> None:
     lenet = network()
-    assert swappable(lenet.model, examine(lenet, torch.rand(4, 1, 28, 28)).cuts) == {"pool1", "pool2"}
+    assert swappable(lenet.model, examine(lenet, torch.rand(4, 1, 28, 28)).layers) == {"pool1", "pool2"}
     lenet.model.pool2 = lenet.model.pool1
-    cuts = examine(lenet, torch.rand(4, 1, 28, 28)).cuts
-    assert {"pool1:1", "pool1:2"} <= {cut.name for cut in cuts}
-    assert swappable(lenet.model, cuts) == set()
+    layers = examine(lenet, torch.rand(4, 1, 28, 28)).layers
+    assert {"pool1:1", "pool1:2"} <= {layer.name for layer in layers}
+    assert swappable(lenet.model, layers) == set()
 
 
 def test_a_pooling_is_swapped_and_nothing_else() -> None:
@@ -157,7 +157,7 @@ LAYERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("arm", "count", "chosen"),
+    ("variant", "count", "chosen"),
     [
         ("finetune-blamed", 1, ["conv2"]),
         ("finetune-cleared", 1, ["fc2"]),
@@ -166,8 +166,8 @@ LAYERS: list[dict[str, Any]] = [
         ("swap-cleared", 3, ["pool1"]),
     ],
 )
-def test_what_an_arm_changes(arm: str, count: int, chosen: list[str]) -> None:
-    assert targets(arm, UNITS, LAYERS, Repair(count)) == chosen
+def test_what_an_variant_changes(variant: str, count: int, chosen: list[str]) -> None:
+    assert targets(variant, UNITS, LAYERS, Repair(count)) == chosen
 
 
 def test_blamed_and_cleared_do_not_overlap() -> None:

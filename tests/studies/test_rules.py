@@ -9,13 +9,15 @@ from interpretgan.studies.statistics import Effect
 ABOVE, BELOW, ACROSS = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.2)
 
 
-def effect(interval: tuple[float, float], case: str = "a", arm: str = "avg", layer: str | None = None) -> Effect:
+def effect(interval: tuple[float, float], case: str = "a", variant: str = "avg", layer: str | None = None) -> Effect:
     low, high = interval
-    return Effect("worst_case", case, arm, "max", layer, 5, (low + high) / 2, low, high, 0.5, None, 1, low, high, 0.5)
+    return Effect(
+        "worst_case", case, variant, "max", layer, 5, (low + high) / 2, low, high, 0.5, None, 1, low, high, 0.5
+    )
 
 
 def rule(**changes: object) -> Rule:
-    values = {"claim": "c", "paper": "p", "quantity": "worst_case", "direction": "above", "arm": "avg"} | changes
+    values = {"claim": "c", "paper": "p", "quantity": "worst_case", "direction": "above", "variant": "avg"} | changes
     return Rule(**values)  # type: ignore[arg-type]  # the test says which
 
 
@@ -50,7 +52,12 @@ def test_what_is_claimed_is_said_in_short() -> None:
 
 
 def test_a_rule_looks_at_its_own_effects() -> None:
-    others = [effect(BELOW, arm="blur"), effect(BELOW, layer="conv1"), effect(BELOW, case="all"), effect(BELOW, "b")]
+    others = [
+        effect(BELOW, variant="blur"),
+        effect(BELOW, layer="conv1"),
+        effect(BELOW, case="all"),
+        effect(BELOW, "b"),
+    ]
     found = judge(rule(cases=("a",)), [effect(ABOVE), *others])
     assert found["verdict"] == "confirmed"
     assert [condition["case"] for condition in found["conditions"]] == ["a"]
@@ -70,7 +77,7 @@ def test_a_condition_that_was_not_measured_is_open() -> None:
     found = judge(rule(), [effect(ABOVE)], promised)
     assert found["verdict"] == "confirmed under conditions"
     assert found["conditions"][1] == {
-        "case": "b", "arm": "avg", "against": "max", "value": None, "low": None, "high": None, "p": None,
+        "case": "b", "variant": "avg", "against": "max", "value": None, "low": None, "high": None, "p": None,
         "answer": "open",
     }  # fmt: skip
     assert found["measured"] == pytest.approx(0.2)

@@ -85,7 +85,7 @@ def test_what_a_pooling_study_holds(made: Made) -> None:
     assert study == json.loads((out / "study.json").read_text())
     assert list(study) == ["schema", "kind", "runs", "effects", "verdicts", "flags", "provenance"]
     assert [run["id"] for run in study["runs"]] == [
-        f"digits-lenet5-natural-{arm}-s{seed}" for arm in ("avg", "max") for seed in (0, 1)
+        f"digits-lenet5-natural-{variant}-s{seed}" for variant in ("avg", "max") for seed in (0, 1)
     ]
     runs = {run["id"]: run["result"] for run in study["runs"]}
     worst = [effect for effect in study["effects"] if effect["quantity"] == "worst_case"]
@@ -96,7 +96,7 @@ def test_what_a_pooling_study_holds(made: Made) -> None:
         for seed in (0, 1)
     ]
     assert effect["value"] == pytest.approx(sum(expected) / 2)
-    assert (effect["arm"], effect["against"], effect["runs"]) == ("avg", "max", 2)
+    assert (effect["variant"], effect["against"], effect["runs"]) == ("avg", "max", 2)
     assert effect["corrected_low"] <= effect["low"] <= effect["value"] <= effect["high"] <= effect["corrected_high"]
     assert {effect["quantity"] for effect in study["effects"]} >= {"natural", "pgd", "accuracy at eps 0.1"}
     assert any(flag.startswith("only ") and flag.endswith("(4 of 4 evaluations)") for flag in study["flags"])
@@ -104,7 +104,7 @@ def test_what_a_pooling_study_holds(made: Made) -> None:
     assert {"claim", "paper", "measured", "low", "high", "rule", "verdict"} <= verdict.keys()
     assert verdict["measured"] == effect["value"]
     assert study["provenance"]["config"]["rules"][0]["claim"] == verdict["claim"]
-    # the arms of a seed share one judge
+    # the variants of a seed share one judge
     assert len(list((out / "judges").iterdir())) == 2
     assert not [*out.rglob("generator-*.safetensors"), *out.rglob("information.safetensors")]
     assert (out / "runs" / "digits-lenet5-natural-max-s0" / "explanations.npz").exists()
@@ -116,7 +116,7 @@ def test_what_an_information_study_holds(made: Made) -> None:
     assert [row["name"] for row in rows] == ["relu1", "pool1", "relu2"]
     assert all({"relative_error", "vulnerability_probe", "vulnerability_bits"} <= row.keys() for row in rows)
     agreement = [e for e in study["effects"] if e["quantity"] == "spearman(vulnerability, relative_error)"]
-    assert [(e["case"], e["arm"]) for e in agreement] == [("digits-lenet5-natural", "max"), ("all", None)]
+    assert [(e["case"], e["variant"]) for e in agreement] == [("digits-lenet5-natural", "max"), ("all", None)]
     assert all(-1 <= e["low"] <= e["value"] <= e["high"] <= 1 and 0 < e["p"] <= 1 for e in agreement)
     lost = [sum(row["vulnerability"]["value"] for row in run["result"]["layers"]) for run in study["runs"]]
     little = [flag for flag in study["flags"] if flag.startswith("less than 10 points lost")]
@@ -129,7 +129,7 @@ def test_what_an_information_study_holds(made: Made) -> None:
 
 def test_what_a_repair_study_holds(made: Made) -> None:
     _, study = made("repair")
-    runs = {(run["arm"], run["seed"]): run["result"] for run in study["runs"]}
+    runs = {(run["variant"], run["seed"]): run["result"] for run in study["runs"]}
     for seed in (0, 1):
         vulnerability = {
             unit["name"]: unit["vulnerability"] for unit in runs["untouched", seed]["units"]
@@ -148,7 +148,7 @@ def test_what_a_repair_study_holds(made: Made) -> None:
     told = [flag for flag in study["flags"] if "not equal sizes" in flag]
     assert bool(told) is not (0.5 <= sizes[0] / sizes[1] <= 2)
     assert all(f"{sizes[0]:,.0f} parameters (median), the cleared {sizes[1]:,.0f}" in flag for flag in told)
-    pairs = {(e["arm"], e["against"]) for e in study["effects"] if e["quantity"] == "worst_case"}
+    pairs = {(e["variant"], e["against"]) for e in study["effects"] if e["quantity"] == "worst_case"}
     assert {("finetune-blamed", "finetune-cleared"), ("finetune-blamed", "untouched")} <= pairs
 
 
@@ -183,7 +183,7 @@ def test_repairs_of_a_network_that_failed_have_failed_too(made: Made) -> None:
     _, study = made("repair")
     config = load_config(STUDIES / "repair-tiny.toml")
     found = {
-        run["id"]: run["result"] for run in study["runs"] if run["arm"] == "untouched" and run["seed"] != 1
+        run["id"]: run["result"] for run in study["runs"] if run["variant"] == "untouched" and run["seed"] != 1
     }  # fmt: skip
     specs, refused = plan.second_runs(config, found)
     assert {spec["id"] for spec in [*plan.first_runs(config), *specs]} == {run["id"] for run in study["runs"]}
@@ -198,7 +198,7 @@ def test_repairs_of_a_network_that_failed_have_failed_too(made: Made) -> None:
 
 def untouched(study: Study, seed: int) -> Study:
     return {
-        run["id"]: run["result"] for run in study["runs"] if (run["arm"], run["seed"]) == ("untouched", seed)
+        run["id"]: run["result"] for run in study["runs"] if (run["variant"], run["seed"]) == ("untouched", seed)
     }  # fmt: skip
 
 
@@ -437,9 +437,15 @@ def test_a_run_refuses_other_code_and_other_data(made: Made, tmp_path: Path, cap
         assert not (folder / "result.json").exists()
 
 
-def test_the_table_has_a_row_per_arm_and_a_column_per_seed() -> None:
+def test_the_table_has_a_row_per_variant_and_a_column_per_seed() -> None:
     board = Board(io.StringIO())
-    board.add([{"id": f"{arm}{seed}", "case": "c", "arm": arm, "seed": seed} for arm in "ab" for seed in (3, 5)])
+    board.add(
+        [
+            {"id": f"{variant}{seed}", "case": "c", "variant": variant, "seed": seed}
+            for variant in "ab"
+            for seed in (3, 5)
+        ]
+    )
     board.set("a3", "done")
     board.set("b5", "FAIL", "why")
-    assert board.lines() == ["case  arm  s3    s5", "c     a    done  .", "c     b    .     FAIL"]
+    assert board.lines() == ["case  variant  s3    s5", "c     a    done  .", "c     b    .     FAIL"]

@@ -35,13 +35,13 @@ def tiny(kind: str = "pooling") -> Tree:
 def test_the_committed_studies_are_sound(name: str) -> None:
     kind = name.partition("-")[0]
     full, run, small = (load_config(STUDIES / f"{one}.toml", kind) for one in (f"full/{kind}", name, f"{name}-tiny"))
-    networks, cut, toy = (
+    networks, layer, toy = (
         {(case.settings.data.data, case.settings.model.model) for case in config.cases} for config in (full, run, small)
     )
     assert networks == {("mnist", "lenet5"), ("cifar10", "vgg-small")}
-    assert cut < networks
+    assert layer < networks
     assert {data for data, _ in toy} == {"digits"}
-    assert {model for _, model in toy} == {model for _, model in cut}
+    assert {model for _, model in toy} == {model for _, model in layer}
     goals = [[case.settings.training.objective for case in config.cases] for config in (run, small)]
     assert goals[0] == goals[1]
     assert len(full.seeds) >= 5
@@ -64,7 +64,7 @@ def test_the_file_of_a_users_model_is_part_of_the_code_of_its_runs(
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "mine_for_a_study.py"
     tree = tiny()
-    tree["models"][0] |= {"model": "mine_for_a_study:make", "arms": ["max", "avg"]}
+    tree["models"][0] |= {"model": "mine_for_a_study:make", "variants": ["max", "avg"]}
     codes = []
     for text in ("make = None", "make = 1", "make = None"):
         file.write_text(text)
@@ -74,7 +74,7 @@ def test_the_file_of_a_users_model_is_part_of_the_code_of_its_runs(
     assert first_runs(parse_config(tiny()))[0]["code"] == plan.code_version()
 
 
-def test_the_weights_of_recogniser_and_judge_are_part_of_the_code_of_their_runs(
+def test_the_weights_of_recognition_network_and_judge_are_part_of_the_code_of_their_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(RESULTS.parent)  # where the file of the judge is named from
@@ -84,8 +84,8 @@ def test_the_weights_of_recogniser_and_judge_are_part_of_the_code_of_their_runs(
     config = load_config(STUDIES / "information-photographs.toml")
     code = first_runs(config)[0]["code"]
     judge = file_sha256(RESULTS / "cifar10-vgg-small-max" / "judge.safetensors")
-    recogniser = read_card("vgg-small-avg-pgd").sha256
-    assert code == {**plan.code_version(), "recogniser_sha256": recogniser, "judge_sha256": judge}
+    recognition_network = read_card("vgg-small-avg-pgd").sha256
+    assert code == {**plan.code_version(), "recognition_network_sha256": recognition_network, "judge_sha256": judge}
     assert first_runs(load_config(STUDIES / "information-photographs-tiny.toml"))[0]["code"] == plan.code_version()
 
 
@@ -98,7 +98,7 @@ def test_a_section_is_that_of_the_command_line_and_a_network_may_have_its_own() 
     mnist, cifar = config.cases[0].settings, config.cases[-1].settings
     assert (mnist.generator.generator_steps, cifar.generator.generator_steps) == (1000, 1800)
     assert (cifar.attack.eps, cifar.evaluation.eps, cifar.training.eps) == (8 / 255, 8 / 255, 8 / 255)
-    assert config.cases[-1].arms == ("max", "avg")
+    assert config.cases[-1].variants == ("max", "avg")
     assert config.cases[0].settings == read_settings(asdict(config.cases[0].settings))
     judged = load_config(STUDIES / "information-photographs.toml").cases[0].settings
     specified: Any = plain(asdict(judged))  # a path is a text there
@@ -135,21 +135,22 @@ def change(path: str, value: object) -> Callable[[Tree], None]:
 @pytest.mark.parametrize(
     ("kind", "path", "value", "said"),
     [
-        ("pooling", "arms", ["max", "median"], "arms of a pooling study among max, avg, stride, blur, got 'median'"),
-        ("pooling", "arms", ["max"], "at least two arms"),
-        ("pooling", "arms", ["max", "max"], "arms, each once"),
-        ("repair", "arms", ["avg"], "arms of a repair study among finetune-blamed"),
+        ("pooling", "variants", ["max", "median"],
+         "variants of a pooling study among max, avg, stride, blur, got 'median'"),
+        ("pooling", "variants", ["max"], "at least two variants"),
+        ("pooling", "variants", ["max", "max"], "variants, each once"),
+        ("repair", "variants", ["avg"], "variants of a repair study among finetune-blamed"),
         ("pooling", "seeds", [3], "at least 2 different seeds, got [3]"),
         ("pooling", "seeds", [3, 3], "at least 2 different seeds"),
         ("pooling", "seeds", None, "expected the study.seeds, got none"),
         ("pooling", "seed", 3, "got 'seed'; did you mean seeds?"),
         ("pooling", "kind", "poolings", "a kind among information, pooling, repair"),
         ("pooling", "models.0.modle", "lenet5", "got 'modle'; did you mean model?"),
-        ("pooling", "models.0.pool", "avg", "no pool in models 1: the arms are the poolings"),
-        ("pooling", "models.0.arms", ["avg"], "the arm 'max' in models 1"),
-        ("pooling", "models.0.arms", ["blur"], "among max, avg, got 'blur'"),
+        ("pooling", "models.0.pool", "avg", "no pool in models 1: the variants are the poolings"),
+        ("pooling", "models.0.variants", ["avg"], "the variant 'max' in models 1"),
+        ("pooling", "models.0.variants", ["blur"], "among max, avg, got 'blur'"),
         ("information", "models.0.diagnosed", [], "diagnoses of models 1, which a study of kind information is"),
-        ("pooling", "models.0.diagnosed", ["blur"], "diagnosed arms of models 1 among max, avg, got 'blur'"),
+        ("pooling", "models.0.diagnosed", ["blur"], "diagnosed variants of models 1 among max, avg, got 'blur'"),
         ("pooling", "models.0.objectives.0.attack_eps", None, "objectives 1.attack_eps, got none"),
         ("pooling", "models.0.objectives.0.attack_eps", "eight", "as a number or a fraction like '8/255', got 'eight'"),
         ("pooling", "models.0.objectives.0.attack_eps", -1, "a finite eps > 0"),
@@ -162,10 +163,11 @@ def change(path: str, value: object) -> Callable[[Tree], None]:
         ("pooling", "evaluation.attacks", "pdg", "pdg"),
         ("pooling", "rules", None, "at least one table [[rules]]"),
         ("pooling", "rules.0.quantity", "autoattack", "among natural, pgd, worst_case, test_accuracy, got"),
-        ("pooling", "rules.0.arm", "blur", "a arm of the rule"),
+        ("pooling", "rules.0.variant", "blur", "a variant of the rule"),
         ("pooling", "rules.0.cases", ["mnist"], "among digits-lenet5-natural, got 'mnist'"),
-        ("pooling", "rules.0.against", "avg", "something that this study measures, got arm = 'avg', against = 'avg'"),
-        ("information", "rules.0.arm", "max", "name no arm with the case all"),
+        ("pooling", "rules.0.against", "avg",
+         "something that this study measures, got variant = 'avg', against = 'avg'"),
+        ("information", "rules.0.variant", "max", "name no variant with the case all"),
         ("pooling", "models.0.objectives.0.name", "a/b", "a name of letters, digits, dots and hyphens"),
         ("pooling", "models.0.objectives.0.name", "all", "not 'all', got 'all'"),
         ("pooling", "rules.0.direction", "up", "one of above, below, got 'up'"),
@@ -174,7 +176,7 @@ def change(path: str, value: object) -> Callable[[Tree], None]:
         ("repair", "repair.pool", "max", "a pool to swap for that digits-lenet5-natural has not, got max"),
         ("repair", "repair.layers", 0, "layers >= 1"),
         ("repair", "repair.norm", "l2", "an eps beside norm = 'l2' in repair, got none, and the attack's is of linf"),
-        ("pooling", "models.0.arms", ["max"], "at least two arms in models 1"),
+        ("pooling", "models.0.variants", ["max"], "at least two variants in models 1"),
         ("pooling", "models.0.objectives.0.attack_eps", "1e400", "as a number or a fraction like '8/255', got '1e400'"),
         ("pooling", "replicates", 1, "replicates >= 100"),
         ("pooling", "threads", 0, "threads >= 1"),
@@ -193,10 +195,10 @@ def test_a_mistake_is_told_in_one_line(kind: str, path: str, value: object, said
 
 def test_a_rule_is_measured_in_every_case_that_it_names() -> None:
     tree = tiny()
-    tree["arms"] = ["max", "avg", "blur"]
-    tree["models"].append({**tree["models"][0], "arms": ["max", "avg"]})
+    tree["variants"] = ["max", "avg", "blur"]
+    tree["models"].append({**tree["models"][0], "variants": ["max", "avg"]})
     tree["models"][1]["objectives"] = [{**tree["models"][1]["objectives"][0], "name": "other"}]
-    tree["rules"] = [{**tree["rules"][0], "arm": "blur", "cases": ["digits-lenet5-natural"]}]
+    tree["rules"] = [{**tree["rules"][0], "variant": "blur", "cases": ["digits-lenet5-natural"]}]
     parse_config(tree)
     tree["rules"][0]["cases"].append("other")
     with pytest.raises(ConfigError, match="about something that this study measures"):
@@ -255,8 +257,8 @@ def test_a_wrong_command(arguments: list[str], said: str, tmp_path: Path, capsys
     ("before", "after", "said"),
     [
         ('model = "lenet5"', 'model = "lenet6"', "lenet6"),
-        ('cuts = "pool1,pool2"', 'cuts = "pool1,pool9"', "pool9"),
-        ('arms = ["max", "avg"]', 'arms = ["max", "avg", "blurred"]', "blurred"),
+        ('layers = "pool1,pool2"', 'layers = "pool1,pool9"', "pool9"),
+        ('variants = ["max", "avg"]', 'variants = ["max", "avg", "blurred"]', "blurred"),
         ("judge_epochs = 2", 'judge_epochs = 2\njudge = "lenet5"', "a judge of another architecture"),
         ("judge_epochs = 2", 'judge_weights = "absent.safetensors"', "no file at absent.safetensors"),
         ("attack_eps = 0.1", "attack_eps = 1.5", "1.5"),

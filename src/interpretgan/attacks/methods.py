@@ -107,17 +107,17 @@ def survivors(
         seed: Of the first restart; the next one's is larger by one.
         method: See `attack`.
     """
-    right = read_right(classifier, images, labels)  # what is wrong without an attack stays wrong
+    right = predicted_right(classifier, images, labels)  # what is wrong without an attack stays wrong
     for restart in range(threat_model.restarts):
         left = right.nonzero().flatten()
         if not len(left):
             break
         x, y, once = images[left], labels[left], replace(threat_model, restarts=1)
-        right[left] = read_right(classifier, attack(classifier, x, y, once, seed=seed + restart, method=method), y)
+        right[left] = predicted_right(classifier, attack(classifier, x, y, once, seed=seed + restart, method=method), y)
     return right
 
 
-def read_right(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
+def predicted_right(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
     """Which images the classifier reads right, bool `[N]`."""
     parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
     return torch.cat([classifier(x).argmax(dim=1) == y for x, y in parts])

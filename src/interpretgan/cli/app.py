@@ -22,12 +22,12 @@ from interpretgan.pipeline.options import (
     DEMO_INFORMATION_STEPS,
     AttackOptions,
     DataOptions,
+    DiagnosisOptions,
     EvaluationOptions,
     GeneratorOptions,
     InformationOptions,
     JudgeOptions,
     ModelOptions,
-    ReadingOptions,
     RunOptions,
     TrainingOptions,
 )
@@ -54,7 +54,7 @@ ATTACK = (*TRAIN, "attack")
 EVALUATE = (*TRAIN, "evaluation")
 FIT = (*TRAIN, "generator")
 EXPLAIN = (*TRAIN, "attack", "judge", "generator")
-DIAGNOSE = (*EXPLAIN, "information", "reading")
+DIAGNOSE = (*EXPLAIN, "information", "diagnosis")
 
 
 @app.command
@@ -84,28 +84,28 @@ def layers(
     with _job(settings, TRAIN, None) as job:
         anatomy = job.subject.anatomy(job.subject.built)
     rows = [("layer", "kind", "shape", "")]
-    for cut in anatomy.cuts:
+    for layer in anatomy.layers:
         rows.append(
             (
-                cut.name,
-                cut.kind,
-                _shape(cut.shape),
-                f"the same tensor as {cut.same_as}" if cut.same_as else "",
+                layer.name,
+                layer.kind,
+                _shape(layer.shape),
+                f"the same tensor as {layer.same_as}" if layer.same_as else "",
             )
         )
     print(table(rows))
     if anatomy.refused:
-        rows = [("no cut", "kind", "shape", "why; use instead")]
+        rows = [("no layer", "kind", "shape", "why; use instead")]
         rows += [(r.name, r.kind, _shape(r.shape), f"{r.reason}; {r.nearest or '-'}") for r in anatomy.refused]
         print("\n" + table(rows))
-    print(f"\n{len(anatomy.distinct)} layers to diagnose, {len(anatomy.refused)} calls that are no cut")
+    print(f"\n{len(anatomy.distinct)} layers to diagnose, {len(anatomy.refused)} calls that are no layer")
     if run.out is not None:
         from dataclasses import asdict
 
         from interpretgan.store.files import write_json
 
         record = {
-            "cuts": [asdict(cut) for cut in anatomy.cuts],
+            "layers": [asdict(layer) for layer in anatomy.layers],
             "refused": [asdict(r) for r in anatomy.refused],
         }
         write_json(run.out / "layers.json", record)
@@ -180,7 +180,7 @@ def attack(
     data: DataOptions = DataOptions(),
     model: ModelOptions = ModelOptions(),
     attack: AttackOptions = AttackOptions(),
-    reading: ReadingOptions = ReadingOptions(),
+    diagnosis: DiagnosisOptions = DiagnosisOptions(),
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
@@ -189,8 +189,8 @@ def attack(
     Args:
         dry_run: Print the resolved settings and stop.
     """
-    settings = Settings(data=data, model=model, attack=attack, reading=reading, run=run)
-    sections = (*ATTACK, "reading")
+    settings = Settings(data=data, model=model, attack=attack, diagnosis=diagnosis, run=run)
+    sections = (*ATTACK, "diagnosis")
     if _dry(settings, sections, dry_run):
         return
     with _job(settings, sections, _out(run, "attack")) as job:
@@ -281,11 +281,11 @@ def explain(
         explanation = job.explain(indices)
         classes, file = job.workshop.test.classes, job.draw(explanation)
         assert explanation.labels is not None
-        assert explanation.adversarial_readings is not None
+        assert explanation.adversarial_predictions is not None
         for row, number in enumerate(indices):
             true, turn = classes[int(explanation.labels[row])], explanation.turns[row]
-            turned_at = len(explanation.cuts) if turn is None else ("image", *explanation.cuts).index(turn)
-            shown = classes[int(explanation.adversarial_readings[turned_at, row])]
+            turned_at = len(explanation.layers) if turn is None else ("image", *explanation.layers).index(turn)
+            shown = classes[int(explanation.adversarial_predictions[turned_at, row])]
             print(
                 f"image {number}: {true}"
                 + (f" stays {true} at every layer" if turn is None else f" → {shown} at {turn}")
@@ -302,7 +302,7 @@ def diagnose(
     judge: JudgeOptions = JudgeOptions(),
     generator: GeneratorOptions = GeneratorOptions(),
     information: InformationOptions = InformationOptions(),
-    reading: ReadingOptions = ReadingOptions(),
+    diagnosis: DiagnosisOptions = DiagnosisOptions(),
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
@@ -314,7 +314,7 @@ def diagnose(
     Args:
         dry_run: Print the resolved settings and stop.
     """
-    settings = Settings(data, model, attack, judge, generator, reading, run, information=information)
+    settings = Settings(data, model, attack, judge, generator, diagnosis, run, information=information)
     _diagnose("diagnose", settings, dry_run)
 
 

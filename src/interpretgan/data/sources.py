@@ -1,6 +1,7 @@
 """Shapes and protocols that several parts share.
 
-Images are `[N, C, H, W]` float32 within the classifier's bounds, labels int64 `[N]`, logits `[N, K]`. `L` counts cuts.
+Images are `[N, C, H, W]` float32 within the classifier's bounds, labels int64 `[N]`, logits `[N, K]`. `L` counts
+layers.
 """
 
 from __future__ import annotations

@@ -15,20 +15,20 @@ from interpretgan.attacks import ThreatModel, check_perturbation, largest_eps
 from interpretgan.classifier import Classifier, check_labels
 from interpretgan.data import ImageSource, describe, labelled_source
 from interpretgan.diagnosis import vulnerability as vul
-from interpretgan.diagnosis.predictions import Perturb, Readings, attacker, collect, noise_control
-from interpretgan.diagnosis.result import NOISE_CONTROL, Diagnosis, Layer, control_flags
+from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, noise_control
+from interpretgan.diagnosis.result import NOISE_CONTROL, Diagnosis, LayerResult, control_flags
 from interpretgan.errors import ConfigError
 from interpretgan.information.measure import Measurement
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, require_same_pixels
-from interpretgan.layers import Cut
+from interpretgan.layers import Layer
 from interpretgan.robustness import attack_checks as trust
 from interpretgan.robustness.curves import Sample
 from interpretgan.statistics import Floats, Weights, bootstrap_weights, intervals
 from interpretgan.store.provenance import provenance
 
 READABLE = 0.05
-"""A cut is unreliable when the judge reads its natural explanations this much worse than natural images."""
+"""A layer is unreliable when the judge reads its natural explanations this much worse than natural images."""
 QUIET = 0.03
 """Equal-norm noise may move a layer's vulnerability by this much."""
 FOOLED = 0.8
@@ -38,7 +38,7 @@ CONTROL_IMAGES = 250
 SEARCHED = 128
 """Of these, on how many the attack runs again with other settings."""
 REPLAYED = 4
-"""Images whose latents are replayed from every cut, before anything is read."""
+"""Images whose latents are replayed from every layer, before anything is read."""
 
 
 def diagnose(
@@ -57,13 +57,13 @@ def diagnose(
     data_info: Mapping[str, Any] | None = None,
     information: Measurement | None = None,
     on_batch: Callable[[int], None] | None = None,
-    on_readings: Callable[[list[Readings]], None] | None = None,
+    on_predictions: Callable[[list[Predictions]], None] | None = None,
 ) -> Diagnosis:
     """Split a classifier's loss of accuracy under attack among its layers.
 
     Args:
-        interpreter: A trained InterpretGAN, or several of the same cuts trained with different seeds: then readings are
-            pooled and the intervals cover the seeds.
+        interpreter: A trained InterpretGAN, or several of the same layers trained with different seeds: then
+            predictions are pooled and the intervals cover the seeds.
         judge: Reads the class that an image shows; independent of the classifier and harder to fool.
         images: Held-out natural images, `[N, C, H, W]` within the bounds or a source.
         labels: True classes `[N]`, with a tensor of images.
@@ -76,24 +76,24 @@ def diagnose(
             `None`: attacks them here.
         classifier_info: Kept in the record, beside the model's class and size.
         data_info: Likewise, beside the number of examples.
-        information: What `InformationMeter.measure` found at the same cuts on the same examples, to stand beside the
+        information: What `InformationMeter.measure` found at the same layers on the same examples, to stand beside the
             vulnerabilities. `None`: information is not measured.
         on_batch: Told how many examples are done.
-        on_readings: Given the readings of each interpreter, to keep them.
+        on_predictions: Given the predictions of each interpreter, to keep them.
 
     Returns:
         The diagnosis; its vulnerabilities add up to the loss.
 
     Raises:
         LabelError: Labels that do not fit.
-        ConfigError: Nothing to read, a judge of other bounds, or interpreters or information of different cuts.
+        ConfigError: Nothing to read, a judge of other bounds, or interpreters or information of different layers.
         ThreatModelError: No threat model.
         ModelError: A model that stays in train mode.
-        CutError: Replaying the network from a cut does not reproduce its logits.
+        LayerError: Replaying the network from a layer does not reproduce its logits.
     """
     trust.require_threat_model(threat_model)
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
-    classifier, cuts = _same_cuts(interpreters)
+    classifier, layers = _same_layers(interpreters)
     require_same_pixels(judge, classifier)
     source = labelled_source(images, labels, classifier.bounds)
     count = len(source) if examples is None else min(examples, len(source))
@@ -104,12 +104,12 @@ def diagnose(
             do="check the settings",
         )
     if information is not None:
-        _require_same(information, cuts, count)
+        _require_same(information, layers, count)
     probe, probe_labels = source.batch(torch.arange(min(count, CONTROL_IMAGES)))
     probe = classifier.check_images(probe)
     probe_labels = check_labels(probe_labels, len(probe), classifier, probe[:1])
     trust.require_eval_mode(classifier)
-    trust.require_replay(classifier, cuts, probe[:REPLAYED])
+    trust.require_replay(classifier, layers, probe[:REPLAYED])
     doubts = trust.model_flags(classifier, probe, probe_labels)
     if adversarial is None:
         sample = Sample(classifier, probe[:SEARCHED], probe_labels[:SEARCHED], seed=seed)
@@ -119,18 +119,18 @@ def diagnose(
     else:
         adversarial = _checked(adversarial, classifier, threat_model)
     noise = noise_control(classifier, threat_model, seed=seed)
-    readings = collect(
+    predictions = collect(
         interpreters, judge, source, count, adversarial=adversarial, noise=noise, seed=seed, on_batch=on_batch
     )
-    if on_readings is not None:
-        on_readings(readings)
-    pooled = _pool(readings)
+    if on_predictions is not None:
+        on_predictions(predictions)
+    pooled = _pool(predictions)
     weights = bootstrap_weights(len(interpreters), count, bootstrap, seed=seed)
     rows = _rows(pooled, weights, confidence, len(interpreters))
     held: list[dict[str, Any]] = [{"flags": ()} for _ in rows]
     if information is not None:
         weights = bootstrap_weights(1, count, bootstrap, seed=seed)
-        held = [dict(vars(layer)) for layer in information.layers(weights, confidence)]
+        held = [dict(vars(layer)) for layer in information.rows(weights, confidence)]
 
     # The same code with x' = x must blame no layer at all.
     (still,) = collect(
@@ -145,9 +145,9 @@ def diagnose(
     eps0 = _profile(still, np.ones((1, len(probe)), dtype=np.float32))
 
     classes = int(max(pooled.labels.max(), pooled.model.max(), pooled.adversarial.max())) + 1
-    kinds = [("image", "Image", tuple(probe.shape[1:])), *((c.name, c.kind, c.shape) for c in cuts)]
-    layers = tuple(
-        Layer(
+    kinds = [("image", "Image", tuple(probe.shape[1:])), *((c.name, c.kind, c.shape) for c in layers)]
+    results = tuple(
+        LayerResult(
             name=name, kind=kind, shape=tuple(shape), **row,
             transitions=tuple(
                 tuple(int(v) for v in counts)
@@ -167,8 +167,8 @@ def diagnose(
     }
     controls = {
         "eps0_max_abs_vulnerability": float(np.abs(eps0).max()),
-        "noise_max_abs_vulnerability": max(abs(layer.vulnerability_noise.value) for layer in layers),
-        **_agreement(readings),
+        "noise_max_abs_vulnerability": max(abs(layer.vulnerability_noise.value) for layer in results),
+        **_agreement(predictions),
     }
     doubts += trust.raised(
         trust.noise_as_good(model[2], model[1], model[0]),
@@ -177,7 +177,7 @@ def diagnose(
     )
     reader = {"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial}
     doubts += _flags(rows, accuracy, controls)
-    doubts += control_flags([{"name": layer.name, "flags": layer.flags} for layer in layers], controls, reader)
+    doubts += control_flags([{"name": layer.name, "flags": layer.flags} for layer in results], controls, reader)
     return Diagnosis(
         classifier={
             "name": classifier.name,
@@ -187,7 +187,7 @@ def diagnose(
         data={"examples": count, **describe(images), **(data_info or {})},
         threat_model=threat_model.to_dict(),
         accuracy=accuracy,
-        layers=layers,
+        layers=results,
         controls=controls,
         judge=reader,
         flags=tuple(doubts),
@@ -195,7 +195,7 @@ def diagnose(
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [one.seed for one in interpreters],
             "generator": dataclasses.asdict(interpreters[0].config),
-            "recogniser_sha256": interpreters[0].recogniser_sha256,
+            "recognition_network_sha256": interpreters[0].recognition_network_sha256,
             "bootstrap": bootstrap,
             "confidence": confidence,
             **({} if information is None else {"information": dict(information.settings)}),
@@ -214,46 +214,46 @@ def _checked(perturb: Perturb, classifier: Classifier, threat_model: ThreatModel
     return checked
 
 
-def _same_cuts(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[Cut, ...]]:
-    names = {tuple(cut.name for cut in one.cuts) for one in interpreters}
+def _same_layers(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[Layer, ...]]:
+    names = {tuple(layer.name for layer in one.layers) for one in interpreters}
     if len(names) != 1 or len({id(one.classifier) for one in interpreters}) != 1:
         raise ConfigError(
-            expected="one InterpretGAN, or several of the same classifier and cuts",
-            got=f"{len(interpreters)} with {len(names)} different lists of cuts",
-            do="fit them on the same classifier and cuts, with different seeds",
+            expected="one InterpretGAN, or several of the same classifier and layers",
+            got=f"{len(interpreters)} with {len(names)} different lists of layers",
+            do="fit them on the same classifier and layers, with different seeds",
         )
-    return interpreters[0].classifier, interpreters[0].cuts
+    return interpreters[0].classifier, interpreters[0].layers
 
 
-def _require_same(information: Measurement, cuts: Sequence[Cut], count: int) -> None:
-    """Refuse information that was measured at other cuts or on other images."""
-    names = tuple(cut.name for cut in cuts)
-    if information.cuts != names or len(information.variance) != count:
+def _require_same(information: Measurement, layers: Sequence[Layer], count: int) -> None:
+    """Refuse information that was measured at other layers or on other images."""
+    names = tuple(layer.name for layer in layers)
+    if information.layers != names or len(information.variance) != count:
         raise ConfigError(
             expected=f"information measured at {', '.join(names)} on {count} images",
-            got=f"{', '.join(information.cuts)} on {len(information.variance)}",
-            do="give the meter the cuts of the interpreter, and measure the examples that are diagnosed",
+            got=f"{', '.join(information.layers)} on {len(information.variance)}",
+            do="give the meter the layers of the interpreter, and measure the examples that are diagnosed",
         )
 
 
-def _pool(readings: Sequence[Readings]) -> Readings:
-    """All generators' readings side by side, `[S·N]`."""
-    return Readings(
+def _pool(predictions: Sequence[Predictions]) -> Predictions:
+    """All generators' predictions side by side, `[S·N]`."""
+    return Predictions(
         **{
-            item.name: np.concatenate([getattr(one, item.name) for one in readings], axis=-1)
-            for item in dataclasses.fields(Readings)
+            item.name: np.concatenate([getattr(one, item.name) for one in predictions], axis=-1)
+            for item in dataclasses.fields(Predictions)
         }
     )
 
 
-def _rows(readings: Readings, weights: Weights, confidence: float, generators: int) -> list[dict[str, Any]]:
+def _rows(predictions: Predictions, weights: Weights, confidence: float, generators: int) -> list[dict[str, Any]]:
     """The numbers of each row, the image first."""
     shares = {
-        name: vul.accuracy(getattr(readings, name) == readings.labels, weights)
+        name: vul.accuracy(getattr(predictions, name) == predictions.labels, weights)
         for name in ("natural", "adversarial", "noise")
     }
     survival = vul.survival(shares["natural"], shares["adversarial"])
-    bits = vul.information_bits(readings.labels, readings.adversarial, weights, generators=generators)
+    bits = vul.information_bits(predictions.labels, predictions.adversarial, weights, generators=generators)
     lost = vul.vulnerability(survival)
     loss = lost.sum(axis=1, keepdims=True)
     sure = np.quantile(loss[1:] if len(loss) > 1 else loss, (1 - confidence) / 2) > 0  # of nothing there are no shares
@@ -279,28 +279,28 @@ def _rows(readings: Readings, weights: Weights, confidence: float, generators: i
     ]
 
 
-def _agreement(readings: Sequence[Readings]) -> dict[str, float]:
+def _agreement(predictions: Sequence[Predictions]) -> dict[str, float]:
     """How well generators of different seeds agree: the lowest rank correlation of two profiles, and of the top layer.
 
     Returns:
         `seeds_spearman` and `seeds_same_top` (1 if all blame the same layer); nothing for a single generator.
     """
-    if len(readings) < 2:
+    if len(predictions) < 2:
         return {}
     from scipy.stats import spearmanr
 
-    ones = np.ones((1, len(readings[0].labels)), dtype=np.float32)
-    profiles = [_profile(one, ones) for one in readings]
+    ones = np.ones((1, len(predictions[0].labels)), dtype=np.float32)
+    profiles = [_profile(one, ones) for one in predictions]
     pairs = [spearmanr(a, b).statistic for a, b in itertools.combinations(profiles, 2)]
     # A profile without any variation has no ranks to compare.
     lowest = min((float(value) for value in pairs if np.isfinite(value)), default=0.0)
     return {"seeds_spearman": lowest, "seeds_same_top": float(len({int(p.argmax()) for p in profiles}) == 1)}
 
 
-def _profile(readings: Readings, weights: Weights) -> Floats:
-    """The vulnerabilities of the cuts, `[L]`, without intervals."""
+def _profile(predictions: Predictions, weights: Weights) -> Floats:
+    """The vulnerabilities of the layers, `[L]`, without intervals."""
     natural, adversarial = (
-        vul.accuracy(row == readings.labels, weights) for row in (readings.natural, readings.adversarial)
+        vul.accuracy(row == predictions.labels, weights) for row in (predictions.natural, predictions.adversarial)
     )
     profile: Floats = vul.vulnerability(vul.survival(natural, adversarial))[0, 1:]
     return profile
@@ -312,7 +312,7 @@ def _row_flags(rows: Sequence[Mapping[str, Any]], index: int) -> tuple[str, ...]
     if row["natural"] < floor:
         flags.append(f"unreliable: natural explanations read right at {row['natural']:.3f} < {floor:.3f}")
     elif index and rows[index - 1]["natural"] < floor:
-        flags.append("unreliable: the cut before it cannot be read")
+        flags.append("unreliable: the layer before it cannot be read")
     control = row["vulnerability_noise"]
     if abs(control.value) > QUIET and (control.low > 0 or control.high < 0):
         flags.append(f"{NOISE_CONTROL}: random noise alone moves it by {control.value:+.3f}")
@@ -327,7 +327,7 @@ def _flags(
     if unread:
         flags.append(
             f"natural explanations cannot be read at {unread} of {len(rows) - 1} layers: train the generator longer, "
-            "on photographs with a robust recogniser (--recogniser robust)"
+            "on photographs with a robust recognition network (--recognition-network robust)"
         )
     if controls["eps0_max_abs_vulnerability"] > 0:
         flags.append(f"eps = 0 control failed: largest |V| {controls['eps0_max_abs_vulnerability']:.3g}")

@@ -1,4 +1,4 @@
-"""What the judge reads at every cut, in natural, adversarial and noisy images: the raw data of a diagnosis."""
+"""What the judge reads at every layer, in natural, adversarial and noisy images: the raw data of a diagnosis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from interpretgan.attacks import ThreatModel, attack, equal_norm_noise
 from interpretgan.classifier import Classifier, check_labels
 from interpretgan.data import ImageSource
-from interpretgan.interpreter import InterpretGAN, Reader, read_all
+from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
 
 Classes = npt.NDArray[np.int64]
 
@@ -27,8 +27,8 @@ Perturb = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
-class Readings:
-    """Classes read in `N` images, row 0 in the image itself and row `l` in the explanation of cut `l`.
+class Predictions:
+    """Classes read in `N` images, row 0 in the image itself and row `l` in the explanation of layer `l`.
 
     Attributes:
         labels: True classes `[N]`.
@@ -62,7 +62,7 @@ def noise_control(classifier: Classifier, threat_model: ThreatModel, *, seed: in
 
 def collect(
     interpreters: Sequence[InterpretGAN],
-    judge: Reader,
+    judge: Predictor,
     images: ImageSource,
     count: int,
     *,
@@ -70,8 +70,8 @@ def collect(
     noise: Perturb,
     seed: int,
     on_batch: Callable[[int], None] | None = None,
-) -> list[Readings]:
-    """Read the first `count` images at every cut, a batch at a time.
+) -> list[Predictions]:
+    """Read the first `count` images at every layer, a batch at a time.
 
     Each image is attacked once, for all interpreters. Its explanations, natural and perturbed, are drawn with the same
     noise `n`, each interpreter having noise of its own.
@@ -87,10 +87,10 @@ def collect(
         on_batch: Told how many images are done.
 
     Returns:
-        The readings of each interpreter.
+        The predictions of each interpreter.
     """
     classifier = interpreters[0].classifier
-    size = batch_size(images, len(interpreters[0].cuts))
+    size = batch_size(images, len(interpreters[0].layers))
     random = [torch.Generator().manual_seed(seed + number) for number in range(len(interpreters))]
     labels: list[Tensor] = []
     model: list[Tensor] = []
@@ -106,17 +106,17 @@ def collect(
         for interpreter, generator, batches in zip(interpreters, random, read, strict=True):
             n = interpreter.noise(len(x), generator=generator)
             for rows, version in zip(batches, versions, strict=True):
-                rows.append(read_all(judge, version, interpreter.draw(version, n)))
+                rows.append(predict_all(judge, version, interpreter.draw(version, n)))
         if on_batch is not None:
             on_batch(first + len(x))
     true, predicted = _array(labels), _array(model)
-    return [Readings(true, _array(x), _array(x_adversarial), _array(u), predicted) for x, x_adversarial, u in read]
+    return [Predictions(true, _array(x), _array(x_adversarial), _array(u), predicted) for x, x_adversarial, u in read]
 
 
-def batch_size(images: ImageSource, cuts: int) -> int:
-    """As many images as leave their explanations at all cuts below `PIXELS`."""
+def batch_size(images: ImageSource, layers: int) -> int:
+    """As many images as leave their explanations at all layers below `PIXELS`."""
     pixels = images.batch(torch.tensor([0]))[0].numel()
-    return max(1, min(BATCH, PIXELS // (pixels * cuts)))
+    return max(1, min(BATCH, PIXELS // (pixels * layers)))
 
 
 def _array(batches: list[Tensor]) -> Classes:

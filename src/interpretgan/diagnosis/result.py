@@ -54,11 +54,11 @@ def control_flags(
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One row of a diagnosis: the image itself, or a cut and the layer that ends there.
+class LayerResult:
+    """One row of a diagnosis: the image itself, or a layer and the layer that ends there.
 
     Attributes:
-        name: `image`, or the cut's name.
+        name: `image`, or the layer's name.
         kind: Class of the module.
         shape: Shape of the latent.
         natural: Share of natural explanations that show the true class, 0 to 1, as all accuracies.
@@ -73,10 +73,10 @@ class Layer:
         intervals: Of `natural`, `adversarial`, `noise` and `survival`.
         transitions: Counts, true class by class shown, of adversarial explanations.
         flags: Reasons to distrust the row.
-        unexplained: `u_l`, the share of the image's variance that the cut no longer explains; 0 for the image. This and
-            all below `None` where information was not measured.
+        unexplained: `u_l`, the share of the image's variance that the layer no longer explains; 0 for the image. This
+            and all below `None` where information was not measured.
         information_loss: `u_l - u_{l-1}`, as measured.
-        information_control: The same for a random projection of the cut before to the size of this one; `None` also
+        information_control: The same for a random projection of the layer before to the size of this one; `None` also
             where this one is not smaller.
         class_information: What a probe of fixed capacity tells of the class, in bits.
         class_information_loss: By how many bits it falls.
@@ -115,7 +115,7 @@ class Diagnosis:
         data: Name, split and number of examples.
         threat_model: Norm, eps, attack, steps, restarts, step size.
         accuracy: Of the model on natural, adversarial and noisy images, and of the judge on the first two.
-        layers: The image, then the cuts in execution order.
+        layers: The image, then the layers in execution order.
         controls: Largest absolute vulnerability at eps = 0 (exactly 0) and under noise; with several generators, how
             well they agree.
         judge: Name and held-out accuracies of the judge.
@@ -127,7 +127,7 @@ class Diagnosis:
     data: Mapping[str, Any]
     threat_model: Mapping[str, Any]
     accuracy: Mapping[str, float]
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerResult, ...]
     controls: Mapping[str, float]
     judge: Mapping[str, Any]
     flags: tuple[str, ...] = ()
@@ -139,7 +139,7 @@ class Diagnosis:
         return self.layers[0].survival - self.layers[-1].survival
 
     @property
-    def top(self) -> Layer:
+    def top(self) -> LayerResult:
         """The layer that contributes most."""
         return max(self.layers[1:], key=lambda layer: layer.vulnerability.value)
 
@@ -206,7 +206,7 @@ class Diagnosis:
         return cls(**fields | {"layers": layers, "flags": tuple(value["flags"])})
 
 
-def _layer(row: dict[str, Any]) -> Layer:
+def _layer(row: dict[str, Any]) -> LayerResult:
     plain = dict(row)
     for name in ("vulnerability", "share", "vulnerability_bits", "vulnerability_noise"):
         plain[name] = Interval(**row[name])
@@ -215,4 +215,4 @@ def _layer(row: dict[str, Any]) -> Layer:
     plain["intervals"] = {name: Interval(**interval) for name, interval in row["intervals"].items()}
     plain["shape"], plain["flags"] = tuple(row["shape"]), tuple(row["flags"])
     plain["transitions"] = tuple(tuple(counts) for counts in row["transitions"])
-    return Layer(**plain)
+    return LayerResult(**plain)

@@ -1,1 +1,1 @@
-"""The generative part: one generator for all cuts, one discriminator, their losses and their training."""
+"""The generative part: one generator for all layers, one discriminator, their losses and their training."""

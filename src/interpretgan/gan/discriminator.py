@@ -1,4 +1,4 @@
-"""The discriminator: one for all cuts, spectrally normalised, told the cut and what the classifier saw."""
+"""The discriminator: one for all layers, spectrally normalised, told the layer and what the classifier saw."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from interpretgan.gan.generator import coarse_grid, space_to_depth
 
 
 class Discriminator(nn.Module):
-    """`D(x, l, p)`: how natural `x` looks as an explanation of cut `l` where the classifier saw the classes `p`.
+    """`D(x, l, p)`: how natural `x` looks as an explanation of layer `l` where the classifier saw the classes `p`.
 
-    Both enter by projection: `score = w·h + (e_l + E p)·h` on pooled features `h`. Every cut fixes `p`, so nothing
+    Both enter by projection: `score = w·h + (e_l + E p)·h` on pooled features `h`. Every layer fixes `p`, so nothing
     leaks into an explanation that its latent does not hold; a digit drawn as another class is found out, which deep
-    cuts need.
+    layers need.
 
     It works on the coarse grid too: the image is folded (space-to-depth), so that every convolution is a matrix
     product over a few cells with many channels.
 
     Args:
-        cuts: How many cuts there are.
+        layers: How many layers there are.
         classes: How many classes.
         image_shape: `(C, H, W)`.
         bounds: Range of the pixels, which are brought to [0, 1] first.
@@ -34,7 +34,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        cuts: int,
+        layers: int,
         classes: int,
         image_shape: tuple[int, int, int],
         *,
@@ -51,11 +51,11 @@ class Discriminator(nn.Module):
         sizes = [inputs] + [width] * (blocks + 1)
         self.convs = nn.ModuleList([spectral_norm(nn.Conv2d(a, b, 3, padding=1)) for a, b in itertools.pairwise(sizes)])
         self.score = spectral_norm(nn.Linear(width, 1))
-        self.of_cut = spectral_norm(nn.Embedding(cuts, width))
+        self.of_layer = spectral_norm(nn.Embedding(layers, width))
         self.of_classes = spectral_norm(nn.Linear(classes, width, bias=False))
 
-    def forward(self, images: Tensor, cut: Tensor, probabilities: Tensor) -> Tensor:
-        """Scores `[N]` of images `[N, C, H, W]` for cut indices `[N]` and class probabilities `[N, K]`."""
+    def forward(self, images: Tensor, layer: Tensor, probabilities: Tensor) -> Tensor:
+        """Scores `[N]` of images `[N, C, H, W]` for layer indices `[N]` and class probabilities `[N, K]`."""
         pad = (
             0,
             self.grid[1] * self.fold[1] - images.shape[3],
@@ -68,6 +68,6 @@ class Discriminator(nn.Module):
         for conv in self.convs:
             hidden = F.leaky_relu(conv(hidden), 0.2)
         pooled = hidden.sum(dim=(2, 3)) / math.sqrt(hidden.shape[2] * hidden.shape[3])
-        told = self.of_cut(cut) + self.of_classes(probabilities)
+        told = self.of_layer(layer) + self.of_classes(probabilities)
         score: Tensor = self.score(pooled).squeeze(1) + (told * pooled).sum(dim=1)
         return score

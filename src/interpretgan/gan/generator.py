@@ -1,8 +1,9 @@
-"""The generator: a stem per cut, and one trunk that all cuts share.
+"""The generator: a stem per layer, and one trunk that all layers share.
 
 Each latent, whatever its shape, is brought to the same coarse grid. From there on one network draws the image, told by
-a few numbers per cut (a scale and a shift per channel and block) which cut it is drawing for. Almost all arithmetic is
-done in the trunk on the coarse grid, so the cost of one more cut is its stem and its share of the batch.
+a few numbers per layer (a scale and a shift per channel and block) which layer it is drawing for. Almost all
+arithmetic is done in the trunk on the coarse grid, so the cost of one more layer is its stem and its share of the
+batch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interpretgan.layers import Cut
+from interpretgan.layers import Layer
 
 FINEST_GRID = 8
 """The coarse grid has at most this many cells a side."""
@@ -33,7 +34,7 @@ def coarse_grid(image_size: int) -> int:
 
 
 class Stem(nn.Module):
-    """Bring the latent of one cut to the grid: `[N, *shape] → [N, width, grid, grid]`.
+    """Bring the latent of one layer to the grid: `[N, *shape] → [N, width, grid, grid]`.
 
     - A feature map at least as fine as the grid keeps its layout: it is resized to a multiple of the grid and folded
       (space-to-depth), so nothing is averaged away.
@@ -109,19 +110,19 @@ def space_to_depth(images: Tensor, fold: tuple[int, int]) -> Tensor:
 
 
 class Block(nn.Module):
-    """Residual block with a scale and a shift per channel and cut: `h + conv(relu(conv(relu(a_l·h + b_l))))`."""
+    """Residual block with a scale and a shift per channel and layer: `h + conv(relu(conv(relu(a_l·h + b_l))))`."""
 
-    def __init__(self, width: int, cuts: int) -> None:
+    def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        self.style = nn.Embedding(cuts, 2 * width)
+        self.style = nn.Embedding(layers, 2 * width)
         nn.init.zeros_(self.style.weight)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.second.weight)  # starts as the identity: deep trunks train from the first step
 
-    def forward(self, hidden: Tensor, cut: Tensor) -> Tensor:
-        """`hidden` `[N, width, G, G]`, `cut` `[N]` indices → `[N, width, G, G]`."""
-        scale, shift = self.style(cut).to(hidden.dtype)[:, :, None, None].chunk(2, dim=1)
+    def forward(self, hidden: Tensor, layer: Tensor) -> Tensor:
+        """`hidden` `[N, width, G, G]`, `layer` `[N]` indices → `[N, width, G, G]`."""
+        scale, shift = self.style(layer).to(hidden.dtype)[:, :, None, None].chunk(2, dim=1)
         inner = F.relu(hidden * (1 + scale) + shift)
         inner = self.second(F.relu(self.first(inner)))
         out: Tensor = hidden + inner
@@ -129,10 +130,10 @@ class Block(nn.Module):
 
 
 class Generator(nn.Module):
-    """`x̂ = G_l(z_l, n)` for every cut `l`, in one network.
+    """`x̂ = G_l(z_l, n)` for every layer `l`, in one network.
 
     Args:
-        cuts: The cuts to draw for; those with `same_as` share the stem of the cut they repeat.
+        layers: The layers to draw for; those with `same_as` share the stem of the layer they repeat.
         image_shape: `(C, H, W)` of the images.
         bounds: Range of their pixels.
         width: Channels of the trunk.
@@ -142,7 +143,7 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        cuts: Sequence[Cut],
+        layers: Sequence[Layer],
         image_shape: tuple[int, int, int],
         *,
         bounds: tuple[float, float] = (0.0, 1.0),
@@ -153,11 +154,11 @@ class Generator(nn.Module):
         super().__init__()
         channels, height, wide = image_shape
         self.image_shape, self.bounds, self.noise = image_shape, bounds, noise
-        self.names = tuple(cut.name for cut in cuts)
+        self.names = tuple(layer.name for layer in layers)
         self.grid = (coarse_grid(height), coarse_grid(wide))
-        self.stems = nn.ModuleList([Stem(cut.shape, self.grid, width) for cut in cuts])
+        self.stems = nn.ModuleList([Stem(layer.shape, self.grid, width) for layer in layers])
         self.mix = nn.Linear(noise, width * self.grid[0] * self.grid[1])
-        self.blocks = nn.ModuleList([Block(width, len(cuts)) for _ in range(blocks)])
+        self.blocks = nn.ModuleList([Block(width, len(layers)) for _ in range(blocks)])
         factor = (math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))
         doublings = math.ceil(math.log2(max(factor)))
         stages: list[nn.Module] = []
@@ -170,28 +171,28 @@ class Generator(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def calibrate(self, latents: Mapping[str, Tensor]) -> None:
-        """Standardise every stem by latents of natural images, `{cut name: [N, *shape]}`."""
+        """Standardise every stem by latents of natural images, `{layer name: [N, *shape]}`."""
         for name, stem in zip(self.names, self.stems, strict=True):
             assert isinstance(stem, Stem)
             stem.calibrate(latents[name])
 
     def forward(self, latents: Sequence[Tensor | None], noise: Tensor) -> Tensor:
-        """Draw images for several cuts in one batch.
+        """Draw images for several layers in one batch.
 
         Args:
-            latents: For each cut, `[N_l, *shape]`, or `None` for a cut that is left out.
-            noise: `[Σ N_l, noise]`, in the order of the cuts.
+            latents: For each layer, `[N_l, *shape]`, or `None` for a layer that is left out.
+            noise: `[Σ N_l, noise]`, in the order of the layers.
 
         Returns:
-            `[Σ N_l, C, H, W]` within the bounds, in the order of the cuts.
+            `[Σ N_l, C, H, W]` within the bounds, in the order of the layers.
         """
         stems = [(i, stem(z)) for i, (stem, z) in enumerate(zip(self.stems, latents, strict=True)) if z is not None]
-        cut = torch.cat([torch.full((len(h),), i, device=h.device) for i, h in stems])
+        layer = torch.cat([torch.full((len(h),), i, device=h.device) for i, h in stems])
         hidden = torch.cat([h for _, h in stems])
         hidden = hidden + self.mix(noise).view_as(hidden)
         hidden = hidden.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
-            hidden = block(hidden, cut)
+            hidden = block(hidden, layer)
         for stage in self.stages:
             hidden = stage(F.relu(hidden) if isinstance(stage, nn.Conv2d) else hidden)
         low, high = self.bounds

@@ -25,7 +25,7 @@ def information_bound(logits: Tensor, explained_logits: Tensor) -> Tensor:
     """`L_I = E Σ_y p_f(y|x) · log p_f(y|x̂)`, in nats, at most zero.
 
     The variational lower bound on the mutual information between the explanation and the classification, up to an
-    entropy that the generator cannot change, with the frozen classifier as the recogniser (InfoGAN, eq. 5).
+    entropy that the generator cannot change, with the frozen classifier as the recognition network (InfoGAN, eq. 5).
 
     Args:
         logits: `[N, K]` of the natural images.

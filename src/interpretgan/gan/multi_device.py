@@ -50,7 +50,7 @@ class Team:
         self.rank, self.size, self._fabric = rank, size, fabric
 
     def share(self, rows: Tensor) -> Tensor:
-        """This process's rows of `[N, ...]`: every `size`-th, `[N / size, ...]`, so equally many of every cut."""
+        """This process's rows of `[N, ...]`: every `size`-th, `[N / size, ...]`, so equally many of every layer."""
         return rows[self.rank :: self.size]
 
     def mean(self, values: Tensor) -> Tensor:
@@ -73,12 +73,12 @@ class Team:
             gradient.copy_(part.view_as(gradient))
 
 
-def check_team(devices: int, images_per_cut: int, leader: torch.device | None = None) -> None:
+def check_team(devices: int, images_per_layer: int, leader: torch.device | None = None) -> None:
     """Refuse a number of devices that cannot share a training.
 
     Args:
         devices: How many.
-        images_per_cut: What they share, for every cut and step.
+        images_per_layer: What they share, for every layer and step.
         leader: The first of them. `None`: not known yet, and so not looked for.
 
     Raises:
@@ -87,11 +87,11 @@ def check_team(devices: int, images_per_cut: int, leader: torch.device | None = 
     """
     if devices < 1:
         raise ConfigError(expected="devices >= 1", got=str(devices), do="1 trains on one device")
-    if images_per_cut % devices:
+    if images_per_layer % devices:
         raise ConfigError(
-            expected=f"images_per_cut that {devices} devices can share equally",
-            got=str(images_per_cut),
-            do=f"try {devices * (images_per_cut // devices + 1)}, or other devices",
+            expected=f"images_per_layer that {devices} devices can share equally",
+            got=str(images_per_layer),
+            do=f"try {devices * (images_per_layer // devices + 1)}, or other devices",
         )
     if devices == 1:
         return

@@ -1,4 +1,4 @@
-"""Train the generator of all cuts: one flat loop, on natural images only, with the classifier frozen.
+"""Train the generator of all layers: one flat loop, on natural images only, with the classifier frozen.
 
 min_G max_D   L_adv(G, D) - λ_I · L_I(G) + λ_z · L_z(G)
 """
@@ -30,7 +30,7 @@ from interpretgan.gan.losses import (
     latent_size,
 )
 from interpretgan.gan.multi_device import Team, check_team, gathered
-from interpretgan.layers import Cut, capture, capturing
+from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.training.precision import autocast
 
@@ -48,14 +48,14 @@ class GANConfig:
     """Settings of InterpretGAN's training.
 
     Attributes:
-        steps: Generator steps; each draws `images_per_cut` explanations at every cut.
-        images_per_cut: Natural images per cut and step.
+        steps: Generator steps; each draws `images_per_layer` explanations at every layer.
+        images_per_layer: Natural images per layer and step.
         learning_rate: Peak of both Adams (after a short warm-up, falling along a cosine).
         realism: Weight of the hinge term `L_adv`.
         information: Weight λ_I of the information bound.
         latent: Weight λ_z of the latent consistency; 0 is the plain method.
-        recogniser_noise: Deviation of the noise through which the recogniser reads explanations in the information
-            bound, as a share of the bounds' width; 0 is the plain method.
+        recognition_noise: Deviation of the noise through which the recognition network reads explanations in the
+            information bound, as a share of the bounds' width; 0 is the plain method.
         width: Channels of the trunk and of the discriminator.
         blocks: Residual blocks of the trunk, convolutions of the discriminator.
         noise: Size of the generator's noise.
@@ -64,12 +64,12 @@ class GANConfig:
     """
 
     steps: int = 1000
-    images_per_cut: int = 16
+    images_per_layer: int = 16
     learning_rate: float = 2e-3
     realism: float = 1.0
     information: float = 1.0
     latent: float = 10.0
-    recogniser_noise: float = 0.2
+    recognition_noise: float = 0.2
     width: int = 96
     blocks: int = 2
     noise: int = 16
@@ -77,10 +77,10 @@ class GANConfig:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "images_per_cut", "width", "blocks", "noise"):
+        for name in ("steps", "images_per_layer", "width", "blocks", "noise"):
             if getattr(self, name) < 1:
                 raise ConfigError(expected=f"{name} >= 1", got=str(getattr(self, name)), do=f"raise {name}")
-        for name in ("realism", "information", "latent", "recogniser_noise"):
+        for name in ("realism", "information", "latent", "recognition_noise"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(expected=f"{name} >= 0", got=str(getattr(self, name)), do="weights are not negative")
         if not 0 < self.learning_rate < math.inf:
@@ -91,26 +91,27 @@ class GANConfig:
 
 def train_generator(
     classifier: Classifier,
-    cuts: Sequence[Cut],
+    layers: Sequence[Layer],
     images: ImageSource,
     config: GANConfig,
     *,
     seed: int,
-    recogniser: Classifier | None = None,
+    recognition_network: Classifier | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
     on_step: OnStep | None = None,
     devices: int = 1,
 ) -> Generator:
-    """Train one generator for all cuts.
+    """Train one generator for all layers.
 
     Args:
         classifier: The frozen classifier `f`; it comes back untouched.
-        cuts: Cuts with different latents.
+        layers: Layers with different latents.
         images: Natural images; their labels are not read.
         config: Settings.
         seed: Of the weights, the noise and the order of the images: the same seed gives the same generator.
-        recogniser: Who reads explanations in the information bound; it has the classifier's classes and bounds.
+        recognition_network: Who reads explanations in the information bound; it has the classifier's classes and
+            bounds.
             `None`: the classifier itself, as in the paper.
         checkpoint: File for the state, written every `checkpoint_seconds`. Where it exists the
             training goes on from there, to the weights that no interruption would have given.
@@ -123,15 +124,15 @@ def train_generator(
         The moving average of the generator, in eval mode with frozen parameters.
 
     Raises:
-        ConfigError: A recogniser of other classes or bounds, or devices that cannot share the training.
+        ConfigError: A recognition network of other classes or bounds, or devices that cannot share the training.
         ModelError: No gradient passes through the classifier.
         TrainingError: A loss is not finite, or the process of another device died.
         RunFolderError: The checkpoint is damaged or of another training, or cannot be written.
     """
-    check_team(devices, config.images_per_cut, classifier.device)
+    check_team(devices, config.images_per_layer, classifier.device)
     task: dict[str, Any] = {
-        "classifier": classifier, "cuts": cuts, "images": images, "config": config, "seed": seed,
-        "recogniser": recogniser, "checkpoint": checkpoint,
+        "classifier": classifier, "layers": layers, "images": images, "config": config, "seed": seed,
+        "recognition_network": recognition_network, "checkpoint": checkpoint,
     }  # fmt: skip
     # Whatever the caller has switched off, a training needs gradients.
     with torch.inference_mode(False), torch.enable_grad(), gathered(devices, classifier.device, task) as team:
@@ -142,11 +143,11 @@ def train_share(
     team: Team,
     *,
     classifier: Classifier,
-    cuts: Sequence[Cut],
+    layers: Sequence[Layer],
     images: ImageSource,
     config: GANConfig,
     seed: int,
-    recogniser: Classifier | None,
+    recognition_network: Classifier | None,
     checkpoint: Path | None,
     checkpoint_seconds: float = math.inf,
     on_step: OnStep | None = None,
@@ -163,14 +164,14 @@ def train_share(
     first = classifier.check_images(first)
     require_gradient(classifier, first)
     image_shape = (first.shape[1], first.shape[2], first.shape[3])
-    first_logits, first_latents = capture(classifier, first, cuts)
+    first_logits, first_latents = capture(classifier, first, layers)
     classes = first_logits.shape[1]
-    reader = classifier if recogniser is None else recogniser
-    _check_recogniser(reader, first[:1], classes, classifier.bounds)
+    reader = classifier if recognition_network is None else recognition_network
+    _check_recognition_network(reader, first[:1], classes, classifier.bounds)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = Generator(
-            cuts,
+            layers,
             image_shape,
             bounds=classifier.bounds,
             width=config.width,
@@ -178,7 +179,7 @@ def train_share(
             noise=config.noise,
         ).to(device)
         discriminator = Discriminator(
-            len(cuts), classes, image_shape, bounds=classifier.bounds, width=config.width, blocks=config.blocks
+            len(layers), classes, image_shape, bounds=classifier.bounds, width=config.width, blocks=config.blocks
         ).to(device)
     generator.calibrate(first_latents)
     average = AveragedModel(generator, multi_avg_fn=_moving_average(config.ema))
@@ -186,9 +187,9 @@ def train_share(
         torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.0, 0.99), fused=True)
         for network in (generator, discriminator)
     )
-    networks = (classifier,) if recogniser is None else (classifier, recogniser)
+    networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
-        config, seed, [(each.name, each.shape) for each in cuts], content_of(images), image_shape,
+        config, seed, [(each.name, each.shape) for each in layers], content_of(images), image_shape,
         *((network_of(network), network.state_sha256()) for network in networks),
     )  # fmt: skip
     learning: dict[str, nn.Module | torch.optim.Optimizer] = {
@@ -202,11 +203,11 @@ def train_share(
         random.set_state(saved["random"])
         step = saved["step"]
 
-    drawn = config.images_per_cut * len(cuts)  # by all processes together
-    per_cut, count = config.images_per_cut // team.size, drawn // team.size
-    cut = torch.arange(len(cuts), device=device).repeat_interleave(per_cut)
-    # Each cut has images of its own.
-    rows = {each.name: slice(i * per_cut, (i + 1) * per_cut) for i, each in enumerate(cuts)}
+    drawn = config.images_per_layer * len(layers)  # by all processes together
+    per_layer, count = config.images_per_layer // team.size, drawn // team.size
+    layer = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
+    # Each layer has images of its own.
+    rows = {each.name: slice(i * per_layer, (i + 1) * per_layer) for i, each in enumerate(layers)}
     saved_at = time.monotonic()
     with classifier.borrowed(), reader.borrowed():
         while step < config.steps:
@@ -215,10 +216,10 @@ def train_share(
             x, _ = images.batch(team.share(torch.randint(len(images), (drawn,), generator=random)))
             x = x.to(device, torch.float32)
             noise = team.share(torch.randn(drawn, config.noise, generator=random)).to(device)
-            with torch.no_grad(), capturing(classifier, cuts, rows) as latents:
+            with torch.no_grad(), capturing(classifier, layers, rows) as latents:
                 logits = classifier.run(x)
             seen = logits.float().softmax(dim=1)
-            z = [latents[each.name] for each in cuts]
+            z = [latents[each.name] for each in layers]
             sizes = team.mean(torch.stack([latent_size(real) for real in z]))
             with autocast(device, config.precision):
                 fake = generator(z, noise)
@@ -226,7 +227,7 @@ def train_share(
             # Phase D: only the discriminator learns.  max_D L_adv
             discriminator.requires_grad_(True)
             with autocast(device, config.precision):
-                scores = discriminator(torch.cat([x, fake.detach()]), cut.repeat(2), seen.repeat(2, 1)).float()
+                scores = discriminator(torch.cat([x, fake.detach()]), layer.repeat(2), seen.repeat(2, 1)).float()
             loss_d = discriminator_hinge(scores[:count], scores[count:])
             adam_d.zero_grad()
             torch.autograd.backward(loss_d)
@@ -236,14 +237,14 @@ def train_share(
 
             # Phase G: only the generator learns.  min_G L_adv - λ_I · L_I + λ_z · L_z
             with autocast(device, config.precision):
-                with capturing(classifier, cuts, rows) as latents:
+                with capturing(classifier, layers, rows) as latents:
                     classifier.run(fake)
                 blur = team.share(torch.randn(drawn, *image_shape, generator=random))
-                explained = reader.run(_blurred(fake, blur, config.recogniser_noise, classifier.bounds))
-                realism = generator_hinge(discriminator(fake, cut, seen).float())
+                explained = reader.run(_blurred(fake, blur, config.recognition_noise, classifier.bounds))
+                realism = generator_hinge(discriminator(fake, layer, seen).float())
             information = information_bound(logits, explained)
             latent = torch.stack(
-                [latent_consistency(z[i], latents[each.name], sizes[i]) for i, each in enumerate(cuts)]
+                [latent_consistency(z[i], latents[each.name], sizes[i]) for i, each in enumerate(layers)]
             ).mean()
             loss_g = config.realism * realism - config.information * information + config.latent * latent
             adam_g.zero_grad()
@@ -272,19 +273,19 @@ def train_share(
     return trained.eval().requires_grad_(False)
 
 
-def _check_recogniser(reader: Classifier, image: Tensor, classes: int, bounds: tuple[float, float]) -> None:
+def _check_recognition_network(reader: Classifier, image: Tensor, classes: int, bounds: tuple[float, float]) -> None:
     same = reader.bounds == bounds
     found = reader(image.to(reader.device)).shape[1] if same else None
     if found != classes:
         raise ConfigError(
-            expected=f"a recogniser of {classes} classes for pixels within {list(bounds)}, as the classifier is",
+            expected=f"a recognition network of {classes} classes for pixels within {list(bounds)}, as the classifier",
             got=f"one of {found}" if same else f"one for pixels within {list(reader.bounds)}",
             do="choose one that was trained on the same classes",
         )
 
 
 def _blurred(images: Tensor, noise: Tensor, size: float, bounds: tuple[float, float]) -> Tensor:
-    """What the recogniser sees: explanations through noise, which artefacts that only it reads do not survive.
+    """What the recognition network sees: explanations through noise, which artefacts that only it reads do not survive.
 
     Args:
         images: `[N, C, H, W]`.

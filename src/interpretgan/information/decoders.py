@@ -1,4 +1,4 @@
-"""The information meter: decoders and probes for all cuts of a classifier, and what they measure."""
+"""The information meter: decoders and probes for all layers of a classifier, and what they measure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from interpretgan.classifier import Classifier, check_labels
 from interpretgan.data import ImageSource, labelled_source
-from interpretgan.errors import ConfigError, CutError
+from interpretgan.errors import ConfigError, LayerError
 from interpretgan.information.measure import Measurement
 from interpretgan.information.network import Gauge
 from interpretgan.information.training import InformationConfig, OnStep, batch_size, build_gauge, train_gauge
-from interpretgan.layers import Cut, capture, distinct
+from interpretgan.layers import Layer, capture, distinct
 from interpretgan.store.network_files import Header, load_fitted, save_fitted
 
 BATCH = 250
@@ -25,32 +25,32 @@ BATCH = 250
 
 
 class InformationMeter:
-    """Measures what each cut of a classifier still holds of the image, and of its class.
+    """Measures what each layer of a classifier still holds of the image, and of its class.
 
-        meter = InformationMeter(classifier, find_cuts(classifier, images)).fit(train)
+        meter = InformationMeter(classifier, find_layers(classifier, images)).fit(train)
         diagnosis = diagnose(interpreter, judge, test, threat_model=threat_model, information=meter.measure(test))
 
     Args:
         classifier: The classifier to measure.
-        cuts: Its cuts, as `find_cuts` gives them; those that hold the same tensor are measured once.
+        layers: Its layers, as `find_layers` gives them; those that hold the same tensor are measured once.
         config: Settings of the training.
         seed: Of the training.
 
     Raises:
-        CutError: No cuts, or one named twice.
+        LayerError: No layers, or one named twice.
     """
 
     def __init__(
-        self, classifier: Classifier, cuts: Sequence[Cut], *, config: InformationConfig | None = None, seed: int = 0
+        self, classifier: Classifier, layers: Sequence[Layer], *, config: InformationConfig | None = None, seed: int = 0
     ) -> None:
-        names = [cut.name for cut in cuts]
+        names = [layer.name for layer in layers]
         if not names or len(set(names)) < len(names):
-            raise CutError(
-                expected="at least one cut, each once", got=str(names), do="pass the list that find_cuts returns"
+            raise LayerError(
+                expected="at least one layer, each once", got=str(names), do="pass the list that find_layers returns"
             )
-        self.classifier, self.cuts, self.seed = classifier, tuple(cuts), seed
+        self.classifier, self.layers, self.seed = classifier, tuple(layers), seed
         self.config = InformationConfig() if config is None else config
-        self._measured, self._rows = distinct(cuts)
+        self._measured, self._rows = distinct(layers)
         self._gauge: Gauge | None = None
 
     def fit(
@@ -126,12 +126,12 @@ class InformationMeter:
         return Measurement(
             errors=errors[rows],
             control_errors=control_errors,
-            # Of several cuts with one tensor the first one is compared with the cut before.
+            # Of several layers with one tensor the first one is compared with the layer before.
             controls=np.array([rows.index(index + 1) for index in self._gauge.controls], dtype=np.int64),
             variance=variance,
             bits=bits[rows],
             right=right[rows] > 0,
-            cuts=tuple(cut.name for cut in self.cuts),
+            layers=tuple(layer.name for layer in self.layers),
             settings={**dataclasses.asdict(self.config), "seed": self.seed},
         )
 
@@ -139,7 +139,7 @@ class InformationMeter:
     def _measure(self, gauge: Gauge, x: Tensor, y: Tensor) -> tuple[np.typing.NDArray[np.float64], ...]:
         """Errors, controls' errors, variance, bits and what the probes tell right (0 or 1), of one batch."""
         _, latents = capture(self.classifier, x, self._measured)
-        places = [x, *(latents[cut.name] for cut in self._measured)]
+        places = [x, *(latents[layer.name] for layer in self._measured)]
         standardised = gauge.standardise(places)
         decoded = gauge.decode(gauge.decoder_inputs(places, standardised)).view(-1, *x.shape)
         errors = (decoded - x).double().square().sum(dim=(2, 3, 4)).cpu().numpy()
@@ -152,7 +152,7 @@ class InformationMeter:
         return np.vstack([np.zeros(len(x)), errors[:count]]), errors[count:], variance, *told
 
     def save(self, path: Path) -> None:
-        """Write decoders, probes, cuts and settings to one safetensors file, atomically.
+        """Write decoders, probes, layers and settings to one safetensors file, atomically.
 
         Raises:
             ConfigError: `fit` was not called.
@@ -166,7 +166,7 @@ class InformationMeter:
             "classes": len(self._gauge.class_bits),
             "seed": self.seed,
         }
-        save_fitted(path, self._gauge, self.classifier, self.cuts, header)
+        save_fitted(path, self._gauge, self.classifier, self.layers, header)
 
     @classmethod
     def load(cls, path: Path, classifier: Classifier) -> InformationMeter:
@@ -176,8 +176,8 @@ class InformationMeter:
             WeightsError: The file is missing, truncated, something else, or of another classifier.
         """
 
-        def build(header: Header, cuts: list[Cut]) -> tuple[InformationMeter, Gauge]:
-            loaded = cls(classifier, cuts, config=InformationConfig(**header["config"]), seed=header["seed"])
+        def build(header: Header, layers: list[Layer]) -> tuple[InformationMeter, Gauge]:
+            loaded = cls(classifier, layers, config=InformationConfig(**header["config"]), seed=header["seed"])
             channels, height, width = header["image_shape"]
             gauge = build_gauge(
                 loaded._measured, (channels, height, width), header["classes"], loaded.config,

@@ -1,6 +1,6 @@
 """How much each layer forgets, from what decoders and probes do on held-out images: pure arithmetic.
 
-`L` cuts, `C` controls, `N` images. Row 0 is the image, row `l` cut `l`.
+`L` layers, `C` controls, `N` images. Row 0 is the image, row `l` layer `l`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from interpretgan.statistics import Floats, Interval, Weights, intervals
 
 @dataclass(frozen=True)
 class LayerInformation:
-    """What one row of a diagnosis says about information: the image itself, or a cut and the layer that ends there.
+    """What one row of a diagnosis says about information: the image itself, or a layer and the layer that ends there.
 
     Attributes:
-        unexplained: `u_l`, the share of the image's variance that the cut no longer explains; 0 for the image.
+        unexplained: `u_l`, the share of the image's variance that the layer no longer explains; 0 for the image.
         information_loss: `u_l - u_{l-1}`, as measured, also where it is negative; 0 for the image.
         class_information: What a probe of fixed capacity tells of the class, in bits.
         class_information_loss: By how many bits it falls; negative where the layer makes the class easier to read.
         class_accuracy: Share of the images of which the probe tells the true class.
-        information_control: Information loss of a random projection of the cut before to the size of this one; `None`
+        information_control: Information loss of a random projection of the layer before to the size of this one; `None`
             where this one is not smaller.
         flags: Reasons to distrust them.
     """
@@ -52,7 +52,7 @@ class Measurement:
         bits: `log2 q_l(y|z_l) - log2 p(y)` of each probe, `[L + 1, N]`, `p(y)` being the frequency of the class in the
             training images.
         right: Whether the true class is the probe's first choice, `[L + 1, N]`.
-        cuts: Names of the cuts, `L`.
+        layers: Names of the layers, `L`.
         settings: Of the training, and its seed.
     """
 
@@ -62,10 +62,10 @@ class Measurement:
     variance: Floats
     bits: Floats
     right: npt.NDArray[np.bool_]
-    cuts: tuple[str, ...]
+    layers: tuple[str, ...]
     settings: Mapping[str, Any]
 
-    def layers(self, weights: Weights, confidence: float) -> list[LayerInformation]:
+    def rows(self, weights: Weights, confidence: float) -> list[LayerInformation]:
         """The figures of each row with bootstrap intervals, paired over images.
 
         Args:

@@ -1,4 +1,4 @@
-"""What is trained to measure information: decoders on a shared trunk, and a probe per cut."""
+"""What is trained to measure information: decoders on a shared trunk, and a probe per layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from interpretgan.gan.generator import Generator
 from interpretgan.information.projections import RandomMixture, RandomProjection, Standardise
-from interpretgan.layers import Cut
+from interpretgan.layers import Layer
 
 
 class Probes(nn.Module):
@@ -39,13 +39,13 @@ class Probes(nn.Module):
 
 
 class Gauge(nn.Module):
-    """Decoders, controls and probes of a classifier's cuts.
+    """Decoders, controls and probes of a classifier's layers.
 
-    The decoders are InterpretGAN's generator without its noise: a stem per cut, and one trunk that is told the cut.
-    Place 0 is the image, which has a probe and needs no decoder; place `l` is cut `l`.
+    The decoders are InterpretGAN's generator without its noise: a stem per layer, and one trunk that is told the layer.
+    Place 0 is the image, which has a probe and needs no decoder; place `l` is layer `l`.
 
     Args:
-        cuts: Cuts with different latents, in execution order.
+        layers: Layers with different latents, in execution order.
         image_shape: `(C, H, W)`.
         classes: How many the probes tell apart.
         bounds: Range of the pixels.
@@ -56,7 +56,7 @@ class Gauge(nn.Module):
         random: Draws the projections.
 
     Attributes:
-        controls: For each control, the index of its cut (from 0): those whose latent is smaller than the one before.
+        controls: For each control, the index of its layer (from 0): those whose latent is smaller than the one before.
     """
 
     mean_image: Tensor
@@ -64,7 +64,7 @@ class Gauge(nn.Module):
 
     def __init__(
         self,
-        cuts: Sequence[Cut],
+        layers: Sequence[Layer],
         image_shape: tuple[int, int, int],
         classes: int,
         *,
@@ -76,18 +76,18 @@ class Gauge(nn.Module):
         random: torch.Generator,
     ) -> None:
         super().__init__()
-        shapes: list[tuple[int, ...]] = [image_shape, *(cut.shape for cut in cuts)]
+        shapes: list[tuple[int, ...]] = [image_shape, *(layer.shape for layer in layers)]
         self.register_buffer("mean_image", torch.zeros(image_shape))
         self.register_buffer("class_bits", torch.zeros(classes))
         self.standards = nn.ModuleList([Standardise(shape) for shape in shapes])
         self.mixtures = nn.ModuleList([RandomMixture(math.prod(shape), features, random) for shape in shapes])
-        self.controls = [i for i in range(len(cuts)) if math.prod(shapes[i + 1]) < math.prod(shapes[i])]
+        self.controls = [i for i in range(len(layers)) if math.prod(shapes[i + 1]) < math.prod(shapes[i])]
         projections = [RandomProjection(shapes[i], shapes[i + 1], random) for i in self.controls]
         self.projections = nn.ModuleList(projections)
         drawn = [
-            *cuts,
+            *layers,
             *(
-                Cut(f"control of {cuts[i].name}", "", 1, "RandomProjection", projection.shape)
+                Layer(f"control of {layers[i].name}", "", 1, "RandomProjection", projection.shape)
                 for i, projection in zip(self.controls, projections, strict=True)
             ),
         ]
@@ -112,7 +112,7 @@ class Gauge(nn.Module):
         return [standard(place) for standard, place in zip(self.standards, places, strict=True)]
 
     def decoder_inputs(self, places: Sequence[Tensor], standardised: Sequence[Tensor]) -> list[Tensor]:
-        """What each decoder sees: the latents of the cuts, then the controls'."""
+        """What each decoder sees: the latents of the layers, then the controls'."""
         controls = [projection(standardised[i]) for i, projection in zip(self.controls, self.projections, strict=True)]
         return [*places[1:], *controls]
 

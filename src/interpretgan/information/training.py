@@ -1,4 +1,4 @@
-"""Train decoders and probes of all cuts at once, with the classifier frozen."""
+"""Train decoders and probes of all layers at once, with the classifier frozen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from interpretgan.classifier import Classifier, check_labels
 from interpretgan.data import ImageSource, content_of
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.information.network import Gauge
-from interpretgan.layers import Cut, capture
+from interpretgan.layers import Layer, capture
 from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
 from interpretgan.training.averaging import AveragedWeights
 from interpretgan.training.precision import autocast
@@ -42,7 +42,7 @@ class InformationConfig:
     Attributes:
         steps: Training steps.
         batch: Training images per step; every probe sees all of them (fewer where their latents are very large).
-        images_per_cut: How many of these each decoder sees.
+        images_per_layer: How many of these each decoder sees.
         learning_rate: Peak of the decoders' AdamW (after a short warm-up, falling along a cosine).
         probe_rate: The same of the probes.
         weight_decay: Of the probes.
@@ -56,7 +56,7 @@ class InformationConfig:
 
     steps: int = 400
     batch: int = 128
-    images_per_cut: int = 8
+    images_per_layer: int = 8
     learning_rate: float = 3e-3
     probe_rate: float = 3e-3
     weight_decay: float = 0.1
@@ -68,7 +68,7 @@ class InformationConfig:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "images_per_cut", "width", "blocks", "features", "hidden"):
+        for name in ("steps", "batch", "images_per_layer", "width", "blocks", "features", "hidden"):
             if getattr(self, name) < 1:
                 raise ConfigError(expected=f"{name} >= 1", got=str(getattr(self, name)), do=f"raise {name}")
         for name in ("learning_rate", "probe_rate"):
@@ -80,13 +80,13 @@ class InformationConfig:
             raise ConfigError(expected="0 <= ema < 1", got=str(self.ema), do="try 0.98")
 
 
-def batch_size(cuts: Sequence[Cut], most: int) -> int:
-    """As many images, `most` at most, as leave their latents at all cuts below `NUMBERS`."""
-    return max(1, min(most, NUMBERS // sum(math.prod(cut.shape) for cut in cuts)))
+def batch_size(layers: Sequence[Layer], most: int) -> int:
+    """As many images, `most` at most, as leave their latents at all layers below `NUMBERS`."""
+    return max(1, min(most, NUMBERS // sum(math.prod(layer.shape) for layer in layers)))
 
 
 def build_gauge(
-    cuts: Sequence[Cut],
+    layers: Sequence[Layer],
     image_shape: tuple[int, int, int],
     classes: int,
     config: InformationConfig,
@@ -98,7 +98,7 @@ def build_gauge(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Gauge(
-            cuts,
+            layers,
             image_shape,
             classes,
             bounds=bounds,
@@ -112,7 +112,7 @@ def build_gauge(
 
 def train_gauge(
     classifier: Classifier,
-    cuts: Sequence[Cut],
+    layers: Sequence[Layer],
     images: ImageSource,
     config: InformationConfig,
     *,
@@ -120,16 +120,16 @@ def train_gauge(
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
 ) -> Gauge:
-    """Train the decoders and probes of all cuts.
+    """Train the decoders and probes of all layers.
 
     min  mean over decoders of log E‖x - D_l(z_l)‖²  +  mean over places of E[-log q_l(y|z_l)]
 
-    The logarithm weighs each decoder by the inverse of its own error, so that the cuts which explain nearly everything
-    are trained as well as those which explain little.
+    The logarithm weighs each decoder by the inverse of its own error, so that the layers which explain nearly
+    everything are trained as well as those which explain little.
 
     Args:
         classifier: The frozen classifier; it comes back untouched.
-        cuts: Cuts with different latents.
+        layers: Layers with different latents.
         images: Training images with their true classes.
         config: Settings.
         seed: Of the weights, the projections and the order of the images: the same seed gives the same gauge.
@@ -147,13 +147,13 @@ def train_gauge(
     """
     device = classifier.device
     random = torch.Generator().manual_seed(seed)
-    batch = batch_size(cuts, config.batch)
-    some = torch.randperm(len(images), generator=random)[: max(2, batch_size(cuts, CALIBRATION_IMAGES))]
+    batch = batch_size(layers, config.batch)
+    some = torch.randperm(len(images), generator=random)[: max(2, batch_size(layers, CALIBRATION_IMAGES))]
     x = classifier.check_images(_batch(classifier, images, some)[0])
-    logits, latents = capture(classifier, x, cuts)
+    logits, latents = capture(classifier, x, layers)
     classes, image_shape = logits.shape[1], (x.shape[1], x.shape[2], x.shape[3])
-    gauge = build_gauge(cuts, image_shape, classes, config, bounds=classifier.bounds, seed=seed).to(device)
-    gauge.calibrate([x, *(latents[cut.name] for cut in cuts)])
+    gauge = build_gauge(layers, image_shape, classes, config, bounds=classifier.bounds, seed=seed).to(device)
+    gauge.calibrate([x, *(latents[layer.name] for layer in layers)])
     mean_image, class_bits = _averages(classifier, images, classes, random)
     gauge.mean_image.copy_(mean_image)
     gauge.class_bits.copy_(class_bits)
@@ -168,7 +168,7 @@ def train_gauge(
         fused=True,
     )
     fingerprint = fingerprint_of(
-        config, seed, [(cut.name, cut.shape) for cut in cuts], content_of(images), image_shape,
+        config, seed, [(layer.name, layer.shape) for layer in layers], content_of(images), image_shape,
         network_of(classifier), classifier.state_sha256(),
     )  # fmt: skip
     step = 0
@@ -185,11 +185,11 @@ def train_gauge(
         for group in adam.param_groups:
             group["lr"] = group["peak"] * _schedule(step, config.steps)
         x, y = _batch(classifier, images, torch.randint(len(images), (batch,), generator=random))
-        _, latents = capture(classifier, x, cuts)
-        places = [x, *(latents[cut.name] for cut in cuts)]
+        _, latents = capture(classifier, x, layers)
+        places = [x, *(latents[layer.name] for layer in layers)]
         standardised = gauge.standardise(places)
         inputs = gauge.decoder_inputs(places, standardised)
-        rows = [_rows(number, config.images_per_cut, batch, device) for number in range(len(inputs))]
+        rows = [_rows(number, config.images_per_layer, batch, device) for number in range(len(inputs))]
         with autocast(device, config.precision):
             decoded = gauge.decode([z[chosen] for z, chosen in zip(inputs, rows, strict=True)])
         errors = (decoded - x[torch.cat(rows)]).square().mean(dim=(1, 2, 3)).view(len(rows), -1).mean(dim=1)

@@ -10,12 +10,12 @@ from interpretgan.errors import ConfigError
 from interpretgan.pipeline.options import (
     AttackOptions,
     DataOptions,
+    DiagnosisOptions,
     EvaluationOptions,
     GeneratorOptions,
     InformationOptions,
     JudgeOptions,
     ModelOptions,
-    ReadingOptions,
     RunOptions,
     TrainingOptions,
 )
@@ -30,7 +30,7 @@ class Settings:
     attack: AttackOptions = field(default_factory=AttackOptions)
     judge: JudgeOptions = field(default_factory=JudgeOptions)
     generator: GeneratorOptions = field(default_factory=GeneratorOptions)
-    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    diagnosis: DiagnosisOptions = field(default_factory=DiagnosisOptions)
     run: RunOptions = field(default_factory=RunOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
@@ -40,7 +40,7 @@ class Settings:
         """The named sections as plain JSON, checked, with every default filled in.
 
         Args:
-            sections: Of `data`, `model`, `attack`, `judge`, `generator`, `information`, `reading`,
+            sections: Of `data`, `model`, `attack`, `judge`, `generator`, `information`, `diagnosis`,
                 `evaluation`.
 
         Raises:
@@ -75,11 +75,11 @@ class Settings:
             "generator": {
                 **asdict(self.generator.gan()),
                 "seeds": self.generator.generator_seeds,
-                "recogniser": self.generator.recogniser,
-                "cuts": self.generator.names(),
+                "recognition_network": self.generator.recognition_network,
+                "layers": self.generator.names(),
             },
             "information": {"steps": 0} if information is None else asdict(information),
-            "reading": asdict(self.reading),
+            "diagnosis": asdict(self.diagnosis),
             "evaluation": {
                 **asdict(self.evaluation),
                 "attacks": self.evaluation.names(),
@@ -89,7 +89,7 @@ class Settings:
         if "generator" in sections:
             from interpretgan.gan.multi_device import check_team
 
-            check_team(self.run.devices, self.generator.images_per_cut)
+            check_team(self.run.devices, self.generator.images_per_layer)
         elif self.run.devices != 1:
             raise ConfigError(
                 expected="--devices with a command that trains a generator",

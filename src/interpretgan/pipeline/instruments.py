@@ -11,14 +11,14 @@ from interpretgan.errors import ConfigError
 from interpretgan.information import InformationMeter
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, measure_judge, train_judge
-from interpretgan.layers import Cut
+from interpretgan.layers import Layer
 from interpretgan.models import load_classifier, load_weights, read_card, save_weights
 from interpretgan.pipeline.subject import Subject, known_weights
 from interpretgan.store.files import read_json, write_json
 from interpretgan.training import Recipe, judge_recipe
 
 TRAINED = "robust"
-"""Name of a recogniser that is trained here."""
+"""Name of a recognition network that is trained here."""
 
 
 class Instruments:
@@ -104,8 +104,8 @@ class Instruments:
             )
 
     @cached_property
-    def cuts(self) -> list[Cut]:
-        """The cuts to explain, of the trained classifier: a branch that training opened is no cut any more."""
+    def layers(self) -> list[Layer]:
+        """The layers to explain, of the trained classifier: a branch that training opened is no layer any more."""
         names, anatomy = self.workshop.settings.generator.names(), self.subject.anatomy(self.subject.classifier)
         return anatomy.distinct if names is None else anatomy.select(names)
 
@@ -115,8 +115,8 @@ class Instruments:
         settings = self.workshop.settings
         return [self._interpreter(settings.run.seed + n) for n in range(settings.generator.generator_seeds)]
 
-    def recogniser_resolved(self, *, attacked: bool) -> dict[str, Any]:
-        """What decides the recogniser, beside its name: its weights or its training.
+    def recognition_network_resolved(self, *, attacked: bool) -> dict[str, Any]:
+        """What decides the recognition network, beside its name: its weights or its training.
 
         Args:
             attacked: Whether the job has a threat model, which one is trained against.
@@ -124,49 +124,52 @@ class Instruments:
         Raises:
             InterpretGANError: There is none of that name, or it does not fit the images or the job.
         """
-        name = self.workshop.settings.generator.recogniser
+        name = self.workshop.settings.generator.recognition_network
         if name is None:
             return {}
         if name == TRAINED:
             if not attacked:
                 raise ConfigError(
-                    expected="a threat model to train a robust recogniser against",
+                    expected="a threat model to train a robust recognition network against",
                     got="a command without one",
                     do="say `interpretgan diagnose`, or name a robust classifier of `interpretgan models`",
                 )
-            return {f"recogniser_{key}": value for key, value in asdict(self._judge_recipe).items()}
+            return {f"recognition_network_{key}": value for key, value in asdict(self._judge_recipe).items()}
         card, data = read_card(name), self.workshop.train
         if card.eps is None or name == self.workshop.settings.model.model:
             raise ConfigError(
-                expected="a recogniser that is robust, and not the classifier under diagnosis",
+                expected="a recognition network that is robust, and not the classifier under diagnosis",
                 got=f"{name}, {'naturally trained' if card.eps is None else 'for both'}",
-                do=f"choose another of `interpretgan models`, or --recogniser {TRAINED} to train one",
+                do=f"choose another of `interpretgan models`, or --recognition-network {TRAINED} to train one",
             )
         if (card.in_channels, *card.image_size) != data.shape or list(card.classes) != list(data.classes):
             raise ConfigError(
-                expected=f"a recogniser of the classes of {self.workshop.data_name}",
+                expected=f"a recognition network of the classes of {self.workshop.data_name}",
                 got=f"{name}, of {card.data['name']}",
-                do=f"choose another of `interpretgan models`, or --recogniser {TRAINED} to train one",
+                do=f"choose another of `interpretgan models`, or --recognition-network {TRAINED} to train one",
             )
-        return {"recogniser_sha256": card.sha256}
+        return {"recognition_network_sha256": card.sha256}
 
     @cached_property
-    def recogniser(self) -> Classifier | None:
+    def recognition_network(self) -> Classifier | None:
         """Who reads explanations while InterpretGAN trains; `None`: the classifier itself."""
-        shop, name = self.workshop, self.workshop.settings.generator.recogniser
+        shop, name = self.workshop, self.workshop.settings.generator.recognition_network
         if name is None:
             return None
         if name != TRAINED:
             return load_classifier(name, device=shop.device)
-        file, seed = shop.path("recogniser.safetensors"), shop.settings.run.seed + 2
+        file, seed = shop.path("recognition_network.safetensors"), shop.settings.run.seed + 2
         if file.exists():
             classifier = Classifier(shop.build(shop.settings.judge.judge, seed).to(shop.device))
             load_weights(classifier.model, file)
             return classifier
-        trained = self._trained("recogniser", "like the judge, with another seed", seed)
+        trained = self._trained("recognition_network", "like the judge, with another seed", seed)
         save_weights(trained.classifier.model, file)
-        shop.drop("checkpoint-recogniser.pt")
-        shop.say(f"recogniser: {trained.natural:.1%} right on held-out images, {trained.adversarial:.1%} when attacked")
+        shop.drop("checkpoint-recognition_network.pt")
+        shop.say(
+            f"recognition network: {trained.natural:.1%} right on held-out images, "
+            f"{trained.adversarial:.1%} when attacked"
+        )
         return trained.classifier
 
     def _interpreter(self, seed: int) -> InterpretGAN:
@@ -175,12 +178,15 @@ class Instruments:
         if file.exists():
             return InterpretGAN.load(file, self.subject.classifier)
         config = shop.settings.generator.gan()
-        interpreter = InterpretGAN(self.subject.classifier, self.cuts, config=config, seed=seed)
-        label, recogniser = f"training InterpretGAN for {len(self.cuts)} layers at once (seed {seed})", self.recogniser
+        interpreter = InterpretGAN(self.subject.classifier, self.layers, config=config, seed=seed)
+        label, recognition_network = (
+            f"training InterpretGAN for {len(self.layers)} layers at once (seed {seed})",
+            self.recognition_network,
+        )
         with shop.stage(name, label, total=config.steps) as log:
             interpreter.fit(
                 shop.train,
-                recogniser=recogniser,
+                recognition_network=recognition_network,
                 checkpoint=shop.path(f"checkpoint-{name}.pt"),
                 on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
                 devices=shop.settings.run.devices,
@@ -200,8 +206,8 @@ class Instruments:
         file = shop.path("information.safetensors")
         if file.exists():
             return InformationMeter.load(file, self.subject.classifier)
-        meter = InformationMeter(self.subject.classifier, self.cuts, config=config, seed=settings.run.seed)
-        label = f"measuring information at {len(self.cuts)} layers"
+        meter = InformationMeter(self.subject.classifier, self.layers, config=config, seed=settings.run.seed)
+        label = f"measuring information at {len(self.layers)} layers"
         with shop.stage("information", label, total=config.steps) as log:
             meter.fit(
                 shop.train,

@@ -235,21 +235,21 @@ class JudgeOptions:
 class GeneratorOptions:
     """How the generator is trained."""
 
-    cuts: str | None = None
+    layers: str | None = None
     """Layers to explain, a,b,c, as `interpretgan layers` names them [default: all]."""
     generator_steps: int = 1000
     """Training steps."""
     generator_seeds: int = 1
     """Generators to train; with several, the intervals cover their training."""
-    images_per_cut: int = 16
+    images_per_layer: int = 16
     """Images per layer and step."""
-    recogniser: str | None = None
+    recognition_network: str | None = None
     """Who reads explanations in that training: a robust one of `interpretgan models`, or robust, which trains one
     [default: the classifier itself]. Photographs need it."""
     information: float = 1.0
     """Weight of the mutual information term."""
     latent: float | None = None
-    """Weight of latent consistency; 0 is the plain method [default: 10, with a recogniser 2]."""
+    """Weight of latent consistency; 0 is the plain method [default: 10, with a recognition network 2]."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the training; auto takes bf16 where the processor is fast at it."""
 
@@ -267,28 +267,28 @@ class GeneratorOptions:
                 got=str(self.generator_seeds),
                 do="train one generator at least",
             )
-        # what a robust recogniser reads is hardly an artefact of its own: less must hold it back
-        latent, noise = (10.0, 0.2) if self.recogniser is None else (2.0, 0.05)
+        # what a robust recognition network reads is hardly an artefact of its own: less must hold it back
+        latent, noise = (10.0, 0.2) if self.recognition_network is None else (2.0, 0.05)
         return GANConfig(
             steps=self.generator_steps,
-            images_per_cut=self.images_per_cut,
+            images_per_layer=self.images_per_layer,
             information=self.information,
             latent=latent if self.latent is None else self.latent,
-            recogniser_noise=noise,
+            recognition_noise=noise,
             precision=self.precision,
         )
 
     def names(self) -> list[str] | None:
-        """The chosen cuts, or `None` for all.
+        """The chosen layers, or `None` for all.
 
         Raises:
             ConfigError: No name at all.
         """
-        if self.cuts is None:
+        if self.layers is None:
             return None
-        names = [name.strip() for name in self.cuts.split(",") if name.strip()]
+        names = [name.strip() for name in self.layers.split(",") if name.strip()]
         if not names:
-            raise ConfigError(expected="names of layers a,b,c", got=f"'{self.cuts}'", do="leave --cuts out for all")
+            raise ConfigError(expected="names of layers a,b,c", got=f"'{self.layers}'", do="leave --layers out for all")
         return names
 
 
@@ -320,7 +320,7 @@ class InformationOptions:
 
 @Parameter(name="*", group="Diagnosis")
 @dataclass(frozen=True)
-class ReadingOptions:
+class DiagnosisOptions:
     """How much is read."""
 
     examples: int = 2000

@@ -18,7 +18,7 @@ from torch import Tensor
 from interpretgan.attacks import attack, require_eps_within_range
 from interpretgan.classifier import Classifier
 from interpretgan.diagnosis.diagnose import diagnose
-from interpretgan.diagnosis.predictions import BATCH, Readings, attacker, batch_size, noise_control
+from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size, noise_control
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, RunFolderError
 from interpretgan.gan.multi_device import check_team
@@ -100,12 +100,14 @@ class Job:
         if "judge" in config:
             config["judge"] |= self.instruments.judge_resolved()
         if "generator" in config:
-            config["generator"] |= self.instruments.recogniser_resolved(attacked="attack" in config)
+            config["generator"] |= self.instruments.recognition_network_resolved(attacked="attack" in config)
             # The settings' own check did not know the device.
-            check_team(self.settings.run.devices, config["generator"]["images_per_cut"], shop.device)
+            check_team(self.settings.run.devices, config["generator"]["images_per_layer"], shop.device)
         if "generator" in config and names is not None:
             # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
-            config["generator"]["cuts"] = [cut.name for cut in self.subject.anatomy(self.subject.built).select(names)]
+            config["generator"]["layers"] = [
+                layer.name for layer in self.subject.anatomy(self.subject.built).select(names)
+            ]
         return config
 
     def close(self) -> None:
@@ -116,7 +118,7 @@ class Job:
     def attack(self) -> dict[str, Any]:
         """Attack the first test images; writes `adversarial.npy` (float32), `labels.npy` and `attack.json`."""
         threat_model, seed = self.settings.attack.threat_model(), self.settings.run.seed
-        classifier, count = self.subject.classifier, min(self.settings.reading.examples, len(self.workshop.test))
+        classifier, count = self.subject.classifier, min(self.settings.diagnosis.examples, len(self.workshop.test))
         names = ("natural", "adversarial", "noise")
         right = dict.fromkeys(names, 0)
 
@@ -159,10 +161,13 @@ class Job:
         began = time.perf_counter()
         classifier_info = self.subject.info()
         judge, interpreters = self.instruments.judge, self.instruments.interpreters
-        count = min(self.settings.reading.examples, len(self.workshop.test))
+        count = min(self.settings.diagnosis.examples, len(self.workshop.test))
         information = self._information(count)
-        self.say(f"reading {count} images, natural, adversarial and noisy, at {len(self.instruments.cuts)} layers")
-        with stage_seconds(self.workshop.seconds, "reading"), Progress(count, "reading", unit="image") as progress:
+        self.say(f"reading {count} images, natural, adversarial and noisy, at {len(self.instruments.layers)} layers")
+        with (
+            stage_seconds(self.workshop.seconds, "diagnosis"),
+            Progress(count, "prediction", unit="image") as progress,
+        ):
             result = diagnose(
                 interpreters,
                 judge,
@@ -170,13 +175,13 @@ class Job:
                 threat_model=self.settings.attack.threat_model(),
                 examples=count,
                 seed=self.settings.run.seed,
-                bootstrap=self.settings.reading.bootstrap,
-                confidence=self.settings.reading.confidence,
+                bootstrap=self.settings.diagnosis.bootstrap,
+                confidence=self.settings.diagnosis.confidence,
                 classifier_info=classifier_info,
                 data_info=self.workshop.data_info,
                 information=information,
                 on_batch=progress.update,
-                on_readings=self._keep_readings,
+                on_predictions=self._keep_predictions,
             )
         self.workshop.seconds["total"] = time.perf_counter() - began + self.workshop.seconds.get("data", 0.0)
         provenance = {**result.provenance, "seconds": dict(self.workshop.seconds), "peak_memory_mib": peak_memory_mib()}
@@ -192,7 +197,7 @@ class Job:
         with stage_seconds(shop.seconds, "information"), Progress(count, "information", unit="image") as progress:
             found = meter.measure(shop.test, examples=count, on_batch=progress.update)
         arrays = {name: value for name, value in vars(found).items() if isinstance(value, np.ndarray)}
-        save_arrays(shop.path("information.npz"), {"cuts": np.array(["image", *found.cuts]), **arrays})
+        save_arrays(shop.path("information.npz"), {"layers": np.array(["image", *found.layers]), **arrays})
         return found
 
     def explain(self, indices: list[int]) -> Explanation:
@@ -218,8 +223,8 @@ class Job:
     def telling_explanation(self) -> Explanation:
         """Examples of the diagnosis for its report: one a class, fooled by the attack, read right while natural."""
         count = min(
-            batch_size(self.workshop.test, len(self.instruments.cuts)),
-            self.settings.reading.examples,
+            batch_size(self.workshop.test, len(self.instruments.layers)),
+            self.settings.diagnosis.examples,
             len(self.workshop.test),
         )
         images, labels = self.workshop.batch(range(count))
@@ -236,7 +241,7 @@ class Job:
 
     def _telling(self, count: int) -> list[int]:
         """Of the first images, those that show most."""
-        file = self.workshop.path("readings.npz")
+        file = self.workshop.path("predictions.npz")
         if not file.exists():
             return list(range(min(SHOWN, count)))
         with np.load(file, allow_pickle=False) as saved:
@@ -260,17 +265,17 @@ class Job:
             save_arrays(file, examples_of(self.telling_explanation()))
         return write_report(result.to_dict(), load_examples(file, result.data["classes"]), self.folder.path)
 
-    def _keep_readings(self, readings: list[Readings]) -> None:
-        """All readings, class numbers per cut and image, so that other statistics need no new attack."""
-        first, several = readings[0], len(readings) > 1
+    def _keep_predictions(self, predictions: list[Predictions]) -> None:
+        """All predictions, class numbers per layer and image, so that other statistics need no new attack."""
+        first, several = predictions[0], len(predictions) > 1
         names = ("natural", "adversarial", "noise")
-        tables = {name: np.stack([getattr(one, name) for one in readings]) for name in names}
+        tables = {name: np.stack([getattr(one, name) for one in predictions]) for name in names}
         save_arrays(
-            self.workshop.path("readings.npz"),
+            self.workshop.path("predictions.npz"),
             {
                 "labels": first.labels,
                 "model": first.model,
-                "cuts": np.array(["image", *(cut.name for cut in self.instruments.cuts)]),
+                "layers": np.array(["image", *(layer.name for layer in self.instruments.layers)]),
                 **{name: getattr(first, name) for name in names},
                 **({f"{name}_all": table for name, table in tables.items()} if several else {}),
             },

@@ -239,7 +239,7 @@ class Subject:
         return found
 
     def anatomy(self, classifier: Classifier) -> Anatomy:
-        """All module calls of the classifier, as built or trained, cuts and others."""
+        """All module calls of the classifier, as built or trained, layers and others."""
         return examine(classifier, self.workshop.probe)
 
 

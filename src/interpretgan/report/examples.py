@@ -26,33 +26,33 @@ def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def examples_of(explanation: Explanation) -> dict[str, Any]:
-    """An explanation as the arrays that the report draws; labels and readings where there are some.
+    """An explanation as the arrays that the report draws; labels and predictions where there are some.
 
     Raises:
         ConfigError: It has no adversarial images.
     """
     _ = explanation.difference  # raises where there is nothing to compare with
     tensors = (
-        "images", "adversarial", "natural_explanations", "adversarial_explanations", "labels", "natural_readings",
-        "adversarial_readings",
+        "images", "adversarial", "natural_explanations", "adversarial_explanations", "labels", "natural_predictions",
+        "adversarial_predictions",
     )  # fmt: skip
     found = {name: getattr(explanation, name) for name in tensors}
     arrays = {name: tensor.cpu().numpy() for name, tensor in found.items() if tensor is not None}
-    read = explanation.labels is not None and explanation.adversarial_readings is not None
+    read = explanation.labels is not None and explanation.adversarial_predictions is not None
     turns = explanation.turns if read else [None] * len(explanation.images)
     return {
-        "cuts": np.array(explanation.cuts),
-        "turns": np.array([cut or "" for cut in turns]),
+        "layers": np.array(explanation.layers),
+        "turns": np.array([layer or "" for layer in turns]),
         "bounds": np.array(explanation.bounds),
         **arrays,
     }
 
 
 def draw_explanation(explanation: Explanation, path: Path, classes: Iterable[str] = ()) -> Path:
-    """Draw an explanation as one PNG: for each image rows natural, adversarial and difference, a column per cut.
+    """Draw an explanation as one PNG: for each image rows natural, adversarial and difference, a column per layer.
 
     Args:
-        explanation: With adversarial images; with labels and a judge's readings these stand below each picture.
+        explanation: With adversarial images; with labels and a judge's predictions these stand below each picture.
         path: The file to write.
         classes: Names of the classes. Empty: their numbers.
 
@@ -86,7 +86,7 @@ def for_report(arrays: dict[str, Any], classes: Iterable[str]) -> dict[str, Any]
     """The arrays of `examples_of`, with their names as lists, as `write_report` takes them."""
     return {
         **arrays,
-        "cuts": [str(name) for name in arrays["cuts"]],
+        "layers": [str(name) for name in arrays["layers"]],
         "turns": [str(name) or None for name in arrays["turns"]],
         "bounds": tuple(float(v) for v in arrays["bounds"]),
         "classes": list(classes),

@@ -101,7 +101,7 @@ def _bars(layers: list[dict[str, Any]], key: str, control_key: str) -> tuple[dic
 
 
 def _bits(layers: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """An axis, and for each cut and the image a bar of its class information in bits, with its interval."""
+    """An axis, and for each layer and the image a bar of its class information in bits, with its interval."""
     records = [layer.get("class_information") or {} for layer in layers]
     reach = [0.0, 0.1, *_reach(records)]
     low, high = min(reach), 1.03 * max(reach)
@@ -179,9 +179,9 @@ def check_examples(examples: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ImageError: An array is missing or its shape does not fit the others.
     """
-    cuts = [str(cut) for cut in examples["cuts"]]
+    layers = [str(layer) for layer in examples["layers"]]
     images = np.asarray(examples["images"], dtype=np.float64)
-    found: dict[str, Any] = {**examples, "cuts": cuts, "total": len(images)}
+    found: dict[str, Any] = {**examples, "layers": layers, "total": len(images)}
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ImageError(
             expected="example images of shape [N, C, H, W] with 1 or 3 channels",
@@ -191,14 +191,14 @@ def check_examples(examples: dict[str, Any]) -> dict[str, Any]:
     wanted = {
         "images": images.shape,
         "adversarial": images.shape,
-        "natural_explanations": (len(cuts), *images.shape),
-        "adversarial_explanations": (len(cuts), *images.shape),
-        "natural_readings": (len(cuts) + 1, len(images)),
-        "adversarial_readings": (len(cuts) + 1, len(images)),
+        "natural_explanations": (len(layers), *images.shape),
+        "adversarial_explanations": (len(layers), *images.shape),
+        "natural_predictions": (len(layers) + 1, len(images)),
+        "adversarial_predictions": (len(layers) + 1, len(images)),
         "labels": (len(images),),
     }
     for key, shape in wanted.items():
-        optional = key in ("natural_readings", "adversarial_readings", "labels")
+        optional = key in ("natural_predictions", "adversarial_predictions", "labels")
         if optional and examples.get(key) is None:
             found[key] = None
             continue
@@ -209,7 +209,7 @@ def check_examples(examples: dict[str, Any]) -> dict[str, Any]:
                 got=f"shape {list(array.shape)}",
                 do="take all arrays from one explanation",
             )
-        many = (..., slice(MAX_EXAMPLES)) if "readings" in key else (slice(MAX_EXAMPLES),)
+        many = (..., slice(MAX_EXAMPLES)) if "predictions" in key else (slice(MAX_EXAMPLES),)
         found[key] = array[:, :MAX_EXAMPLES] if key.endswith("_explanations") else array[many]
     turns = list(examples.get("turns") or [None] * len(images))
     found["turns"] = turns[:MAX_EXAMPLES]
@@ -273,13 +273,13 @@ def grid(examples: dict[str, Any]) -> list[dict[str, Any]]:
         examples: What `check_examples` returned.
 
     Returns:
-        For each example its true class, the cut where it turns and three rows (natural, adversarial,
+        For each example its true class, the layer where it turns and three rows (natural, adversarial,
         difference) of cells, the image first, each with pixels, reading and whether the reading is wrong.
     """
     bounds = (float(examples["bounds"][0]), float(examples["bounds"][1]))
     classes = [str(name) for name in examples.get("classes") or ()]
     scales = difference_scales(examples)
-    columns = ["image", *examples["cuts"]]
+    columns = ["image", *examples["layers"]]
 
     def class_name(index: int) -> str:
         return classes[index] if 0 <= index < len(classes) else str(index)
@@ -292,16 +292,16 @@ def grid(examples: dict[str, Any]) -> list[dict[str, Any]]:
             for kind, image in (("natural", "images"), ("adversarial", "adversarial"))
         }
         for kind, stack in stacks.items():
-            readings = examples[f"{kind}_readings"]
+            predictions = examples[f"{kind}_predictions"]
             cells = []
             for column, name in enumerate(columns):
-                reading = None if readings is None else int(readings[column, example])
+                prediction = None if predictions is None else int(predictions[column, example])
                 cells.append(
                     {
                         "column": name,
                         "pixels": picture(stack[column], bounds),
-                        "reading": None if reading is None else class_name(reading),
-                        "wrong": reading is not None and labels is not None and reading != int(labels[example]),
+                        "prediction": None if prediction is None else class_name(prediction),
+                        "wrong": prediction is not None and labels is not None and prediction != int(labels[example]),
                     }
                 )
             rows.append({"kind": kind, "cells": cells})
@@ -309,7 +309,7 @@ def grid(examples: dict[str, Any]) -> list[dict[str, Any]]:
         for column, name in enumerate(columns):
             difference = stacks["adversarial"][column] - stacks["natural"][column]
             pixels = difference_picture(difference, scales[min(column, 1)])
-            cells.append({"column": name, "pixels": pixels, "reading": None, "wrong": False})
+            cells.append({"column": name, "pixels": pixels, "prediction": None, "wrong": False})
         rows.append({"kind": "difference", "cells": cells})
         return rows
 
@@ -317,7 +317,7 @@ def grid(examples: dict[str, Any]) -> list[dict[str, Any]]:
     for example in range(len(examples["images"])):
         turn = examples["turns"][example]
         rows = rows_of(example)
-        into = next((cell["reading"] for cell in rows[1]["cells"] if cell["column"] == turn), None)
+        into = next((cell["prediction"] for cell in rows[1]["cells"] if cell["column"] == turn), None)
         label = examples["labels"]
         shown.append(
             {
@@ -345,7 +345,9 @@ def explanation_sheet(shown: list[dict[str, Any]]) -> bytes:
     cell, caption, side = 96, 26, 150
     ink, quiet, wrong = (27, 31, 36), (92, 102, 112), (180, 60, 8)
     font = ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 17)
-    captions = [str(entry["reading"] or "") for example in shown for row in example["rows"] for entry in row["cells"]]
+    captions = [
+        str(entry["prediction"] or "") for example in shown for row in example["rows"] for entry in row["cells"]
+    ]
     gap = max(10, int(max(font.getlength(f"✗ {text}") for text in captions)) + 8 - cell)
     columns = [str(entry["column"]) for entry in shown[0]["rows"][0]["cells"]]
     turned = any(font.getlength(name) > cell + gap - 8 for name in columns)
@@ -375,8 +377,8 @@ def explanation_sheet(shown: list[dict[str, Any]]) -> bytes:
                 sheet.paste(base.convert("RGB"), (left, top))
                 if example["turn"] == entry["column"]:
                     draw.rectangle((left - 4, top - 4, left + cell + 3, top + cell + 3), outline=wrong, width=3)
-                if entry["reading"] is not None:
-                    text = f"✗ {entry['reading']}" if entry["wrong"] else str(entry["reading"])
+                if entry["prediction"] is not None:
+                    text = f"✗ {entry['prediction']}" if entry["wrong"] else str(entry["prediction"])
                     place = (left + cell / 2, top + cell + caption / 2)
                     draw.text(place, text, fill=wrong if entry["wrong"] else ink, font=font, anchor="mm")
             top += row_height

@@ -23,10 +23,10 @@ def write_report(diagnosis: dict[str, Any], examples: dict[str, Any] | None, fol
 
     Args:
         diagnosis: The content of diagnosis.json. Missing, null and NaN figures are shown as a dash.
-        examples: Arrays for the explanation grid, or None to leave it out: `cuts`, `images` and
+        examples: Arrays for the explanation grid, or None to leave it out: `layers`, `images` and
             `adversarial` [N, C, H, W] in `bounds`, `natural_explanations` and `adversarial_explanations`
-            [L, N, C, H, W], `labels` [N], `natural_readings` and `adversarial_readings` [L+1, N] (the image
-            first), `turns` (a cut or None per example), `bounds` and `classes`.
+            [L, N, C, H, W], `labels` [N], `natural_predictions` and `adversarial_predictions` [L+1, N] (the image
+            first), `turns` (a layer or None per example), `bounds` and `classes`.
         folder: Where to write; made if missing.
 
     Returns:
@@ -204,7 +204,7 @@ def _seeds(controls: dict[str, Any]) -> list[tuple[str, str, bool | None, str]]:
 
 
 def _confusion(layer: dict[str, Any], diagnosis: dict[str, Any]) -> dict[str, Any] | None:
-    """One cut's confusion table, with its commonest changes; None if it was not recorded."""
+    """One layer's confusion table, with its commonest changes; None if it was not recorded."""
     counts = layer.get("transitions")
     if not counts:
         return None

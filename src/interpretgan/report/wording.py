@@ -10,7 +10,7 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any
 
-NO_LOSS = 0.02  # survival lost between the image and the last cut below which no layer is named
+NO_LOSS = 0.02  # survival lost between the image and the last layer below which no layer is named
 NAMED_AT_MOST = 3  # layers that cannot be told apart are named one by one up to this many
 
 # What a flag means, by the first of these entries with a word that occurs in it.
@@ -40,8 +40,8 @@ FLAG_MEANINGS: dict[tuple[str, ...], str] = {
     ("as good as the attack",): (
         "The attack found no more than chance would. It may have failed, and vulnerability is then underestimated."
     ),
-    ("cut before",): (
-        "The vulnerability of a layer compares its cut with the one before. That one cannot be read, so the "
+    ("layer before",): (
+        "The vulnerability of a layer compares its layer with the one before. That one cannot be read, so the "
         "difference cannot be trusted either."
     ),
     ("weak model",): (
@@ -49,7 +49,7 @@ FLAG_MEANINGS: dict[tuple[str, ...], str] = {
         "this; so does a poor model, and there is then less to lose under attack."
     ),
     ("natural explanation",): (
-        "The judge misreads too many of this cut's explanations even without an attack. A misreading under "
+        "The judge misreads too many of this layer's explanations even without an attack. A misreading under "
         "attack then says little about the layer, so neither this row nor the vulnerability of the layer "
         "after it can be trusted."
     ),
@@ -175,17 +175,17 @@ def _points(vulnerability: dict[str, Any]) -> str:
 
 
 def _caveat(diagnosis: dict[str, Any], layers: list[dict[str, Any]], blamed: Sequence[str]) -> str:
-    """The flags that bear on the blamed layers (their own cut and the one before) and on everything."""
+    """The flags that bear on the blamed layers (their own layer and the one before) and on everything."""
     reasons = [str(flag) for flag in diagnosis.get("flags") or ()]
     for before, layer in pairwise(layers):
         if str(layer["name"]) not in blamed:
             continue
-        for cut in (layer, before):
-            for flag in cut.get("flags") or ():
+        for place in (layer, before):
+            for flag in place.get("flags") or ():
                 if str(flag).lower().startswith("unreliable"):
                     reason = str(flag).partition(":")[2].strip() or str(flag)
-                    where = "" if cut is layer else f" (the cut before {layer['name']})"
-                    reasons.append(f"at {cut['name']}{where}, {reason}")
+                    where = "" if place is layer else f" (the layer before {layer['name']})"
+                    reasons.append(f"at {place['name']}{where}, {reason}")
     reasons = list(dict.fromkeys(reasons))
     if not reasons:
         return ""
@@ -209,7 +209,7 @@ def answer(diagnosis: dict[str, Any]) -> Answer:
     if not ranked or start is None or end is None:
         return Answer(
             ((f"The layers of {model} cannot be ranked", False),),
-            "survival was not measured at the first and the last cut",
+            "survival was not measured at the first and the last layer",
             _caveat(diagnosis, layers, ()),
         )
 
@@ -306,7 +306,7 @@ def summary_table(diagnosis: dict[str, Any]) -> str:
         diagnosis: The content of diagnosis.json.
 
     Returns:
-        One line per cut in execution order: the judge's accuracy on natural and adversarial explanations
+        One line per layer in execution order: the judge's accuracy on natural and adversarial explanations
         and survival in per cent, vulnerability with its interval and the noise control's in points; where
         they were measured, information loss in per cent of the image's variance and class information in bits; `!`
         marks a flagged row, and the flags follow. ASCII but for the names and flags themselves.

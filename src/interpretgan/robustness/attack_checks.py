@@ -18,8 +18,8 @@ from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, input_gradient, iterated, resized
 from interpretgan.classifier import Classifier
-from interpretgan.errors import CutError, ModelError, ThreatModelError
-from interpretgan.layers import Cut, capture, replay
+from interpretgan.errors import LayerError, ModelError, ThreatModelError
+from interpretgan.layers import Layer, capture, replay
 
 NOTHING_LEFT = 0.05
 """Accuracy below which nothing is left to attack, and it does not matter how strong the attack was."""
@@ -72,31 +72,31 @@ def require_eval_mode(classifier: Classifier) -> None:
         )
 
 
-def require_replay(classifier: Classifier, cuts: Sequence[Cut], images: Tensor) -> None:
-    """Raise unless the network, replayed from each cut, reproduces its logits.
+def require_replay(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> None:
+    """Raise unless the network, replayed from each layer, reproduces its logits.
 
     Args:
         classifier: The classifier.
-        cuts: What is replayed.
+        layers: What is replayed.
         images: A few images `[N, C, H, W]`, N >= 1. Their latents are replayed while other images run.
 
     Raises:
-        CutError: From one it does not.
+        LayerError: From one it does not.
     """
-    logits, latents = capture(classifier, images, cuts)
+    logits, latents = capture(classifier, images, layers)
     others = images.flip(0).flip(3)
-    for cut in cuts:
-        if cut.name not in latents:
-            raise CutError(
-                expected=f"call {cut.call} of the layer {cut.module} in every pass",
+    for layer in layers:
+        if layer.name not in latents:
+            raise LayerError(
+                expected=f"call {layer.call} of the layer {layer.module} in every pass",
                 got="a pass without",
-                do="find the cuts of this very network with find_cuts",
+                do="find the layers of this very network with find_layers",
             )
         with torch.no_grad():
-            again = replay(classifier, cut, latents[cut.name], others)
+            again = replay(classifier, layer, latents[layer.name], others)
         if _differ(again, logits):
-            raise CutError(
-                expected=f"the network's own logits when it is replayed from {cut.name}",
+            raise LayerError(
+                expected=f"the network's own logits when it is replayed from {layer.name}",
                 got=f"logits that differ by {float((again - logits).abs().max()):.3g}",
                 do="choose a layer that all information passes through, as `interpretgan layers` lists them",
             )

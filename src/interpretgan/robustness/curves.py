@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, largest_eps, resized
-from interpretgan.attacks.methods import read_right, survivors
+from interpretgan.attacks.methods import predicted_right, survivors
 from interpretgan.classifier import Classifier
 from interpretgan.statistics import wilson
 
@@ -39,7 +39,7 @@ class Sample:
 
     def __init__(self, classifier: Classifier, images: Tensor, labels: Tensor, *, seed: int) -> None:
         self.classifier, self.images, self.labels, self.seed = classifier, images, labels, seed
-        self.examples, self.natural = len(images), int(read_right(classifier, images, labels).sum())
+        self.examples, self.natural = len(images), int(predicted_right(classifier, images, labels).sum())
         self._known: dict[ThreatModel, int] = {}
 
     def right(self, threat_model: ThreatModel) -> int:

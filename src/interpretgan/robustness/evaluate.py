@@ -22,7 +22,7 @@ from interpretgan.attacks import (
     require_gradient,
 )
 from interpretgan.attacks.autoattack import BATCH, BLACK_BOX, STAGES, TARGETS, autoattack, require_autoattack
-from interpretgan.attacks.methods import AUTOATTACK, METHODS, check_names, read_right, survivors
+from interpretgan.attacks.methods import AUTOATTACK, METHODS, check_names, predicted_right, survivors
 from interpretgan.classifier import Classifier, check_labels
 from interpretgan.data import ImageSource, describe, labelled_source
 from interpretgan.errors import ConfigError, RunFolderError
@@ -181,9 +181,9 @@ def evaluate(
     y = check_labels(y, count, classifier, x[:1])
 
     seconds: dict[str, float] = {}
-    right = {"natural": read_right(classifier, x, y)}
+    right = {"natural": predicted_right(classifier, x, y)}
     generator = torch.Generator().manual_seed(seed)
-    noisy = read_right(classifier, equal_norm_noise(x, tm, classifier.bounds, generator=generator), y)
+    noisy = predicted_right(classifier, equal_norm_noise(x, tm, classifier.bounds, generator=generator), y)
     tell(f"natural: {_share(right['natural'])} right, {_share(noisy)} under random noise of the same size")
     settings: dict[str, dict[str, Any]] = {}
     for name in names:

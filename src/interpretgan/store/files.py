@@ -180,7 +180,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the file system offers that."""
+    """Make a rename in `folder` survive a power layer, where the file system offers that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

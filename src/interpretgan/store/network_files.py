@@ -14,7 +14,7 @@ from torch import nn
 
 from interpretgan.classifier import Classifier
 from interpretgan.errors import WeightsError
-from interpretgan.layers import Cut
+from interpretgan.layers import Layer
 from interpretgan.store.files import atomic_write_bytes
 
 Header = dict[str, Any]
@@ -23,7 +23,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_fitted(
-    path: Path, network: nn.Module, classifier: Classifier, cuts: Sequence[Cut], header: Mapping[str, Any]
+    path: Path, network: nn.Module, classifier: Classifier, layers: Sequence[Layer], header: Mapping[str, Any]
 ) -> None:
     """Write a network to a safetensors file, atomically.
 
@@ -31,7 +31,7 @@ def save_fitted(
         path: The file.
         network: What was fitted.
         classifier: To which classifier; its hash is kept.
-        cuts: At which cuts.
+        layers: At which layers.
         header: What else is needed to build the network again; plain values.
 
     Raises:
@@ -39,7 +39,7 @@ def save_fitted(
     """
     whole = {
         **header,
-        "cuts": [dataclasses.asdict(cut) for cut in cuts],
+        "layers": [dataclasses.asdict(layer) for layer in layers],
         "classifier_sha256": classifier.state_sha256(),
         "pixels": _pixels(classifier),
     }
@@ -50,7 +50,7 @@ def save_fitted(
 def load_fitted(
     path: Path,
     classifier: Classifier,
-    build: Callable[[Header, list[Cut]], tuple[Owner, Network]],
+    build: Callable[[Header, list[Layer]], tuple[Owner, Network]],
     *,
     what: str,
     again: str,
@@ -60,7 +60,7 @@ def load_fitted(
     Args:
         path: The file.
         classifier: The classifier.
-        build: From the header and the cuts to the network, not yet with its weights, and what is to own it.
+        build: From the header and the layers to the network, not yet with its weights, and what is to own it.
         what: What such a file is and who wrote it, for the error.
         again: The remedy, likewise.
 
@@ -74,8 +74,8 @@ def load_fitted(
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["interpretgan"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        cuts = [Cut(**{**cut, "shape": tuple(cut["shape"])}) for cut in header["cuts"]]
-        owner, network = build(header, cuts)
+        layers = [Layer(**{**layer, "shape": tuple(layer["shape"])}) for layer in header["layers"]]
+        owner, network = build(header, layers)
         network.load_state_dict(tensors)
         fitted_to = header["classifier_sha256"], header["pixels"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

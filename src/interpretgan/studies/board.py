@@ -1,4 +1,4 @@
-"""The progress of a study, as one table: a row per case and arm, a column per seed."""
+"""The progress of a study, as one table: a row per case and variant, a column per seed."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class Board:
         seeds = sorted({spec["seed"] for spec in self._specs})
         rows: dict[tuple[str, str], dict[int, str]] = {}
         for spec in self._specs:
-            rows.setdefault((spec["case"], spec["arm"]), {})[spec["seed"]] = self._state[spec["id"]]
-        cells = [("case", "arm", *(f"s{seed}" for seed in seeds))]
-        cells += [(case, arm, *(row.get(seed, "") for seed in seeds)) for (case, arm), row in rows.items()]
+            rows.setdefault((spec["case"], spec["variant"]), {})[spec["seed"]] = self._state[spec["id"]]
+        cells = [("case", "variant", *(f"s{seed}" for seed in seeds))]
+        cells += [(case, variant, *(row.get(seed, "") for seed in seeds)) for (case, variant), row in rows.items()]
         widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 

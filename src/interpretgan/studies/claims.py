@@ -17,7 +17,7 @@ HISTORY = "history"
 """Key of what came before it that a reader must know, where something did: an earlier run of the same."""
 NOT_STATED = "not stated"
 """How the paper's words begin where it has none."""
-ASKED = ("quantity", "arm", "against", "cases", "direction", "threshold")
+ASKED = ("quantity", "variant", "against", "cases", "direction", "threshold")
 """What makes two rules of studies of one kind the same question."""
 
 
@@ -52,7 +52,7 @@ class Claim:
 def setting_of(study: Study) -> str:
     """Network, data, training and attack of a study, and whether something is wrong with it."""
     cases = dict.fromkeys(_case(case["settings"]) for case in study["provenance"]["config"]["cases"])
-    # What is said of layers rests on diagnoses; of arms it does not.
+    # What is said of layers rests on diagnoses; of variants it does not.
     failed = study["kind"] == "information" and any(flag.startswith(NOISE_CONTROL) for flag in study["flags"])
     return "; ".join(cases) + " (erratum)" * (ERRATUM in study) + " (controls failed)" * failed
 
@@ -67,17 +67,17 @@ def _case(settings: Mapping[str, Any]) -> str:
 
 
 def by_condition(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The conditions of a verdict by what tells them apart: the arm alone, where that does."""
+    """The conditions of a verdict by what tells them apart: the variant alone, where that does."""
     conditions = row["conditions"]
-    arms = [str(one["arm"]) for one in conditions]
-    if len(set(arms)) < len(arms):
-        arms = [condition_name(one) for one in conditions]
-    return dict(zip(arms, conditions, strict=True))
+    variants = [str(one["variant"]) for one in conditions]
+    if len(set(variants)) < len(variants):
+        variants = [condition_name(one) for one in conditions]
+    return dict(zip(variants, conditions, strict=True))
 
 
 def condition_name(one: Mapping[str, Any]) -> str:
-    """Case, arm, and the arm that it is compared with, of an effect or a condition."""
-    return " ".join(filter(None, (one["case"], one["arm"], one["against"] and f"− {one['against']}")))
+    """Case, variant, and the variant that it is compared with, of an effect or a condition."""
+    return " ".join(filter(None, (one["case"], one["variant"], one["against"] and f"− {one['against']}")))
 
 
 def claims_of(studies: Mapping[str, Study]) -> list[Claim]:

@@ -52,7 +52,7 @@ def summary(
     runs = []
     for spec in sorted(specs, key=lambda one: one["id"]):
         name = spec["id"]
-        head = {key: spec[key] for key in ("id", "case", "arm", "seed")}
+        head = {key: spec[key] for key in ("id", "case", "variant", "seed")}
         if name in results:
             runs.append({**head, "status": "done", "spec_sha256": spec_hash(spec), "result": results[name]})
         else:
@@ -132,10 +132,10 @@ def _recorded(values: Mapping[str, Any]) -> StudyConfig:
         **{
             **values,
             "seeds": tuple(values["seeds"]),
-            "arms": tuple(values["arms"]),
+            "variants": tuple(values["variants"]),
             "rules": tuple(Rule(**{**rule, "cases": tuple(rule["cases"])}) for rule in values["rules"]),
             "cases": tuple(
-                Case(case["name"], read_settings(case["settings"]), tuple(case["arms"]), tuple(case["diagnosed"]))
+                Case(case["name"], read_settings(case["settings"]), tuple(case["variants"]), tuple(case["diagnosed"]))
                 for case in values["cases"]
             ),
             "repair": None
@@ -197,7 +197,7 @@ def _flags(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _won_back(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Layers after which more is right than before: no layer can do that, so the cut before was drawn too badly."""
+    """Layers after which more is right than before: no layer can do that, so the layer before was drawn too badly."""
     found = Counter(row["name"] for row in rows if row["vulnerability"].get("high", 0.0) < -LITTLE)
     if not found:
         return []
@@ -274,11 +274,11 @@ def _disagreements(config: StudyConfig, verdicts: Sequence[Mapping[str, Any]]) -
 def _depth_alone(config: StudyConfig, effects: Sequence[Effect], verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Correlations of a loss and vulnerability that were decided, and are open with the place of layers held fixed."""
     given = {correlation_name(loss, DEFINITIONS[0]): correlation_name(loss, DEFINITIONS[0], DEPTH) for loss in LOSSES}
-    partial = {(one.quantity, one.case, one.arm): one for one in effects if one.quantity in given.values()}
+    partial = {(one.quantity, one.case, one.variant): one for one in effects if one.quantity in given.values()}
     flags = []
     for rule, verdict in zip(config.rules, verdicts, strict=True):
         for one in verdict["conditions"]:
-            left = partial.get((given.get(rule.quantity, ""), one["case"], one["arm"]))
+            left = partial.get((given.get(rule.quantity, ""), one["case"], one["variant"]))
             if one["answer"] != OPEN and left is not None and rule.answer(left) == OPEN:
                 interval = f"{left.value:+.3f} [{left.corrected_low:+.3f}, {left.corrected_high:+.3f}]"
                 flags.append(
@@ -292,13 +292,13 @@ def _same_targets(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Repairs that changed the same layers in every network: one contrast, however many seeds."""
     changed: dict[tuple[str, str], list[tuple[str, ...]]] = {}
     for run in runs:
-        if run["status"] == "done" and "repaired" in run["result"] and not run["arm"].endswith("-all"):
-            changed.setdefault((run["case"], run["arm"]), []).append(tuple(run["result"]["repaired"]["layers"]))
+        if run["status"] == "done" and "repaired" in run["result"] and not run["variant"].endswith("-all"):
+            changed.setdefault((run["case"], run["variant"]), []).append(tuple(run["result"]["repaired"]["layers"]))
     several = len({case for case, _ in changed}) > 1
     return [
-        f"{arm} changed {', '.join(layers[0])} in each of {len(layers)} networks{f' of {case}' * several}: it says "
+        f"{variant} changed {', '.join(layers[0])} in each of {len(layers)} networks{f' of {case}' * several}: it says "
         "something of that layer, and little of diagnoses in general"
-        for (case, arm), layers in changed.items()
+        for (case, variant), layers in changed.items()
         if len(layers) > 1 and len(set(layers)) == 1
     ]
 
@@ -306,9 +306,9 @@ def _same_targets(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _unequal_sizes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Layers that were fine-tuned for being blamed, and for being cleared, at the same steps but of other sizes."""
     sizes_of = {
-        arm: {(run["case"], run["seed"]): run["result"]["repaired"]["parameters"]
-              for run in runs if run["arm"] == arm and run["status"] == "done"}
-        for arm in ("finetune-blamed", "finetune-cleared")
+        variant: {(run["case"], run["seed"]): run["result"]["repaired"]["parameters"]
+              for run in runs if run["variant"] == variant and run["status"] == "done"}
+        for variant in ("finetune-blamed", "finetune-cleared")
     }  # fmt: skip
     one, other = sizes_of.values()
     blamed, cleared = ([sizes[pair] for pair in one if pair in other] for sizes in (one, other))

@@ -1,4 +1,4 @@
-"""What a study is: cases, arms, seeds and rules, and all that it compares."""
+"""What a study is: cases, variants, seeds and rules, and all that it compares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACTIONS = ("finetune-blamed", "finetune-cleared", "finetune-all", "swap-blamed",
 UNTOUCHED = "untouched"
 """The network that is repaired, as it was trained."""
 ARMS = {"information": POOLS, "pooling": POOLS, "repair": ACTIONS}
-"""The kinds of study, with the arms that each knows."""
+"""The kinds of study, with the variants that each knows."""
 DEFINITIONS = ("vulnerability", "vulnerability_bits", "vulnerability_probe", "relative_error")
 """Ways to say how vulnerable a layer is: from accuracy, in bits, from class probes, from activations."""
 LOSSES = ("information_loss", "class_loss")
@@ -28,23 +28,23 @@ DEPTH = "depth"
 """The place of a layer in its network, which may explain both what it loses and what it contributes."""
 
 Condition = tuple[str, str | None, str | None]
-"""A case (or all of them), an arm, and the arm that it is compared with."""
+"""A case (or all of them), a variant, and the variant that it is compared with."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One network, its data, its training and the size of the attack: what the arms are compared in.
+    """One network, its data, its training and the size of the attack: what the variants are compared in.
 
     Attributes:
         name: Unique in the study.
-        settings: Of each run, but for seed and arm.
-        arms: The study's arms that are run here.
+        settings: Of each run, but for seed and variant.
+        variants: The study's variants that are run here.
         diagnosed: Those of them whose layers are compared as well.
     """
 
     name: str
     settings: Settings
-    arms: tuple[str, ...]
+    variants: tuple[str, ...]
     diagnosed: tuple[str, ...]
 
 
@@ -72,7 +72,7 @@ class StudyConfig:
     Attributes:
         kind: `information`, `pooling` or `repair`.
         seeds: Of the trainings; runs of the same seed are compared with each other.
-        arms: What is compared; the first is what the others are compared with (not in a repair study).
+        variants: What is compared; the first is what the others are compared with (not in a repair study).
         cases: Where.
         rules: What makes a verdict.
         confidence: Level of the intervals.
@@ -84,7 +84,7 @@ class StudyConfig:
 
     kind: str
     seeds: tuple[int, ...]
-    arms: tuple[str, ...]
+    variants: tuple[str, ...]
     cases: tuple[Case, ...]
     rules: tuple[Rule, ...]
     confidence: float = 0.95
@@ -101,19 +101,19 @@ class StudyConfig:
 def conditions(config: StudyConfig) -> list[Condition]:
     """Everything that a study compares, in order: what its effects are of, whether or not the runs succeed."""
     if config.kind == "information":
-        found: list[Condition] = [(case.name, arm, None) for case in config.cases for arm in case.arms]
+        found: list[Condition] = [(case.name, variant, None) for case in config.cases for variant in case.variants]
         return [*found, (POOLED, None, None)]
-    pairs: list[tuple[str, str]] = [(arm, config.arms[0]) for arm in config.arms[1:]]
+    pairs: list[tuple[str, str]] = [(variant, config.variants[0]) for variant in config.variants[1:]]
     if config.kind == "repair":
-        pairs = [(arm, UNTOUCHED) for arm in config.arms]
-        actions = dict.fromkeys(arm.partition("-")[0] for arm in config.arms)
+        pairs = [(variant, UNTOUCHED) for variant in config.variants]
+        actions = dict.fromkeys(variant.partition("-")[0] for variant in config.variants)
         blamed = [(f"{action}-blamed", f"{action}-cleared") for action in actions]
-        pairs += [pair for pair in blamed if set(pair) <= set(config.arms)]
+        pairs += [pair for pair in blamed if set(pair) <= set(config.variants)]
     return [
-        (case.name, arm, against)
+        (case.name, variant, against)
         for case in config.cases
-        for arm, against in pairs
-        if {arm, against} <= {*case.arms, UNTOUCHED}
+        for variant, against in pairs
+        if {variant, against} <= {*case.variants, UNTOUCHED}
     ]
 
 

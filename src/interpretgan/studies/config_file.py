@@ -37,7 +37,7 @@ class _Head:
 
     kind: str
     seeds: tuple[int, ...]
-    arms: tuple[str, ...]
+    variants: tuple[str, ...]
     confidence: float = 0.95
     replicates: int = 2000
     threads: int | None = None
@@ -55,7 +55,7 @@ class _Network:
     pool: str | None = None
     image_size: int | None = None
     width: float | None = None
-    arms: tuple[str, ...] | None = None
+    variants: tuple[str, ...] | None = None
     diagnosed: tuple[str, ...] | None = None
 
 
@@ -126,7 +126,7 @@ def parse_config(tree: Mapping[str, Any]) -> StudyConfig:
     config = StudyConfig(
         kind=head.kind,
         seeds=head.seeds,
-        arms=head.arms,
+        variants=head.variants,
         cases=tuple(cases),
         rules=tuple(
             read_table(Rule, table, f"rules {number}") for number, table in enumerate(_list(tree, "rules"), start=1)
@@ -151,7 +151,7 @@ def _check_head(head: _Head) -> None:
             got=str(list(head.seeds)),
             do="add seeds: one training says nothing about the next",
         )
-    _check_arms(head.arms, head.kind, ARMS[head.kind])
+    _check_variants(head.variants, head.kind, ARMS[head.kind])
     too_few_threads = head.threads is not None and head.threads < 1
     too_few_replicates = head.replicates < FEWEST_REPLICATES
     if not 0 < head.confidence < 1 or too_few_replicates or too_few_threads or not 0 <= head.gpus < math.inf:
@@ -160,18 +160,20 @@ def _check_head(head: _Head) -> None:
             got=f"{head.confidence}, {head.replicates}, {head.threads} and {head.gpus:g}",
             do="try 0.95, 2000, 1 and 0",
         )
-    if head.kind == "pooling" and len(head.arms) < 2:
-        raise ConfigError(expected="at least two arms", got=str(list(head.arms)), do="add what to compare with")
+    if head.kind == "pooling" and len(head.variants) < 2:
+        raise ConfigError(expected="at least two variants", got=str(list(head.variants)), do="add what to compare with")
 
 
-def _check_arms(arms: tuple[str, ...], kind: str, known: tuple[str, ...]) -> None:
-    for arm in arms:
-        if arm not in known:
+def _check_variants(variants: tuple[str, ...], kind: str, known: tuple[str, ...]) -> None:
+    for variant in variants:
+        if variant not in known:
             raise ConfigError(
-                expected=f"arms of a {kind} study among {', '.join(known)}", got=repr(arm), do="choose among them"
+                expected=f"variants of a {kind} study among {', '.join(known)}",
+                got=repr(variant),
+                do="choose among them",
             )
-    if not arms or len(set(arms)) != len(arms):
-        raise ConfigError(expected="arms, each once", got=str(list(arms)), do="correct the list")
+    if not variants or len(set(variants)) != len(variants):
+        raise ConfigError(expected="variants, each once", got=str(list(variants)), do="correct the list")
 
 
 def _list(tree: Mapping[str, Any], name: str) -> list[Any]:
@@ -187,32 +189,36 @@ def _cases(head: _Head, table: object, common: Mapping[str, Any], where: str) ->
     own = [item.name for item in fields(_Network)]
     check_keys(values, [*own, "objectives", *SECTIONS], where)
     network = read_table(_Network, {key: value for key, value in values.items() if key in own}, where)
-    arms = head.arms if network.arms is None else network.arms
-    _check_arms(arms, head.kind, head.arms)
-    if head.kind == "pooling" and head.arms[0] not in arms:
+    variants = head.variants if network.variants is None else network.variants
+    _check_variants(variants, head.kind, head.variants)
+    if head.kind == "pooling" and head.variants[0] not in variants:
         raise ConfigError(
-            expected=f"the arm {head.arms[0]!r} in {where}, which the others are compared with",
-            got=str(list(arms)),
+            expected=f"the variant {head.variants[0]!r} in {where}, which the others are compared with",
+            got=str(list(variants)),
             do="add it",
         )
-    if head.kind == "pooling" and len(arms) < 2:
+    if head.kind == "pooling" and len(variants) < 2:
         raise ConfigError(
-            expected=f"at least two arms in {where}", got=str(list(arms)), do="add one that it is compared with"
+            expected=f"at least two variants in {where}", got=str(list(variants)), do="add one that it is compared with"
         )
     if network.pool is not None and head.kind != "repair":
-        raise ConfigError(expected=f"no pool in {where}: the arms are the poolings", got=network.pool, do="remove it")
+        raise ConfigError(
+            expected=f"no pool in {where}: the variants are the poolings", got=network.pool, do="remove it"
+        )
     if network.pool is not None and network.pool not in POOLS:
         raise ConfigError(expected=f"a pool among {', '.join(POOLS)}", got=repr(network.pool), do="choose one")
-    diagnosed = arms if network.diagnosed is None else network.diagnosed
-    if head.kind != "pooling" and diagnosed != arms:
+    diagnosed = variants if network.diagnosed is None else network.diagnosed
+    if head.kind != "pooling" and diagnosed != variants:
         raise ConfigError(
             expected=f"diagnoses of {where}, which a study of kind {head.kind} is about",
             got=f"diagnosed = {list(diagnosed)}",
             do="remove it",
         )
-    for arm in diagnosed:
-        if arm not in arms:
-            raise ConfigError(expected=f"diagnosed arms of {where} among {', '.join(arms)}", got=repr(arm), do="add it")
+    for variant in diagnosed:
+        if variant not in variants:
+            raise ConfigError(
+                expected=f"diagnosed variants of {where} among {', '.join(variants)}", got=repr(variant), do="add it"
+            )
     sections = {
         name: {**common.get(name, {}), **as_table(values.get(name, {}), f"{where} {name}")} for name in SECTIONS
     }
@@ -220,7 +226,7 @@ def _cases(head: _Head, table: object, common: Mapping[str, Any], where: str) ->
     for number, goal in enumerate(_list(values, "objectives"), start=1):
         place = f"{where} objectives {number}"
         settings, name = _settings(head, network, as_table(goal, place), sections, place)
-        cases.append(Case(name, settings, arms, diagnosed))
+        cases.append(Case(name, settings, variants, diagnosed))
     return cases
 
 
@@ -282,7 +288,7 @@ def _repair(table: Mapping[str, Any], cases: list[Case], head: _Head) -> Repair:
         )
     for case in cases:
         swapped = case.settings.model.pool or published_pool(case.settings.model.model)
-        if swapped == repair.pool and any(arm.startswith("swap") for arm in head.arms):
+        if swapped == repair.pool and any(variant.startswith("swap") for variant in head.variants):
             raise ConfigError(
                 expected=f"a pool to swap for that {case.name} has not", got=repair.pool, do="choose another"
             )
@@ -294,8 +300,8 @@ def _check_rule(rule: Rule, config: StudyConfig) -> None:
     opposed = [UNTOUCHED] if config.kind == "repair" else []
     for name, value, known in (
         ("quantity", rule.quantity, quantities(config)),
-        ("arm", rule.arm, ["", *config.arms]),
-        ("against", rule.against, ["", *opposed, *config.arms]),
+        ("variant", rule.variant, ["", *config.variants]),
+        ("against", rule.against, ["", *opposed, *config.variants]),
         *(("case", case, [*pooled, *(one.name for one in config.cases)]) for case in rule.cases),
     ):
         if value not in known:
@@ -306,9 +312,13 @@ def _check_rule(rule: Rule, config: StudyConfig) -> None:
             )
     covered = [condition for condition in conditions(config) if rule.covers(condition)]
     if not covered or {case for case, *_ in covered} < set(rule.cases):
-        measured = dict.fromkeys(f"{arm} against {against}" for _, arm, against in conditions(config) if against)
+        measured = dict.fromkeys(
+            f"{variant} against {against}" for _, variant, against in conditions(config) if against
+        )
         raise ConfigError(
             expected=f"a rule {rule.claim!r} about something that this study measures",
-            got=f"arm = {rule.arm!r}, against = {rule.against!r}, cases = {list(rule.cases)}",
-            do=f"it compares {', '.join(measured)}" if measured else "name no arm with the case all, and no against",
+            got=f"variant = {rule.variant!r}, against = {rule.against!r}, cases = {list(rule.cases)}",
+            do=f"it compares {', '.join(measured)}"
+            if measured
+            else "name no variant with the case all, and no against",
         )

@@ -10,10 +10,10 @@ from torch import Tensor
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.diagnosis.predictions import BATCH, Perturb, batch_size
-from interpretgan.layers import Cut, capture
+from interpretgan.layers import Layer, capture
 
 FEATURES = 512
-"""Dimensions that a latent is projected to before it is probed: the same capacity at every cut."""
+"""Dimensions that a latent is projected to before it is probed: the same capacity at every layer."""
 PROBED = 4000
 """Training images of a probe."""
 RIDGE = 1e-2
@@ -64,7 +64,7 @@ class Probe:
 
 def other_definitions(
     classifier: Classifier,
-    cuts: Sequence[Cut],
+    layers: Sequence[Layer],
     train: ImageSet,
     test: ImageSet,
     count: int,
@@ -72,11 +72,11 @@ def other_definitions(
     adversarial: Perturb,
     seed: int,
 ) -> dict[str, list[float]]:
-    """Vulnerability of each cut's layer by class probes, and the relative error of its activations.
+    """Vulnerability of each layer's layer by class probes, and the relative error of its activations.
 
     Args:
         classifier: The classifier.
-        cuts: In execution order.
+        layers: In execution order.
         train: Images that the probes are trained on, the first `PROBED`.
         test: Images that are attacked.
         count: How many of them.
@@ -85,28 +85,29 @@ def other_definitions(
 
     Returns:
         `vulnerability_probe`: `V_l` with the accuracy of a probe in place of that of the judge (1 where a probe is
-        right on no natural image). `relative_error`: mean of `norm(z_l(x') - z_l(x)) / norm(z_l(x))`. A number per cut.
+        right on no natural image). `relative_error`: mean of `norm(z_l(x') - z_l(x)) / norm(z_l(x))`. A number per
+        layer.
 
     Source: LSA, layer sustainability analysis, arXiv 2202.02626, for the relative error.
     """
     train, test = train.scaled(classifier.bounds), test.scaled(classifier.bounds)
     few, _ = train.batch(slice(0, 1))
-    projections = [Projection(z.shape[1], seed=seed) for z in _latents(classifier, cuts, few)]
+    projections = [Projection(z.shape[1], seed=seed) for z in _latents(classifier, layers, few)]
     count_trained = min(PROBED, len(train))
     features: list[list[Tensor]] = []  # latents themselves would fill the memory: early maps are large
     labels = []
     for first in range(0, count_trained, BATCH):
         x, y = train.batch(slice(first, min(first + BATCH, count_trained)))
-        features.append([p(z) for p, z in zip(projections, _latents(classifier, cuts, x), strict=True)])
+        features.append([p(z) for p, z in zip(projections, _latents(classifier, layers, x), strict=True)])
         labels.append(y)
     probes = [Probe(torch.cat(parts), torch.cat(labels), len(train.classes)) for parts in zip(*features, strict=True)]
     right = torch.zeros(2, len(probes), dtype=torch.float64)
-    error = torch.zeros(len(cuts), dtype=torch.float64)
-    size = batch_size(test, len(cuts))  # as in the diagnosis: what an attack finds depends on what is beside an image
+    error = torch.zeros(len(layers), dtype=torch.float64)
+    size = batch_size(test, len(layers))  # as in the diagnosis: what an attack finds depends on what is beside an image
     for first in range(0, count, size):
         x, y = test.batch(slice(first, min(first + size, count)))
         changed = adversarial(x.to(classifier.device), y.to(classifier.device), first).cpu()
-        pair = _latents(classifier, cuts, x), _latents(classifier, cuts, changed)
+        pair = _latents(classifier, layers, x), _latents(classifier, layers, changed)
         for row, found in enumerate(pair):
             read = [probe.read(p(z)) for probe, p, z in zip(probes, projections, found, strict=True)]
             right[row] += torch.stack([(classes == y).sum() for classes in read])
@@ -123,8 +124,8 @@ def other_definitions(
     }
 
 
-def _latents(classifier: Classifier, cuts: Sequence[Cut], images: Tensor) -> list[Tensor]:
-    """`[N, D]` of one batch of images themselves, then of each cut, on the CPU."""
+def _latents(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> list[Tensor]:
+    """`[N, D]` of one batch of images themselves, then of each layer, on the CPU."""
     x = images.to(classifier.device)
-    _, found = capture(classifier, x, cuts)
-    return [z.flatten(1).float().cpu() for z in (x, *(found[cut.name] for cut in cuts))]
+    _, found = capture(classifier, x, layers)
+    return [z.flatten(1).float().cpu() for z in (x, *(found[layer.name] for layer in layers))]

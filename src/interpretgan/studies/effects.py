@@ -59,18 +59,18 @@ def number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
 
 
-# --- arms against each other -------------------------------------------------------------------------------------
+# --- variants against each other -------------------------------------------------------------------------------------
 
 
 def _differences(config: StudyConfig, specs: Sequence[Mapping[str, Any]], results: Results) -> list[Effect]:
     # What each repair gains, and whether the blamed gain more than the cleared, are two questions.
     families: dict[tuple[str, bool], list[tuple[Effect, Estimate]]] = {}
-    for case, arm, against in conditions(config):
-        assert arm is not None
+    for case, variant, against in conditions(config):
+        assert variant is not None
         assert against is not None
-        matched = _matched(specs, results, case, arm, against)
+        matched = _matched(specs, results, case, variant, against)
         if len(matched) >= 2:
-            where = {"case": case, "arm": arm, "against": against}
+            where = {"case": case, "variant": variant, "against": against}
             for name in matched[0][0]["accuracy"]:
                 differences = [one["accuracy"][name]["value"] - two["accuracy"][name]["value"] for one, two in matched]
                 estimate = paired(differences, _per_example(matched, name))
@@ -107,14 +107,14 @@ def _promised(config: StudyConfig, family: Sequence[Effect], untouched: bool) ->
     """How many effects the family would have if no run had failed: a condition that lacks some has as many as others.
 
     As many as another condition of its case has; if there is none, as one of another case. Layers are compared only
-    between arms that are diagnosed.
+    between variants that are diagnosed.
     """
-    found = Counter((one.case, one.arm, one.against) for one in family)
-    diagnosed = {(case.name, arm) for case in config.cases for arm in case.diagnosed}
+    found = Counter((one.case, one.variant, one.against) for one in family)
+    diagnosed = {(case.name, variant) for case in config.cases for variant in case.diagnosed}
     expected = 0
     for condition in conditions(config):
-        case, arm, against = condition
-        compared = family[0].layer is None or {(case, arm), (case, against)} <= diagnosed
+        case, variant, against = condition
+        compared = family[0].layer is None or {(case, variant), (case, against)} <= diagnosed
         if compared and (against == UNTOUCHED) == untouched:
             alike = [count for (name, _, _), count in found.items() if name == case]
             expected += max(alike or found.values())
@@ -122,24 +122,26 @@ def _promised(config: StudyConfig, family: Sequence[Effect], untouched: bool) ->
 
 
 def _matched(
-    specs: Sequence[Mapping[str, Any]], results: Results, case: str, arm: str, against: str
+    specs: Sequence[Mapping[str, Any]], results: Results, case: str, variant: str, against: str
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The results of both arms, seed by seed, where both are there."""
+    """The results of both variants, seed by seed, where both are there."""
     found = {
-        (spec["arm"], spec["seed"]): results[spec["id"]]
+        (spec["variant"], spec["seed"]): results[spec["id"]]
         for spec in specs
         if spec["case"] == case and spec["id"] in results
     }
     seeds = sorted({seed for _, seed in found})
     return [
-        (found[arm, seed], found[against, seed]) for seed in seeds if (arm, seed) in found and (against, seed) in found
+        (found[variant, seed], found[against, seed])
+        for seed in seeds
+        if (variant, seed) in found and (against, seed) in found
     ]
 
 
 def _per_example(
     matched: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str
 ) -> npt.NDArray[np.int8] | None:
-    """`[seeds, examples]`: 1 where the first arm alone is right, -1 where the second is."""
+    """`[seeds, examples]`: 1 where the first variant alone is right, -1 where the second is."""
     count = matched[0][0]["examples"]
     if any(run["examples"] != count for pair in matched for run in pair):
         return None
@@ -170,10 +172,10 @@ def _information(config: StudyConfig, specs: Sequence[Mapping[str, Any]], result
     for names in correlations():
         family = []
         for case in config.cases:
-            for arm in case.arms:
-                chosen = [spec for spec in specs if (spec["case"], spec["arm"]) == (case.name, arm)]
-                family += _correlation(config, chosen, results, names, case=case.name, arm=arm)
-        done += correct(family, config.confidence, sum(len(case.arms) for case in config.cases))
+            for variant in case.variants:
+                chosen = [spec for spec in specs if (spec["case"], spec["variant"]) == (case.name, variant)]
+                family += _correlation(config, chosen, results, names, case=case.name, variant=variant)
+        done += correct(family, config.confidence, sum(len(case.variants) for case in config.cases))
         # All together is one question of its own, not one more condition.
         done += correct(_correlation(config, specs, results, names, case=POOLED), config.confidence)
     return done
@@ -186,7 +188,7 @@ def _correlation(
     names: tuple[str, str, str | None],
     *,
     case: str,
-    arm: str | None = None,
+    variant: str | None = None,
 ) -> list[tuple[Effect, Estimate]]:
     first, second, given = names
     profiles = []
@@ -195,18 +197,18 @@ def _correlation(
             table = profile(results[spec["id"]])
             layers = "\n".join(row["name"] for row in results[spec["id"]]["layers"])
             held = None if given is None else table[given]
-            profiles.append(Profile(layers, f"{spec['case']} {spec['arm']}", table[first], table[second], held))
+            profiles.append(Profile(layers, f"{spec['case']} {spec['variant']}", table[first], table[second], held))
     estimate = rank_correlation(profiles, config.replicates, seed=0, promised=len(specs))
     if estimate is None:
         return []
-    return [effect_of(estimate, config.confidence, quantity=correlation_name(*names), case=case, arm=arm)]
+    return [effect_of(estimate, config.confidence, quantity=correlation_name(*names), case=case, variant=variant)]
 
 
 def profile(result: Mapping[str, Any]) -> dict[str, Floats]:
     """What a run says of its layers: a number per layer for each loss and each definition of vulnerability.
 
     NaN where the run does not have it, and in rows that are marked unreliable. `class_loss` is the class information of
-    the cut before, less that of the cut; `depth` the layer's place in the network.
+    the layer before, less that of the layer; `depth` the layer's place in the network.
     """
     rows = result["layers"]
     unreliable = np.array([bool(row["unreliable"]) for row in rows])

@@ -4,7 +4,7 @@ A folder is a study's, or the run folder of one diagnosis, whose explanations ar
 an ablation may follow:
 
 python -m interpretgan.studies.findings results/studies/* results/cifar10-vgg-small-max \
-    results/benchmarks/deep_cuts.json
+    results/benchmarks/deep_layers.json
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(*folders: Path, out: Path = Path("docs/findings.md")) -> None:
     """Write the page, and beside it a folder with a page of each study and all figures.
 
     Args:
-        folders: Of finished studies, run folders of diagnoses, and files of `python -m benchmarks.deep_cuts`.
+        folders: Of finished studies, run folders of diagnoses, and files of `python -m benchmarks.deep_layers`.
         out: The page.
     """
     sys.stdout.write(f"{write_findings(folders, out)}\n")
@@ -52,8 +52,8 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
 
     Args:
         folders: Each with a `study.json`, where something was wrong with it an `erratum.md`, where it was run before a
-            `history.md`, and for the pictures of all cuts `runs/ID/explanations.npz`; or with a `diagnosis.json` and an
-            `explanations.npz`; or the file of an ablation, with its picture beside it.
+            `history.md`, and for the pictures of all layers `runs/ID/explanations.npz`; or with a `diagnosis.json` and
+            an             `explanations.npz`; or the file of an ablation, with its picture beside it.
         out: The page of all. The others go to the folder `findings` beside it, and so do the figures.
 
     Returns:
@@ -80,8 +80,8 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         "What the studies say of the paper's claims. Each verdict follows from a rule that was written into a study's",
         "configuration before its runs; [Studies](studies.md) says how. A claim is supported where the whole interval",
         "is on the claimed side, and opposed where all of it is on the other. Intervals are corrected for how often a",
-        "study asks the same of its arms and cases, not for the number of claims or of studies. What is said of layers",
-        "is Spearman's ρ over them; the rest are differences of accuracy (0.01 is one point). Each study has a page of",
+        "study asks the same of its variants and cases, not for the number of claims or of studies. What is said of",
+        "layers is Spearman's ρ over them; the rest are differences of accuracy (0.01 is one point). Each study has a page of",
         "its own, with its settings, runs that it took over from another, all it measured beside its rules, figures,",
         "and every reason to doubt.",
     ]

@@ -77,7 +77,7 @@ def execute(spec: Spec, folder: Path, say: Say) -> dict[str, Any]:
             got=f"another one, that differs in {', '.join(list(differences(found, plain(spec['code'])))[:3])}",
             do="leave the code alone while a study runs, or start it in a new folder",
         )
-    if spec["arm"] == UNTOUCHED or "base" not in spec:
+    if spec["variant"] == UNTOUCHED or "base" not in spec:
         return _diagnosed(spec, settings, folder, say)
     return _repaired(spec, settings, folder, say)
 
@@ -92,12 +92,12 @@ def _diagnosed(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[s
             return _plain(result)
         _share_judge(folder, spec, job)
         diagnosis = job.diagnosis()
-        result |= _layers(diagnosis, swappable(job.subject.classifier.model, job.instruments.cuts))
+        result |= _layers(diagnosis, swappable(job.subject.classifier.model, job.instruments.layers))
         if not (folder / "explanations.npz").exists():
             save_arrays(folder / "explanations.npz", examples_of(job.telling_explanation()))
         others = other_definitions(
             job.subject.classifier,
-            job.instruments.cuts,
+            job.instruments.layers,
             job.workshop.train,
             job.workshop.test,
             int(diagnosis.data["examples"]),
@@ -128,8 +128,8 @@ def _repaired(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[st
         subject = Subject(shop)
         classifier = subject.built
         repair, targets = spec["repair"], list(spec["targets"])
-        if spec["arm"].startswith("swap"):
-            shapes = {cut.name: (cut.module, cut.shape[0]) for cut in subject.anatomy(classifier).cuts}
+        if spec["variant"].startswith("swap"):
+            shapes = {layer.name: (layer.module, layer.shape[0]) for layer in subject.anatomy(classifier).layers}
             for name in targets:
                 module, channels = shapes[name]
                 swap_pooling(classifier.model, module, repair["pool"], channels)
@@ -151,7 +151,7 @@ def _repaired(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[st
         if file.exists():
             load_weights(classifier.model, file)
         else:
-            label = f"{spec['arm']}: {', '.join(targets)}"
+            label = f"{spec['variant']}: {', '.join(targets)}"
             with only(classifier.model, learning), shop.stage("repair", label) as log:
                 train_classifier(
                     classifier,
@@ -188,7 +188,7 @@ def _check_data(spec: Spec, shop: Workshop) -> None:
 
 
 def _share_judge(folder: Path, spec: Spec, job: Job) -> None:
-    """The judge of a seed, data and attack is the same for all arms: whoever trained it first leaves it to the others.
+    """The judge of a seed, data and attack is the same for all variants: whoever trained it first leaves it.
 
     Where two train it at the same time they get the same weights, so it does not matter whose are kept.
     """

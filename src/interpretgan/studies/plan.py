@@ -50,15 +50,19 @@ def code_version() -> dict[str, Any]:
 def code_of(settings: Settings) -> dict[str, Any]:
     """`code_version`, and hashes of what else a run is made with.
 
-    Of the file that a model of the user's own is in, but not of what that imports, and of the weights of a recogniser
-    and of a judge that come from elsewhere.
+    Of the file that a model of the user's own is in, but not of what that imports, and of the weights of a recognition
+    network and of a judge that come from elsewhere.
     """
-    code, file, recogniser = code_version(), source_file(settings.model.model), settings.generator.recogniser
+    code, file, recognition_network = (
+        code_version(),
+        source_file(settings.model.model),
+        settings.generator.recognition_network,
+    )
     judge = settings.judge.judge_weights
     if file is not None:
         code = {**code, "model_sha256": file_sha256(file)}
-    if recogniser not in (None, TRAINED):
-        code = {**code, "recogniser_sha256": read_card(recogniser).sha256}
+    if recognition_network not in (None, TRAINED):
+        code = {**code, "recognition_network_sha256": read_card(recognition_network).sha256}
     if judge is not None and judge.is_file():  # where it is missing, the first run is refused for it
         code = {**code, "judge_sha256": file_sha256(judge)}
     return code
@@ -74,7 +78,7 @@ def data_version(settings: Settings) -> dict[str, str]:
 
 
 def first_runs(config: StudyConfig) -> list[Spec]:
-    """The runs that depend on no other: seed × arm × case, in a repair study seed × case.
+    """The runs that depend on no other: seed × variant × case, in a repair study seed × case.
 
     One seed after the other, so that what an interrupted study has is whole seeds.
 
@@ -84,18 +88,18 @@ def first_runs(config: StudyConfig) -> list[Spec]:
     hashes = {case.name: data_version(case.settings) for case in config.cases}
     specs = []
     for seed in config.seeds:
-        for arm in (UNTOUCHED,) if config.kind == "repair" else config.arms:
+        for variant in (UNTOUCHED,) if config.kind == "repair" else config.variants:
             for case in config.cases:
-                if arm not in (UNTOUCHED, *case.arms):
+                if variant not in (UNTOUCHED, *case.variants):
                     continue
                 model = case.settings.model
-                pool = arm if arm != UNTOUCHED else model.pool or published_pool(model.model)
+                pool = variant if variant != UNTOUCHED else model.pool or published_pool(model.model)
                 settings = replace(
                     case.settings,
                     run=replace(case.settings.run, seed=seed),
                     model=replace(model, pool=pool),  # type: ignore[arg-type]  # checked
                 )
-                specs.append(_spec(config, case, settings, hashes[case.name], arm))
+                specs.append(_spec(config, case, settings, hashes[case.name], variant))
     return specs
 
 
@@ -115,8 +119,8 @@ def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> 
     for case in config.cases:
         for first in (spec for spec in first_runs(config) if spec["case"] == case.name):
             base = found.get(first["id"])
-            for arm in case.arms:
-                spec = _spec(config, case, read_settings(first["settings"]), first["data"], arm)
+            for variant in case.variants:
+                spec = _spec(config, case, read_settings(first["settings"]), first["data"], variant)
                 spec |= {"base": first["id"], "base_state_sha256": None, "targets": []}
                 spec["repair"] = plain(
                     {
@@ -132,7 +136,7 @@ def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> 
                     continue
                 spec["base_state_sha256"] = base["classifier"]["state_sha256"]
                 try:
-                    spec["targets"] = targets(arm, base["units"], base["layers"], config.repair)
+                    spec["targets"] = targets(variant, base["units"], base["layers"], config.repair)
                     spec["parameters"] = [
                         name for unit in base["units"] if unit["name"] in spec["targets"] for name in unit["parameters"]
                     ]
@@ -142,15 +146,15 @@ def second_runs(config: StudyConfig, found: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def targets(
-    arm: str, units: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], repair: Repair
+    variant: str, units: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], repair: Repair
 ) -> list[str]:
-    """Names of what an arm changes: layers with weights to fine-tune, or the pooling to swap.
+    """Names of what a variant changes: layers with weights to fine-tune, or the pooling to swap.
 
     Layers are ordered by their vulnerability; what cannot be read reliably is left out. Of equals the
     earlier counts as the more vulnerable: so none is both blamed and cleared.
 
     Args:
-        arm: One of `ACTIONS`.
+        variant: One of `ACTIONS`.
         units: Layers with weights: `name`, `vulnerability` (`None` where unreliable), `parameters`.
         layers: Rows of the diagnosis.
         repair: How many layers are fine-tuned, and what a pooling is swapped for; one of that kind is left alone.
@@ -158,7 +162,7 @@ def targets(
     Raises:
         ConfigError: Too few of them to choose from.
     """
-    action, _, chosen = arm.partition("-")
+    action, _, chosen = variant.partition("-")
     count = repair.layers
     if action == "swap":
         count = 1
@@ -173,23 +177,23 @@ def targets(
     if len(candidates) < 2 * count:
         raise ConfigError(
             expected=f"at least {2 * count} {'poolings' if action == 'swap' else 'layers with weights'} that can be "
-            f"read reliably, for {arm}",
+            f"read reliably, for {variant}",
             got=str(len(candidates)),
-            do="train the generators longer, change fewer layers, or leave the arm out",
+            do="train the generators longer, change fewer layers, or leave the variant out",
         )
     ranked = [name for name, _ in sorted(candidates, key=lambda one: -one[1])]
     return ranked[:count] if chosen == "blamed" else ranked[-count:]
 
 
-def _spec(config: StudyConfig, case: Case, settings: Settings, hashes: Mapping[str, str], arm: str) -> Spec:
+def _spec(config: StudyConfig, case: Case, settings: Settings, hashes: Mapping[str, str], variant: str) -> Spec:
     seed = settings.run.seed
     return {
-        "id": f"{case.name}-{arm}-s{seed}",
+        "id": f"{case.name}-{variant}-s{seed}",
         "case": case.name,
-        "arm": arm,
+        "variant": variant,
         "seed": seed,
         "threads": config.threads,
-        "diagnosed": arm == UNTOUCHED or arm in case.diagnosed,
+        "diagnosed": variant == UNTOUCHED or variant in case.diagnosed,
         "settings": plain(asdict(settings)),
         "code": code_of(settings),
         "data": dict(hashes),
@@ -211,4 +215,4 @@ def spec_hash(spec: Spec) -> str:
 
 def work_hash(spec: Spec) -> str:
     """Hash of what a run does, whatever a study calls it: two runs of the same hash have the same result."""
-    return spec_hash({key: value for key, value in spec.items() if key not in ("id", "case", "arm")})
+    return spec_hash({key: value for key, value in spec.items() if key not in ("id", "case", "variant")})

@@ -33,7 +33,7 @@ def figures_of(study: Study) -> Iterator[tuple[str, str, Figure]]:
             _scatter(study),
         )
         return
-    yield "gains", "Robust accuracy against the other arm, with corrected intervals", _gains(study)
+    yield "gains", "Robust accuracy against the other variant, with corrected intervals", _gains(study)
     yield "curves", "Accuracy over ε under PGD, means over seeds and their range", _curves(study)
     if kind == "pooling" and any(run.get("result", {}).get("layers") for run in study["runs"]):
         yield (
@@ -101,31 +101,31 @@ def _panels(names: Sequence[str], height: float = 2.6, columns: int = 3) -> tupl
 
 
 def _groups(study: Study) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
-    """Results by case and arm."""
+    """Results by case and variant."""
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for run in study["runs"]:
         if run["status"] == "done":
-            groups.setdefault(run["case"], {}).setdefault(run["arm"], []).append(run["result"])
+            groups.setdefault(run["case"], {}).setdefault(run["variant"], []).append(run["result"])
     return groups
 
 
 def _colours(study: Study) -> dict[str, str]:
-    """One colour per arm, the same in every panel."""
-    arms = dict.fromkeys(run["arm"] for run in study["runs"])
-    return dict(zip(arms, _cycle(), strict=False))
+    """One colour per variant, the same in every panel."""
+    variants = dict.fromkeys(run["variant"] for run in study["runs"])
+    return dict(zip(variants, _cycle(), strict=False))
 
 
 def _curves(study: Study) -> Figure:
     groups, colours = _groups(study), _colours(study)
     figure, axes = _panels(list(groups))
-    for panel, arms in zip(axes, groups.values(), strict=True):
-        for arm, results in arms.items():
+    for panel, variants in zip(axes, groups.values(), strict=True):
+        for variant, results in variants.items():
             at = np.array([point["at"] for point in results[0]["curve"]])
             values = 100 * np.array([[point["value"] for point in one["curve"]] for one in results])
             # An evaluation ends at half the range of the pixels, to see that nothing withstands that: far off, often.
             end = len(at) - 1 if len(at) > 2 and at[-1] > 3 * at[-2] else len(at)
             small = at[end - 1] < SMALL
-            _band(panel, at[:end] * (255 if small else 1), values[:, :end], colours[arm], arm)
+            _band(panel, at[:end] * (255 if small else 1), values[:, :end], colours[variant], variant)
         panel.set_xlabel("ε × 255" if small else "ε", fontsize=8)
         panel.set_ylabel("accuracy %", fontsize=8)
         panel.set_ylim(0, 100)
@@ -136,18 +136,22 @@ def _curves(study: Study) -> Figure:
 def _profiles(study: Study) -> Figure:
     colours = _colours(study)
     diagnosed = {
-        case: {arm: known for arm, results in arms.items() if (known := [one for one in results if one.get("layers")])}
-        for case, arms in _groups(study).items()
+        case: {
+            variant: known
+            for variant, results in variants.items()
+            if (known := [one for one in results if one.get("layers")])
+        }
+        for case, variants in _groups(study).items()
     }
-    groups = {case: arms for case, arms in diagnosed.items() if arms}
+    groups = {case: variants for case, variants in diagnosed.items() if variants}
     shown = [(case, name) for case in groups for name in PROFILED]
     figure, axes = _panels([case for case, _ in shown], height=3.2, columns=len(PROFILED))
     for panel, (case, quantity) in zip(axes, shown, strict=True):
         names = [row["name"] for row in next(iter(groups[case].values()))[0]["layers"]]
-        for arm, results in groups[case].items():
+        for variant, results in groups[case].items():
             alike = [one for one in results if [row["name"] for row in one["layers"]] == names]
             values = 100 * np.array([profile(one)[quantity] for one in alike]).reshape(-1, len(names))
-            _band(panel, np.arange(len(names)), values, colours[arm], arm)
+            _band(panel, np.arange(len(names)), values, colours[variant], variant)
         panel.axhline(0, color="#bbbbbb", linewidth=0.6)
         panel.set_xticks(range(len(names)), names, rotation=90)
         panel.set_ylabel(UNITS[quantity], fontsize=8)
@@ -158,7 +162,8 @@ def _profiles(study: Study) -> Figure:
 def _gains(study: Study) -> Figure:
     chosen = [one for one in study["effects"] if one["quantity"] == "worst_case" and one["layer"] is None]
     return _forest(
-        [(f"{one['case']}\n{one['arm']} − {one['against']}", one) for one in chosen], "worst-case accuracy, difference"
+        [(f"{one['case']}\n{one['variant']} − {one['against']}", one) for one in chosen],
+        "worst-case accuracy, difference",
     )
 
 
@@ -169,7 +174,7 @@ def _rho(study: Study) -> Figure:
         if one["case"] == "all" or one["quantity"] == "spearman(information_loss, vulnerability)"
     ]
     return _forest(
-        [(f"{' '.join(filter(None, (one['case'], one['arm'])))}\n{one['quantity']}", one) for one in chosen], "ρ"
+        [(f"{' '.join(filter(None, (one['case'], one['variant'])))}\n{one['quantity']}", one) for one in chosen], "ρ"
     )
 
 
@@ -194,9 +199,9 @@ def _intervals(panel: Axes, rows: Sequence[tuple[str, float, float, float]]) -> 
 
 def _scatter(study: Study) -> Figure:
     groups = {
-        f"{case} {arm}": [profile(one) for one in results]
-        for case, arms in _groups(study).items()
-        for arm, results in arms.items()
+        f"{case} {variant}": [profile(one) for one in results]
+        for case, variants in _groups(study).items()
+        for variant, results in variants.items()
     }
     figure, axes = _panels(list(groups))
     for panel, tables in zip(axes, groups.values(), strict=True):

@@ -21,7 +21,7 @@ REPLICATES, LEVEL = 2000, 0.95
 
 
 def explained(folder: Path, figures: Path) -> Iterator[str]:
-    """One diagnosis: whether its explanations can be read, cut by cut, and what they look like."""
+    """One diagnosis: whether its explanations can be read, layer by layer, and what they look like."""
     diagnosis = Diagnosis.load(folder)
     image, *layers = diagnosis.layers
     floor = image.natural - READABLE
@@ -31,21 +31,21 @@ def explained(folder: Path, figures: Path) -> Iterator[str]:
     yield ""
     yield (
         f"The judge reads the class of {100 * image.natural:.1f} % of the {diagnosis.data['examples']:,} natural "
-        "images. Where a class probe of a cut is right as often, explanations of that cut should show the class as "
-        f"well. There are {len(expected)} such cuts, and at {len(read)} of them the judge reads natural explanations "
-        f"right as often as images, or at most {100 * READABLE:.0f} points less often. Of all cuts these are "
+        "images. Where a class probe of a layer is right as often, explanations of that layer should show the class as "
+        f"well. There are {len(expected)} such layers, and at {len(read)} of them the judge reads natural explanations "
+        f"right as often as images, or at most {100 * READABLE:.0f} points less often. Of all layers these are "
         f"{sum(one.natural >= floor for one in layers)} of {len(layers)}."
     )
     drawn = diagnosis.provenance
-    read_by = "a robust recogniser" if drawn.get("recogniser_sha256") else "the classifier itself"
+    read_by = "a robust recognition network" if drawn.get("recognition_network_sha256") else "the classifier itself"
     yield ""
     yield (
         f"While the generator learnt ({drawn['generator']['steps']:,} steps, {len(drawn['generator_seeds'])} seed"
         f"{'' if len(drawn['generator_seeds']) == 1 else 's'}), {read_by} read what it drew. That the judge can read "
-        "an explanation does not say that a person can. A class probe is small by design: it sees little of wide cuts."
+        "an explanation does not say that a person can. A class probe is small by design: it sees little of a wide layer."
     )
     yield ""
-    yield "| cut | class probe right | natural explanations read right | attacked ones | vulnerability (points) |"
+    yield "| layer | class probe right | natural explanations read right | attacked ones | vulnerability (points) |"
     yield "| --- | --- | --- | --- | --- |"
     for one in layers:
         probe = "–" if one.class_accuracy is None else f"{100 * one.class_accuracy.value:.1f} %"
@@ -77,7 +77,7 @@ def explained(folder: Path, figures: Path) -> Iterator[str]:
 
 
 def ablation(file: Path, figures: Path) -> Iterator[str]:
-    """What makes the explanations of deep cuts readable: the record of `python -m benchmarks.deep_cuts`.
+    """What makes the explanations of deep layers readable: the record of `python -m benchmarks.deep_layers`.
 
     Args:
         file: The record, with its picture beside it.
@@ -87,30 +87,33 @@ def ablation(file: Path, figures: Path) -> Iterator[str]:
         RunFolderError: It is another file.
     """
     record = read_json(file)
-    if not isinstance(record, dict) or not {"arms", "image", "recogniser"} <= record.keys():
+    if not isinstance(record, dict) or not {"variants", "image", "recognition_network"} <= record.keys():
         raise RunFolderError(
-            expected=f"the record of an ablation in {file}", got="another file", do="run python -m benchmarks.deep_cuts"
+            expected=f"the record of an ablation in {file}",
+            got="another file",
+            do="run python -m benchmarks.deep_layers",
         )
     image = record["image"]["judge"]
-    yield f"## What makes deep cuts of photographs readable? {record['classifier']}"
+    yield f"## What makes deep layers of photographs readable? {record['classifier']}"
     yield ""
     yield (
         f"The judge ({record['judge']}) reads {_share(image)} of {record['examples']:,} images right. Natural "
         f"explanations that it reads right after {record['steps']} steps of training, one seed, by who reads them in "
-        f"that training (the classifier, as in the paper, or the robust recogniser {record['recogniser']}) and by the "
+        f"that training (the classifier, as in the paper, or the robust recognition network "
+        f"{record['recognition_network']}) and by the "
         "weight of latent consistency ([why](method.md)):"
     )
-    cuts = list(record["arms"][0]["cuts"])
+    layers = list(record["variants"][0]["layers"])
     yield ""
-    yield f"| trained with | {' | '.join(cuts)} |"
-    yield f"| --- |{' --- |' * len(cuts)}"
-    for arm in record["arms"]:
-        yield f"| {arm['name']} | {' | '.join(_share(arm['cuts'][cut]['judge']) for cut in cuts)} |"
+    yield f"| trained with | {' | '.join(layers)} |"
+    yield f"| --- |{' --- |' * len(layers)}"
+    for variant in record["variants"]:
+        yield f"| {variant['name']} | {' | '.join(_share(variant['layers'][layer]['judge']) for layer in layers)} |"
     copy = figures / f"{file.stem}.png"
     atomic_write_bytes(copy, file.with_suffix(".png").read_bytes())
     yield ""
     yield from picture(
-        "Natural explanations of each cut, by how the generator was trained", f"{figures.name}/{copy.name}"
+        "Natural explanations of each layer, by how the generator was trained", f"{figures.name}/{copy.name}"
     )
 
 

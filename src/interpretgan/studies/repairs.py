@@ -11,7 +11,7 @@ from torch import nn
 
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ModelError
-from interpretgan.layers import Anatomy, Cut
+from interpretgan.layers import Anatomy, Layer
 from interpretgan.models.architectures.pooling import BlurPool, Subsample, pooling
 
 KINDS = {"max": nn.MaxPool2d.__name__, "avg": nn.AvgPool2d.__name__, "stride": Subsample.__name__,
@@ -25,25 +25,25 @@ class Unit:
 
     Attributes:
         name: Of the module with the weights.
-        cuts: Rows of the diagnosis that belong to it.
+        layers: Rows of the diagnosis that belong to it.
         parameters: Names of its parameters.
     """
 
     name: str
-    cuts: tuple[str, ...]
+    layers: tuple[str, ...]
     parameters: tuple[str, ...]
 
 
-def units_of(classifier: Classifier, anatomy: Anatomy, cuts: Sequence[str]) -> list[Unit]:
+def units_of(classifier: Classifier, anatomy: Anatomy, layers: Sequence[str]) -> list[Unit]:
     """The layers with weights of a network that a diagnosis tells apart, in the order in which they run.
 
     A weight is a parameter of two or more axes; normalisation, activation and pooling belong to the layer before them.
-    Where no cut is between layers (inside a residual block, or because it was not diagnosed), they form one unit.
+    Where no layer is between layers (inside a residual block, or because it was not diagnosed), they form one unit.
 
     Args:
         classifier: The network.
         anatomy: Its module calls.
-        cuts: Names of the cuts that were diagnosed.
+        layers: Names of the layers that were diagnosed.
     """
     modules = dict(classifier.model.named_modules())
     called = {call if call in modules else call.rpartition(":")[0] for call in anatomy.order}
@@ -65,15 +65,15 @@ def units_of(classifier: Classifier, anatomy: Anatomy, cuts: Sequence[str]) -> l
                 names.append(full)
                 if parameter.ndim >= 2:
                     opens = opens or module or "model"
-        if call in cuts:
+        if call in layers:
             if opens is not None or not units:
                 units.append((opens or call, [], []))
             units[-1][1].append(call)
             units[-1][2].extend(names)
             names, opens = [], None
     if units:
-        units[-1][2].extend(names)  # of what is called after the last cut
-    return [Unit(name, tuple(cuts), tuple(parameters)) for name, cuts, parameters in units if parameters]
+        units[-1][2].extend(names)  # of what is called after the last layer
+    return [Unit(name, tuple(layers), tuple(parameters)) for name, layers, parameters in units if parameters]
 
 
 @contextmanager
@@ -128,13 +128,13 @@ def halves(module: nn.Module) -> bool:
     return isinstance(module, Subsample | BlurPool)
 
 
-def swappable(model: nn.Module, cuts: Sequence[Cut]) -> set[str]:
-    """Names of the cuts behind a pooling that can be swapped.
+def swappable(model: nn.Module, layers: Sequence[Layer]) -> set[str]:
+    """Names of the layers behind a pooling that can be swapped.
 
     Not of a module that runs more than once: a swap would change all its calls, whichever of them is blamed.
     """
     modules = dict(model.named_modules())
-    return {cut.name for cut in cuts if cut.name == cut.module and halves(modules[cut.module])}
+    return {layer.name for layer in layers if layer.name == layer.module and halves(modules[layer.module])}
 
 
 def swap_pooling(model: nn.Module, name: str, kind: str, channels: int) -> None:
@@ -159,7 +159,7 @@ def swap_pooling(model: nn.Module, name: str, kind: str, channels: int) -> None:
 
 def unit_vulnerability(unit: Unit, layers: Mapping[str, Mapping[str, Any]]) -> float | None:
     """Sum over the unit's rows, or `None` where one of them is unreliable."""
-    rows = [layers[name] for name in unit.cuts]
+    rows = [layers[name] for name in unit.layers]
     if any(row["unreliable"] for row in rows):
         return None
     return sum(float(row["vulnerability"]["value"]) for row in rows)

@@ -32,8 +32,8 @@ class Rule:
         claim: The claim, in a sentence.
         paper: What the paper says.
         quantity: The effect that is measured, see `quantities`.
-        arm: Only effects of this arm. Empty: of every arm.
-        against: Only effects against this arm. Empty: against any.
+        variant: Only effects of this variant. Empty: of every variant.
+        against: Only effects against this variant. Empty: against any.
         cases: Only in these cases. Empty: in each of them; `all` where they are pooled must be named.
         direction: Side of the threshold that the claim is on.
         threshold: In units of the quantity.
@@ -47,7 +47,7 @@ class Rule:
     quantity: str
     direction: Literal["above", "below"]
     threshold: float = 0.0
-    arm: str = ""
+    variant: str = ""
     against: str = ""
     cases: tuple[str, ...] = ()
 
@@ -57,17 +57,17 @@ class Rule:
             raise ConfigError(expected="a finite threshold", got=str(self.threshold), do="state a number")
 
     def covers(self, condition: tuple[str, str | None, str | None]) -> bool:
-        """Whether the claim is about that case, arm, and arm that it is compared with."""
-        case, arm, against = condition
+        """Whether the claim is about that case, variant, and variant that it is compared with."""
+        case, variant, against = condition
         return (
-            self.arm in ("", arm)
+            self.variant in ("", variant)
             and self.against in ("", against)
             and (case in self.cases if self.cases else case != POOLED)
         )
 
     def selects(self, effect: Effect) -> bool:
         """Whether the effect is one of those that decide."""
-        where = (effect.case, effect.arm, effect.against)
+        where = (effect.case, effect.variant, effect.against)
         return effect.quantity == self.quantity and effect.layer is None and self.covers(where)
 
     def answer(self, effect: Effect) -> str:
@@ -85,10 +85,10 @@ class Rule:
     @property
     def text(self) -> str:
         """The rule in words."""
-        arms = f" of {self.arm}" if self.arm else ""
-        arms += f" against {self.against}" if self.against else ""
+        variants = f" of {self.variant}" if self.variant else ""
+        variants += f" against {self.against}" if self.against else ""
         return (
-            f"{self.quantity}{arms} {self.direction} {self.threshold:g} with its whole corrected interval: "
+            f"{self.quantity}{variants} {self.direction} {self.threshold:g} with its whole corrected interval: "
             f"{CONFIRMED} in every condition, {CONDITIONAL} in some, {CONTRADICTED} where none supports it and the "
             f"whole interval of at least one is on the other side, else {UNDECIDED}"
         )
@@ -109,10 +109,10 @@ def judge(
             failed, is open.
     """
     chosen = [effect for effect in effects if rule.selects(effect)]
-    known = {(effect.case, effect.arm, effect.against) for effect in chosen}
+    known = {(effect.case, effect.variant, effect.against) for effect in chosen}
     conditions = [
         {
-            "case": effect.case, "arm": effect.arm, "against": effect.against, "value": effect.value,
+            "case": effect.case, "variant": effect.variant, "against": effect.against, "value": effect.value,
             "low": effect.corrected_low, "high": effect.corrected_high, "p": effect.p_holm,
             "answer": rule.answer(effect),
         }
@@ -120,11 +120,11 @@ def judge(
     ]  # fmt: skip
     conditions += [
         {
-            "case": case, "arm": arm, "against": against, "value": None, "low": None, "high": None, "p": None,
+            "case": case, "variant": variant, "against": against, "value": None, "low": None, "high": None, "p": None,
             "answer": OPEN,
         }
-        for case, arm, against in promised
-        if rule.covers((case, arm, against)) and (case, arm, against) not in known
+        for case, variant, against in promised
+        if rule.covers((case, variant, against)) and (case, variant, against) not in known
     ]  # fmt: skip
     answers = {str(condition["answer"]) for condition in conditions}
     if answers == {SUPPORTED}:

@@ -29,9 +29,9 @@ TITLES = {
     "repair": "Does following the diagnosis pay?",
 }
 SHOWN = 2
-"""Examples in the picture of all cuts."""
+"""Examples in the picture of all layers."""
 WORST = "worst_case"
-PICTURED = "What each cut of {} holds of an image, of its adversarial version, and the difference"
+PICTURED = "What each layer of {} holds of an image, of its adversarial version, and the difference"
 
 
 def measured(row: Mapping[str, Any]) -> str:
@@ -142,7 +142,7 @@ def _made(study: Study, done: Sequence[Run]) -> Iterator[str]:
         diagnosed = case["diagnosed"] if study["kind"] != "repair" else [UNTOUCHED]
         yield f"- **{case['name']}**: {_settings(case['settings'], diagnosed)}"
     if repair := provenance["config"]["repair"]:
-        yield f"- **Repairs**: {_repair_settings(repair, provenance['config']['arms'])}"
+        yield f"- **Repairs**: {_repair_settings(repair, provenance['config']['variants'])}"
     seeds, hours = ", ".join(map(str, provenance["seeds"])), sum(provenance["seconds"].values()) / 3600
     reused = provenance.get("reused", {})
     origins = ", ".join(sorted({origin.rpartition("/")[0] for origin in reused.values()}))
@@ -155,13 +155,13 @@ def _made(study: Study, done: Sequence[Run]) -> Iterator[str]:
         f"{provenance['processor']}. Version {provenance['version']}, code `{provenance['code']['sha256'][:12]}`."
     )
     results = [run["result"] for run in done if run["result"].get("layers")]
-    if cuts := [row["natural"] for result in results for row in result["layers"]]:
+    if layers := [row["natural"] for result in results for row in result["layers"]]:
         images = [result["diagnosis"]["accuracy"]["judge_natural"] for result in results for _ in result["layers"]]
-        worse = max(image - cut for image, cut in zip(images, cuts, strict=True))
+        worse = max(image - layer for image, layer in zip(images, layers, strict=True))
         yield ""
         yield (
-            f"The judge reads natural explanations right in {100 * min(cuts):.1f} % of the images or more, at each of "
-            f"the {len(cuts):,} cuts of all runs: at most {100 * worse:.1f} points less often than the images "
+            f"The judge reads natural explanations right in {100 * min(layers):.1f} % of the images or more, at each "
+            f"of the {len(layers):,} layers of all runs: at most {100 * worse:.1f} points less often than the images "
             "themselves."
         )
 
@@ -169,7 +169,7 @@ def _made(study: Study, done: Sequence[Run]) -> Iterator[str]:
 def _settings(settings: Mapping[str, Any], diagnosed: Sequence[str]) -> str:
     """What the runs of a case have in common: training, attacks, and how they are diagnosed."""
     measures, attack = settings["evaluation"], settings["attack"]
-    reading, generator = settings["reading"], settings["generator"]
+    measured_on, generator = settings["diagnosis"], settings["generator"]
     text = (
         f"{settings['model']['model']} on {settings['data']['data']}, training: "
         f"{_training(settings['training'], settings['model']['epochs'])}. Attacked at "
@@ -180,13 +180,17 @@ def _settings(settings: Mapping[str, Any], diagnosed: Sequence[str]) -> str:
     )
     if not diagnosed:
         return text
-    recogniser = "" if generator.get("recogniser") is None else f", {generator['recogniser']} as recogniser"
+    recognition_network = (
+        ""
+        if generator.get("recognition_network") is None
+        else f", {generator['recognition_network']} as recognition network"
+    )
     weights = settings["judge"].get("judge_weights")
     judge = "" if weights is None else f", one judge for all ({weights})"
     return (
         f"{text} Diagnosed ({', '.join(diagnosed)}) with {attack['attack']} of {attack['steps']} steps at the "
-        f"same ε on {reading['examples']:,} images, {generator['generator_steps']:,} generator steps{recogniser}"
-        f"{judge}."
+        f"same ε on {measured_on['examples']:,} images, {generator['generator_steps']:,} generator steps"
+        f"{recognition_network}{judge}."
     )
 
 
@@ -198,7 +202,7 @@ def _training(training: Mapping[str, Any], epochs: int | None) -> str:
     return f"{goal}, " + ("epochs by the recipe" if epochs is None else f"{epochs} epoch{'s' * (epochs > 1)}")
 
 
-def _repair_settings(repair: Mapping[str, Any], arms: Sequence[str]) -> str:
+def _repair_settings(repair: Mapping[str, Any], variants: Sequence[str]) -> str:
     """What is done to the layers that are blamed or cleared."""
     layers = repair["layers"]
     done = {
@@ -206,7 +210,10 @@ def _repair_settings(repair: Mapping[str, Any], arms: Sequence[str]) -> str:
         f"{_training(repair['training'], repair['epochs'])}",
         "swap": f"one pooling swapped for {repair['pool']} and the network trained again, from the same first weights",
     }
-    return "; ".join(words for action, words in done.items() if any(arm.startswith(action) for arm in arms)) + "."
+    return (
+        "; ".join(words for action, words in done.items() if any(variant.startswith(action) for variant in variants))
+        + "."
+    )
 
 
 def _beyond_depth(study: Study, done: Sequence[Run]) -> Iterator[str]:
@@ -218,7 +225,7 @@ def _beyond_depth(study: Study, done: Sequence[Run]) -> Iterator[str]:
         "class loss and V, given depth": (LOSSES[1], DEFINITIONS[0], DEPTH),
     }
     table: dict[str, dict[str, str]] = {}
-    alone = len({(run["case"], run["arm"]) for run in done}) == 1  # then all together are these
+    alone = len({(run["case"], run["variant"]) for run in done}) == 1  # then all together are these
     for title, names in questions.items():
         for one in study["effects"]:
             if one["quantity"] == correlation_name(*names) and not (alone and one["case"] == POOLED):
@@ -243,7 +250,7 @@ def _repeats(done: Sequence[Run]) -> Iterator[str]:
     """How alike networks of other seeds rank their layers: no two rankings can agree better than each repeats."""
     groups: dict[str, list[Mapping[str, Floats]]] = {}
     for run in done:
-        groups.setdefault(f"{run['case']} {run['arm']}", []).append(profile(run["result"]))
+        groups.setdefault(f"{run['case']} {run['variant']}", []).append(profile(run["result"]))
     names = {"V": DEFINITIONS[0], "V in bits": DEFINITIONS[1], "V of probes": DEFINITIONS[2],
              "relative error": DEFINITIONS[3], "image loss": LOSSES[0], "class loss": LOSSES[1]}  # fmt: skip
     rows = []
@@ -269,10 +276,10 @@ def _repeats(done: Sequence[Run]) -> Iterator[str]:
 
 
 def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
-    """The arms under each attack, and which layers differ."""
+    """The variants under each attack, and which layers differ."""
     columns = {name: name for run in done for name in run["result"]["accuracy"]}
     columns["natural, on all test images"] = TEST_ACCURACY
-    pairs = dict.fromkeys((one["case"], one["arm"], one["against"]) for one in study["effects"])
+    pairs = dict.fromkeys((one["case"], one["variant"], one["against"]) for one in study["effects"])
     whole = {(*_pair(one), one["quantity"]): one for one in study["effects"] if one["layer"] is None}
     values = {
         quantity: [whole[*pair, quantity]["value"] for pair in pairs if (*pair, quantity) in whole]
@@ -282,7 +289,7 @@ def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
         del columns[WORST]  # one attack is the worst case
     yield ""
     yield (
-        "Under each attack, in points of accuracy, with corrected intervals, and in how many pairs the arm is ahead. "
+        "Under each attack, in points of accuracy, with corrected intervals, and in how many pairs it is ahead. "
         "The intervals hold for other trainings and other test images; those of all test images for other trainings."
     )
     yield ""
@@ -293,7 +300,8 @@ def _which_layer(study: Study, done: Sequence[Run]) -> Iterator[str]:
             f"{_points(whole[*pair, name])}, {_ahead(done, pair, name)}" if (*pair, name) in whole else "–"
             for name in columns.values()
         ]
-        yield f"| {condition_name(dict(zip(('case', 'arm', 'against'), pair, strict=True)))} | {' | '.join(cells)} |"
+        name = condition_name(dict(zip(("case", "variant", "against"), pair, strict=True)))
+        yield f"| {name} | {' | '.join(cells)} |"
     for pair in pairs:
         points = [one for one in _effects(study, pair) if one["quantity"].startswith(AT_EPS)]
         if sure := [one for one in points if _excludes_zero(one)]:
@@ -335,7 +343,7 @@ def _excludes_zero(one: Mapping[str, Any]) -> bool:
 
 
 def _pair(one: Mapping[str, Any]) -> tuple[str, str, str]:
-    return one["case"], one["arm"], one["against"]
+    return one["case"], one["variant"], one["against"]
 
 
 def _points(one: Mapping[str, Any]) -> str:
@@ -343,22 +351,22 @@ def _points(one: Mapping[str, Any]) -> str:
 
 
 def _ahead(done: Sequence[Run], pair: tuple[str, str, str], quantity: str) -> str:
-    """In how many seeds the arm is ahead."""
-    case, arm, against = pair
+    """In how many seeds the variant is ahead."""
+    case, variant, against = pair
     found = {
-        (run["arm"], run["seed"]): run["result"]["classifier"][TEST_ACCURACY]
+        (run["variant"], run["seed"]): run["result"]["classifier"][TEST_ACCURACY]
         if quantity == TEST_ACCURACY
         else run["result"]["accuracy"][quantity]["value"]
         for run in done
         if run["case"] == case
     }
-    seeds = [seed for one, seed in found if one == arm and (against, seed) in found]
-    return f"{sum(found[arm, seed] > found[against, seed] for seed in seeds)} of {len(seeds)}"
+    seeds = [seed for one, seed in found if one == variant and (against, seed) in found]
+    return f"{sum(found[variant, seed] > found[against, seed] for seed in seeds)} of {len(seeds)}"
 
 
 def _repairs(study: Study, done: Sequence[Run]) -> Iterator[str]:
     """What each repair gains, what it changed, and the accuracy that is left: a row for each seed."""
-    arms = sorted({run["arm"] for run in done}, key=(UNTOUCHED, *ACTIONS).index)
+    variants = sorted({run["variant"] for run in done}, key=(UNTOUCHED, *ACTIONS).index)
     yield ""
     yield "What each repair gains over the network that is left alone, in points of worst-case accuracy:"
     yield ""
@@ -366,19 +374,19 @@ def _repairs(study: Study, done: Sequence[Run]) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for one in study["effects"]:
         if one["quantity"] == WORST and one["against"] == UNTOUCHED:
-            pair = (one["case"], one["arm"], one["against"])
+            pair = (one["case"], one["variant"], one["against"])
             yield f"| {condition_name(one)} | {_points(one)} | {_ahead(done, pair, WORST)} |"
     yield ""
     yield "What was changed, and the accuracy in the worst case after it:"
     yield ""
-    yield f"| network | {' | '.join(arms)} |"
-    yield f"| --- |{' --- |' * len(arms)}"
+    yield f"| network | {' | '.join(variants)} |"
+    yield f"| --- |{' --- |' * len(variants)}"
     for case, seed in sorted({(run["case"], run["seed"]) for run in done}):
-        results = {run["arm"]: run["result"] for run in done if (run["case"], run["seed"]) == (case, seed)}
+        results = {run["variant"]: run["result"] for run in done if (run["case"], run["seed"]) == (case, seed)}
         cells = []
-        for arm in arms:
-            result = results.get(arm)
-            changed = "" if result is None or arm.partition("-")[2] in ("", "all") else result["repaired"]["layers"]
+        for variant in variants:
+            result = results.get(variant)
+            changed = "" if result is None or variant.partition("-")[2] in ("", "all") else result["repaired"]["layers"]
             value = "–" if result is None else f"{100 * result['accuracy'][WORST]['value']:.1f} %"
             cells.append(f"{', '.join(changed)}: {value}" if changed else value)
         yield f"| {case}, seed {seed} | {' | '.join(cells)} |"
@@ -391,9 +399,9 @@ def _classes(data: str) -> tuple[str, ...]:
 
 
 def _pictured(done: Sequence[Run], folder: Path) -> dict[str, str]:
-    """For each case one run that has its pictures: the first arm and seed."""
+    """For each case one run that has its pictures: the first variant and seed."""
     chosen: dict[str, str] = {}
-    for run in sorted(done, key=lambda one: (one["seed"], one["arm"] not in ("max", "untouched"))):
+    for run in sorted(done, key=lambda one: (one["seed"], one["variant"] not in ("max", "untouched"))):
         if (folder / "runs" / run["id"] / "explanations.npz").exists():
             chosen.setdefault(run["case"], run["id"])
     return dict(sorted(chosen.items()))

@@ -21,8 +21,8 @@ class Effect:
     Attributes:
         quantity: What it is.
         case: The data, network and training that it was measured on; `POOLED` where all are.
-        arm: The arm, if it is of one.
-        against: The arm that it is compared with, if there is one.
+        variant: The variant, if it is of one.
+        against: The variant that it is compared with, if there is one.
         layer: The layer, if it is of one.
         runs: How many pairs of runs, or runs, it rests on.
         value: The estimate.
@@ -39,7 +39,7 @@ class Effect:
 
     quantity: str
     case: str
-    arm: str | None
+    variant: str | None
     against: str | None
     layer: str | None
     runs: int
@@ -162,14 +162,14 @@ def effect_of(
     *,
     quantity: str,
     case: str,
-    arm: str | None = None,
+    variant: str | None = None,
     against: str | None = None,
     layer: str | None = None,
 ) -> tuple[Effect, Estimate]:
     """The effect that an estimate is of, not yet corrected."""
     low, high = estimate.interval(confidence)
     return Effect(
-        quantity, case, arm, against, layer, estimate.runs, estimate.value, low, high, estimate.p, estimate.size
+        quantity, case, variant, against, layer, estimate.runs, estimate.value, low, high, estimate.p, estimate.size
     ), estimate
 
 

@@ -15,7 +15,7 @@ class LeNet5(nn.Module):
     """LeNet-5 with ReLU, its pooling a parameter.
 
     Modules run in the order conv1, relu1, pool1, conv2, relu2, pool2, fc1, relu3, fc2, relu4, fc3. Each
-    activation is its own module and not in place, so each of them is a complete cut with a name.
+    activation is its own module and not in place, so each of them is a complete layer with a name.
 
     Args:
         in_channels: Channels of the images.

@@ -16,8 +16,8 @@ SMALLEST = 4
 class MnistWide(nn.Module):
     """Two padded 5x5 convolutions with 32 and 64 channels, each pooled, and a hidden layer of 1,024 units.
 
-    Modules run in the order conv1, relu1, pool1, conv2, relu2, pool2, fc1, relu3, fc2; each is a complete cut.
-    Weights start as published: normal with deviation 0.1, cut off at twice that, and biases at 0.1.
+    Modules run in the order conv1, relu1, pool1, conv2, relu2, pool2, fc1, relu3, fc2; each is a complete layer.
+    Weights start as published: normal with deviation 0.1, layer off at twice that, and biases at 0.1.
 
     Args:
         in_channels: Channels of the images.

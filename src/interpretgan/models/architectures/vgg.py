@@ -21,7 +21,7 @@ class VGG(nn.Sequential):
     """Blocks of 3x3 convolutions, a pooling between them, the mean over all positions, one linear layer.
 
     Modules run in the order conv1_1, norm1_1, relu1_1, conv1_2, ..., pool1, conv2_1, ..., mean, flatten, fc; each
-    activation and each pooling is a complete cut. The convolutions keep their biases, as is usual in the form for
+    activation and each pooling is a complete layer. The convolutions keep their biases, as is usual in the form for
     CIFAR-10. Weights start as published: normal with variance 2 / (9 outputs) in convolutions and 0.01 as deviation
     in the linear layer, biases at zero. The last step to one position is a mean for every `pool`.
 

@@ -38,13 +38,13 @@ class WideResNet(nn.Module):
     """A convolution, three groups of pre-activation residual blocks, BatchNorm, ReLU, mean, one linear layer.
 
     Modules run in the order conv1, block1, block2, block3, bn1, relu, mean, fc. The blocks of a group are
-    `block1.layer.0`, `block1.layer.1` and so on, and the output of each is a complete cut. The parameters bear the
+    `block1.layer.0`, `block1.layer.1` and so on, and the output of each is a complete layer. The parameters bear the
     names of the widely used PyTorch versions, so published weights load. There is no dropout.
 
     The first blocks of `block2` and `block3` halve the map. With `pool="stride"`, the published form, the first
     convolution and the shortcut of such a block have stride 2. With another `pool` they have stride 1, and a module
     `pool` halves their common input, the block's first ReLU: convolution and shortcut read the same pooled map, no
-    layer grows more expensive, and the pooling is a complete cut. Parameters and their names are the same. The
+    layer grows more expensive, and the pooling is a complete layer. Parameters and their names are the same. The
     last step to one position is a mean for every `pool`.
 
     Args:

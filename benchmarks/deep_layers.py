@@ -1,10 +1,10 @@
 """What makes the explanations of a photograph's deep layers readable: an ablation on CIFAR-10.
 
-The classifier is the pretrained `vgg-small-max`. Four arms train InterpretGAN for some of its layers up to the last.
-They differ in who reads the explanations in the information bound (the classifier itself, as in the paper, through the
-noise that is its default; or a robust recogniser, through little noise) and in the weight of latent consistency. A
-judge that is neither of them, with another pooling and objective, reads natural explanations of held-out images. A
-picture shows what it reads.
+The classifier is the pretrained `vgg-small-max`. Four variants train InterpretGAN for some of its layers up to the
+last. They differ in who reads the explanations in the information bound (the classifier itself, as in the paper,
+through the noise that is its default; or a robust recognition network, through little noise) and in the weight of
+latent consistency. A judge that is neither of them, with another pooling and objective, reads natural explanations of
+held-out images. A picture shows what it reads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.machine import describe
-from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, find_cuts, load_classifier, load_data
+from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, find_layers, load_classifier, load_data
 from interpretgan.statistics import wilson
 from interpretgan.store.files import write_json
 
@@ -30,12 +30,12 @@ CUTS = ("pool2", "relu4_1", "mean", "fc")
 ARMS: dict[str, tuple[bool, dict[str, float]]] = {
     "the method, λ_z = 10": (False, {}),
     "the method, λ_z = 2": (False, {"latent": 2.0}),
-    "robust recogniser, λ_z = 10": (True, {"recogniser_noise": 0.05}),
-    "robust recogniser, λ_z = 2": (True, {"latent": 2.0, "recogniser_noise": 0.05}),
+    "robust recognition network, λ_z = 10": (True, {"recognition_noise": 0.05}),
+    "robust recognition network, λ_z = 2": (True, {"latent": 2.0, "recognition_noise": 0.05}),
 }
-"""Whether a robust recogniser reads in place of the classifier, and the settings that differ from the default."""
+"""Whether there is a robust recognition network, and the settings that differ from the default."""
 SHOWN = 10
-RESULT = Path("results/benchmarks/deep_cuts.json")
+RESULT = Path("results/benchmarks/deep_layers.json")
 
 
 def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[str, float]:
@@ -43,15 +43,17 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[str
     return asdict(wilson(int(right.sum()), len(right), 0.95))
 
 
-def arm(
-    classifier: Classifier, recogniser: Classifier | None, train: ImageSet, config: GANConfig, *, seed: int
+def variant(
+    classifier: Classifier, recognition_network: Classifier | None, train: ImageSet, config: GANConfig, *, seed: int
 ) -> InterpretGAN:
-    cuts = [cut for cut in find_cuts(classifier, train.batch(range(4))[0]) if cut.name in CUTS]
-    return InterpretGAN(classifier, cuts, config=config, seed=seed).fit(train, recogniser=recogniser)
+    layers = [layer for layer in find_layers(classifier, train.batch(range(4))[0]) if layer.name in CUTS]
+    return InterpretGAN(classifier, layers, config=config, seed=seed).fit(
+        train, recognition_network=recognition_network
+    )
 
 
 def picture(images: Tensor, rows: dict[str, Tensor], path: Path) -> None:
-    """A row of images, then a row for each arm and cut, `[N, C, H, W]` each."""
+    """A row of images, then a row for each variant and layer, `[N, C, H, W]` each."""
     shown = {"image": images, **rows}
     figure = Figure(figsize=(0.75 * SHOWN + 2.6, 0.75 * len(shown)))
     axes = figure.subplots(len(shown), SHOWN, squeeze=False)
@@ -76,33 +78,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
 
-    classifier, recogniser, judge = (load_classifier(name) for name in (CLASSIFIER, RECOGNISER, JUDGE))
+    classifier, recognition_network, judge = (load_classifier(name) for name in (CLASSIFIER, RECOGNISER, JUDGE))
     train, test = (load_data("cifar10", split, data_dir=options.data_dir) for split in ("train", "test"))
     images, labels = test.batch(range(options.examples))
     machine = describe()
     result: dict[str, Any] = {
-        "machine": machine, "classifier": CLASSIFIER, "recogniser": RECOGNISER, "judge": JUDGE, "seed": options.seed,
-        "steps": options.steps, "examples": len(images),
+        "machine": machine, "classifier": CLASSIFIER, "recognition_network": RECOGNISER, "judge": JUDGE, "seed":
+        options.seed, "steps": options.steps, "examples": len(images),
         "image": {"judge": accuracy(judge, images, labels), "classifier": accuracy(classifier, images, labels)},
-        "arms": [],
+        "variants": [],
     }  # fmt: skip
     print(f"natural images: the judge reads {result['image']['judge']['value']:.3f} right")
     rows: dict[str, Tensor] = {}
     for name, (robust, settings) in ARMS.items():
-        config = GANConfig(steps=options.steps, images_per_cut=12, width=128, **settings)  # type: ignore[arg-type]  # floats
+        config = GANConfig(steps=options.steps, images_per_layer=12, width=128, **settings)  # type: ignore[arg-type]  # floats
         began = time.perf_counter()
-        interpreter = arm(classifier, recogniser if robust else None, train, config, seed=options.seed)
+        interpreter = variant(classifier, recognition_network if robust else None, train, config, seed=options.seed)
         seconds = time.perf_counter() - began
         noise = interpreter.noise(len(images), generator=torch.Generator().manual_seed(options.seed))
         parts = [interpreter.draw(x, n) for x, n in zip(torch.split(images, 250), torch.split(noise, 250), strict=True)]
         drawn = torch.cat(parts, dim=1)
-        cuts = {
-            cut: {"judge": accuracy(judge, pictures, labels), "classifier": accuracy(classifier, pictures, labels)}
-            for cut, pictures in zip(CUTS, drawn, strict=True)
+        layers = {
+            layer: {"judge": accuracy(judge, pictures, labels), "classifier": accuracy(classifier, pictures, labels)}
+            for layer, pictures in zip(CUTS, drawn, strict=True)
         }
-        result["arms"].append({"name": name, "seconds": seconds, "config": asdict(config), "cuts": cuts})
-        rows |= {f"{name}: {cut}": pictures[:SHOWN] for cut, pictures in zip(CUTS, drawn, strict=True)}
-        told = "  ".join(f"{cut} {found['judge']['value']:.3f}" for cut, found in cuts.items())
+        result["variants"].append({"name": name, "seconds": seconds, "config": asdict(config), "layers": layers})
+        rows |= {f"{name}: {layer}": pictures[:SHOWN] for layer, pictures in zip(CUTS, drawn, strict=True)}
+        told = "  ".join(f"{layer} {found['judge']['value']:.3f}" for layer, found in layers.items())
         print(f"{name}: {told}  ({seconds:.0f} s)", flush=True)
     write_json(options.out, result)
     picture(images, rows, options.out.with_suffix(".png"))
