@@ -39,7 +39,7 @@ RESULT = Path("results/benchmarks/deep_layers.json")
 
 
 def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[str, float]:
-    right = torch.cat([classifier(part).argmax(dim=1) for part in torch.split(images, 250)]) == labels
+    right = torch.cat([classifier.logits(part).argmax(dim=1) for part in torch.split(images, 250)]) == labels
     return asdict(wilson(int(right.sum()), len(right), 0.95))
 
 

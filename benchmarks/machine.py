@@ -34,10 +34,7 @@ def describe() -> dict[str, Any]:
         "threads": known["threads"],
         "versions": known["versions"],
         "system": platform.system(),
-        "matmul_gflops": {
-            "fp32": matmul_peak(torch.float32) / 1e9,
-            "bf16": matmul_peak(torch.bfloat16) / 1e9,
-        },
+        "matmul_gflops": {"fp32": matmul_peak(torch.float32) / 1e9, "bf16": matmul_peak(torch.bfloat16) / 1e9},
     }
 
 

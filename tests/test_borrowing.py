@@ -102,7 +102,7 @@ def _other_definitions(one: Bench) -> None:
 
 
 USES: dict[str, Callable[[Bench], object]] = {
-    "classify": lambda one: one.classifier(one.images),
+    "classify": lambda one: one.classifier.logits(one.images),
     "accuracy": lambda one: evaluate_accuracy(one.classifier, one.test),
     "labels": lambda one: check_labels(torch.zeros(4, dtype=torch.int64), 4, one.classifier, one.images[:1]),
     "gradient": lambda one: require_gradient(one.classifier, one.images),

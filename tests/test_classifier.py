@@ -22,9 +22,9 @@ def test_the_model_comes_back_untouched(fail: bool) -> None:
     classifier = Classifier(model)
     if fail:
         with pytest.raises(ModelError, match="inside the model"):
-            classifier(torch.rand(2, 1, 3, 3))
+            classifier.logits(torch.rand(2, 1, 3, 3))
     else:
-        classifier(torch.rand(2, 1, 3, 3, generator=torch.Generator()))
+        classifier.logits(torch.rand(2, 1, 3, 3, generator=torch.Generator()))
         assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert model.fc.training
@@ -44,18 +44,18 @@ def test_buffers_are_given_back_rebound_or_not_and_untouched_ones_not_written() 
 
     model = Rebinds()
     own = model.calls
-    Classifier(model)(torch.rand(2, 1, 3, 3))
+    Classifier(model).logits(torch.rand(2, 1, 3, 3))
     assert model.calls is own
     assert float(own) == 0
     residual = Residual().eval()
     loss = residual(torch.rand(2, 1, 9, 11)).sum()
-    Classifier(residual)(torch.rand(2, 1, 9, 11))
+    Classifier(residual).logits(torch.rand(2, 1, 9, 11))
     loss.backward()  # would fail if a buffer that the graph needs had been written
 
 
 def test_a_model_that_cannot_take_the_images_is_told_in_one_line() -> None:
     with pytest.raises(ModelError) as caught:
-        Classifier(Residual())(torch.rand(2, 3, 9, 11))
+        Classifier(Residual()).logits(torch.rand(2, 3, 9, 11))
     assert "expected a model that takes images [2, 3, 9, 11], got RuntimeError" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -63,8 +63,8 @@ def test_a_model_that_cannot_take_the_images_is_told_in_one_line() -> None:
 def test_batch_norm_runs_in_eval_mode_and_keeps_its_statistics() -> None:
     model = Residual().train()
     images = torch.rand(3, 1, 9, 11)
-    together = Classifier(model)(images)
-    alone = torch.cat([Classifier(model)(image[None]) for image in images])
+    together = Classifier(model).logits(images)
+    alone = torch.cat([Classifier(model).logits(image[None]) for image in images])
     torch.testing.assert_close(together, alone)  # in train mode each would depend on the batch
     assert model.training
 
@@ -75,7 +75,7 @@ def test_normalisation_is_applied_once_per_channel() -> None:
             return x.mean(dim=(2, 3))
 
     images = torch.rand(4, 3, 5, 6)
-    logits = Classifier(Means(), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))(images)
+    logits = Classifier(Means(), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)).logits(images)
     expected = (images.mean(dim=(2, 3)) - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([1.0, 2.0, 4.0])
     torch.testing.assert_close(logits, expected)
 
@@ -83,10 +83,7 @@ def test_normalisation_is_applied_once_per_channel() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (
-            torch.full((2, 1, 3, 3), 255.0),
-            "expected pixels within the bounds [0, 1], got [255, 255]; scale the images",
-        ),
+        (torch.full((2, 1, 3, 3), 255.0), "expected pixels within the bounds [0, 1], got [255, 255]; scale the images"),
         (torch.full((2, 1, 3, 3), float("nan")), "expected finite pixels, got 18 NaN or infinite"),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), "torch.uint8"),
         (torch.zeros(1, 3, 3), "[N, C, H, W]"),
@@ -95,7 +92,7 @@ def test_normalisation_is_applied_once_per_channel() -> None:
 )
 def test_bad_images_are_refused_in_one_line(images: Tensor, message: str) -> None:
     with pytest.raises(ImageError) as caught:
-        Classifier(Careless())(images)
+        Classifier(Careless()).logits(images)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -104,15 +101,15 @@ def test_bad_images_are_refused_in_one_line(images: Tensor, message: str) -> Non
 def test_models_of_another_precision_take_the_same_images(dtype: torch.dtype) -> None:
     model = Careless()
     images = torch.rand(4, 1, 3, 3)
-    expected = Classifier(model)(images)
-    logits = Classifier(model.to(dtype))(images)
+    expected = Classifier(model).logits(images)
+    logits = Classifier(model.to(dtype)).logits(images)
     assert logits.dtype == dtype
     torch.testing.assert_close(logits.float(), expected, atol=0.02, rtol=0.02)
 
 
 def test_rounding_does_not_trip_the_range_check() -> None:
     images = (torch.arange(9.0).view(1, 1, 3, 3) / 8 * 255).mul(1 / 255) * (1 + 1e-7)
-    Classifier(Careless())(images)
+    Classifier(Careless()).logits(images)
 
 
 class Returns(nn.Module):
@@ -136,7 +133,7 @@ class Returns(nn.Module):
 )
 def test_models_that_do_not_return_logits_are_refused(value: object, message: str) -> None:
     with pytest.raises(ModelError) as caught:
-        Classifier(Returns(value))(torch.zeros(2, 1, 3, 3))
+        Classifier(Returns(value)).logits(torch.zeros(2, 1, 3, 3))
     assert message in str(caught.value)
 
 
@@ -148,6 +145,6 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ImageError, match="low < high"):
         Classifier(Careless(), bounds=(0, float("inf")))
     with pytest.raises(ImageError, match="images of 3 channels, as std has"):
-        Classifier(Careless(), std=(1, 1, 1))(torch.rand(2, 1, 3, 3))
+        Classifier(Careless(), std=(1, 1, 1)).logits(torch.rand(2, 1, 3, 3))
     with pytest.raises(ModelError, match=r"expected a torch\.nn\.Module, got str"):
         Classifier("model.pt")  # type: ignore[arg-type]  # the mistake under test

@@ -18,8 +18,7 @@ def build(network: type[nn.Module], channels: int, height: int, width: int) -> N
 
 
 @pytest.fixture(
-    params=[(ReusedReLU, 1, 28, 28), (Functional, 2, 24, 28), (Residual, 1, 9, 11)],
-    ids=lambda p: p[0].__name__,
+    params=[(ReusedReLU, 1, 28, 28), (Functional, 2, 24, 28), (Residual, 1, 9, 11)], ids=lambda p: p[0].__name__
 )
 def net(request: pytest.FixtureRequest) -> Net:
     return build(*request.param)
@@ -49,11 +48,7 @@ def test_layers_come_in_execution_order_and_repeats_are_told() -> None:
         "classifier.fc3",
     ]
     same = {layer.name: layer.same_as for layer in anatomy.layers if layer.same_as}
-    assert same == {
-        "features": "features.pool2",
-        "classifier.drop": "features.relu1:5",
-        "classifier": "classifier.fc3",
-    }
+    assert same == {"features": "features.pool2", "classifier.drop": "features.relu1:5", "classifier": "classifier.fc3"}
     assert anatomy.refused == ()
 
 

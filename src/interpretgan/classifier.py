@@ -17,12 +17,15 @@ RANGE_TOLERANCE = 1e-5
 """How far a pixel may leave the bounds, as a share of their width, before it counts as an error."""
 
 
-class Classifier:
+class Classifier(nn.Module):
     """An image classifier `f`, with the range of its pixels and its normalisation.
 
     The model is borrowed, not owned: while it is in use it runs in eval mode with frozen parameters, and
     afterwards, also after an exception, its train/eval flags, `requires_grad`, gradients, buffers, hooks and the global
     random state are as they were.
+
+    Called as a module it gives logits with gradients to the images, unchecked, so that attribution and attack libraries
+    take it as it is; `logits` checks what it is given and what comes out.
 
     Args:
         model: Any module that maps `[N, C, H, W]` to logits `[N, K]` with `K >= 2`.
@@ -58,10 +61,10 @@ class Classifier:
             )
         if std is not None and any(not 0 < s < math.inf for s in std):
             raise ImageError(
-                expected="std > 0 in every channel",
-                got=f"{tuple(std)}",
-                do="pass the standard deviation per channel",
+                expected="std > 0 in every channel", got=f"{tuple(std)}", do="pass the standard deviation per channel"
             )
+        super().__init__()
+        self.training = False
         self.model = model
         low, high = torch.tensor(bounds, dtype=torch.float32).tolist()
         self.bounds = (float(low), float(high))
@@ -136,6 +139,11 @@ class Classifier:
             if cuda_rng is not None:
                 torch.cuda.set_rng_state_all(cuda_rng)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[N, K]` of images `[N, C, H, W]` within `bounds`, of the model in eval mode; gradients flow."""
+        with self.borrowed():
+            return self.run(images)
+
     def run(self, images: Tensor) -> Tensor:
         """Normalise and classify, without any check. Gradients flow to `images`.
 
@@ -175,7 +183,7 @@ class Classifier:
         images = images.to(self.dtype)
         return images.clone() if images is given else images  # a model may change its input in place
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Tensor:
         """Logits of images, both checked.
 
         Args:
@@ -198,7 +206,7 @@ class Classifier:
         """The images on the model's device, clipped by no more than the rounding tolerance.
 
         Raises:
-            ImageError: See `__call__`.
+            ImageError: See `logits`.
         """
         given: object = images  # whatever a caller without type checks hands in
         if not isinstance(given, Tensor) or given.ndim != 4 or not given.is_floating_point() or not len(given):
@@ -277,9 +285,7 @@ def check_labels(labels: object, count: int, classifier: Classifier, probe: Tens
     if not isinstance(labels, Tensor) or labels.shape != (count,) or labels.is_floating_point():
         got = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         raise LabelError(
-            expected=f"an integer tensor of {count} labels, one per image",
-            got=got,
-            do="pass true classes as int64 [N]",
+            expected=f"an integer tensor of {count} labels, one per image", got=got, do="pass true classes as int64 [N]"
         )
     with classifier.borrowed(), torch.no_grad():
         logits = classifier.run(probe)

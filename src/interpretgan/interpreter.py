@@ -119,9 +119,7 @@ class InterpretGAN:
         names = [layer.name for layer in layers]
         if not names or len(set(names)) < len(names):
             raise LayerError(
-                expected="at least one layer, each once",
-                got=str(names),
-                do="pass the list that find_layers returns",
+                expected="at least one layer, each once", got=str(names), do="pass the list that find_layers returns"
             )
         self.classifier, self.layers, self.seed = classifier, tuple(layers), seed
         self.config = GANConfig() if config is None else config

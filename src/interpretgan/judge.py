@@ -53,7 +53,9 @@ class Judge:
         Raises:
             ImageError: See `Classifier`.
         """
-        predictions = [self.classifier(part).argmax(dim=1) for part in torch.split(images, batch_size) if len(part)]
+        predictions = [
+            self.classifier.logits(part).argmax(dim=1) for part in torch.split(images, batch_size) if len(part)
+        ]
         if not predictions:
             return torch.empty(0, dtype=torch.int64, device=images.device)
         return torch.cat(predictions).to(images.device)
@@ -121,10 +123,7 @@ def train_judge(
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)  # the CPU's alone: models are built there
         model = build_model(
-            architecture,
-            in_channels=train.shape[0],
-            num_classes=len(train.classes),
-            image_size=train.shape[1:],
+            architecture, in_channels=train.shape[0], num_classes=len(train.classes), image_size=train.shape[1:]
         )
     classifier = Classifier(model, bounds=bounds)
     train_classifier(
@@ -154,10 +153,7 @@ def measure_judge(classifier: Classifier, name: str, test: ImageSet, *, threat_m
     """
     images, labels = test.scaled(classifier.bounds).batch(slice(0, ATTACKED))
     adversarial = attack(classifier, images, labels, replace(threat_model, restarts=1), seed=seed)
-    right = int((classifier(adversarial).argmax(dim=1).cpu() == labels).sum())
+    right = int((classifier.logits(adversarial).argmax(dim=1).cpu() == labels).sum())
     return Judge(
-        classifier=classifier,
-        natural=evaluate_accuracy(classifier, test),
-        adversarial=right / len(labels),
-        name=name,
+        classifier=classifier, natural=evaluate_accuracy(classifier, test), adversarial=right / len(labels), name=name
     )

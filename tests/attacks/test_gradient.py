@@ -37,24 +37,17 @@ def small(seed: int = 0, classes: int = 4, bounds: tuple[float, float] = (0, 1))
 
 def examples(seed: int = 0, count: int = 7) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return (
-        torch.rand(count, *SHAPE[1:], generator=generator),
-        torch.randint(0, 4, (count,), generator=generator),
-    )
+    return (torch.rand(count, *SHAPE[1:], generator=generator), torch.randint(0, 4, (count,), generator=generator))
 
 
 def loss_of(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(classifier(x), y, reduction="none")
+    return F.cross_entropy(classifier.logits(x), y, reduction="none")
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("method", ["fgsm", "pgd"])
 @settings(max_examples=12, deadline=None)
-@given(
-    eps=st.floats(1e-4, 3.0),
-    low=st.sampled_from([0.0, -1.0, -117.5]),
-    width=st.sampled_from([1.0, 2.0, 255.0]),
-)
+@given(eps=st.floats(1e-4, 3.0), low=st.sampled_from([0.0, -1.0, -117.5]), width=st.sampled_from([1.0, 2.0, 255.0]))
 def test_perturbation_stays_within_eps_and_bounds(norm: str, method: str, eps: float, low: float, width: float) -> None:
     classifier = small(bounds=(low, low + width))
     x, y = examples()
@@ -110,10 +103,10 @@ def test_fgsm_is_one_step_of_eps_along_the_gradient(norm: str) -> None:
 def test_worst_case_over_restarts_never_gets_better_for_the_defender() -> None:
     classifier, (x, y) = small(), examples(count=40)
     previous = loss_of(classifier, x, y)
-    was_wrong = classifier(x).argmax(dim=1) != y
+    was_wrong = classifier.logits(x).argmax(dim=1) != y
     for restarts in (1, 2, 5):
         found = attack(classifier, x, y, ThreatModel("linf", 0.05, steps=2, restarts=restarts), seed=3)
-        wrong, loss = classifier(found).argmax(dim=1) != y, loss_of(classifier, found, y)
+        wrong, loss = classifier.logits(found).argmax(dim=1) != y, loss_of(classifier, found, y)
         assert bool((wrong | ~was_wrong).all()), "a misclassified example was lost"
         same = wrong == was_wrong
         assert bool((loss[same] >= previous[same] - 1e-6).all())
@@ -212,10 +205,10 @@ def test_no_gradient_is_an_error(how: str) -> None:
 def test_what_is_found_on_the_way_is_kept() -> None:
     """A method that shows the model an adversarial image, and others outside the threat model, and returns none."""
     classifier, (x, y) = small(), examples()
-    y = classifier(x).argmax(dim=1)
+    y = classifier.logits(x).argmax(dim=1)
     threat_model = ThreatModel("linf", 0.3, steps=10)
     expected = attack(classifier, x, y, threat_model, seed=0)
-    fooled = classifier(expected).argmax(dim=1) != y
+    fooled = classifier.logits(expected).argmax(dim=1) != y
     assert fooled.any()
     far = (x + 0.35).clamp(0, 1), expected - 2, torch.full_like(x, torch.nan)
 
@@ -270,14 +263,7 @@ def test_step_sizes() -> None:
     assert ThreatModel("l2", 2, steps=20).resolved_step_size == pytest.approx(0.25)
     assert ThreatModel("linf", 0.2, steps=1).resolved_step_size == pytest.approx(0.2)
     fgsm = ThreatModel("linf", 0.2, "fgsm")
-    assert fgsm.to_dict() == {
-        "norm": "linf",
-        "eps": 0.2,
-        "attack": "fgsm",
-        "steps": 1,
-        "restarts": 1,
-        "step_size": 0.2,
-    }
+    assert fgsm.to_dict() == {"norm": "linf", "eps": 0.2, "attack": "fgsm", "steps": 1, "restarts": 1, "step_size": 0.2}
 
 
 def test_refused_inputs() -> None:

@@ -17,7 +17,7 @@ Examples = tuple[Tensor, Tensor]
 
 
 def right(classifier: Classifier, images: Tensor, labels: Tensor) -> int:
-    return int((classifier(images).argmax(dim=1) == labels).sum())
+    return int((classifier.logits(images).argmax(dim=1) == labels).sum())
 
 
 def run(name: str, threat_model: ThreatModel, classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def test_cw_in_linf_ascends_the_margin_where_the_cross_entropy_is_flat() -> None
     with torch.no_grad():
         linear.weight.mul_(1e5)
     classifier, images = Classifier(nn.Sequential(nn.Flatten(), linear)), torch.rand(12, 1, 5, 6)
-    labels, threat_model = classifier(images).argmax(dim=1), ThreatModel("linf", 0.3, steps=10)
+    labels, threat_model = classifier.logits(images).argmax(dim=1), ThreatModel("linf", 0.3, steps=10)
     cw, pgd = (run(name, threat_model, classifier, images, labels) for name in ("cw", "pgd"))
     assert right(classifier, cw, labels) == 0
     assert right(classifier, pgd, labels) > 6

@@ -101,21 +101,8 @@ def diagnosis_of(
     return {
         "schema": 1,
         "classifier": {"name": "lenet5", "weights_sha256": "3f9a" * 16, "parameters": 61706, "pool": "max"},
-        "data": {
-            "name": "mnist",
-            "split": "test",
-            "examples": examples,
-            "sha256": "b1c7" * 16,
-            "classes": classes,
-        },
-        "threat_model": {
-            "norm": "linf",
-            "eps": 0.2,
-            "attack": "pgd",
-            "steps": 20,
-            "restarts": 1,
-            "step_size": 0.025,
-        },
+        "data": {"name": "mnist", "split": "test", "examples": examples, "sha256": "b1c7" * 16, "classes": classes},
+        "threat_model": {"norm": "linf", "eps": 0.2, "attack": "pgd", "steps": 20, "restarts": 1, "step_size": 0.025},
         "accuracy": {
             "natural": 0.984,
             "adversarial": 0.014,
@@ -160,9 +147,7 @@ def examples_of(diagnosis: dict[str, Any], *, count: int = 5, channels: int = 1)
     turned = [layer["adversarial"] / layer["natural"] < 0.5 for layer in diagnosis["layers"]]
     turns_at = [layer for layer, away in zip(layers, turned[1:], strict=True) if away]
     stay = np.arange(count) == count - 1
-    natural = np.stack(
-        [np.clip(images + 0.05 * rng.standard_normal(images.shape), 0, 1) for _ in layers],
-    )
+    natural = np.stack([np.clip(images + 0.05 * rng.standard_normal(images.shape), 0, 1) for _ in layers])
     attacked = natural.copy()
     predictions = np.tile(labels, (len(layers) + 1, 1))
     attacked_predictions = predictions.copy()

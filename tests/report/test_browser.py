@@ -38,14 +38,7 @@ class Browser:
             os.dup2(ends[0], 3)
             os.dup2(ends[1], 4)
 
-        flags = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-sync",
-        ]
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
         flags += ["--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"]
         self.process = subprocess.Popen(
             [program, *flags, f"--user-data-dir={profile}", "about:blank"],

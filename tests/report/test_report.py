@@ -140,30 +140,13 @@ def test_unreliable_layers_are_marked_in_word_and_shape(deep: dict[str, Any], tm
 
 def test_the_numbers_are_those_of_the_diagnosis(lenet: dict[str, Any], tmp_path: Path) -> None:
     shown = words(read(write_report(lenet, None, tmp_path)))
-    for figure in (
-        "98.4 %",
-        "1.4 %",
-        "98.1 %",
-        "97.5 %",
-        "93.5 %",
-        "+58.0 [55.5, 60.6]",
-        "ε = 0.2",
-        "87.2 %",
-    ):
+    for figure in ("98.4 %", "1.4 %", "98.1 %", "97.5 %", "93.5 %", "+58.0 [55.5, 60.6]", "ε = 0.2", "87.2 %"):
         assert figure in shown
 
 
 def test_report_without_examples_or_optional_figures(lenet: dict[str, Any], tmp_path: Path) -> None:
     for layer in lenet["layers"]:
-        for key in (
-            "vulnerability_bits",
-            "vulnerability_noise",
-            "intervals",
-            "transitions",
-            "bits",
-            "shape",
-            "flags",
-        ):
+        for key in ("vulnerability_bits", "vulnerability_noise", "intervals", "transitions", "bits", "shape", "flags"):
             del layer[key]
         layer["vulnerability"] = {"value": layer["vulnerability"]["value"], "low": None, "high": float("nan")}
         layer["noise"] = float("nan")

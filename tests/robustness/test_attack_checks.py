@@ -196,7 +196,7 @@ def test_outputs_that_look_like_probabilities(net: Tiny, digits: Examples) -> No
     for squash in (torch.sigmoid, lambda logits: logits.softmax(dim=1)):
         assert "look like probabilities" in (trust.probabilities(Classifier(Around(net, after=squash)), images) or "")
     with pytest.raises(ModelError, match="remove the final softmax"):  # rows that sum to one are no logits at all
-        Classifier(Answers(lambda logits: logits.softmax(dim=1)))(images)
+        Classifier(Answers(lambda logits: logits.softmax(dim=1))).logits(images)
 
 
 def test_gradients_that_cannot_be_used_are_counted(net: Tiny, digits: Examples) -> None:
@@ -250,7 +250,7 @@ def test_an_attack_that_loses_what_it_found_is_told(sound: Classifier, digits: E
     flag = trust.lost_iterates(sound, images, labels, forgetful) or ""
     assert "keep the best iterate" in flag
     found = pgd(sound, images, labels)
-    natural, misled = sound(images).argmax(dim=1) == labels, sound(found).argmax(dim=1) != labels
+    natural, misled = sound.logits(images).argmax(dim=1) == labels, sound.logits(found).argmax(dim=1) != labels
     (lost,) = re.findall(r"lost (\d+) of 80", flag)
     most = int((natural & misled).sum())
     assert most - 2 <= int(lost) <= most  # the last iterate is not shown to the model any more

@@ -46,11 +46,7 @@ def test_a_terminal_gets_one_line_that_fits(monkeypatch: pytest.MonkeyPatch) -> 
     assert text.count("\n") == 1
     assert text.endswith("\n")
     shown = [part.removeprefix("\x1b[K") for part in text.split("\r")[1:]]
-    assert [part.split("  ")[0].strip() for part in shown] == [
-        "training: 1/8",
-        "training: 3/8",
-        "training: 3/8",
-    ]
+    assert [part.split("  ")[0].strip() for part in shown] == ["training: 1/8", "training: 3/8", "training: 3/8"]
     assert all(len(part.rstrip("\n")) < 40 for part in shown)
 
 

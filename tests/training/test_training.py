@@ -198,7 +198,7 @@ def test_adversarial_training_makes_robust(train: ImageSet, test: ImageSet) -> N
         classifier = fresh()
         run(classifier, train, objective, epochs=8)
         found = attack(classifier, x, y, threat_model, seed=0)
-        return float((classifier(found).argmax(dim=1) == y).float().mean())
+        return float((classifier.logits(found).argmax(dim=1) == y).float().mean())
 
     natural, adversarial = robust(Natural()), robust(AdversarialTraining(ThreatModel("linf", 0.15, steps=3)))
     assert adversarial > natural + 0.2

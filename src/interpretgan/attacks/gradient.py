@@ -207,7 +207,7 @@ def require_gradient(classifier: Classifier, images: Tensor) -> None:
         ModelError: They do not.
     """
     x = classifier.check_images(images[:1])
-    classifier(x)  # any other fault of the model is told by its own message
+    classifier.logits(x)  # any other fault of the model is told by its own message
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
         input_gradient(classifier, x, torch.zeros(1, dtype=torch.int64, device=x.device))
 

@@ -120,7 +120,7 @@ def survivors(
 def predicted_right(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
     """Which images the classifier reads right, bool `[N]`."""
     parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-    return torch.cat([classifier(x).argmax(dim=1) == y for x, y in parts])
+    return torch.cat([classifier.logits(x).argmax(dim=1) == y for x, y in parts])
 
 
 METHODS: dict[str, Callable[[ThreatModel, Bounds], Method]] = {"fgsm": fgsm, "pgd": pgd, "cw": cw, "deepfool": deepfool}

@@ -335,9 +335,7 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
         raise ConfigError(expected="a run folder", got="none", do="name it: interpretgan report runs/mnist")
     if not (place / "diagnosis.json").exists():
         raise RunFolderError(
-            expected=f"a finished diagnosis in {place}",
-            got="no diagnosis.json",
-            do="run `interpretgan diagnose` first",
+            expected=f"a finished diagnosis in {place}", got="no diagnosis.json", do="run `interpretgan diagnose` first"
         )
     result = Diagnosis.load(place)
     pictures = place / "explanations.npz"

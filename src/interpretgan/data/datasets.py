@@ -282,9 +282,7 @@ def _write_cache(source: Source, size: tuple[int, int] | None, folder: Path, ste
     """Decode the source in a stream. The header is written last: without it there is no cache."""
     if not source.count:
         raise DataError(
-            expected=f"images in the {source.split} split of {source.name}",
-            got="none",
-            do="fetch or copy it again",
+            expected=f"images in the {source.split} split of {source.name}", got="none", do="fetch or copy it again"
         )
     labels = np.empty(source.count, dtype=np.int64)
     digest = hashlib.sha256()
@@ -317,9 +315,7 @@ def _write_cache(source: Source, size: tuple[int, int] | None, folder: Path, ste
             seen += 1
         if seen != source.count:
             raise DataError(
-                expected=f"{source.count:,} examples in {source.origin}",
-                got=f"{seen:,}",
-                do="fetch or copy it again",
+                expected=f"{source.count:,} examples in {source.origin}", got=f"{seen:,}", do="fetch or copy it again"
             )
     digest.update(labels.astype("<i8").tobytes())
     with _atomic(folder / f"{stem}-labels.npy") as file:

@@ -142,9 +142,7 @@ def _hub_source(name: str, split: str) -> Source:
     except Exception as error:  # the hub client raises errors of several libraries
         problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         raise DataError(
-            expected=f"the public hub to hand over {HUB_SETS[name]}",
-            got=problem,
-            do=remedy + "connect to the network",
+            expected=f"the public hub to hand over {HUB_SETS[name]}", got=problem, do=remedy + "connect to the network"
         ) from error
 
     def examples() -> Iterator[Example]:
@@ -244,9 +242,7 @@ def _readable(file: Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError) as error:  # pyarrow.ArrowInvalid is a ValueError
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            expected=f"a complete file {file}",
-            got=f"one that cannot be read ({message})",
-            do="fetch or copy it again",
+            expected=f"a complete file {file}", got=f"one that cannot be read ({message})", do="fetch or copy it again"
         ) from error
 
 

@@ -38,9 +38,7 @@ class TensorImages:
     def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
         if images.ndim != 4 or not len(images):
             raise ImageError(
-                expected="images [N, C, H, W] with N >= 1",
-                got=f"shape {tuple(images.shape)}",
-                do="stack the images",
+                expected="images [N, C, H, W] with N >= 1", got=f"shape {tuple(images.shape)}", do="stack the images"
             )
         self.images = images
         self.labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels

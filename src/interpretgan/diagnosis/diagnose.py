@@ -134,13 +134,7 @@ def diagnose(
 
     # The same code with x' = x must blame no layer at all.
     (still,) = collect(
-        interpreters[:1],
-        judge,
-        source,
-        len(probe),
-        adversarial=lambda x, *_: x,
-        noise=lambda x, *_: x,
-        seed=seed,
+        interpreters[:1], judge, source, len(probe), adversarial=lambda x, *_: x, noise=lambda x, *_: x, seed=seed
     )
     eps0 = _profile(still, np.ones((1, len(probe)), dtype=np.float32))
 

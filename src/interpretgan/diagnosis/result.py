@@ -192,9 +192,7 @@ class Diagnosis:
         found = value.get("schema") if isinstance(value, dict) else None
         if found != SCHEMA:
             raise RunFolderError(
-                expected=f"a diagnosis of schema {SCHEMA} in {file}",
-                got=f"schema {found}",
-                do="diagnose again",
+                expected=f"a diagnosis of schema {SCHEMA} in {file}", got=f"schema {found}", do="diagnose again"
             )
         try:
             fields = {item.name: value[item.name] for item in dataclasses.fields(cls)}

@@ -56,12 +56,7 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor, layer: Tensor, probabilities: Tensor) -> Tensor:
         """Scores `[N]` of images `[N, C, H, W]` for layer indices `[N]` and class probabilities `[N, K]`."""
-        pad = (
-            0,
-            self.grid[1] * self.fold[1] - images.shape[3],
-            0,
-            self.grid[0] * self.fold[0] - images.shape[2],
-        )
+        pad = (0, self.grid[1] * self.fold[1] - images.shape[3], 0, self.grid[0] * self.fold[0] - images.shape[2])
         low, high = self.bounds
         unit = (images - low) / (high - low)
         hidden = space_to_depth(F.pad(unit, pad), self.fold).contiguous(memory_format=torch.channels_last)

@@ -171,12 +171,7 @@ def train_share(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = Generator(
-            layers,
-            image_shape,
-            bounds=classifier.bounds,
-            width=config.width,
-            blocks=config.blocks,
-            noise=config.noise,
+            layers, image_shape, bounds=classifier.bounds, width=config.width, blocks=config.blocks, noise=config.noise
         ).to(device)
         discriminator = Discriminator(
             len(layers), classes, image_shape, bounds=classifier.bounds, width=config.width, blocks=config.blocks
@@ -275,7 +270,7 @@ def train_share(
 
 def _check_recognition_network(reader: Classifier, image: Tensor, classes: int, bounds: tuple[float, float]) -> None:
     same = reader.bounds == bounds
-    found = reader(image.to(reader.device)).shape[1] if same else None
+    found = reader.logits(image.to(reader.device)).shape[1] if same else None
     if found != classes:
         raise ConfigError(
             expected=f"a recognition network of {classes} classes for pixels within {list(bounds)}, as the classifier",

@@ -176,9 +176,7 @@ def build_model(
     factory, pools = _factory(name)
     if pool is not None and pool not in pools:
         raise ConfigError(
-            expected=f"a pooling among {', '.join(pools)} for {name}",
-            got=repr(pool),
-            do="choose one of them",
+            expected=f"a pooling among {', '.join(pools)} for {name}", got=repr(pool), do="choose one of them"
         )
     return factory(**arguments)
 

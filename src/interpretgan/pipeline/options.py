@@ -263,9 +263,7 @@ class GeneratorOptions:
 
         if self.generator_seeds < 1:
             raise ConfigError(
-                expected="generator_seeds >= 1",
-                got=str(self.generator_seeds),
-                do="train one generator at least",
+                expected="generator_seeds >= 1", got=str(self.generator_seeds), do="train one generator at least"
             )
         # what a robust recognition network reads is hardly an artefact of its own: less must hold it back
         latent, noise = (10.0, 0.2) if self.recognition_network is None else (2.0, 0.05)

@@ -129,7 +129,7 @@ class Job:
                     images, labels = self.workshop.batch(range(first, min(first + BATCH, count)))
                     versions = (images, *(make(images, labels, first) for make in perturb))
                     for name, version in zip(names, versions, strict=True):
-                        right[name] += int((classifier(version).argmax(dim=1) == labels).sum())
+                        right[name] += int((classifier.logits(version).argmax(dim=1) == labels).sum())
                     yield versions[1].cpu().numpy()
                     progress.update(first + len(images))
 
@@ -164,10 +164,7 @@ class Job:
         count = min(self.settings.diagnosis.examples, len(self.workshop.test))
         information = self._information(count)
         self.say(f"reading {count} images, natural, adversarial and noisy, at {len(self.instruments.layers)} layers")
-        with (
-            stage_seconds(self.workshop.seconds, "diagnosis"),
-            Progress(count, "prediction", unit="image") as progress,
-        ):
+        with stage_seconds(self.workshop.seconds, "diagnosis"), Progress(count, "prediction", unit="image") as progress:
             result = diagnose(
                 interpreters,
                 judge,

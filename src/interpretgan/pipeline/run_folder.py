@@ -114,9 +114,7 @@ class RunFolder:
     def _claim(self) -> None:
         if self._lock is not None:
             raise RunFolderError(
-                expected=f"a run folder {self.path} that is not open",
-                got="one opened twice",
-                do="close it first",
+                expected=f"a run folder {self.path} that is not open", got="one opened twice", do="close it first"
             )
         lock = (self.path / LOCK_FILE).open("a+b")
         try:

@@ -61,7 +61,7 @@ class Subject:
             ConfigError, ModelError: It is one.
         """
         data = self.workshop.test
-        logits = self.built(self.workshop.probe)
+        logits = self.built.logits(self.workshop.probe)
         if logits.shape[1] < len(data.classes):
             raise ConfigError(
                 expected=f"a model with {len(data.classes)} classes, as {self.workshop.data_name} has",

@@ -75,9 +75,7 @@ def load_examples(path: Path, classes: Iterable[str]) -> dict[str, Any]:
             arrays = {name: saved[name] for name in saved.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RunFolderError(
-            expected=f"explanations in {path}",
-            got=f"a damaged file ({error})",
-            do="delete it and explain again",
+            expected=f"explanations in {path}", got=f"a damaged file ({error})", do="delete it and explain again"
         ) from error
     return for_report(arrays, classes)
 

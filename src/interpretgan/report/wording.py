@@ -329,11 +329,7 @@ def summary_table(diagnosis: dict[str, Any]) -> str:
             cell((layer.get("vulnerability_noise") or {}).get("value"), sign=True),
         ]
         rows.append(
-            [
-                "!" if flags else "",
-                name,
-                *(cell(layer.get(key)) for key in ("natural", "adversarial", "survival")),
-            ]
+            ["!" if flags else "", name, *(cell(layer.get(key)) for key in ("natural", "adversarial", "survival"))]
             + (figures if position else ["", "", ""])
             + (_information_cells(layer, first=not position) if forgets else [])
         )

@@ -203,10 +203,7 @@ def evaluate(
     began = time.perf_counter()
     pgd, some = iterated(tm), min(count, curve_examples)
     sample = Sample(classifier, x[:some], y[:some], seed=seed)
-    curves = {
-        "eps": over_eps(sample, pgd, x.shape[1:], confidence),
-        "steps": over_steps(sample, pgd, confidence),
-    }
+    curves = {"eps": over_eps(sample, pgd, x.shape[1:], confidence), "steps": over_steps(sample, pgd, confidence)}
     seconds["curves"] = time.perf_counter() - began
     accuracy = {name: wilson(int(ok.sum()), count, confidence) for name, ok in (right | {"worst_case": worst}).items()}
     noise = wilson(int(noisy.sum()), count, confidence)
@@ -283,7 +280,7 @@ def _share(right: Tensor) -> str:
 
 
 def _autoattack_settings(classifier: Classifier, images: Tensor, after: Mapping[str, float]) -> dict[str, Any]:
-    classes = classifier(images[:1]).shape[1]
+    classes = classifier.logits(images[:1]).shape[1]
     return {
         "version": "standard",
         "stages": list(STAGES),

@@ -51,9 +51,7 @@ def load_checkpoint(path: Path, fingerprint: str, place: torch.device) -> dict[s
         saved, state = content["fingerprint"], dict(content["state"])
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise RunFolderError(
-            expected="a complete checkpoint",
-            got=f"{path}, which cannot be read",
-            do="delete it to start over",
+            expected="a complete checkpoint", got=f"{path}, which cannot be read", do="delete it to start over"
         ) from error
     if saved != fingerprint:
         raise RunFolderError(

@@ -112,9 +112,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_bytes())
     except OSError as error:
         raise RunFolderError(
-            expected=f"a readable JSON file {path}",
-            got=reason(error),
-            do="check the path, or run the command again",
+            expected=f"a readable JSON file {path}", got=reason(error), do="check the path, or run the command again"
         ) from error
     except ValueError as error:
         raise RunFolderError(

@@ -118,10 +118,7 @@ def other_definitions(
             ]
         )
     survival = torch.where(right[0] > 0, right[1] / right[0].clamp_min(1), torch.ones_like(right[0]))
-    return {
-        "vulnerability_probe": (survival[:-1] - survival[1:]).tolist(),
-        "relative_error": (error / count).tolist(),
-    }
+    return {"vulnerability_probe": (survival[:-1] - survival[1:]).tolist(), "relative_error": (error / count).tolist()}
 
 
 def _latents(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> list[Tensor]:

@@ -116,9 +116,7 @@ class RayCluster:
             import ray
         except ModuleNotFoundError as error:
             raise ConfigError(
-                expected="the package ray for --ray",
-                got="none",
-                do="pip install 'interpretgan[ray]', or use --workers",
+                expected="the package ray for --ray", got="none", do="pip install 'interpretgan[ray]', or use --workers"
             ) from error
         self.threads = 1 if threads is None else threads
         self.gpus = gpus
@@ -183,11 +181,7 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 def run_process(
-    folder: Path,
-    environment: Mapping[str, str],
-    alive: Processes,
-    stopping: threading.Event,
-    place: str | None = None,
+    folder: Path, environment: Mapping[str, str], alive: Processes, stopping: threading.Event, place: str | None = None
 ) -> Outcome:
     """Make the run of a folder in a process, and once more if that process dies.
 

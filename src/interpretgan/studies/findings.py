@@ -81,9 +81,9 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         "configuration before its runs; [Studies](studies.md) says how. A claim is supported where the whole interval",
         "is on the claimed side, and opposed where all of it is on the other. Intervals are corrected for how often a",
         "study asks the same of its variants and cases, not for the number of claims or of studies. What is said of",
-        "layers is Spearman's ρ over them; the rest are differences of accuracy (0.01 is one point). Each study has a page of",
-        "its own, with its settings, runs that it took over from another, all it measured beside its rules, figures,",
-        "and every reason to doubt.",
+        "layers is Spearman's ρ over them; the rest are differences of accuracy (0.01 is one point). Each study",
+        "has a page of its own, with its settings, runs that it took over from another, all it measured beside its rules,",
+        "figures, and every reason to doubt.",
     ]
     claims = claims_of({folder.name: study for study, folder in studies})
     if (figure := plots.claims([claim for claim in claims if claim.of_the_paper])) is not None:

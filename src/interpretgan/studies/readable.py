@@ -42,7 +42,8 @@ def explained(folder: Path, figures: Path) -> Iterator[str]:
     yield (
         f"While the generator learnt ({drawn['generator']['steps']:,} steps, {len(drawn['generator_seeds'])} seed"
         f"{'' if len(drawn['generator_seeds']) == 1 else 's'}), {read_by} read what it drew. That the judge can read "
-        "an explanation does not say that a person can. A class probe is small by design: it sees little of a wide layer."
+        "an explanation does not say that a person can. A class probe is small by design: it sees little of a "
+        "wide layer."
     )
     yield ""
     yield "| layer | class probe right | natural explanations read right | attacked ones | vulnerability (points) |"

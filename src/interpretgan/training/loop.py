@@ -241,7 +241,7 @@ def evaluate_accuracy(classifier: Classifier, data: ImageSet, batch_size: int = 
     """Share of the images whose highest logit is the true class, 0 to 1. Full precision."""
     right = 0
     for images, labels in data.scaled(classifier.bounds).batches(batch_size):
-        logits = classifier(images)
+        logits = classifier.logits(images)
         right += int((logits.argmax(dim=1).cpu() == labels).sum())
     return right / len(data)
 
@@ -255,7 +255,7 @@ def validate(
     """
 
     def accuracy(inputs: Tensor) -> float:
-        return float((classifier(inputs).argmax(dim=1) == labels).float().mean())
+        return float((classifier.logits(inputs).argmax(dim=1) == labels).float().mean())
 
     images, labels = images.to(classifier.device), labels.to(classifier.device)
     measured = {"natural": accuracy(images)}
@@ -298,7 +298,7 @@ def _generator(seed: int, purpose: str, index: int) -> torch.Generator:
 
 def _check_classes(classifier: Classifier, train: ImageSet, place: torch.device) -> None:
     images, _ = train.batch(slice(0, 1))
-    logits = classifier(images.to(place))
+    logits = classifier.logits(images.to(place))
     if logits.shape[1] < len(train.classes):
         raise DataError(
             expected=f"at most {logits.shape[1]} classes, as the classifier has",

@@ -29,13 +29,7 @@ class LeNet5(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        in_channels: int,
-        num_classes: int,
-        image_size: tuple[int, int],
-        pool: str = "max",
-        width: float = 1.0,
+        self, *, in_channels: int, num_classes: int, image_size: tuple[int, int], pool: str = "max", width: float = 1.0
     ) -> None:
         super().__init__()
         require_size(image_size, SMALLEST, "LeNet-5")
