@@ -6,7 +6,7 @@ import torch
 from interpretgan.classifier import Classifier
 from interpretgan.data import load_data
 from interpretgan.layers import capture, find_layers
-from interpretgan.studies.definitions import Probe, Projection, other_definitions
+from interpretgan.studies.definitions import Probe, other_definitions
 from tests.networks import Tiny
 
 
@@ -39,10 +39,10 @@ def test_the_relative_error_is_that_of_the_activations(classifier: Classifier) -
 
 def test_a_probe_reads_the_digits() -> None:
     (x, y), (unseen, classes) = (load_data("digits", split).batch(slice(0, 600)) for split in ("train", "test"))
-    project, again, other = (Projection(784, seed=seed) for seed in (0, 0, 1))
-    features = project(unseen.flatten(1))
+    probe, again, other = (Probe(784, seed=seed) for seed in (0, 0, 1))
+    features = probe.project(unseen.flatten(1))
     assert features.shape == (len(unseen), 512)
-    assert torch.equal(features, again(unseen.flatten(1)))
-    assert not torch.equal(features, other(unseen.flatten(1)))
-    probe = Probe(project(x.flatten(1)), y, 10)
-    assert float((probe.read(features) == classes).float().mean()) > 0.85
+    assert torch.equal(features, again.project(unseen.flatten(1)))
+    assert not torch.equal(features, other.project(unseen.flatten(1)))
+    probe.fit(probe.project(x.flatten(1)), y, 10)
+    assert float((probe.predict(unseen.flatten(1)) == classes).float().mean()) > 0.85

@@ -15,23 +15,13 @@ from typing import Any
 import numpy as np
 
 from interpretgan.diagnosis.result import NOISE_CONTROL, control_flags
-from interpretgan.errors import RunFolderError
-from interpretgan.pipeline.options import TrainingOptions
+from interpretgan.errors import ConfigError, RunFolderError
 from interpretgan.store.files import plain, read_json, write_json
 from interpretgan.studies.claims import condition_name
-from interpretgan.studies.config import (
-    DEFINITIONS,
-    DEPTH,
-    LOSSES,
-    Case,
-    Repair,
-    StudyConfig,
-    conditions,
-    correlation_name,
-)
+from interpretgan.studies.config import DEFINITIONS, DEPTH, LOSSES, StudyConfig, conditions, correlation_name
 from interpretgan.studies.effects import measure, number, profile
-from interpretgan.studies.plan import Spec, read_settings, spec_hash
-from interpretgan.studies.rules import OPEN, Rule, judge
+from interpretgan.studies.plan import Spec, spec_hash
+from interpretgan.studies.rules import OPEN, judge
 from interpretgan.studies.statistics import FEW, POOLED, Effect
 
 SCHEMA = 1
@@ -77,8 +67,8 @@ def conclude(folder: str | Path) -> dict[str, Any]:
     """
     record = load_study(folder)
     try:
-        config = _recorded(record["provenance"]["config"])
-    except (TypeError, KeyError, AttributeError) as error:
+        config = StudyConfig.from_record(record["provenance"]["config"])
+    except (ConfigError, TypeError, KeyError, AttributeError) as error:
         known = record.get("provenance")
         raise RunFolderError(
             expected=f"a study with the settings of interpretgan {version('interpretgan')} in {folder}",
@@ -123,26 +113,6 @@ def load_study(folder: str | Path) -> dict[str, Any]:
             expected=f"a study of schema {SCHEMA} in {path}", got="another file", do="run the study again"
         )
     return value
-
-
-def _recorded(values: Mapping[str, Any]) -> StudyConfig:
-    """The configuration in the provenance of a study."""
-    repair = values["repair"]
-    return StudyConfig(
-        **{
-            **values,
-            "seeds": tuple(values["seeds"]),
-            "variants": tuple(values["variants"]),
-            "rules": tuple(Rule(**{**rule, "cases": tuple(rule["cases"])}) for rule in values["rules"]),
-            "cases": tuple(
-                Case(case["name"], read_settings(case["settings"]), tuple(case["variants"]), tuple(case["diagnosed"]))
-                for case in values["cases"]
-            ),
-            "repair": None
-            if repair is None
-            else Repair(**{**repair, "training": TrainingOptions(**repair["training"])}),
-        }
-    )
 
 
 def _conclusions(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
