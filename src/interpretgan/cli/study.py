@@ -4,64 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from interpretgan.cli.text import table
 from interpretgan.errors import RunFolderError
 
-study = App(
-    name="study",
-    help="Whole experiments: many trainings, their effects with intervals, and verdicts by rules set before the runs.",
-)
+study = App(name="study", help="Whole experiments, each one command: information, pooling, repair; and conclude.")
 
 
-QUESTIONS = {
-    "information": "Do layers that lose more information contribute more vulnerability?",
-    "pooling": "Which pooling is more robust, under which training, and which layer pays?",
-    "repair": "Does it pay to change the layers that a diagnosis blames, rather than those that it clears?",
-}
-AFTERWARDS = "Writes study.json to the folder. Run the same command again to go on after an interruption."
+@study.default
+def make(
+    kind: Literal["information", "pooling", "repair"],
+    /,
+    *,
+    config: Path,
+    out: Path,
+    workers: int | None = None,
+    ray: str | None = None,
+    reuse: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = (),
+) -> None:
+    """Many trainings, their effects with intervals, and verdicts by rules set before the runs.
 
+    Writes study.json to the folder. Run the same command again to go on after an interruption.
 
-def _add(kind: str, question: str) -> None:
-    """The command that makes a study of that kind."""
+    Args:
+        kind: information: do layers that lose more information contribute more vulnerability? pooling: which pooling is
+            more robust, under which training, and which layer pays? repair: does it pay to change the layers that a
+            diagnosis blames, rather than those that it clears?
+        config: The study's TOML file.
+        out: Its folder.
+        workers: Processes at a time on this machine [default: 1].
+        ray: Address of a Ray cluster to run on instead (extra 'ray').
+        reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
+    """
+    from interpretgan.studies.config_file import load_config
+    from interpretgan.studies.executors import executor_for
+    from interpretgan.studies.study import run_study
 
-    def make(
-        *,
-        config: Path,
-        out: Path,
-        workers: int | None = None,
-        ray: str | None = None,
-        reuse: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = (),
-    ) -> None:
-        """Make a study.
-
-        Args:
-            config: The study's TOML file.
-            out: Its folder.
-            workers: Processes at a time on this machine [default: 1].
-            ray: Address of a Ray cluster to run on instead (extra 'ray').
-            reuse: Folder of another study, whose finished runs are taken over where they did the same; may be repeated.
-        """
-        from interpretgan.studies.config_file import load_config
-        from interpretgan.studies.executors import executor_for
-        from interpretgan.studies.study import run_study
-
-        checked = load_config(config, kind)
-        with executor_for(checked, workers, ray) as executor:
-            record = run_study(checked, out, executor, reuse=reuse)
-        _print(record, out)
-        if all(run["status"] != "done" for run in record["runs"]):
-            do = f"read the log.txt of a run in {out / 'runs'}"
-            raise RunFolderError(expected="at least one run that succeeds", got="none", do=do)
-
-    study.command(make, name=kind, help=f"{question}\n\n{AFTERWARDS}")
-
-
-for _kind, _question in QUESTIONS.items():
-    _add(_kind, _question)
+    checked = load_config(config, kind)
+    with executor_for(checked, workers, ray) as executor:
+        record = run_study(checked, out, executor, reuse=reuse)
+    _print(record, out)
+    if all(run["status"] != "done" for run in record["runs"]):
+        do = f"read the log.txt of a run in {out / 'runs'}"
+        raise RunFolderError(expected="at least one run that succeeds", got="none", do=do)
 
 
 @study.command

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from interpretgan.store.progress import duration
-from interpretgan.studies.plan import Spec
 
 WAITING, RUNNING, KEPT, DONE, FAILED = ".", "run", "kept", "done", "FAIL"
 
@@ -25,27 +23,29 @@ class Board:
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        stream = stream or sys.stderr
-        width = None if stream.isatty() else 200  # lines of a log are not folded
-        self._console = Console(file=stream, width=width, markup=False, highlight=False)
-        self._specs: list[Spec] = []
+        self._console = Console(file=stream, stderr=True, markup=False, highlight=False)
+        self._rows: dict[tuple[str, str], dict[int, str]] = {}  # ids by case and variant, then by seed
         self._state: dict[str, str] = {}
         self._began = time.monotonic()
-        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2)
+        if not self._console.is_terminal:
+            self._console.width = 200  # nothing in a log is folded
+        self._live = Live(console=self._console, get_renderable=self._table, auto_refresh=False)
         self._live.start()
 
-    def add(self, specs: Sequence[Spec]) -> None:
+    def add(self, specs: Sequence[dict[str, Any]]) -> None:
         """More runs, all waiting."""
-        self._state |= {spec["id"]: WAITING for spec in specs}
-        self._specs.extend(specs)
+        for spec in specs:
+            self._state[spec["id"]] = WAITING
+            self._rows.setdefault((spec["case"], spec["variant"]), {})[spec["seed"]] = spec["id"]
 
     def set(self, run: str, state: str, note: str = "") -> None:
         """A run's new state."""
         self._state[run] = state
         if state != RUNNING or note:
             over = sum(one not in (WAITING, RUNNING) for one in self._state.values())
-            said = note or duration(time.monotonic() - self._began)
-            self._console.print(f"[{over}/{len(self._state)}] {run}: {state}  {said}", soft_wrap=True)
+            note = note or duration(time.monotonic() - self._began)
+            self._console.print(f"[{over}/{len(self._state)}] {run}: {state}  {note}", soft_wrap=True)
+        self._live.refresh()
 
     def close(self) -> None:
         """Show the table a last time."""
@@ -53,13 +53,8 @@ class Board:
         self._console.print()
 
     def _table(self) -> Table:
-        seeds = sorted({spec["seed"] for spec in self._specs})
-        rows: dict[tuple[str, str], dict[int, str]] = {}
-        for spec in self._specs:
-            rows.setdefault((spec["case"], spec["variant"]), {})[spec["seed"]] = self._state[spec["id"]]
-        table = Table(
-            "case", "variant", *(f"s{seed}" for seed in seeds), box=None, pad_edge=False, padding=(0, 2, 0, 0)
-        )
-        for names, states in rows.items():
-            table.add_row(*names, *(states.get(seed, "") for seed in seeds))
+        seeds = sorted({seed for runs in self._rows.values() for seed in runs})
+        table = Table("case", "variant", *(f"s{seed}" for seed in seeds), box=None, pad_edge=False)
+        for names, runs in self._rows.items():
+            table.add_row(*names, *(self._state[runs[seed]] if seed in runs else "" for seed in seeds))
         return table

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -75,19 +74,15 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(Study):
-    """A study, checked.
-
-    Raises:
-        ConfigError: Its parts do not fit each other.
-    """
+    """A study. One whose parts do not fit each other is a `ConfigError`."""
 
     cases: tuple[Case, ...]
     repair: Repair | None = None  # in a repair study
 
     def __post_init__(self) -> None:
-        kind, seeds, names = self.kind, list(self.seeds), [case.name for case in self.cases]
-        enough = len(set(seeds)) == len(seeds) >= 2
-        _require(enough, "at least 2 different seeds", seeds, "add seeds: one training says little of the next")
+        kind, seeds, first = self.kind, list(self.seeds), self.variants[:1]
+        names = [case.name for case in self.cases]
+        _require(len({*seeds}) == len(seeds) >= 2, "at least 2 different seeds", seeds, "add seeds: one says little")
         _require_among(self.variants, ACTIONS if kind == "repair" else POOLS, f"variants of a {kind} study", 1)
         repaired = (kind == "repair") == (self.repair is not None)
         _require(repaired, "a table [repair] in a study of kind repair, and in no other", kind, "add it or remove it")
@@ -96,34 +91,29 @@ class StudyConfig(Study):
             named = re.fullmatch(r"[\w.-]+", case.name) and case.name != POOLED and names.count(case.name) == 1
             what = f"a name of letters, digits, dots and hyphens, not {POOLED!r} and not that of another case"
             _require(named, what, case.name, "give it another name")
-            _require_among(case.variants, self.variants, f"variants {of}", 1)
-            if kind == "pooling":
-                compared = len(case.variants) > 1 and self.variants[0] in case.variants
-                what = f"at least two variants {of}, among them {self.variants[0]}, which the others are compared with"
-                _require(compared, what, list(case.variants), "add what is missing")
+            _require_among(case.variants, self.variants, f"variants {of}", 2 if kind == "pooling" else 1)
             _require_among(case.diagnosed, case.variants, f"diagnosed variants {of}", 0)
-            whole = kind == "pooling" or case.diagnosed == case.variants
-            _require(whole, f"all variants diagnosed in a study of kind {kind}", list(case.diagnosed), "remove the key")
-            free = kind == "repair" or pool is None
-            _require(free, f"no pool {of}: the variants are the poolings", pool, "remove it")
+            if kind == "pooling":
+                _require_among(first, case.variants, f"the variant that others are compared with {of}", 1)
+            else:
+                whole = case.diagnosed == case.variants
+                _require(whole, f"all variants {of} diagnosed in a {kind} study", case.diagnosed, "remove the key")
+            if kind != "repair":
+                _require(pool is None, f"no pool {of}: the variants are the poolings", pool, "remove it")
             if self.repair is not None:
                 fine_tuning(self.repair, case).build()
-                same = (pool or published_pool(case.settings.model.model)) == self.repair.pool
-                other = not (same and any(variant.startswith("swap") for variant in self.variants))
-                _require(other, f"a pool to swap for that {case.name} has not", self.repair.pool, "choose another")
+                swaps = any(variant.startswith("swap") for variant in self.variants)
+                same = swaps and (pool or published_pool(case.settings.model.model)) == self.repair.pool
+                _require(not same, f"a pool to swap for that {case.name} has not", self.repair.pool, "choose another")
         for rule in self.rules:
-            self._check_rule(rule)
-
-    def _check_rule(self, rule: Rule) -> None:
-        of, compared = f"of the rule {rule.claim!r}", conditions(self)
-        _require_among([rule.quantity], quantities(self), f"the quantity {of}", 1)
-        _require_among(rule.cases, dict.fromkeys(case for case, *_ in compared), f"cases {of}", 0)
-        pairs = ", ".join(dict.fromkeys(f"{variant} against {against}" for _, variant, against in compared if against))
-        covered = {condition[0] for condition in compared if rule.covers(condition)}
-        wanted = {name: getattr(rule, name) for name in ("variant", "against", "cases")}
-        right = covered and covered >= set(rule.cases)
-        do = f"it compares {pairs}" if pairs else "name no variant with the case all, and no against"
-        _require(right, f"a comparison {of} that the study makes", wanted, do)
+            of, compared = f"of the rule {rule.claim!r}", conditions(self)
+            _require_among([rule.quantity], quantities(self), f"the quantity {of}", 1)
+            covered = {condition[0] for condition in compared if rule.covers(condition)}
+            pairs = dict.fromkeys(f"{variant} against {against}" for _, variant, against in compared if against)
+            wanted = {name: getattr(rule, name) for name in ("variant", "against", "cases")}
+            do = f"it compares {', '.join(pairs)}" if pairs else "name no variant with the case all, and no against"
+            right = covered and covered >= set(rule.cases)
+            _require(right, f"a comparison {of} that the study makes, in {', '.join(names)}", wanted, do)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, for the record."""
@@ -131,11 +121,7 @@ class StudyConfig(Study):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> StudyConfig:
-        """The study that `to_dict` wrote, also by way of JSON. Settings that it did not know have their defaults.
-
-        Raises:
-            ConfigError: It has a setting that is not known, or a value of another type.
-        """
+        """The study that `to_dict` wrote; settings that it did not know have their defaults. Raises as `read_record`."""
         return read_record(cls, record)
 
 
@@ -144,9 +130,10 @@ def _require(right: object, expected: str, got: object, do: str) -> None:
         raise ConfigError(expected=expected, got=repr(got), do=do)
 
 
-def _require_among(chosen: Sequence[str], known: Iterable[str], what: str, least: int) -> None:
+def _require_among(chosen: Sequence[str], known: Sequence[str], what: str, least: int) -> None:
+    expected = f"{what} among {', '.join(known)}, each once" + f", at least {least}" * (least > 1)
     right = len(set(chosen)) == len(chosen) >= least and set(chosen) <= set(known)
-    _require(right, f"{what} among {', '.join(known)}, each once", list(chosen), "choose among them")
+    _require(right, expected, list(chosen), "choose among them")
 
 
 def conditions(config: StudyConfig) -> list[Condition]:
@@ -208,11 +195,6 @@ WORDS = {"missing": "there", "float_type": "a number or a fraction like '8/255'"
 """What is expected by pydantic's type of an error, where its message is not in the words of the file."""
 
 
-@cache
-def _reader(kind: type[Record]) -> TypeAdapter[Record]:
-    return TypeAdapter(kind)
-
-
 def read_record(kind: type[Record], values: Mapping[str, Any]) -> Record:
     """Plain values, from TOML or JSON, as a dataclass, whose fields may be dataclasses and tuples of these.
 
@@ -221,7 +203,7 @@ def read_record(kind: type[Record], values: Mapping[str, Any]) -> Record:
     """
     try:
         # As JSON, a list can be a tuple and a text a path, and yet no text is a number.
-        return _reader(kind).validate_json(json.dumps(values, default=str))
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str))
     except ValidationError as invalid:
         error = invalid.errors(include_url=False)[0]
     *place, key = [str(step + 1) if isinstance(step, int) else step for step in error["loc"]]

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from interpretgan.errors import ConfigError
 from interpretgan.store.processes import how_it_ended, last_line
@@ -20,6 +22,7 @@ from interpretgan.studies.job import REFUSED
 
 PASSED_ON = ("INTERPRETGAN_DATA", "INTERPRETGAN_CACHE", "PYTHONPATH", "HF_HUB_OFFLINE")
 """Variables of the environment that a worker on another machine is given as well."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Event = tuple[Path, str, str]
 """Folder of a run, its new state (`RUNNING`, then `DONE` or `FAILED`), and what is to be said of that."""
@@ -34,8 +37,7 @@ def executor_for(config: StudyConfig, workers: int | None = None, address: str |
     Args:
         config: The study.
         workers: Processes at a time on this machine. `None`: one.
-        address: Of a Ray cluster in their place, as `ray.init` takes it: `auto`, `10.0.0.1:6379`,
-            `ray://10.0.0.1:10001`; `local` starts one on this machine. All machines must see the study's folder under
+        address: Of a Ray cluster in their place, as `ray.init` takes it. All machines must see the study's folder under
             the same path, and have this package and the data.
 
     Raises:
@@ -51,15 +53,11 @@ def executor_for(config: StudyConfig, workers: int | None = None, address: str |
     run, gpus, threads = config.cases[0].settings.run, config.gpus, config.threads or 1  # the same device in all cases
     needed = run.devices if run.device.startswith("cuda") else 0
     if (needed > 0) != (gpus > 0) or gpus < needed > 1:
-        raise ConfigError(
-            expected="gpus > 0 on a Ray cluster where the device is a GPU (and one for each of several), else gpus = 0",
-            got=f"gpus = {gpus:g}, device = {run.device} and devices = {run.devices}",
-            do=f"set device, and gpus = {needed}",
-        )
+        expected = "gpus > 0 on a Ray cluster where the device is a GPU (one for each of several), else gpus = 0"
+        got = f"gpus = {gpus:g}, device = {run.device} and devices = {run.devices}"
+        raise ConfigError(expected=expected, got=got, do=f"set device, and gpus = {needed}")
     try:
-        import ray as package
-
-        ray: Any = package  # it has types in part
+        ray: Any = import_module("ray")
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ModuleNotFoundError as error:
         do = "pip install 'interpretgan[ray]', or use --workers"
@@ -73,7 +71,7 @@ def executor_for(config: StudyConfig, workers: int | None = None, address: str |
         if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
             text = "no machine of the cluster has %d CPU and %g GPU, which each run asks for: the study waits for one"
             logging.getLogger(__name__).warning(text, threads, gpus)
-        yield partial(_run_on_cluster, threads=threads, gpus=gpus)
+        yield partial(_run_on_cluster, ray, threads, gpus)
     finally:
         ray.shutdown()
 
@@ -81,9 +79,9 @@ def executor_for(config: StudyConfig, workers: int | None = None, address: str |
 def run_locally(
     folders: Sequence[Path],
     workers: int,
-    threads: int | None = None,
-    variables: Mapping[str, str] | None = None,
-    place: str | None = None,
+    threads: int | None,
+    variables: Mapping[str, str] = os.environ,
+    place: str = ".",
 ) -> Iterator[Event]:
     """Make runs in processes on this machine. One that dies is started once more, and costs its run alone.
 
@@ -91,14 +89,13 @@ def run_locally(
         folders: Of the runs.
         workers: How many processes at a time.
         threads: Of each. `None`: cores / workers.
-        variables: Of their environment, besides those of this process.
-        place: Folder that they work in. `None`: that of this process.
+        variables: Their environment.
+        place: Folder that they work in.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    limits = dict.fromkeys(THREADS, str(threads or max(1, cores // workers)))
     # Threads that spin while they wait would take the cores from other workers.
-    environment = {**os.environ, **(variables or {}), "OMP_WAIT_POLICY": "PASSIVE"}
-    environment |= dict.fromkeys(limits, str(threads or max(1, cores // workers)))
+    environment = {**variables, **limits, "OMP_WAIT_POLICY": "PASSIVE"}
     waiting = [(folder, "") for folder in folders]
     running: list[tuple[Path, str, subprocess.Popen[bytes]]] = []
     try:
@@ -107,17 +104,7 @@ def run_locally(
                 folder, died = waiting.pop(0)
                 yield folder, RUNNING, died
                 try:
-                    with (folder / "log.txt").open("ab") as log:
-                        process = subprocess.Popen(
-                            [sys.executable, "-m", "interpretgan.studies.job", str(folder)],
-                            stdin=subprocess.PIPE,  # closed when this process ends: the worker then ends too
-                            stdout=log,
-                            stderr=log,
-                            env=environment,
-                            cwd=place,
-                            start_new_session=True,  # Ctrl-C is for the study, which ends its workers by itself
-                        )
-                    running.append((folder, died, process))
+                    running.append((folder, died, _start(folder, environment, place)))
                 except OSError as error:  # a full disk, no more processes: it costs this run
                     yield folder, FAILED, f"its process could not be started: {error}"
             time.sleep(0.05)
@@ -125,13 +112,13 @@ def run_locally(
                 running.remove(run)
                 folder, died, process = run
                 process.communicate()  # closes its input
-                status, text = process.returncode, folder / "log.txt"
+                status, log = process.returncode, folder / "log.txt"
                 if status in (0, REFUSED):
-                    yield folder, *((FAILED, last_line(text)) if status else (DONE, ""))
+                    yield folder, FAILED if status else DONE, last_line(log) * (status == REFUSED)
                 elif died:
-                    yield folder, FAILED, f"its process died, {how_it_ended(status, text)}"
+                    yield folder, FAILED, f"its process died, {how_it_ended(status, log)}"
                 else:
-                    waiting.insert(0, (folder, f"again, for its process died, {how_it_ended(status, text)}"))
+                    waiting.insert(0, (folder, f"again, for its process died, {how_it_ended(status, log)}"))
     finally:
         for _, _, process in running:
             process.terminate()
@@ -139,23 +126,33 @@ def run_locally(
             process.communicate()
 
 
-def _run_on_cluster(folders: Sequence[Path], threads: int, gpus: float) -> Iterator[Event]:
+def _start(folder: Path, environment: Mapping[str, str], place: str) -> subprocess.Popen[bytes]:
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "interpretgan.studies.job", str(folder)],
+            stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the worker then ends too
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=place,
+            start_new_session=True,  # Ctrl-C is for the study, which ends its workers by itself
+        )
+
+
+def _run_on_cluster(ray: Any, threads: int, gpus: float, folders: Sequence[Path]) -> Iterator[Event]:
     """Make runs in tasks of Ray, each of which starts a process and waits for it."""
-    import ray
 
-    def make(folder: Path, place: str, variables: Mapping[str, str]) -> Event:
-        return list(run_locally([folder], 1, threads, variables, place))[-1]
+    def make(folder: Path, variables: Mapping[str, str], place: str) -> Event:
+        return list(run_locally([folder], 1, threads, {**os.environ, **variables}, place))[-1]
 
-    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=1)(make)
-    waiting = {task.remote(folder.resolve(), str(Path.cwd()), variables): folder for folder in folders}
-    for folder in folders:
-        yield folder, RUNNING, ""
+    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    waiting = {task.remote(folder.resolve(), variables, str(Path.cwd())): folder for folder in folders}
+    yield from ((folder, RUNNING, "") for folder in folders)
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)
         folder = waiting.pop(done)
         try:
-            _, state, text = ray.get(done)
-            yield folder, state, text
+            yield folder, *ray.get(done)[1:]
         except ray.exceptions.RayError as error:
             yield folder, FAILED, f"its task died ({type(error).__name__})"

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,9 @@ def execute(spec: Spec, folder: Path) -> dict[str, Any]:
         folder: Of the run, beside those of the study's other runs. What an earlier attempt left there is used.
 
     Returns:
-        `classifier`, `accuracy` with an interval for each attack, `right` (which examples, bits as hexadecimal),
-        `curve` over eps, `flags`; where the network is diagnosed, `layers`, `diagnosis` (accuracies, flags), and
-        `units`, the layers with weights that could be repaired; of a repair, `repaired`.
+        `classifier`, `accuracy`, `noise`, `examples`, `right` (which examples each attack left right, bits as
+        hexadecimal), `curve` over eps, `flags`; of a diagnosed network `layers`, `diagnosis` and `units` (see
+        `units_of`); of a repair `repaired`.
 
     Raises:
         InterpretGANError: Something cannot be made, or this is not the code or the data of the specification.
@@ -168,22 +169,20 @@ def _share_judge(job: Job, spec: Spec, folder: Path) -> None:
 
     Where two train it at the same time they get the same weights, so it does not matter whose are kept.
     """
-    key = {
-        **{name: spec["config"][name] for name in ("data", "judge", "attack", "seed", "device")},
-        "code": spec["code"],
-    }
-    place = folder.parents[1] / "judges" / spec_hash(key)[:16]
-    names, work = ("judge.safetensors", "judge.json"), folder / WORK  # where the second is, the first is complete
-    if not (work / names[1]).exists() and (place / names[1]).exists():
-        for name in names:
-            shutil.copyfile(place / name, work / name)
+    names = ("data", "judge", "attack", "seed", "device")
+    key = spec_hash({name: spec["config"][name] for name in names} | {"code": spec["code"]})
+    place, work = folder.parents[1] / "judges" / key[:16], folder / WORK
+    if place.exists():
+        shutil.copytree(place, work, dirs_exist_ok=True)
     _ = job.instruments.judge
-    if not (place / names[1]).exists() and (work / names[1]).exists():
-        place.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            temporary = place / f".{name}.{spec['id']}.tmp"
-            shutil.copyfile(work / name, temporary)
-            temporary.replace(place / name)
+    if not place.exists() and (work / "judge.json").exists():
+        temporary = place.with_name(f".{spec['id']}")
+        temporary.mkdir(parents=True, exist_ok=True)
+        for file in work.glob("judge.*"):
+            shutil.copyfile(file, temporary / file.name)
+        with suppress(OSError):  # another run was faster
+            temporary.rename(place)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,7 @@ IN_A_RESULT = ("studies/job.py", "studies/repairs.py", "studies/definitions.py")
 @cache
 def code_version() -> dict[str, Any]:
     """Which code a run is made with: version of the package, hash of its sources, versions of what it stands on."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
+    digest, root = hashlib.sha256(), Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
         if name.parts[0] not in NOT_IN_A_RESULT or name.as_posix() in IN_A_RESULT:
@@ -50,30 +50,27 @@ def first_runs(config: StudyConfig) -> list[Spec]:
     One seed comes after the other, so that an interrupted study has whole seeds.
 
     Raises:
-        InterpretGANError: Data that are missing; a model, judge, pooling, layer or attack that there is not, or that
-            does not fit the data: what a run would be refused for once it is started.
+        InterpretGANError: What a run would be refused for once it is started: data that are missing; a model, judge,
+            pooling, layer or attack that there is not, or that does not fit the data.
     """
     specs: list[Spec] = []
-    for seed in config.seeds:
-        for variant in (UNTOUCHED,) if config.kind == "repair" else config.variants:
-            for case in config.cases:
-                if variant not in (UNTOUCHED, *case.variants):
-                    continue
-                model = case.settings.model
-                pool: Any = variant if variant != UNTOUCHED else model.pool or published_pool(model.model)
-                run = replace(case.settings.run, seed=seed)
-                settings = replace(case.settings, run=run, model=replace(model, pool=pool))
-                spec = {
-                    "id": f"{case.name}-{variant}-s{seed}",
-                    "case": case.name,
-                    "variant": variant,
-                    "seed": seed,
-                    "threads": config.threads,
-                    "diagnosed": variant in (UNTOUCHED, *case.diagnosed),
-                    "settings": plain(asdict(settings)),
-                    "code": code_version(),
-                }
-                specs.append(_resolved(spec, specs))
+    variants = (UNTOUCHED,) if config.kind == "repair" else config.variants
+    for seed, variant, case in product(config.seeds, variants, config.cases):
+        if variant in (UNTOUCHED, *case.variants):
+            model = case.settings.model
+            pool: Any = variant if variant != UNTOUCHED else model.pool or published_pool(model.model)
+            run = replace(case.settings.run, seed=seed)
+            spec = {
+                "id": f"{case.name}-{variant}-s{seed}",
+                "case": case.name,
+                "variant": variant,
+                "seed": seed,
+                "threads": config.threads,
+                "diagnosed": variant in (UNTOUCHED, *case.diagnosed),
+                "settings": plain(asdict(replace(case.settings, run=run, model=replace(model, pool=pool)))),
+                "code": code_version(),
+            }
+            specs.append(_resolved(spec, specs))
     return specs
 
 
@@ -82,10 +79,10 @@ def _resolved(spec: Spec, others: Sequence[Spec]) -> Spec:
 
     The seed does not change it, so where a run of another seed is there, it is as that one's.
     """
+    same = [one["config"] for one in others if (one["case"], one["variant"]) == (spec["case"], spec["variant"])]
     try:
-        same = (one["config"] for one in others if (one["case"], one["variant"]) == (spec["case"], spec["variant"]))
         config = (
-            next(same, None) or Job(read_record(Settings, spec["settings"]), SECTIONS, None, lambda line: None).config
+            same[0] if same else Job(read_record(Settings, spec["settings"]), SECTIONS, None, lambda _: None).config
         )
     except InputError as error:
         raise type(error)(expected=f"{error.expected} (for {spec['id']})", got=error.got, do=error.do) from error
@@ -107,28 +104,34 @@ def second_runs(
         few layers, or poolings, to tell the blamed from the cleared.
     """
     assert config.repair is not None
-    specs, refused = list[Spec](), {}
-    for base in first:
+    specs: list[Spec] = []
+    refused = {}
+    for base, variant in product(first, config.variants):
         (case,) = (case for case in config.cases if case.name == base["case"])
-        model = {**base["settings"]["model"], "epochs": config.repair.epochs}
-        tuning = {"model": model, "training": plain(asdict(fine_tuning(config.repair, case)))}
-        result = results.get(base["id"])
-        for variant in case.variants:
-            name, swap = f"{case.name}-{variant}-s{base['seed']}", variant.startswith("swap")
-            spec = {**base, "id": name, "variant": variant, "base": base["id"], "pool": config.repair.pool}
-            spec |= {"base_state_sha256": None, "targets": [], "parameters": []}
-            spec["settings"] = base["settings"] if swap else {**base["settings"], **tuning}
-            if result is None:
-                refused[name] = f"{base['id']}, which it would repair, failed"
-            else:
-                try:
-                    spec["targets"] = targets(variant, result["units"], result["layers"], config.repair)
-                except ConfigError as error:
-                    refused[name] = str(error)
-                units = [unit for unit in result["units"] if swap or unit["name"] in spec["targets"]]
-                spec["parameters"] = [parameter for unit in units for parameter in unit["parameters"]]
-                spec["base_state_sha256"] = result["classifier"]["state_sha256"]
-            specs.append(_resolved(spec, specs))
+        if variant not in case.variants:
+            continue
+        name, swap, result = (
+            f"{case.name}-{variant}-s{base['seed']}",
+            variant.startswith("swap"),
+            results.get(base["id"]),
+        )
+        spec = {**base, "id": name, "variant": variant, "base": base["id"], "pool": config.repair.pool}
+        spec |= {"base_state_sha256": None, "targets": [], "parameters": []}
+        if not swap:
+            model = {**base["settings"]["model"], "epochs": config.repair.epochs}
+            training = plain(asdict(fine_tuning(config.repair, case)))
+            spec["settings"] = {**base["settings"], "model": model, "training": training}
+        if result is None:
+            refused[name] = f"{base['id']}, which it would repair, failed"
+        else:
+            try:
+                spec["targets"] = targets(variant, result["units"], result["layers"], config.repair)
+            except ConfigError as error:
+                refused[name] = str(error)
+            units = [unit for unit in result["units"] if swap or unit["name"] in spec["targets"]]
+            spec["parameters"] = [parameter for unit in units for parameter in unit["parameters"]]
+            spec["base_state_sha256"] = result["classifier"]["state_sha256"]
+        specs.append(_resolved(spec, specs))
     return specs, refused
 
 

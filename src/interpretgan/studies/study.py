@@ -20,12 +20,7 @@ from interpretgan.studies.plan import MACHINE, Spec, code_version, first_runs, s
 
 
 def run_study(
-    config: StudyConfig,
-    out: str | Path,
-    executor: Executor,
-    *,
-    reuse: Sequence[str | Path] = (),
-    stream: TextIO | None = None,
+    config: StudyConfig, out: Path, executor: Executor, *, reuse: Sequence[Path] = (), stream: TextIO | None = None
 ) -> dict[str, Any]:
     """Make a study, or what is missing of it, and write `study.json`.
 
@@ -46,17 +41,16 @@ def run_study(
     """
     specs = first_runs(config)
     data = {spec["case"]: {name: spec["config"]["data"][name] for name in ("sha256", "test_sha256")} for spec in specs}
-    identity = {"study": plain(config.to_dict()), "code": code_version(), "data": data}
-    runs = _Runs(Path(out) / "runs", _finished(reuse))
-    with RunFolder(out).open(identity):
+    identity = {"config": plain(config.to_dict()), "code": code_version(), "data": data}
+    runs = _Runs(out / "runs", _finished(reuse))
+    with RunFolder(out).open(identity), closing(Board(stream)) as board:
         for spec in specs:
             runs.check(spec)
-        with closing(Board(stream)) as board:
-            runs.make(specs, executor, board)
-            if config.kind == "repair":
-                more, refused = second_runs(config, specs, runs.results)
-                runs.make(more, executor, board, refused)
-                specs += more
+        runs.make(specs, {}, executor, board)
+        if config.kind == "repair":
+            more, refused = second_runs(config, specs, runs.results)
+            runs.make(more, refused, executor, board)
+            specs += more
         record = summary(config, specs, runs.results, runs.errors)
         try:
             before = load_study(out)
@@ -65,8 +59,8 @@ def run_study(
         if before["runs"] == record["runs"]:
             remember(record, before)
         made = {**provenance(config.seeds[0]), **runs.provenance(), "seeds": list(config.seeds)}
-        record["provenance"] = {**made, "code": identity["code"], "data": data, "config": identity["study"]}
-        write_json(Path(out) / STUDY_FILE, record)
+        record["provenance"] = {**made, **identity}
+        write_json(out / STUDY_FILE, record)
         return record
 
 
@@ -92,22 +86,18 @@ class _Runs:
         """`seconds` of the runs that were made here, where the `reused` are from, and all machines in a text."""
         records = self._records
         machines = {name: sorted({record["machine"][name] for record in records.values()}) for name in MACHINE}
-        one = {
-            name: values[0] if len(values) == 1 else ", ".join(map(str, values)) for name, values in machines.items()
-        }
+        told = {name: those[0] if len(those) == 1 else ", ".join(map(str, those)) for name, those in machines.items()}
         reused = {name: record["reused_from"] for name, record in records.items() if "reused_from" in record}
         seconds = {name: record["seconds"] for name, record in records.items() if name not in reused}
-        return {**(one if records else {}), "seconds": seconds, "reused": reused}
+        return {**(told if records else {}), "seconds": seconds, "reused": reused}
 
-    def make(
-        self, specs: Sequence[Spec], executor: Executor, board: Board, refused: Mapping[str, str] | None = None
-    ) -> None:
+    def make(self, specs: Sequence[Spec], refused: Mapping[str, str], executor: Executor, board: Board) -> None:
         """Make those that are missing, but for those that are refused, for the reason given."""
         board.add(specs)
         missing = []
         for spec in specs:
             folder = self.folder / spec["id"]
-            if refused and spec["id"] in refused:
+            if spec["id"] in refused:
                 self._note(folder, FAILED, refused[spec["id"]], board)
                 continue
             self.check(spec)
@@ -117,8 +107,8 @@ class _Runs:
             else:
                 write_json(folder / "spec.json", spec)
                 missing.append(folder)
-        for folder, state, text in executor(missing):
-            self._note(folder, state, text, board)
+        for event in executor(missing):
+            self._note(*event, board)
 
     def _note(self, folder: Path, state: str, text: str, board: Board) -> None:
         if state in (DONE, KEPT):
@@ -126,17 +116,6 @@ class _Runs:
         elif state == FAILED:
             self.errors[folder.name] = text
         board.set(folder.name, state, text)
-
-    def _take_over(self, spec: Spec, folder: Path) -> None:
-        """Copy what another study made of the same work, its result last."""
-        found = self._finished.get(work_hash(spec))
-        if found is None or (folder / "result.json").exists():
-            return
-        record = read_json(found / "result.json")
-        write_json(folder / "spec.json", spec)
-        shutil.copytree(found, folder, ignore=shutil.ignore_patterns("spec.json", "result.json"), dirs_exist_ok=True)
-        origin = record.get("reused_from", f"{found.parents[1].name}/{found.name}")
-        write_json(folder / "result.json", {**record, "spec_sha256": spec_hash(spec), "reused_from": origin})
 
     def check(self, spec: Spec) -> None:
         """Refuse what another study, other code or other data left in a run's folder.
@@ -153,24 +132,33 @@ class _Runs:
                 do="choose a new folder for the study, or delete that run",
             )
 
+    def _take_over(self, spec: Spec, folder: Path) -> None:
+        """Copy what another study made of the same work, its result last."""
+        found = self._finished.get(work_hash(spec))
+        if found is not None and not (folder / "result.json").exists():
+            record = {"reused_from": f"{found.parents[1].name}/{found.name}", **read_json(found / "result.json")}
+            shutil.copytree(
+                found, folder, ignore=shutil.ignore_patterns("spec.json", "result.json"), dirs_exist_ok=True
+            )
+            write_json(folder / "spec.json", spec)
+            write_json(folder / "result.json", {**record, "spec_sha256": spec_hash(spec)})
 
-def _finished(folders: Sequence[str | Path]) -> dict[str, Path]:
+
+def _finished(studies: Sequence[Path]) -> dict[str, Path]:
     """Folders of the finished runs of other studies, by the hash of what they did.
 
     Raises:
-        RunFolderError: One of the studies' folders has none, so that all would be made again without a word.
+        RunFolderError: One of the studies has none, so that all would be made again without a word.
     """
     found = {}
-    for folder in folders:
-        results = sorted(Path(folder).glob("runs/*/result.json"))
+    for study in studies:
+        results = sorted(study.glob("runs/*/result.json"))
         if not results:
-            raise RunFolderError(
-                expected=f"the folder of a study with finished runs, runs/*/result.json, in {folder}",
-                got="none",
-                do="correct --reuse (a committed study has its study.json alone), or leave it out",
-            )
+            expected = f"the folder of a study with finished runs, runs/*/result.json, in {study}"
+            do = "correct --reuse (a committed study has its study.json alone), or leave it out"
+            raise RunFolderError(expected=expected, got="none", do=do)
         for result in results:
-            spec = read_json(result.parent / "spec.json")
+            spec = read_json(result.with_name("spec.json"))
             if read_json(result)["spec_sha256"] == spec_hash(spec):
                 found[work_hash(spec)] = result.parent
     return found
