@@ -204,7 +204,7 @@ def _shared(what: str, flags_of: Sequence[Sequence[Mapping[str, Any]]]) -> Itera
                 words = (value for value in flag["details"].values() if isinstance(value, str))
                 alike.setdefault((flag["code"], *words), {})[place] = Flag(**flag)
     for _, found in sorted(alike.items()):
-        first, count = next(iter(found.values())), {"count": len(found), "of": len(flags_of), "what": what}
+        first, count = next(iter(found.values())), {"count": len(found), "of": len(flags_of), "among": what}
         message = f"{first.message} ({len(found)} of {len(flags_of)} {what})"
         yield replace(first, message=message, details={**first.details, **count})
 
