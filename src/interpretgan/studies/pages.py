@@ -279,16 +279,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _p(value: float | None, equals: str = "") -> str:
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{equals}{value:.3f}"
-
-
-def _result(row: Mapping[str, Any], *, tested: bool) -> str:
-    """What was measured in each condition, and in a single one its p, where the claim is about zero (`tested`)."""
-    conditions = by_condition(row)
-    if len(conditions) > 1:
-        return "; ".join(f"{name} {_interval(one)}" for name, one in conditions.items())
-    return _interval(row) + "".join(f", p {_p(one['p'], '= ')}" for one in conditions.values() if tested)
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _table(cells: Cells, corner: str) -> str:
@@ -307,8 +299,8 @@ def _write(path: Path, template: str, **context: Any) -> None:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "interval": _interval, "percent": _percent, "p": _p, "result": _result, "table": _table, "fraction": fraction,
-        "setting": setting_of, "condition": condition_name,
+        "interval": _interval, "percent": _percent, "p": _p, "table": _table, "fraction": fraction,
+        "setting": setting_of, "condition": condition_name, "by_condition": by_condition,
         "count": lambda number, name: f"{number:,} {name}{'s' * (number != 1)}",
         "notes": lambda study: [f"**{name.capitalize()}.** {study[name]}" for name in NOTES if name in study],
         "picture": lambda one: f"![{one[0]}]({one[1].relative_to(path.parent).as_posix()})\n\n*{one[0]}*",
