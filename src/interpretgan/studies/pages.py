@@ -152,7 +152,7 @@ def _effects(study: Record, done: Sequence[Run]) -> dict[str, Any]:
     """The effects as tables: of correlations, under each attack, on the curve over eps, and of layers."""
     table, alone = numbers(done), len({(run["case"], run["variant"]) for run in done}) == 1
     tables: dict[str, Cells] = {"beyond": {}, "attacks": {}, "curve": {}, "layers": {}}
-    compared: dict[str, int] = {}
+    compared: dict[str, set[int]] = {}
     settings = {case["name"]: case["settings"] for case in study["provenance"]["config"]["cases"]}
     small = {name for name, one in settings.items() if one["evaluation"]["eps"] < SMALL}
     for one in study["effects"]:
@@ -170,7 +170,7 @@ def _effects(study: Record, done: Sequence[Run]) -> dict[str, Any]:
         cell = _interval(one, 2) if kind == "beyond" else _interval(one, 1, 100)
         cell = f"**{cell}**" if one["corrected_low"] > 0 or one["corrected_high"] < 0 else cell
         tables[kind].setdefault(row, {})[column] = cell + (f", {_ahead(table, one)}" if kind == "attacks" else "")
-        compared[kind] = one["comparisons"]
+        compared.setdefault(kind, set()).add(one["comparisons"])
     return {**tables, "compared": compared}
 
 
