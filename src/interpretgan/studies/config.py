@@ -16,8 +16,7 @@ from interpretgan.errors import ConfigError
 from interpretgan.models import POOLS, published_pool
 from interpretgan.pipeline.config import Settings
 from interpretgan.pipeline.options import TrainingOptions
-from interpretgan.studies.rules import Rule
-from interpretgan.studies.statistics import POOLED
+from interpretgan.studies.rules import POOLED, Condition, Rule
 
 ACTIONS = ("finetune-blamed", "finetune-cleared", "finetune-all", "swap-blamed", "swap-cleared")
 """What a repair study can do to a network."""
@@ -31,9 +30,6 @@ TEST_ACCURACY = "test_accuracy"
 """Natural accuracy on all test images; repaired networks are compared on the attacked images alone."""
 DEPTH = "depth"
 """The place of a layer in its network, which may explain both what it loses and what it contributes."""
-
-Condition = tuple[str, str | None, str | None]
-"""A case (or all of them), a variant, and the variant that it is compared with."""
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
@@ -121,7 +117,7 @@ class StudyConfig(Study):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> StudyConfig:
-        """The study that `to_dict` wrote; settings that it did not know have their defaults. Raises as `read_record`."""
+        """The study that `to_dict` wrote; settings that it did not know have their defaults. See `read_record`."""
         return read_record(cls, record)
 
 

@@ -13,10 +13,10 @@ from interpretgan.pipeline.run_folder import RunFolder, differences
 from interpretgan.store.files import plain, read_json, write_json
 from interpretgan.store.provenance import provenance
 from interpretgan.studies.board import DONE, FAILED, KEPT, Board
-from interpretgan.studies.conclusions import STUDY_FILE, load_study, remember, summary
 from interpretgan.studies.config import StudyConfig
 from interpretgan.studies.executors import Executor
 from interpretgan.studies.plan import MACHINE, Spec, code_version, first_runs, second_runs, spec_hash, work_hash
+from interpretgan.studies.verdicts import STUDY_FILE, load_study, remember, summary
 
 
 def run_study(
