@@ -147,7 +147,7 @@ ROWS: list[dict[str, Any]] = [
     ],
 )
 def test_what_a_variant_changes(variant: str, count: int, chosen: list[str]) -> None:
-    assert targets(variant, UNITS, ROWS, Repair(count)) == chosen
+    assert targets(variant, UNITS, ROWS, Repair(layers=count)) == chosen
 
 
 def test_blamed_and_cleared_do_not_overlap() -> None:
@@ -155,7 +155,7 @@ def test_blamed_and_cleared_do_not_overlap() -> None:
     assert targets("finetune-blamed", equal, ROWS, Repair()) == ["conv1"]
     assert targets("finetune-cleared", equal, ROWS, Repair()) == ["fc1"]
     with pytest.raises(ConfigError, match=r"at least 4 layers with weights that can be read reliably.*got 3"):
-        targets("finetune-blamed", UNITS, ROWS, Repair(2))
+        targets("finetune-blamed", UNITS, ROWS, Repair(layers=2))
     hidden = [{**row, "unreliable": True} for row in ROWS]
     with pytest.raises(ConfigError, match="at least 2 poolings"):
         targets("swap-cleared", UNITS, hidden, Repair())

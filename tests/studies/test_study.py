@@ -283,7 +283,7 @@ def refused(out: Path, config: StudyConfig) -> str:
 def test_other_code_data_and_rules_are_refused(quick: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, out, _ = quick
     looser = replace(config, rules=(replace(config.rules[0], threshold=-1.0), *config.rules[1:]))
-    assert "config.rules" in refused(out, looser)
+    assert "study.rules" in refused(out, looser)
     other = {**plan.code_version(), "sha256": "0" * 64}
     with monkeypatch.context() as patch:
         for module in ("plan", "study"):

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -31,6 +31,7 @@ TEST_ACCURACY = "test_accuracy"
 DEPTH = "depth"
 """The place of a layer in its network, which may explain both what it loses and what it contributes."""
 AtLeastOne = Annotated[int, Field(ge=1)]
+Pool = Literal["max", "avg", "stride", "blur"]
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Case:
     diagnosed: tuple[str, ...]  # those whose layers are compared as well
 
 
-@dataclass(frozen=True)
-class Repair:
-    """How a network is repaired."""
+@dataclass(frozen=True, kw_only=True)
+class Repair(TrainingOptions):
+    """How a network is repaired, and how it is fine-tuned for that: without an eps, against that of the attack."""
 
-    layers: int = 1  # how many are fine-tuned, of those with weights
-    pool: str = "avg"  # what a pooling is swapped for
-    epochs: int | None = None  # of the fine-tuning; `None`: by the recipe
-    training: TrainingOptions = field(default_factory=lambda: TrainingOptions(objective="pgd"))  # see `fine_tuning`
+    objective: Literal["natural", "fast", "pgd", "trades"] = "pgd"
+    layers: AtLeastOne = 1  # how many are fine-tuned, of those with weights
+    pool: Pool = "avg"  # what a pooling is swapped for
+    epochs: AtLeastOne | None = None  # of the fine-tuning; `None`: by the recipe
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -66,6 +67,7 @@ class Study:
     replicates: Annotated[int, Field(ge=100)] = 2000  # of fewer, the ends of an interval are among the outermost
     threads: AtLeastOne | None = None  # of each run; `None`: cores / workers, which decides the last digits of a result
     gpus: Annotated[float, Field(ge=0, lt=math.inf)] = 0.0  # that each run asks a Ray cluster for
+    repair: Repair | None = None  # in a repair study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,6 @@ class StudyConfig(Study):
     """A study. One whose parts do not fit each other is a `ConfigError`."""
 
     cases: tuple[Case, ...]
-    repair: Repair | None = None  # in a repair study
 
     def __post_init__(self) -> None:
         kind, seeds, first = self.kind, list(self.seeds), self.variants[:1]
@@ -93,7 +94,9 @@ class StudyConfig(Study):
                 _require_among(first, case.variants, f"the variant that others are compared with {of}", 1)
             else:
                 whole = case.diagnosed == case.variants
-                _require(whole, f"all variants {of} diagnosed in a {kind} study", case.diagnosed, "remove the key")
+                _require(
+                    whole, f"all variants {of} diagnosed in a study of kind {kind}", case.diagnosed, "remove the key"
+                )
             if kind != "repair":
                 _require(pool is None, f"no pool {of}: the variants are the poolings", pool, "remove it")
             if self.repair is not None:
@@ -177,13 +180,18 @@ def fine_tuning(repair: Repair, case: Case) -> TrainingOptions:
     Raises:
         ConfigError: A norm without an eps, which is not that of the attack.
     """
-    training, attack = repair.training, case.settings.attack
+    training, attack = training_of(repair), case.settings.attack
     if training.eps is not None or training.objective == "natural":
         return training
     right = training.norm in (TrainingOptions().norm, attack.norm)
     what = f"an eps beside norm = {training.norm!r} in repair, as the attack's is of {attack.norm}"
     _require(right, what, None, "state it, or leave the norm out: then both are the attack's")
     return replace(training, eps=attack.eps, norm=attack.norm)
+
+
+def training_of(table: TrainingOptions) -> TrainingOptions:
+    """The options of a training alone, of a table that has other keys as well."""
+    return TrainingOptions(**{item.name: getattr(table, item.name) for item in fields(TrainingOptions)})
 
 
 Record = TypeVar("Record")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -17,9 +17,7 @@ from interpretgan.pipeline import options
 from interpretgan.pipeline.config import Settings
 from interpretgan.pipeline.options import TrainingOptions
 from interpretgan.pipeline.workshop import find_device
-from interpretgan.studies.config import AtLeastOne, Case, Repair, Study, StudyConfig, read_record
-
-Pool = Literal["max", "avg", "stride", "blur"]
+from interpretgan.studies.config import AtLeastOne, Case, Pool, Study, StudyConfig, read_record, training_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +60,12 @@ class Network(Sections):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RepairTable(TrainingOptions):
-    """The table `[repair]`."""
-
-    objective: Literal["natural", "fast", "pgd", "trades"] = "pgd"
-    layers: AtLeastOne = 1
-    pool: Pool = "avg"
-    epochs: AtLeastOne | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudyFile(Study, Sections):
     """The whole file."""
 
     models: Annotated[tuple[Network, ...], Field(min_length=1)]
     device: str = "auto"
     devices: int = 1
-    repair: RepairTable | None = None
 
 
 def load_config(path: str | Path, kind: str | None = None) -> StudyConfig:
@@ -113,9 +100,7 @@ def parse_config(tree: Mapping[str, Any]) -> StudyConfig:
     tree = _with_numbers(tree)
     file = read_record(StudyFile, tree)
     cases = [case for number, network in enumerate(file.models) for case in _cases(file, network, tree, number)]
-    table, common = file.repair, {item.name: getattr(file, item.name) for item in fields(Study)}
-    repair = None if table is None else Repair(table.layers, table.pool, table.epochs, _training(table))
-    return StudyConfig(**common, cases=tuple(cases), repair=repair)
+    return StudyConfig(**{item.name: getattr(file, item.name) for item in fields(Study)}, cases=tuple(cases))
 
 
 def _with_numbers(value: Any) -> Any:
@@ -137,7 +122,7 @@ def _cases(file: StudyFile, network: Network, tree: Mapping[str, Any], number: i
     diagnosed = variants if network.diagnosed is None else network.diagnosed
     model = {name: getattr(network, name) for name in ("model", "pool", "width")}
     for objective in network.objectives:
-        training = _training(objective)
+        training = training_of(objective)
         training.build()  # raises where the objective lacks a setting
         values = {
             **sections,
@@ -151,8 +136,3 @@ def _cases(file: StudyFile, network: Network, tree: Mapping[str, Any], number: i
         settings.resolve(SECTIONS)
         name = f"{Path(network.data).name}-{network.model.rpartition(':')[2]}-{training.objective}"
         yield Case(objective.name or name, settings, variants, diagnosed)
-
-
-def _training(table: TrainingOptions) -> TrainingOptions:
-    """The options of a training alone, of a table that has other keys as well."""
-    return TrainingOptions(**{item.name: getattr(table, item.name) for item in fields(TrainingOptions)})

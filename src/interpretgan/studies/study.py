@@ -41,7 +41,7 @@ def run_study(
     """
     specs = first_runs(config)
     data = {spec["case"]: {name: spec["config"]["data"][name] for name in ("sha256", "test_sha256")} for spec in specs}
-    identity = {"config": plain(config.to_dict()), "code": code_version(), "data": data}
+    identity = {"study": plain(config.to_dict()), "code": code_version(), "data": data}
     runs = _Runs(out / "runs", _finished(reuse))
     with RunFolder(out).open(identity), closing(Board(stream)) as board:
         for spec in specs:
@@ -59,7 +59,7 @@ def run_study(
         if before["runs"] == record["runs"]:
             remember(record, before)
         made = {**provenance(config.seeds[0]), **runs.provenance(), "seeds": list(config.seeds)}
-        record["provenance"] = {**made, **identity}
+        record["provenance"] = {**made, "code": identity["code"], "data": data, "config": identity["study"]}
         write_json(out / STUDY_FILE, record)
         return record
 
