@@ -147,7 +147,7 @@ def _diagnosed(job: Job, spec: Spec, folder: Path) -> dict[str, Any]:
         {
             **{name: row[name] for name in ROW if row.get(name) is not None},
             "pooling": row["name"] in poolings,
-            "unreliable": any(str(flag).startswith("unreliable") for flag in row["flags"]),
+            "unreliable": any(flag["code"] == "unreliable" for flag in row["flags"]),
             **{name: values[index] for name, values in others.items()},
         }
         for index, row in enumerate(record["layers"][1:])
