@@ -35,6 +35,8 @@ WORK = "work"
 ROW = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits", "information_loss",
        "class_information", "class_accuracy", "flags")  # fmt: skip
 """What a result says of a layer, where it was measured."""
+UNRELIABLE = ("unreliable", "unreliable_before")
+"""Codes of the flags of a layer that is not compared."""
 
 
 def main(folder: Path) -> int:
@@ -147,7 +149,7 @@ def _diagnosed(job: Job, spec: Spec, folder: Path) -> dict[str, Any]:
         {
             **{name: row[name] for name in ROW if row.get(name) is not None},
             "pooling": row["name"] in poolings,
-            "unreliable": any(flag["code"] == "unreliable" for flag in row["flags"]),
+            "unreliable": any(flag["code"] in UNRELIABLE for flag in row["flags"]),
             **{name: values[index] for name, values in others.items()},
         }
         for index, row in enumerate(record["layers"][1:])
