@@ -155,6 +155,7 @@ def test_the_command_prints_the_verdicts(tmp_path: Path, capsys: pytest.CaptureF
         (line,) = [line for line in printed.out.splitlines() if line.startswith(row["claim"])]
         assert line.endswith(row["verdict"])
         assert f"{row['measured']:+.3f}" in line
+    assert all(f"! {flag['message']}" in printed.out for flag in study["flags"])
     assert str(copy / "study.json") in printed.out
     rows = [line.split() for line in printed.err.splitlines()]
     assert ["case", "variant", "s0", "s1"] in rows

@@ -123,13 +123,11 @@ def _evaluated(job: Job) -> dict[str, Any]:
     with np.load(job.workshop.path("evaluation.npz"), allow_pickle=False) as saved:
         right = {name: np.packbits(saved[name]).tobytes().hex() for name in saved.files if name != "labels"}
     return {
-        "classifier": record["classifier"],
-        "accuracy": record["accuracy"],
+        **{name: record[name] for name in ("classifier", "accuracy", "flags")},
         "noise": record["controls"]["noise"],
         "examples": record["data"]["examples"],
         "right": right,
         "curve": record["curves"]["eps"],
-        "flags": record["flags"],
     }
 
 

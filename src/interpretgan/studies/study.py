@@ -42,14 +42,15 @@ def run_study(
     specs = first_runs(config)
     data = {spec["case"]: {name: spec["config"]["data"][name] for name in ("sha256", "test_sha256")} for spec in specs}
     identity = {"study": plain(config.to_dict()), "code": code_version(), "data": data}
-    runs = _Runs(out / "runs", _finished(reuse))
+    finished = _finished(reuse)
     with RunFolder(out).open(identity), closing(Board(stream)) as board:
+        runs = _Runs(out / "runs", finished, board)
         for spec in specs:
             runs.check(spec)
-        runs.make(specs, {}, executor, board)
+        runs.make(specs, {}, executor)
         if config.kind == "repair":
             more, refused = second_runs(config, specs, runs.results)
-            runs.make(more, refused, executor, board)
+            runs.make(more, refused, executor)
             specs += more
         record = summary(config, specs, runs.results, runs.errors)
         try:
@@ -70,10 +71,11 @@ class _Runs:
     Args:
         folder: Of all runs.
         finished: Folders of runs of other studies, by the hash of what they did.
+        board: Shows their progress.
     """
 
-    def __init__(self, folder: Path, finished: Mapping[str, Path]) -> None:
-        self.folder, self._finished = folder, finished
+    def __init__(self, folder: Path, finished: Mapping[str, Path], board: Board) -> None:
+        self.folder, self._finished, self._board = folder, finished, board
         self._records: dict[str, dict[str, Any]] = {}
         self.errors: dict[str, str] = {}
 
@@ -91,31 +93,31 @@ class _Runs:
         seconds = {name: record["seconds"] for name, record in records.items() if name not in reused}
         return {**(told if records else {}), "seconds": seconds, "reused": reused}
 
-    def make(self, specs: Sequence[Spec], refused: Mapping[str, str], executor: Executor, board: Board) -> None:
+    def make(self, specs: Sequence[Spec], refused: Mapping[str, str], executor: Executor) -> None:
         """Make those that are missing, but for those that are refused, for the reason given."""
-        board.add(specs)
+        self._board.add(specs)
         missing = []
         for spec in specs:
             folder = self.folder / spec["id"]
             if spec["id"] in refused:
-                self._note(folder, FAILED, refused[spec["id"]], board)
+                self._note(folder, FAILED, refused[spec["id"]])
                 continue
             self.check(spec)
             self._take_over(spec, folder)
             if (folder / "result.json").exists():
-                self._note(folder, KEPT, "", board)
+                self._note(folder, KEPT, "")
             else:
                 write_json(folder / "spec.json", spec)
                 missing.append(folder)
         for event in executor(missing):
-            self._note(*event, board)
+            self._note(*event)
 
-    def _note(self, folder: Path, state: str, text: str, board: Board) -> None:
+    def _note(self, folder: Path, state: str, text: str) -> None:
         if state in (DONE, KEPT):
             self._records[folder.name] = read_json(folder / "result.json")
         elif state == FAILED:
             self.errors[folder.name] = text
-        board.set(folder.name, state, text)
+        self._board.set(folder.name, state, text)
 
     def check(self, spec: Spec) -> None:
         """Refuse what another study, other code or other data left in a run's folder.
