@@ -1,7 +1,6 @@
-"""The judge: an independent, adversarially trained reader of the class that an explanation shows.
+"""The judge: an independent, adversarially trained classifier that predicts the class which an explanation shows.
 
-The classifier under diagnosis cannot read its own explanations: it recognises its own adversarial artefacts
-in them.
+The classifier under diagnosis cannot judge its own explanations: it recognises its own adversarial artefacts in them.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier
-from interpretgan.data import ImageSet
+from interpretgan.data import ImageData, ImageSet, as_image_set
 from interpretgan.errors import ConfigError, DataError
 from interpretgan.models import build_model
 from interpretgan.training import adversarial_objective, judge_recipe
-from interpretgan.training.loop import Progress, evaluate_accuracy, train_classifier
+from interpretgan.training.loop import OnProgress, evaluate_accuracy, train_classifier
 
 ATTACKED = 1000
 """Held-out images that the judge itself is attacked on."""
@@ -26,7 +25,7 @@ ATTACKED = 1000
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """A reader of images, with its own reliability.
+    """A classifier that predicts what explanations show, with its own reliability.
 
     Attributes:
         classifier: Another architecture and seed than the classifier under diagnosis.
@@ -40,8 +39,8 @@ class Judge:
     adversarial: float
     name: str
 
-    def read(self, images: Tensor, *, batch_size: int = 512) -> Tensor:
-        """The class that the judge reads in each image.
+    def predict(self, images: Tensor, *, batch_size: int = 512) -> Tensor:
+        """The class of each image.
 
         Args:
             images: `[N, C, H, W]` within the judge's bounds, N >= 0.
@@ -53,16 +52,13 @@ class Judge:
         Raises:
             ImageError: See `Classifier`.
         """
-        predictions = [
-            self.classifier.logits(part).argmax(dim=1) for part in torch.split(images, batch_size) if len(part)
-        ]
-        if not predictions:
-            return torch.empty(0, dtype=torch.int64, device=images.device)
-        return torch.cat(predictions).to(images.device)
+        batches = [part for part in torch.split(images, batch_size) if len(part)]
+        classes = [self.classifier.logits(part).argmax(dim=1).to(images.device) for part in batches]
+        return torch.cat([torch.empty(0, dtype=torch.int64, device=images.device), *classes])
 
 
 def require_same_pixels(judge: Judge, classifier: Classifier) -> None:
-    """Refuse a judge that takes other pixels than the classifier, whose images it would read wrongly scaled.
+    """Refuse a judge that takes other pixels than the classifier: it would see its images wrongly scaled.
 
     Raises:
         ConfigError: Its bounds are others.
@@ -76,8 +72,8 @@ def require_same_pixels(judge: Judge, classifier: Classifier) -> None:
 
 
 def train_judge(
-    train: ImageSet,
-    test: ImageSet,
+    train: ImageData,
+    test: ImageData,
     *,
     threat_model: ThreatModel,
     seed: int,
@@ -87,19 +83,18 @@ def train_judge(
     device: torch.device | str | None = None,
     bf16: bool | None = None,
     checkpoint: Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Judge:
     """Train a judge against the threat model, with PGD of few steps, and measure it on held-out images.
 
     Args:
-        train: Training images.
-        test: Held-out images.
-        threat_model: Its norm and eps are what the judge is trained at; all of it is what the judge is
-            measured under.
+        train: Training images with their true classes.
+        test: Held-out images, likewise.
+        threat_model: The judge is trained at its norm and eps, and measured under all of it.
         seed: Of weights, order and attacks. Use another one than the classifier's.
         epochs: Passes over `train`. `None`: `judge_recipe`.
         architecture: See `build_model`; another one than the classifier's.
-        bounds: Range of the pixels that it reads: that of the classifier under diagnosis.
+        bounds: Range of the pixels: that of the classifier under diagnosis.
         device: Where to train and keep it. `None`: the CPU.
         bf16: See `train_classifier`.
         checkpoint: See `train_classifier`; a finished one is read and not trained again.
@@ -107,8 +102,11 @@ def train_judge(
 
     Raises:
         DataError: The two sets do not belong together.
-        ConfigError, ModelError, RunFolderError: See `train_classifier`.
+        ImageError, LabelError: See `interpretgan.data.as_image_set`.
+        ConfigError, ModelError, TrainingError, RunFolderError: See `train_classifier`.
     """
+    train = as_image_set(train, "train", bounds=bounds)
+    test = as_image_set(test, "test", bounds=bounds, classes=train.classes)
     if train.shape != test.shape or train.classes != test.classes:
         raise DataError(
             expected=f"test images of shape {train.shape} with {len(train.classes)} classes, as in training",
@@ -127,16 +125,9 @@ def train_judge(
         )
     classifier = Classifier(model, bounds=bounds)
     train_classifier(
-        classifier,
-        train,
-        objective=adversarial_objective(train, threat_model),
-        recipe=recipe,
-        seed=seed,
-        device=device,
-        bf16=bf16,
-        checkpoint=checkpoint,
-        on_progress=on_progress,
-    )
+        classifier, train, objective=adversarial_objective(train, threat_model), recipe=recipe, seed=seed,
+        device=device, bf16=bf16, checkpoint=checkpoint, on_progress=on_progress,
+    )  # fmt: skip
     model.eval()
     return measure_judge(classifier, architecture, test, threat_model=threat_model, seed=seed)
 

@@ -1,9 +1,8 @@
 """The generator: a stem per layer, and one trunk that all layers share.
 
-Each latent, whatever its shape, is brought to the same coarse grid. From there on one network draws the image, told by
-a few numbers per layer (a scale and a shift per channel and block) which layer it is drawing for. Almost all
-arithmetic is done in the trunk on the coarse grid, so the cost of one more layer is its stem and its share of the
-batch.
+Each latent, whatever its shape, is brought to the same coarse grid. From there on one network draws the image; a scale
+and a shift per layer, channel and block say for which layer it is drawn. Almost all arithmetic is done in the trunk on
+the coarse grid, so one more layer costs its stem and its share of the batch.
 """
 
 from __future__ import annotations
@@ -19,43 +18,79 @@ from interpretgan.layers import Layer
 
 FINEST_GRID = 8
 """The coarse grid has at most this many cells a side."""
-
-
 SHORT = 1024
 """A small map of at most this many numbers is taken as a vector."""
 
 
 def coarse_grid(image_size: int) -> int:
-    """Cells a side: the image's size halved until it is at most `FINEST_GRID` (28 → 7, 32 → 8, 224 → 7)."""
+    """Cells a side: the size of the image halved until it is at most `FINEST_GRID` (28 → 7, 32 → 8, 224 → 7)."""
     grid = image_size
     while grid > FINEST_GRID:
         grid = math.ceil(grid / 2)
     return grid
 
 
+def channels_first(latent: Tensor) -> Tensor:
+    """A latent `[N, *shape]` with its channels in axis 1: those of tokens `(T, D)` are their last axis."""
+    return latent.movedim(2, 1) if latent.ndim == 3 else latent
+
+
+class Standardise(nn.Module):
+    """Mean 0 and deviation 1 in each channel over natural images: `[N, *shape] → [N, C, ...]`, channels first.
+
+    Args:
+        shape: Of the latent, without the batch axis.
+        drop_still: What becomes of channels that hardly move. True: one that never moves becomes zero, for it carries
+            nothing, and rounding must not look like something. False: one that moves less than a thousandth of the
+            liveliest is scaled as if it moved that much.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: tuple[int, ...], *, drop_still: bool) -> None:
+        super().__init__()
+        channels = shape[1] if len(shape) == 2 else shape[0]
+        self.drop_still = drop_still
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    @torch.no_grad()
+    def calibrate(self, latent: Tensor) -> None:
+        """Take mean and deviation from latents of natural images `[N, *shape]`."""
+        rows = channels_first(latent.float()).movedim(1, 0).flatten(1)
+        self.mean.copy_(rows.mean(dim=1))
+        deviation = rows.std(dim=1, correction=0)
+        if self.drop_still:
+            moves = deviation > 1e-6 * (1 + rows.abs().amax(dim=1))
+            self.scale.copy_(torch.where(moves, 1 / deviation.clamp_min(1e-12), 0.0))
+        else:
+            self.scale.copy_(1 / deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-12))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """`[N, *shape] → [N, C, ...]`, in single precision."""
+        shape = (1, -1, *[1] * (latent.ndim - 2))
+        standard: Tensor = (channels_first(latent.float()) - self.mean.view(shape)) * self.scale.view(shape)
+        return standard
+
+
 class Stem(nn.Module):
     """Bring the latent of one layer to the grid: `[N, *shape] → [N, width, grid, grid]`.
+
+    The latent is standardised first. Then:
 
     - A feature map at least as fine as the grid keeps its layout: it is resized to a multiple of the grid and folded
       (space-to-depth), so nothing is averaged away.
     - A vector, or a map so small that all its numbers make a short vector, is mapped by one matrix.
     - A larger map that is coarser than the grid, or a sequence of tokens `(T, D)`, is mapped channel by channel and
       stretched over the grid.
-
-    The latent is standardised first, by mean and standard deviation per channel over natural images (`calibrate`);
-    the channels of tokens are their last axis.
     """
-
-    mean: Tensor
-    scale: Tensor
 
     def __init__(self, shape: tuple[int, ...], grid: tuple[int, int], width: int) -> None:
         super().__init__()
         self.grid, self.width = grid, width
-        self.channel_axis = 2 if len(shape) == 2 else 1
-        channels = shape[self.channel_axis - 1]
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("scale", torch.ones(channels))
+        self.standardise = Standardise(shape, drop_still=False)
+        channels = len(self.standardise.mean)
         self.fold: tuple[int, int] | None = None
         self.project: nn.Module
         if len(shape) == 3 and shape[1] >= grid[0] and shape[2] >= grid[1]:
@@ -68,21 +103,12 @@ class Stem(nn.Module):
         else:
             self.project = nn.Conv1d(channels, width, 1)
 
-    @torch.no_grad()
-    def calibrate(self, latent: Tensor) -> None:
-        """Set the standardisation from latents of natural images `[N, *shape]`."""
-        rows = latent.float().movedim(self.channel_axis, 0).flatten(1)
-        self.mean.copy_(rows.mean(dim=1))
-        # A channel that never moves keeps its size: it carries nothing that a larger scale could show.
-        deviation = rows.std(dim=1, correction=0)
-        self.scale.copy_(1 / deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-12))
-
     def forward(self, latent: Tensor) -> Tensor:
         """`[N, *shape] → [N, width, grid, grid]`."""
-        channels_last = latent.to(self.mean.dtype).movedim(self.channel_axis, -1)
-        latent = ((channels_last - self.mean) * self.scale).movedim(-1, 1)
+        latent = self.standardise(latent)
+        mapped: Tensor
         if isinstance(self.project, nn.Linear):
-            mapped: Tensor = self.project(latent.flatten(1))
+            mapped = self.project(latent.flatten(1))
             return mapped.view(-1, self.width, *self.grid)
         if self.fold is None:
             mapped = self.project(latent.flatten(2))
@@ -91,8 +117,8 @@ class Stem(nn.Module):
             cells = F.interpolate(mapped, size=self.grid[0] * self.grid[1], mode="linear", align_corners=False)
             return cells.view(-1, self.width, *self.grid)
         latent = resize(latent, (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1]))
-        folded: Tensor = self.project(space_to_depth(latent, self.fold))
-        return folded
+        mapped = self.project(space_to_depth(latent, self.fold))
+        return mapped
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -133,7 +159,7 @@ class Generator(nn.Module):
     """`x̂ = G_l(z_l, n)` for every layer `l`, in one network.
 
     Args:
-        layers: The layers to draw for; those with `same_as` share the stem of the layer they repeat.
+        layers: The layers to draw for, with different latents.
         image_shape: `(C, H, W)` of the images.
         bounds: Range of their pixels.
         width: Channels of the trunk.
@@ -174,7 +200,7 @@ class Generator(nn.Module):
         """Standardise every stem by latents of natural images, `{layer name: [N, *shape]}`."""
         for name, stem in zip(self.names, self.stems, strict=True):
             assert isinstance(stem, Stem)
-            stem.calibrate(latents[name])
+            stem.standardise.calibrate(latents[name])
 
     def forward(self, latents: Sequence[Tensor | None], noise: Tensor) -> Tensor:
         """Draw images for several layers in one batch.

@@ -6,20 +6,18 @@ min_G max_D   L_adv(G, D) - λ_I · L_I(G) + λ_z · L_z(G)
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor
 
 from interpretgan.attacks import require_gradient
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource, content_of
-from interpretgan.errors import ConfigError, TrainingError
+from interpretgan.errors import ConfigError
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.losses import (
@@ -31,16 +29,17 @@ from interpretgan.gan.losses import (
 )
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
-from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
+from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
+from interpretgan.training.checks import check_settings
 from interpretgan.training.precision import autocast
+from interpretgan.training.steps import MovingAverage, OnStep, Stateful, resumable, warm_up_and_cosine
 
 CALIBRATION_IMAGES = 512
 """Natural images over which the latents' mean and deviation are taken,"""
 CALIBRATION_PIXELS = 2**22
 """fewer where this many pixels are reached before: all their latents are in memory at once."""
-
-OnStep = Callable[[int, dict[str, float]], None]
-"""Called after each step with the number of finished steps and the step's losses."""
+LEAST_RATE = 0.05
+"""Share of the peak learning rate at which the cosine ends."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,17 @@ class GANConfig:
         learning_rate: Peak of both Adams (after a short warm-up, falling along a cosine).
         realism: Weight of the hinge term `L_adv`.
         information: Weight λ_I of the information bound.
-        latent: Weight λ_z of the latent consistency; 0 is the plain method.
-        recognition_noise: Deviation of the noise through which the recognition network reads explanations in the
-            information bound, as a share of the bounds' width; 0 is the plain method.
+        latent: Weight λ_z of the latent consistency; 0 is the plain method. `None`: see `resolved`.
+        recognition_noise: Deviation of the noise through which explanations are recognised in the information bound,
+            as a share of the bounds' width; 0 is the plain method. `None`: see `resolved`.
         width: Channels of the trunk and of the discriminator.
         blocks: Residual blocks of the trunk, convolutions of the discriminator.
         noise: Size of the generator's noise.
         ema: Decay per step of the moving average of the generator's weights, which is what explains.
         precision: `auto` (bf16 where the processor is fast at it), `bf16` or `fp32`.
+
+    Raises:
+        ConfigError: A setting out of range.
     """
 
     steps: int = 1000
@@ -68,8 +70,8 @@ class GANConfig:
     learning_rate: float = 2e-3
     realism: float = 1.0
     information: float = 1.0
-    latent: float = 10.0
-    recognition_noise: float = 0.2
+    latent: float | None = None
+    recognition_noise: float | None = None
     width: int = 96
     blocks: int = 2
     noise: int = 16
@@ -77,16 +79,26 @@ class GANConfig:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "images_per_layer", "width", "blocks", "noise"):
-            if getattr(self, name) < 1:
-                raise ConfigError(expected=f"{name} >= 1", got=str(getattr(self, name)), do=f"raise {name}")
-        for name in ("realism", "information", "latent", "recognition_noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(expected=f"{name} >= 0", got=str(getattr(self, name)), do="weights are not negative")
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(expected="learning_rate > 0", got=str(self.learning_rate), do="try 0.002")
-        if not 0 <= self.ema < 1:
-            raise ConfigError(expected="0 <= ema < 1", got=str(self.ema), do="try 0.99")
+        """Check every setting."""
+        ranges = {
+            ">= 1": ("steps", "images_per_layer", "width", "blocks", "noise"),
+            ">= 0": ("realism", "information", "latent", "recognition_noise"), "> 0": ("learning_rate",),
+            "from 0 to below 1": ("ema",),
+        }  # fmt: skip
+        check_settings(self, ranges)
+
+    def resolved(self, recognition_network: bool) -> GANConfig:
+        """The same settings, with those filled in that depend on whether there is a recognition network.
+
+        A robust one hardly recognises artefacts of its own, so less must hold it back: λ_z is 2 and the noise 0.05. The
+        classifier itself needs 10 and 0.2.
+        """
+        latent, noise = (2.0, 0.05) if recognition_network else (10.0, 0.2)
+        return replace(
+            self,
+            latent=latent if self.latent is None else self.latent,
+            recognition_noise=noise if self.recognition_noise is None else self.recognition_noise,
+        )
 
 
 def train_generator(
@@ -110,11 +122,10 @@ def train_generator(
         images: Natural images; their labels are not read.
         config: Settings.
         seed: Of the weights, the noise and the order of the images: the same seed gives the same generator.
-        recognition_network: Who reads explanations in the information bound; it has the classifier's classes and
-            bounds.
-            `None`: the classifier itself, as in the paper.
-        checkpoint: File for the state, written every `checkpoint_seconds`. Where it exists the
-            training goes on from there, to the weights that no interruption would have given.
+        recognition_network: Who recognises explanations in the information bound; it has the classes and the bounds of
+            the classifier. `None`: the classifier itself, as in the paper.
+        checkpoint: File for the state, written every `checkpoint_seconds` and at the end. Where it exists the training
+            goes on from there, to the weights that no interruption would have given.
         checkpoint_seconds: See `checkpoint`.
         on_step: See `OnStep`. With several devices the others wait for it, so it is to return within minutes.
         devices: How many devices share each step (`interpretgan.gan.multi_device`): the classifier's and the GPUs that
@@ -131,11 +142,16 @@ def train_generator(
     """
     check_team(devices, config.images_per_layer, classifier.device)
     task: dict[str, Any] = {
-        "classifier": classifier, "layers": layers, "images": images, "config": config, "seed": seed,
+        "classifier": classifier, "layers": layers, "images": images,
+        "config": config.resolved(recognition_network is not None), "seed": seed,
         "recognition_network": recognition_network, "checkpoint": checkpoint,
     }  # fmt: skip
     # Whatever the caller has switched off, a training needs gradients.
-    with torch.inference_mode(False), torch.enable_grad(), gathered(devices, classifier.device, task) as team:
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        gathered(devices, classifier.device, train_share, task) as team,
+    ):
         return train_share(team, **task, checkpoint_seconds=checkpoint_seconds, on_step=on_step)
 
 
@@ -152,10 +168,12 @@ def train_share(
     checkpoint_seconds: float = math.inf,
     on_step: OnStep | None = None,
 ) -> Generator:
-    """`train_generator` as one process of a team runs it, with the same arguments.
+    """`train_generator` as one process of a team runs it, with the same arguments and a resolved config.
 
     By default as all processes but the first do, which go on from a checkpoint but write none, and call nobody.
     """
+    assert config.latent is not None
+    assert config.recognition_noise is not None
     device = classifier.device
     random = torch.Generator().manual_seed(seed)
     pixels = images.batch(torch.tensor([0]))[0].numel()
@@ -166,8 +184,8 @@ def train_share(
     image_shape = (first.shape[1], first.shape[2], first.shape[3])
     first_logits, first_latents = capture(classifier, first, layers)
     classes = first_logits.shape[1]
-    reader = classifier if recognition_network is None else recognition_network
-    _check_recognition_network(reader, first[:1], classes, classifier.bounds)
+    recognition = classifier if recognition_network is None else recognition_network
+    _check_recognition_network(recognition, first[:1], classes, classifier.bounds)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = Generator(
@@ -177,7 +195,7 @@ def train_share(
             len(layers), classes, image_shape, bounds=classifier.bounds, width=config.width, blocks=config.blocks
         ).to(device)
     generator.calibrate(first_latents)
-    average = AveragedModel(generator, multi_avg_fn=_moving_average(config.ema))
+    average = MovingAverage(generator, config.ema)
     adam_g, adam_d = (
         torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.0, 0.99), fused=True)
         for network in (generator, discriminator)
@@ -185,29 +203,23 @@ def train_share(
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
         config, seed, [(each.name, each.shape) for each in layers], content_of(images), image_shape,
-        *((network_of(network), network.state_sha256()) for network in networks),
+        *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
-    learning: dict[str, nn.Module | torch.optim.Optimizer] = {
+    state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
+    parts: dict[str, Stateful] = {
         "generator": generator, "discriminator": discriminator, "average": average, "adam_g": adam_g, "adam_d": adam_d
     }  # fmt: skip
-    step = 0
-    if checkpoint is not None and checkpoint.exists():
-        saved = load_checkpoint(checkpoint, fingerprint, torch.device("cpu"))
-        for name, part in learning.items():
-            part.load_state_dict(saved[name])
-        random.set_state(saved["random"])
-        step = saved["step"]
 
     drawn = config.images_per_layer * len(layers)  # by all processes together
     per_layer, count = config.images_per_layer // team.size, drawn // team.size
     layer = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
     # Each layer has images of its own.
     rows = {each.name: slice(i * per_layer, (i + 1) * per_layer) for i, each in enumerate(layers)}
-    saved_at = time.monotonic()
-    with classifier.borrowed(), reader.borrowed():
-        while step < config.steps:
-            for optimiser in (adam_g, adam_d):
-                optimiser.param_groups[0]["lr"] = config.learning_rate * _schedule(step, config.steps)
+    with classifier.borrowed(), recognition.borrowed():
+        for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
+            for adam in (adam_g, adam_d):
+                rate = warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
+                adam.param_groups[0]["lr"] = config.learning_rate * rate
             x, _ = images.batch(team.share(torch.randint(len(images), (drawn,), generator=random)))
             x = x.to(device, torch.float32)
             noise = team.share(torch.randn(drawn, config.noise, generator=random)).to(device)
@@ -235,7 +247,7 @@ def train_share(
                 with capturing(classifier, layers, rows) as latents:
                     classifier.run(fake)
                 blur = team.share(torch.randn(drawn, *image_shape, generator=random))
-                explained = reader.run(_blurred(fake, blur, config.recognition_noise, classifier.bounds))
+                explained = recognition.run(_blurred(fake, blur, config.recognition_noise, classifier.bounds))
                 realism = generator_hinge(discriminator(fake, layer, seen).float())
             information = information_bound(logits, explained)
             latent = torch.stack(
@@ -246,41 +258,29 @@ def train_share(
             torch.autograd.backward(loss_g)
             team.average(generator)
             adam_g.step()
-            average.update_parameters(generator)
+            average.update(generator, step)
 
-            step += 1
-            losses = {
+            terms = {
                 "loss_d": loss_d, "loss_g": loss_g, "realism": realism, "information": information, "latent": latent
             }  # fmt: skip
-            values = dict(zip(losses, team.mean(torch.stack(list(losses.values()))).tolist(), strict=True))
-            if not all(math.isfinite(value) for value in values.values()):
-                raise TrainingError(
-                    expected="finite losses", got=f"{values} at step {step}", do="lower the learning rate"
-                )
-            if on_step is not None:
-                on_step(step, values)
-            if checkpoint is not None and time.monotonic() - saved_at > checkpoint_seconds:
-                states = {name: part.state_dict() for name, part in learning.items()}
-                save_checkpoint(checkpoint, fingerprint, {"step": step, "random": random.get_state(), **states})
-                saved_at = time.monotonic()
-    trained = average.module
-    assert isinstance(trained, Generator)
-    return trained.eval().requires_grad_(False)
+            losses.update(zip(terms, team.mean(torch.stack(list(terms.values()))).tolist(), strict=True))
+    generator.load_state_dict(average.state)
+    return generator.eval().requires_grad_(False)
 
 
-def _check_recognition_network(reader: Classifier, image: Tensor, classes: int, bounds: tuple[float, float]) -> None:
-    same = reader.bounds == bounds
-    found = reader.logits(image.to(reader.device)).shape[1] if same else None
+def _check_recognition_network(network: Classifier, image: Tensor, classes: int, bounds: tuple[float, float]) -> None:
+    same = network.bounds == bounds
+    found = network.logits(image.to(network.device)).shape[1] if same else None
     if found != classes:
         raise ConfigError(
-            expected=f"a recognition network of {classes} classes for pixels within {list(bounds)}, as the classifier",
-            got=f"one of {found}" if same else f"one for pixels within {list(reader.bounds)}",
-            do="choose one that was trained on the same classes",
+            expected=f"a recognition network of {classes} classes and pixels within {list(bounds)}",
+            got=f"one of {found}" if same else f"one for pixels within {list(network.bounds)}",
+            do="choose one that was trained for the same task as the classifier",
         )
 
 
 def _blurred(images: Tensor, noise: Tensor, size: float, bounds: tuple[float, float]) -> Tensor:
-    """What the recognition network sees: explanations through noise, which artefacts that only it reads do not survive.
+    """Explanations through noise, which artefacts that only the recognition network sees do not survive.
 
     Args:
         images: `[N, C, H, W]`.
@@ -289,18 +289,3 @@ def _blurred(images: Tensor, noise: Tensor, size: float, bounds: tuple[float, fl
         bounds: Range of the pixels.
     """
     return (images + size * (bounds[1] - bounds[0]) * noise.to(images)).clamp(*bounds)
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Share of the learning rate: up over 20 steps, then along half a cosine to a twentieth."""
-    return min(1.0, (step + 1) / 20) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-def _moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    @torch.no_grad()
-    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
-        # Young averages forget faster, so that the random start does not linger.
-        weight = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
-        torch._foreach_lerp_(averaged, current, weight)
-
-    return update

@@ -14,12 +14,12 @@ from interpretgan.store.files import atomic_write_text, plain, reason, writing
 
 
 class MetricsLog:
-    """Numbers per training step, one JSON object a line, each on disk as soon as it is written.
+    """A file with numbers per training step, each record on disk as soon as it is written.
 
     Args:
         path: The `.jsonl` file.
-        from_step: The first step that will be written. Records of earlier steps are kept, those at or after
-            it and a line torn by a crash are dropped, so a resumed run leaves the file of an unbroken one.
+        from_step: The first step that will be written. Records of earlier steps are kept, later ones and a line torn
+            by a crash are dropped, so a resumed run leaves the file of an unbroken one.
 
     Raises:
         RunFolderError: The file cannot be written, or a line in its middle is damaged.
@@ -29,7 +29,7 @@ class MetricsLog:
         self.path = Path(path)
         if self.path.exists():
             kept = [record for record in read_metrics(self.path) if record["step"] < from_step]
-            atomic_write_text(self.path, "".join(_line(record) for record in kept))
+            atomic_write_text(self.path, "".join(map(_line, kept)))
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)
@@ -72,13 +72,13 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         RunFolderError: The file cannot be read, or a line before the last is damaged.
     """
     try:
-        lines = Path(path).read_bytes().split(b"\n")
+        lines = Path(path).read_bytes().split(b"\n")[:-1]  # whatever follows the last newline is torn
     except OSError as error:
         raise RunFolderError(
             expected=f"a readable metrics file {path}", got=reason(error), do="check the path"
         ) from error
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines[:-1], start=1):  # whatever follows the last newline is torn
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
         except ValueError:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 
 class Progress:
     """How far a loop is, how fast, and how long it still takes, on stderr.
 
-    On a terminal one line is rewritten in place; elsewhere, as in a log file, a line is printed every ten
-    seconds. The last state is always printed.
+    On a terminal one line is rewritten in place; elsewhere, as in a log file, a line is printed every ten seconds. The
+    last state is always printed.
 
     Args:
         total: How many units there are in all, at least 1.
         label: What is being done, e.g. `"training the judge"`.
         unit: Name of one unit, for the rate.
         start: Units done before this process began; they do not count in the rate.
-        stream: Where to write. `None`: stderr.
+        console: Where to write. `None`: stderr.
         clock: Seconds that never run backwards.
     """
 
@@ -34,32 +35,33 @@ class Progress:
         *,
         unit: str = "step",
         start: int = 0,
-        stream: TextIO | None = None,
+        console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.label, self.unit, self.done = total, label, unit, start
-        self._start, self._clock = start, clock
-        self._stream = sys.stderr if stream is None else stream
-        self._rewrites = self._stream.isatty()
-        self._interval = 0.1 if self._rewrites else 10.0
-        self._began = clock()
-        self._shown_at = self._began if not self._rewrites else -math.inf
-        self._note = ""
-        self._closed = False
+        self._console = Console(stderr=True) if console is None else console
+        rewrites = self._console.is_terminal and not self._console.is_dumb_terminal
+        # What goes to stdout is a result, which must not be sent to stderr with the line.
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False) if rewrites else None
+        self._interval = 0.1 if rewrites else 10.0
+        self._start, self._clock, self._began = start, clock, clock()
+        self._due = self._began if rewrites else self._began + self._interval
+        self._note, self._closed = "", False
 
     def update(self, done: int, note: str = "") -> None:
         """Report that `done` units are complete in all; `note` says something about them, e.g. the loss."""
         self.done, self._note = done, note
-        now = self._clock()
-        if now - self._shown_at >= self._interval:
-            self._shown_at = now
-            self._show(now)
+        if self._clock() >= self._due:
+            self._due = self._clock() + self._interval
+            self._show()
 
     def close(self) -> None:
         """Print the last state and end the line. Further calls do nothing."""
         if not self._closed:
             self._closed = True
-            self._show(self._clock(), last=True)
+            self._show()
+            if self._live is not None:
+                self._live.stop()
 
     def __enter__(self) -> Self:
         """The progress line itself."""
@@ -71,26 +73,25 @@ class Progress:
         """End the line, also after an error, so that its message starts on a line of its own."""
         self.close()
 
-    def _show(self, now: float, *, last: bool = False) -> None:
-        seconds = now - self._began
-        fresh = self.done - self._start
+    def _show(self) -> None:
+        line = Text(self._line(), no_wrap=True, overflow="ellipsis")
+        if self._live is None:
+            self._console.print(line, soft_wrap=True)
+            return
+        self._live.start()
+        self._live.update(line, refresh=True)
+
+    def _line(self) -> str:
+        seconds, fresh = self._clock() - self._began, self.done - self._start
         parts = [f"{self.label}: {self.done}/{self.total}"]
         if fresh > 0 and seconds > 0:
             rate = fresh / seconds
             parts.append(f"{rate:.3g} {self.unit}/s")
-            if not last:
+            if not self._closed:
                 parts.append(f"{duration((self.total - self.done) / rate)} left")
-        if last:
+        if self._closed:
             parts.append(f"took {duration(seconds)}")
-        if self._note:
-            parts.append(self._note)
-        line = "  ".join(parts)
-        if self._rewrites:
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f"\r\x1b[K{line[:width]}{chr(10) if last else ''}")
-        else:
-            self._stream.write(f"{line}\n")
-        self._stream.flush()
+        return "  ".join(filter(None, [*parts, self._note]))
 
 
 def duration(seconds: float) -> str:

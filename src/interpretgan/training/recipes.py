@@ -9,6 +9,7 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError
 from interpretgan.training.augmentation import AUGMENTATIONS
+from interpretgan.training.checks import check_settings
 from interpretgan.training.objectives import OBJECTIVES, AdversarialTraining
 
 WARMUP_SHARE = 0.2
@@ -50,17 +51,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0 or self.weight_decay < 0 or self.validation < 0:
-            raise ConfigError(
-                expected="epochs >= 1, batch_size >= 1, lr > 0, weight_decay >= 0 and validation >= 0",
-                got=f"{self.epochs}, {self.batch_size}, {self.lr}, {self.weight_decay} and {self.validation}",
-                do="correct the setting",
-            )
-        if not 0 <= self.averaging < 1:
-            raise ConfigError(expected="averaging from 0 to below 1", got=f"{self.averaging}", do="try 0.995")
-        choices = {
-            "optimizer": ("adamw", "sgd"), "schedule": ("one-cycle", "step"), "augmentation": AUGMENTATIONS,
+        ranges = {
+            ">= 1": ("epochs", "batch_size"), "> 0": ("lr",), ">= 0": ("weight_decay", "validation"),
+            "from 0 to below 1": ("averaging",),
         }  # fmt: skip
+        check_settings(self, ranges)
+        choices = {"optimizer": ("adamw", "sgd"), "schedule": ("one-cycle", "step"), "augmentation": AUGMENTATIONS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(

@@ -1,7 +1,8 @@
-"""What a classifier is trained for: one object per objective, and one table of them."""
+"""What a classifier is trained for: one file and one line of `OBJECTIVES` for each objective."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,18 +34,19 @@ class ObjectiveSpec:
     """An objective that can be built by name.
 
     Attributes:
-        build: Called with norm, eps and those of `settings` that are stated.
-        settings: What it can be told beside norm and eps.
-        needs_eps: Whether there is a perturbation at all.
+        build: Called without arguments, or with norm, eps and those of its further arguments that are stated.
         description: One line for the list of objectives.
         source: Where it comes from.
     """
 
     build: Callable[..., Objective]
-    settings: tuple[str, ...]
-    needs_eps: bool
     description: str
     source: str
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What it can be told beside the norm: eps first, and nothing where it perturbs nothing."""
+        return tuple(inspect.signature(self.build).parameters)[1:]
 
 
 def _pgd(norm: str, eps: float, steps: int = 7, step_size: float | None = None) -> Objective:
@@ -60,33 +62,21 @@ def _trades(norm: str, eps: float, steps: int = 10, step_size: float | None = No
 
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
-    "natural": ObjectiveSpec(
-        build=Natural,
-        settings=(),
-        needs_eps=False,
-        description="cross-entropy on the images as they are",
-        source="the undefended network",
-    ),
+    "natural": ObjectiveSpec(Natural, "cross-entropy on the images as they are", "the undefended network"),
     "fast": ObjectiveSpec(
-        build=_fast,
-        settings=("step_size",),
-        needs_eps=True,
-        description="adversarial training on one gradient step from a random start",
-        source="Wong et al. 2020, Fast is better than free, after Goodfellow et al. 2015",
+        _fast,
+        "adversarial training on one gradient step from a random start",
+        "Wong et al. 2020, Fast is better than free, after Goodfellow et al. 2015",
     ),
     "pgd": ObjectiveSpec(
-        build=_pgd,
-        settings=("steps", "step_size"),
-        needs_eps=True,
-        description="adversarial training on projected gradient descent (7 steps)",
-        source="Madry et al. 2018, Towards deep learning models resistant to adversarial attacks",
+        _pgd,
+        "adversarial training on projected gradient descent (7 steps)",
+        "Madry et al. 2018, Towards deep learning models resistant to adversarial attacks",
     ),
     "trades": ObjectiveSpec(
-        build=_trades,
-        settings=("steps", "step_size", "beta"),
-        needs_eps=True,
-        description="natural cross-entropy plus beta (6) times the divergence inside the ball (10 steps)",
-        source="Zhang et al. 2019, Theoretically principled trade-off between robustness and accuracy",
+        _trades,
+        "natural cross-entropy plus beta (6) times the divergence inside the ball (10 steps)",
+        "Zhang et al. 2019, Theoretically principled trade-off between robustness and accuracy",
     ),
 }
 
@@ -118,18 +108,15 @@ def build_objective(
     """
     if name not in OBJECTIVES:
         raise ConfigError(expected=f"an objective among {', '.join(OBJECTIVES)}", got=repr(name), do="choose one")
-    spec = OBJECTIVES[name]
-    given = {"steps": steps, "step_size": step_size, "beta": beta}
+    spec, given = OBJECTIVES[name], {"eps": eps, "steps": steps, "step_size": step_size, "beta": beta}
     stated = {key: value for key, value in given.items() if value is not None}
-    known = ["eps", *spec.settings] if spec.needs_eps else []
-    foreign = [key for key in ({"eps": eps} if eps is not None else {}) | stated if key not in known]
+    foreign = [key for key in stated if key not in spec.settings]
     if foreign:
+        known = f"the parameters {', '.join(spec.settings)}" if spec.settings else "no parameter"
         raise ConfigError(
-            expected=f"the parameters {', '.join(known)} for {name}" if known else f"no parameter for {name}",
-            got=", ".join(foreign),
-            do="leave it out, or choose another objective",
+            expected=f"{known} for {name}", got=", ".join(foreign), do="leave it out, or choose another objective"
         )
-    if not spec.needs_eps:
+    if not spec.settings:
         return spec.build()
     if eps is None:
         raise ConfigError(
@@ -144,4 +131,4 @@ def build_objective(
             got=f"{eps:g}",
             do=f"state it in the units of the pixels, {low:g} to {high:g}, e.g. 8/255 for 8 grey levels",
         )
-    return spec.build(norm, eps, **stated)
+    return spec.build(norm, **stated)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,12 @@ from torch import Tensor
 
 from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
+from interpretgan.training.checks import check_settings
+
+FIRST_EPS = 0.05
+"""Share of eps that a warm-up starts at; a perturbation must be larger than zero."""
+SELECTION_STEPS = 10
+"""PGD steps under which the best epoch is chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +47,7 @@ class Objective(ABC):
 
     A new objective is one file with one subclass, and one line in `OBJECTIVES`. An objective that trains several
     times on each batch sets `replays`; one that carries something from step to step (perturbations of earlier
-    epochs, say) returns it from `state` and takes it back in `restore`.
+    epochs, say) returns it from `state_dict` and takes it back in `load_state_dict`.
     """
 
     @property
@@ -66,9 +72,45 @@ class Objective(ABC):
             A scalar and `[N, K]`.
         """
 
-    def state(self) -> dict[str, Any]:
-        """What a resumed training needs, as tensors and plain numbers; none by default."""
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs, as tensors and plain numbers; nothing by default."""
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027  # most objectives have nothing to take back
-        """Take back what `state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most objectives have nothing to take back
+        """Take back what `state_dict` returned; tensors come on the CPU."""
+
+
+@dataclass(frozen=True)
+class RobustObjective(Objective):
+    """An objective with an inner search for the worst perturbation of each image.
+
+    Args:
+        threat_model: Norm, eps, steps and step size of the inner search. It runs once, whatever the restarts, against
+            the network in eval mode: BatchNorm uses its running statistics and does not see the iterates.
+        warmup: Share of the training over which eps (and the step) grow linearly from a twentieth to their
+            full size. Large perturbations need it: without it training stalls at chance.
+
+    Raises:
+        ConfigError: A setting out of range.
+    """
+
+    threat_model: ThreatModel
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        check_settings(self, {"from 0 to 1": ("warmup",)})
+
+    @property
+    def selection(self) -> ThreatModel:
+        """An attack of moderate strength with the norm and eps that are trained against."""
+        return ThreatModel(self.threat_model.norm, self.threat_model.eps, steps=SELECTION_STEPS)
+
+    def inner(self, progress: float) -> ThreatModel:
+        """The threat model of the inner search when `progress` of the training is done."""
+        if progress >= self.warmup:
+            return self.threat_model
+        share, step = FIRST_EPS + (1 - FIRST_EPS) * progress / self.warmup, self.threat_model.step_size
+        return replace(
+            self.threat_model, eps=share * self.threat_model.eps, step_size=None if step is None else share * step
+        )

@@ -1,51 +1,72 @@
-"""Random linear maps without a dense matrix, and the standardisation before them."""
+"""Probes of what a latent holds, the random projections that they see it through, and the controls of decoders.
+
+A linear class probe of fixed capacity, as other definitions of vulnerability use it:
+
+    projection = RandomMixture(latents.shape[1], 512, torch.Generator().manual_seed(seed))
+    probe = RidgeProbe(projection(train_latents), labels, classes)
+    classes = probe.predict(projection(test_latents))
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from interpretgan.gan.generator import Standardise
 
-def channels_first(latent: Tensor) -> Tensor:
-    """A latent `[N, *shape]` with its channels in axis 1: those of tokens `(T, D)` are their last axis."""
-    return latent.movedim(2, 1) if latent.ndim == 3 else latent
+RIDGE = 1e-2
+"""Weight of the penalty of a `RidgeProbe`, relative to the variance of its features, which is one."""
 
 
-class Standardise(nn.Module):
-    """Mean 0 and deviation 1 in each channel over natural images: `[N, *shape] → [N, C, ...]`, channels first.
-
-    Without it a random mixture would show little but the channels that happen to be large.
+class MLPProbes(nn.Module):
+    """Class probes with one hidden layer, all of the same size: `[P, N, features] → [P, N, K]`, one per place.
 
     Args:
-        shape: Of the latent, without the batch axis.
+        places: How many, `P`.
+        features: Numbers that each one sees.
+        hidden: Units of the hidden layer.
+        classes: `K`.
     """
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, places: int, features: int, hidden: int, classes: int) -> None:
         super().__init__()
-        channels = shape[1] if len(shape) == 2 else shape[0]
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("scale", torch.ones(channels))
+        self.first = nn.Parameter(torch.randn(places, features, hidden) / math.sqrt(features))
+        self.bias = nn.Parameter(torch.zeros(places, 1, hidden))
+        # At zero, so that a probe which has learnt nothing says that every class is as likely.
+        self.last = nn.Parameter(torch.zeros(places, hidden, classes))
+        self.offset = nn.Parameter(torch.zeros(places, 1, classes))
 
-    @torch.no_grad()
-    def calibrate(self, latent: Tensor) -> None:
-        """Take mean and deviation from latents of natural images `[N, *shape]`."""
-        rows = channels_first(latent.float()).movedim(1, 0).flatten(1)
-        self.mean.copy_(rows.mean(dim=1))
-        deviation = rows.std(dim=1, correction=0)
-        # A channel that never moves carries nothing, and rounding must not look like something.
-        moves = deviation > 1e-6 * (1 + rows.abs().amax(dim=1))
-        self.scale.copy_(torch.where(moves, 1 / deviation.clamp_min(1e-12), 0.0))
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits `[P, N, K]`."""
+        hidden = F.relu(torch.baddbmm(self.bias, features, self.first))
+        return torch.baddbmm(self.offset, hidden, self.last)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """`[N, *shape] → [N, C, ...]`."""
-        shape = (1, -1, *[1] * (latent.ndim - 2))
-        out: Tensor = (channels_first(latent.float()) - self.mean.view(shape)) * self.scale.view(shape)
-        return out
+
+class RidgeProbe:
+    """A linear class probe: standardisation, and ridge regression on the classes, in double precision.
+
+    Args:
+        features: `[N, D]` of training images.
+        labels: True classes `[N]`.
+        classes: How many there are.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
+        self._standardise = Standardise((features.shape[1],), drop_still=True)
+        self._standardise.calibrate(features)
+        z = self._standardise(features).double()
+        wanted = F.one_hot(labels, classes).double()
+        gram = z.T @ z + RIDGE * len(z) * torch.eye(z.shape[1], dtype=z.dtype)
+        self._offset = wanted.mean(dim=0)
+        self._weights = torch.linalg.solve(gram, z.T @ (wanted - self._offset))
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Classes `[N]` of features `[N, D]`."""
+        scores: Tensor = self._standardise(features).double() @ self._weights + self._offset
+        return scores.argmax(dim=1)
 
 
 class RandomMixture(nn.Module):
@@ -75,7 +96,7 @@ class RandomMixture(nn.Module):
         """`[N, ...] → [N, size]`."""
         flat = latent.flatten(1)
         if flat.shape[1] <= self.size:
-            return nn.functional.pad(flat, (0, self.size - flat.shape[1]))
+            return F.pad(flat, (0, self.size - flat.shape[1]))
         spectrum = torch.fft.fft(flat * self.signs, norm="ortho")
         hartley: Tensor = spectrum.real - spectrum.imag
         return hartley[:, self.chosen]
@@ -120,7 +141,7 @@ def _windows(size: int, count: int) -> Tensor:
 
 
 class RandomProjection(nn.Module):
-    """The control: a latent brought to the size of the next one by chance, `[N, C, ...] → [N, *shape]`.
+    """The control of a decoder: a latent brought to the size of the next one by chance, `[N, C, ...] → [N, *shape]`.
 
     From map to map a `RandomConvolution`, so that what is near stays near and the decoder has an equal task; to
     anything else a `RandomMixture`.
