@@ -33,65 +33,40 @@ class Explanation:
     """What every layer holds of some images, and of their adversarial counterparts.
 
     `L` layers, `N` images. Natural and adversarial explanations of an image are drawn with the same noise, so they
-    differ only by what the perturbation did to the latent.
-
-    Attributes:
-        layers: Names of the layers, in execution order.
-        images: `[N, C, H, W]`, within `bounds`.
-        adversarial: `[N, C, H, W]`, or `None`.
-        natural_explanations: `x̂_l` `[L, N, C, H, W]`.
-        adversarial_explanations: `x̂'_l` `[L, N, C, H, W]`, or `None`.
-        bounds: Range of the pixels.
-        labels: True classes `[N]`, or `None`.
-        natural_predictions: Classes that the judge predicts, int64 `[L + 1, N]`; row 0 is the image itself. `None`
-            without a judge.
-        adversarial_predictions: The same for the adversarial images.
+    differ only by what the perturbation did to the latent. What was not asked for is `None`.
     """
 
-    layers: tuple[str, ...]
-    images: Tensor
-    adversarial: Tensor | None
-    natural_explanations: Tensor
-    adversarial_explanations: Tensor | None
-    bounds: tuple[float, float]
-    labels: Tensor | None = None
-    natural_predictions: Tensor | None = None
-    adversarial_predictions: Tensor | None = None
+    layers: tuple[str, ...]  #: Names of the layers, in execution order.
+    images: Tensor  #: `[N, C, H, W]`, within `bounds`.
+    adversarial: Tensor | None  #: `[N, C, H, W]`.
+    natural_explanations: Tensor  #: `x̂_l` `[L, N, C, H, W]`.
+    adversarial_explanations: Tensor | None  #: `x̂'_l` `[L, N, C, H, W]`.
+    bounds: tuple[float, float]  #: Range of the pixels.
+    labels: Tensor | None = None  #: True classes `[N]`.
+    natural_predictions: Tensor | None = None  #: Of the judge, int64 `[L + 1, N]`; row 0 is the image itself.
+    adversarial_predictions: Tensor | None = None  #: The same for the adversarial images.
 
     @property
     def difference(self) -> Tensor:
-        """Which features the perturbation modified: `x̂'_l - x̂_l`, `[L, N, C, H, W]`.
-
-        Raises:
-            ConfigError: There are no adversarial images.
-        """
+        """Which features the perturbation modified: `x̂'_l - x̂_l`, `[L, N, C, H, W]`; a `ConfigError` without any."""
         if self.adversarial_explanations is None:
-            raise ConfigError(
-                expected="adversarial images", got="none", do="call explain(images, adversarial) with both"
-            )
+            do = "call explain(images, adversarial) with both"
+            raise ConfigError(expected="adversarial images", got="none", do=do)
         return self.adversarial_explanations - self.natural_explanations
 
     @property
     def turns(self) -> tuple[str | None, ...]:
-        """For each image the layer at which its class turns under attack.
+        """For each image the name of the layer at which its class turns under attack, `"image"` for the image itself.
 
         Only rows whose natural explanation is predicted right count: where it is not, the generator draws badly, and a
         wrong class says nothing about the attack. The turn is the first of these rows from which on none of them has
-        an adversarial explanation that is predicted right.
+        an adversarial explanation that is predicted right. `None`: the last of them has one, or no row counts.
 
-        Returns:
-            The name of the layer. `"image"`: no explanation of the adversarial image is predicted right, nor is the
-            image itself. `None`: the last of the rows that count is predicted right, or no row counts.
-
-        Raises:
-            ConfigError: Labels, judge or adversarial images are missing.
+        Without labels, judge and adversarial images there is a `ConfigError`.
         """
         if self.labels is None or self.natural_predictions is None or self.adversarial_predictions is None:
-            raise ConfigError(
-                expected="labels, a judge and adversarial images",
-                got="an explanation without one of them",
-                do="call explain(images, adversarial, labels=..., judge=...)",
-            )
+            do = "call explain(images, adversarial, labels=..., judge=...)"
+            raise ConfigError(expected="labels, a judge and adversarial images", got="not all of them", do=do)
         labels = self.labels.cpu()
         counts, right = self.natural_predictions.cpu() == labels, self.adversarial_predictions.cpu() == labels
         # How many rows from here to the end count and are right.
@@ -102,21 +77,12 @@ class Explanation:
 
 
 class InterpretGAN(Fitted[GANConfig, Generator]):
-    """One generator for all layers of a classifier.
+    """One generator for all layers of a classifier; those that hold the same tensor share one explanation.
 
         interpreter = InterpretGAN(classifier).fit(images)
         explanation = interpreter.explain(images, adversarial)
 
-    Layers that hold the same tensor (`Layer.same_as`) share one explanation.
-
-    Args:
-        classifier: The classifier to explain.
-        layers: The layers to explain. `None`: all that `fit` finds.
-        config: Settings of the training.
-        seed: Of the training, and of the noise of explanations.
-
-    Raises:
-        LayerError: An empty list of layers, or one named twice.
+    The seed is that of the training, and of the noise of explanations. For the other arguments, see `Fitted`.
     """
 
     config_type = GANConfig
@@ -138,19 +104,16 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             images: `[N, C, H, W]` within the classifier's bounds, or a source that is read a batch at a time (an
                 `ImageSet` is brought to the bounds). The layers are found on the first of them, where none were given.
             recognition_network: A robust classifier of the same classes, trained apart from the judge, that recognises
-                the explanations in place of the explained one (`train_generator`). On natural photographs the
-                explained one is satisfied with textures that only it recognises.
-            checkpoint: See `interpretgan.gan.train.train_generator`.
-            on_step: Likewise.
-            devices: How many devices share the training, likewise.
-
-        Returns:
-            This object.
+                the explanations in place of the explained one. On natural photographs that one is satisfied with
+                textures that only it recognises.
+            checkpoint: File for the state. Where it exists the training goes on from there.
+            on_step: See `interpretgan.training.steps.OnStep`.
+            devices: How many devices share the training: the classifier's and the GPUs that follow it.
 
         Raises:
             ConfigError: A recognition network of other classes or bounds, or devices that cannot share the training.
-            ImageError: Images that the classifier refuses.
-            TrainingError: A loss is not finite, or the process of another device died.
+            ImageError, ModelError: Images that the classifier refuses, or no gradient through it.
+            TrainingError, RunFolderError: A loss that is not finite, a lost process, or the checkpoint's file.
         """
         if isinstance(images, Tensor):
             images = self.classifier.check_images(images)
@@ -173,14 +136,9 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         return torch.randn(count, self.config.noise, generator=generator).to(self.classifier.device)
 
     def draw(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Explanations of one batch at every layer: `x̂_l = G_l(f_{<=l}(x), n)`.
+        """Explanations `[L, N, C, H, W]` of images `[N, C, H, W]`: `x̂_l = G_l(f_{<=l}(x), n)`, without gradient.
 
-        Args:
-            images: `[N, C, H, W]` within the classifier's bounds.
-            noise: `[N, noise]`; an image's noise is the same at every layer.
-
-        Returns:
-            `[L, N, C, H, W]` within the bounds, in the order of the layers, in full precision and without gradient.
+        Both are within the classifier's bounds. The noise of an image, `[N, noise]`, is the same at every layer.
         """
         layers, generator = self.distinct_layers, self.network
         _, latents = capture(self.classifier, images, layers)
@@ -209,44 +167,26 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
 
         Raises:
             ConfigError: `fit` was not called, or a judge of other bounds.
-            ImageError: Images that the classifier refuses, or that do not pair up.
-            LabelError: Not one label for each image.
+            ImageError, LabelError: Images that the classifier refuses, or adversarial images or labels of another number.
         """
         images = self.classifier.check_images(images)
         if adversarial is not None:
             adversarial = self.classifier.check_images(adversarial)
             if adversarial.shape != images.shape:
-                raise ImageError(
-                    expected=f"one adversarial image per image, {tuple(images.shape)}",
-                    got=str(tuple(adversarial.shape)),
-                    do="pass x' in the order of x",
-                )
+                expected, got = f"one adversarial image per image, {tuple(images.shape)}", str(tuple(adversarial.shape))
+                raise ImageError(expected=expected, got=got, do="pass x' in the order of x")
         if labels is not None and tuple(labels.shape) != (len(images),):
             raise LabelError(expected=f"labels [{len(images)}]", got=str(tuple(labels.shape)), do="pass one per image")
         if isinstance(judge, Judge):
             require_same_pixels(judge, self.classifier)
         noise = self.noise(len(images), generator=torch.Generator().manual_seed(self.seed if seed is None else seed))
-
-        def explained(version: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-            if version is None:
-                return None, None
-            drawn = self.draw(version, noise)
-            return drawn, None if judge is None else predict_all(judge, version, drawn)
-
-        natural, natural_predictions = explained(images)
-        perturbed, adversarial_predictions = explained(adversarial)
-        assert natural is not None
-        return Explanation(
-            layers=tuple(layer.name for layer in self.layers),
-            images=images,
-            adversarial=adversarial,
-            natural_explanations=natural,
-            adversarial_explanations=perturbed,
-            bounds=self.classifier.bounds,
-            labels=labels,
-            natural_predictions=natural_predictions,
-            adversarial_predictions=adversarial_predictions,
-        )
+        natural, perturbed = self.draw(images, noise), None if adversarial is None else self.draw(adversarial, noise)
+        predicted = None if judge is None else predict_all(judge, images, natural)
+        attacked = None
+        if judge is not None and adversarial is not None and perturbed is not None:
+            attacked = predict_all(judge, adversarial, perturbed)
+        names, bounds = tuple(layer.name for layer in self.layers), self.classifier.bounds
+        return Explanation(names, images, adversarial, natural, perturbed, bounds, labels, predicted, attacked)
 
     def _header(self, network: Generator) -> Header:
         return {

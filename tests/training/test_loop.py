@@ -158,14 +158,10 @@ class StopInside(Objective):
     """An objective that dies in the middle of an epoch, under the name of the one that it wraps."""
 
     def __init__(self, objective: Objective, calls: int) -> None:
-        self.objective, self.calls = objective, calls
+        self.objective, self.calls, self.replays = objective, calls, objective.replays
 
     def __repr__(self) -> str:
         return repr(self.objective)
-
-    @property
-    def replays(self) -> int:
-        return self.objective.replays
 
     @property
     def selection(self) -> ThreatModel | None:

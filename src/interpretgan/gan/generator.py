@@ -16,10 +16,8 @@ from torch.nn import functional as F
 
 from interpretgan.layers import Layer
 
-FINEST_GRID = 8
-"""The coarse grid has at most this many cells a side."""
-SHORT = 1024
-"""A small map of at most this many numbers is taken as a vector."""
+FINEST_GRID = 8  # cells a side of the coarse grid, at most
+SHORT = 1024  # numbers of a small map that is taken as a vector, at most
 
 
 def coarse_grid(image_size: int) -> int:
@@ -38,11 +36,8 @@ def channels_first(latent: Tensor) -> Tensor:
 class Standardise(nn.Module):
     """Mean 0 and deviation 1 in each channel over natural images: `[N, *shape] → [N, C, ...]`, channels first.
 
-    Args:
-        shape: Of the latent, without the batch axis.
-        drop_still: What becomes of channels that hardly move. True: one that never moves becomes zero, for it carries
-            nothing, and rounding must not look like something. False: one that moves less than a thousandth of the
-            liveliest is scaled as if it moved that much.
+    With `drop_still` a channel that never moves becomes zero: it carries nothing, and rounding must not look like
+    something. Else one that moves less than a thousandth of the liveliest is scaled as if it moved that much.
     """
 
     mean: Tensor
@@ -75,15 +70,12 @@ class Standardise(nn.Module):
 
 
 class Stem(nn.Module):
-    """Bring the latent of one layer to the grid: `[N, *shape] → [N, width, grid, grid]`.
+    """Bring the latent of one layer, standardised, to the grid: `[N, *shape] → [N, width, grid, grid]`.
 
-    The latent is standardised first. Then:
-
-    - A feature map at least as fine as the grid keeps its layout: it is resized to a multiple of the grid and folded
-      (space-to-depth), so nothing is averaged away.
+    - A map at least as fine as the grid is resized to a multiple of it and folded (space-to-depth): nothing is averaged
+      away.
     - A vector, or a map so small that all its numbers make a short vector, is mapped by one matrix.
-    - A larger map that is coarser than the grid, or a sequence of tokens `(T, D)`, is mapped channel by channel and
-      stretched over the grid.
+    - A larger coarse map, or a sequence of tokens `(T, D)`, is mapped channel by channel and stretched over the grid.
     """
 
     def __init__(self, shape: tuple[int, ...], grid: tuple[int, int], width: int) -> None:
@@ -107,17 +99,17 @@ class Stem(nn.Module):
         """`[N, *shape] → [N, width, grid, grid]`."""
         latent = self.standardise(latent)
         mapped: Tensor
-        if isinstance(self.project, nn.Linear):
-            mapped = self.project(latent.flatten(1))
-            return mapped.view(-1, self.width, *self.grid)
-        if self.fold is None:
-            mapped = self.project(latent.flatten(2))
-            if latent.ndim == 4:
-                return resize(mapped.view(-1, self.width, *latent.shape[2:]), self.grid)
-            cells = F.interpolate(mapped, size=self.grid[0] * self.grid[1], mode="linear", align_corners=False)
-            return cells.view(-1, self.width, *self.grid)
-        latent = resize(latent, (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1]))
-        mapped = self.project(space_to_depth(latent, self.fold))
+        if self.fold is not None:
+            latent = resize(latent, (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1]))
+            mapped = self.project(space_to_depth(latent, self.fold))
+        elif isinstance(self.project, nn.Linear):
+            mapped = self.project(latent.flatten(1)).view(-1, self.width, *self.grid)
+        elif latent.ndim == 4:
+            mapped = resize(self.project(latent.flatten(2)).view(-1, self.width, *latent.shape[2:]), self.grid)
+        else:
+            cells = self.grid[0] * self.grid[1]
+            mapped = F.interpolate(self.project(latent), size=cells, mode="linear", align_corners=False)
+            mapped = mapped.view(-1, self.width, *self.grid)
         return mapped
 
 
@@ -149,22 +141,15 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor, layer: Tensor) -> Tensor:
         """`hidden` `[N, width, G, G]`, `layer` `[N]` indices → `[N, width, G, G]`."""
         scale, shift = self.style(layer).to(hidden.dtype)[:, :, None, None].chunk(2, dim=1)
-        inner = F.relu(hidden * (1 + scale) + shift)
-        inner = self.second(F.relu(self.first(inner)))
-        out: Tensor = hidden + inner
+        inner = self.first(F.relu(hidden * (1 + scale) + shift))
+        out: Tensor = hidden + self.second(F.relu(inner))
         return out
 
 
 class Generator(nn.Module):
-    """`x̂ = G_l(z_l, n)` for every layer `l`, in one network.
+    """`x̂ = G_l(z_l, n)` for every layer `l`, in one network; the layers have different latents.
 
-    Args:
-        layers: The layers to draw for, with different latents.
-        image_shape: `(C, H, W)` of the images.
-        bounds: Range of their pixels.
-        width: Channels of the trunk.
-        blocks: Residual blocks of the trunk.
-        noise: Size of the noise `n ~ N(0, I)`.
+    The trunk has `width` channels and `blocks` residual blocks. The noise `n ~ N(0, I)` has `noise` numbers.
     """
 
     def __init__(
@@ -179,14 +164,13 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, wide = image_shape
-        self.image_shape, self.bounds, self.noise = image_shape, bounds, noise
+        self.image_shape, self.bounds = image_shape, bounds
         self.names = tuple(layer.name for layer in layers)
         self.grid = (coarse_grid(height), coarse_grid(wide))
         self.stems = nn.ModuleList([Stem(layer.shape, self.grid, width) for layer in layers])
         self.mix = nn.Linear(noise, width * self.grid[0] * self.grid[1])
         self.blocks = nn.ModuleList([Block(width, len(layers)) for _ in range(blocks)])
-        factor = (math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))
-        doublings = math.ceil(math.log2(max(factor)))
+        doublings = math.ceil(math.log2(max(math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))))
         stages: list[nn.Module] = []
         for left in reversed(range(doublings)):
             narrow = channels if left == 0 else max(width // 2, 16)
@@ -203,14 +187,9 @@ class Generator(nn.Module):
             stem.standardise.calibrate(latents[name])
 
     def forward(self, latents: Sequence[Tensor | None], noise: Tensor) -> Tensor:
-        """Draw images for several layers in one batch.
+        """Images `[Σ N_l, C, H, W]` within the bounds, in the order of the layers, drawn in one batch.
 
-        Args:
-            latents: For each layer, `[N_l, *shape]`, or `None` for a layer that is left out.
-            noise: `[Σ N_l, noise]`, in the order of the layers.
-
-        Returns:
-            `[Σ N_l, C, H, W]` within the bounds, in the order of the layers.
+        Of each layer there are latents `[N_l, *shape]`, or `None`. The noise is `[Σ N_l, noise]`.
         """
         stems = [(i, stem(z)) for i, (stem, z) in enumerate(zip(self.stems, latents, strict=True)) if z is not None]
         layer = torch.cat([torch.full((len(h),), i, device=h.device) for i, h in stems])

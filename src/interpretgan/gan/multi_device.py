@@ -27,25 +27,18 @@ from torch import Tensor, distributed, nn
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.store.processes import end_with_parent
 
-PATIENCE = timedelta(minutes=5)
-"""How long a process waits for the others, at the start and in each step, before it gives them up."""
-GRACE = 10.0
-"""Seconds that a process is given to end: after its last step, or once its connection is lost."""
-
-Work = Callable[..., object]
-"""What all processes do: called with the team and the arguments of the task."""
+PATIENCE = timedelta(minutes=5)  # that a process waits for the others, at the start and in each step
+GRACE = 10.0  # seconds that a process is given to end: after its last step, or once its connection is lost
 
 
+@dataclass(frozen=True)
 class Team:
-    """The processes that train one generator: this one alone, or those that `gathered` starts.
+    """The processes that train one generator: this one alone, or those that `gathered` starts."""
 
-    Args:
-        rank: Number of this process; 0 leads.
-        size: How many there are. With 1, every tensor stays what it is.
-    """
-
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
+    rank: int = 0  #: Number of this process; 0 leads.
+    size: int = 1  #: How many there are. With 1, every tensor stays what it is.
+    leader: torch.device = torch.device("cpu")  # noqa: RUF009  # it cannot change
+    meeting: str = ""  #: The file where they find each other; a port could be taken by another program meanwhile.
 
     def share(self, rows: Tensor) -> Tensor:
         """This process's rows of `[N, ...]`: every `size`-th, `[N / size, ...]`, so equally many of every layer."""
@@ -69,85 +62,78 @@ class Team:
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
+    @property
+    def device(self) -> torch.device:
+        """Of this process: `rank` GPUs after the first, or the CPU."""
+        return torch.device("cuda", (self.leader.index or 0) + self.rank) if self.leader.type == "cuda" else self.leader
+
+    def store(self) -> Any:
+        """What they leave for each other at the meeting."""
+        return distributed.FileStore(self.meeting, self.size)  # type: ignore[attr-defined]  # public, not listed
+
+    def join(self) -> None:
+        """Wait until all processes join, so that `mean` works."""
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:  # a lost process is then an error here, and not the end of this process
+            os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+        distributed.init_process_group(
+            "nccl" if on_gpu else "gloo", store=self.store(), rank=self.rank, world_size=self.size, timeout=PATIENCE,
+            device_id=self.device if on_gpu else None,
+        )  # fmt: skip
+
 
 def check_team(devices: int, images_per_layer: int, leader: torch.device | None = None) -> None:
-    """Refuse a number of devices that cannot share a training.
-
-    Args:
-        devices: How many.
-        images_per_layer: What they share, for every layer and step.
-        leader: The first of them. `None`: not known yet, and so not looked for.
-
-    Raises:
-        ConfigError: Fewer than one, unequal shares, too few GPUs, or a process that is one of several already.
-    """
+    """Refuse, by a `ConfigError`, a number of devices that cannot share a training (`leader` is the first of them)."""
     if devices < 1:
         raise ConfigError(expected="devices >= 1", got=str(devices), do="1 trains on one device")
     if images_per_layer % devices:
-        raise ConfigError(
-            expected=f"images_per_layer that {devices} devices can share equally",
-            got=str(images_per_layer),
-            do=f"try {devices * (images_per_layer // devices + 1)}, or other devices",
-        )
+        do = f"try {devices * (images_per_layer // devices + 1)}, or other devices"
+        expected = f"images_per_layer that {devices} devices can share equally"
+        raise ConfigError(expected=expected, got=str(images_per_layer), do=do)
     if devices > 1 and distributed.is_available() and distributed.is_initialized():
-        raise ConfigError(
-            expected=f"a process of its own for a training on {devices} devices",
-            got="one that is in a torch.distributed group already",
-            do="use 1, or start it without torchrun",
-        )
+        got = "one that is in a torch.distributed group already"
+        raise ConfigError(expected="a process of its own", got=got, do="use 1 device, or start it without torchrun")
     if devices > 1 and leader is not None and leader.type != "cpu":
         first = leader.index or 0
         found = max(0, torch.cuda.device_count() - first) if leader.type == "cuda" else 1
         if found < devices:
-            raise ConfigError(
-                expected=f"{devices} GPUs from {leader.type}:{first} on", got=str(found), do="use fewer devices"
-            )
+            expected = f"{devices} GPUs from {leader.type}:{first} on"
+            raise ConfigError(expected=expected, got=str(found), do="use fewer devices")
 
 
 @contextmanager
-def gathered(devices: int, leader: torch.device, work: Work, task: Mapping[str, object]) -> Iterator[Team]:
+def gathered(devices: int, work: Callable[..., object], task: Mapping[str, Any]) -> Iterator[Team]:
     """A team for the time of a training, with this process as its first; afterwards none of the others is left.
 
-    Args:
-        devices: How many processes, as `check_team` accepts them.
-        leader: Device of this one. On a GPU the others take those that follow it; on a CPU they share it, which is no
-            faster and is for tests.
-        work: What the other processes call, with their `Team` and the task.
-        task: Arguments by name. Tensors on the leader's device come on that of the other process.
-
-    Yields:
-        The team.
-
-    Raises:
-        ConfigError: A task that cannot be brought to another process.
-        TrainingError: Another process died, or did not start within `PATIENCE`.
+    The other processes call `work(team=team, **task)`; the task's classifier says on which device this process is. On a
+    GPU the others take those that follow, and tensors of the task come on their own device. On a CPU they share it,
+    which is no faster and is for tests. A task that cannot be brought to another process is a `ConfigError`, a process
+    that died or did not start within `PATIENCE` a `TrainingError`.
     """
     if devices == 1:
         yield Team()
         return
     from joblib.externals.loky import ProcessPoolExecutor
 
-    content = _packed({"work": work, **task})
+    content, parent, threads = _packed({"work": work, **task}), os.getpid(), torch.get_num_threads()
+    leader: torch.device = task["classifier"].device
     with TemporaryDirectory(prefix="interpretgan-") as folder:
-        places = [_Place(rank, devices, leader, str(Path(folder) / "meeting")) for rank in range(devices)]
+        team, *others = (Team(rank, devices, leader, str(Path(folder) / "meeting")) for rank in range(devices))
         pool = ProcessPoolExecutor(devices - 1)
         try:
-            followers = [
-                pool.submit(_follow, content, place, os.getpid(), torch.get_num_threads()) for place in places[1:]
-            ]
-            _await_all(places, followers)
-            yield places[0].join()
+            followers = [pool.submit(_follow, other, content, parent, threads) for other in others]
+            _await_all(team, followers)
+            team.join()
+            yield team
             distributed.destroy_process_group()
             wait(followers, GRACE)
         except RuntimeError as error:  # what torch.distributed raises when it misses one, among others
             lost = _first_error(followers, GRACE)
             if lost is None:
                 raise
-            raise TrainingError(
-                expected=f"{devices} processes until the end of the training",
-                got=f"one that died: {_in_a_line(lost)}",
-                do="run it again to go on from the last checkpoint, with fewer devices if need be",
-            ) from error
+            expected, got = f"{devices} processes until the end of the training", f"one that died: {_in_a_line(lost)}"
+            do = "run it again to go on from the last checkpoint, with fewer devices if need be"
+            raise TrainingError(expected=expected, got=got, do=do) from error
         finally:
             pool.shutdown(kill_workers=True)
             if distributed.is_initialized():
@@ -165,70 +151,30 @@ def _packed(task: Mapping[str, object]) -> bytes:
     return content.getvalue()
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Of a process in a team: its number, how many there are, the device of the first, and the file where they meet."""
-
-    rank: int
-    size: int
-    leader: torch.device
-    meeting: str
-
-    @property
-    def device(self) -> torch.device:
-        """`rank` GPUs after the first, or the CPU."""
-        on_gpu = self.leader.type == "cuda"
-        return torch.device("cuda", (self.leader.index or 0) + self.rank) if on_gpu else self.leader
-
-    @property
-    def ready(self) -> str:
-        """What the process leaves at the meeting when it has read its task."""
-        return f"ready-{self.rank}"
-
-    def store(self) -> Any:
-        """The meeting; no port, which another program could take meanwhile."""
-        return distributed.FileStore(self.meeting, self.size)  # type: ignore[attr-defined]  # public, not listed
-
-    def join(self) -> Team:
-        """Make this process one of the team, as soon as all others do the same."""
-        on_gpu = self.device.type == "cuda"
-        if on_gpu:  # a lost process is then an error here, and not the end of this process
-            os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
-        distributed.init_process_group(
-            "nccl" if on_gpu else "gloo",
-            store=self.store(),
-            rank=self.rank,
-            world_size=self.size,
-            timeout=PATIENCE,
-            device_id=self.device if on_gpu else None,
-        )
-        return Team(self.rank, self.size)
-
-
-def _follow(content: bytes, place: _Place, parent: int, threads: int) -> None:
-    """What the other processes do: take their share of the work; the first process keeps the result."""
+def _follow(team: Team, content: bytes, parent: int, threads: int) -> None:
+    """What the other processes do: their share of the work; the first process keeps the result."""
     end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which ends the others by itself
     torch.set_num_threads(threads)
-    where = {str(place.leader): str(place.device)}
+    where = {str(team.leader): str(team.device)}
     task = torch.load(io.BytesIO(content), map_location=where, weights_only=False)  # made by our own first process
     work = task.pop("work")
-    place.store().set(place.ready, "")
-    work(place.join(), **task)
+    team.store().set(f"ready-{team.rank}", "")
+    team.join()
+    work(team=team, **task)
     distributed.destroy_process_group()
 
 
-def _await_all(places: list[_Place], followers: list[Future[None]]) -> None:
+def _await_all(team: Team, followers: list[Future[None]]) -> None:
     """Wait until all followers have read their task."""
-    store, until = places[0].store(), time.monotonic() + PATIENCE.total_seconds()
-    while not store.check([place.ready for place in places[1:]]):
+    store, until = team.store(), time.monotonic() + PATIENCE.total_seconds()
+    while not store.check([f"ready-{rank}" for rank in range(1, team.size)]):
         lost = _first_error(followers, 0.05)
         if lost is not None:
             raise _not_for_others(lost)
         if time.monotonic() > until:
-            raise TrainingError(
-                expected=f"{len(followers)} more processes within {PATIENCE}", got="fewer", do="use fewer devices"
-            )
+            expected = f"{team.size} processes within {PATIENCE}"
+            raise TrainingError(expected=expected, got="fewer", do="use fewer devices")
 
 
 def _first_error(followers: list[Future[None]], seconds: float) -> BaseException | None:
@@ -242,8 +188,6 @@ def _in_a_line(error: BaseException) -> str:
 
 
 def _not_for_others(error: BaseException) -> ConfigError:
-    return ConfigError(
-        expected="a classifier and images that can be brought to the process of another device",
-        got=_in_a_line(error),
-        do="leave out what cannot be pickled, such as open files and locks, or use 1 device",
-    )
+    expected = "a classifier and images that can be brought to the process of another device"
+    do = "leave out what cannot be pickled, such as open files and locks, or use 1 device"
+    return ConfigError(expected=expected, got=_in_a_line(error), do=do)

@@ -30,62 +30,34 @@ from interpretgan.gan.losses import (
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
-from interpretgan.training.checks import check_settings
-from interpretgan.training.precision import autocast
-from interpretgan.training.steps import MovingAverage, OnStep, Stateful, resumable, warm_up_and_cosine
+from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
+from interpretgan.training.precision import Precision, autocast
+from interpretgan.training.steps import MovingAverage, OnStep, resumable, warm_up_and_cosine
 
-CALIBRATION_IMAGES = 512
-"""Natural images over which the latents' mean and deviation are taken,"""
-CALIBRATION_PIXELS = 2**22
-"""fewer where this many pixels are reached before: all their latents are in memory at once."""
-LEAST_RATE = 0.05
-"""Share of the peak learning rate at which the cosine ends."""
+CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
+CALIBRATION_PIXELS = 2**22  # fewer where this many pixels are reached before: their latents are in memory at once
+LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
 
 
 @dataclass(frozen=True)
-class GANConfig:
-    """Settings of InterpretGAN's training.
+class GANConfig(Checked):
+    """Settings of InterpretGAN's training; one out of range is a `ConfigError`."""
 
-    Attributes:
-        steps: Generator steps; each draws `images_per_layer` explanations at every layer.
-        images_per_layer: Natural images per layer and step.
-        learning_rate: Peak of both Adams (after a short warm-up, falling along a cosine).
-        realism: Weight of the hinge term `L_adv`.
-        information: Weight λ_I of the information bound.
-        latent: Weight λ_z of the latent consistency; 0 is the plain method. `None`: see `resolved`.
-        recognition_noise: Deviation of the noise through which explanations are recognised in the information bound,
-            as a share of the bounds' width; 0 is the plain method. `None`: see `resolved`.
-        width: Channels of the trunk and of the discriminator.
-        blocks: Residual blocks of the trunk, convolutions of the discriminator.
-        noise: Size of the generator's noise.
-        ema: Decay per step of the moving average of the generator's weights, which is what explains.
-        precision: `auto` (bf16 where the processor is fast at it), `bf16` or `fp32`.
-
-    Raises:
-        ConfigError: A setting out of range.
-    """
-
-    steps: int = 1000
-    images_per_layer: int = 16
-    learning_rate: float = 2e-3
-    realism: float = 1.0
-    information: float = 1.0
-    latent: float | None = None
-    recognition_noise: float | None = None
-    width: int = 96
-    blocks: int = 2
-    noise: int = 16
-    ema: float = 0.99
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check every setting."""
-        ranges = {
-            ">= 1": ("steps", "images_per_layer", "width", "blocks", "noise"),
-            ">= 0": ("realism", "information", "latent", "recognition_noise"), "> 0": ("learning_rate",),
-            "from 0 to below 1": ("ema",),
-        }  # fmt: skip
-        check_settings(self, ranges)
+    steps: Count = 1000  #: Generator steps; each draws `images_per_layer` explanations at every layer.
+    images_per_layer: Count = 16  #: Natural images per layer and step.
+    learning_rate: Positive = 2e-3  #: Peak of both Adams, after a short warm-up, falling along a cosine.
+    realism: NotNegative = 1.0  #: Weight of the hinge term `L_adv`.
+    information: NotNegative = 1.0  #: Weight λ_I of the information bound.
+    #: Weight λ_z of the latent consistency; 0 is the plain method. `None`: see `resolved`.
+    latent: NotNegative | None = None
+    #: Deviation of the noise through which explanations are recognised in the information bound, as a share of the
+    #: width of the bounds; 0 is the plain method. `None`: see `resolved`.
+    recognition_noise: NotNegative | None = None
+    width: Count = 96  #: Channels of the trunk and of the discriminator.
+    blocks: Count = 2  #: Residual blocks of the trunk, convolutions of the discriminator.
+    noise: Count = 16  #: Size of the generator's noise.
+    ema: Decay = 0.99  #: Decay per step of the moving average of the generator's weights, which is what explains.
+    precision: Precision = "auto"  #: `auto` (bf16 where the processor is fast at it), `bf16` or `fp32`.
 
     def resolved(self, recognition_network: bool) -> GANConfig:
         """The same settings, with those filled in that depend on whether there is a recognition network.
@@ -94,11 +66,9 @@ class GANConfig:
         classifier itself needs 10 and 0.2.
         """
         latent, noise = (2.0, 0.05) if recognition_network else (10.0, 0.2)
-        return replace(
-            self,
-            latent=latent if self.latent is None else self.latent,
-            recognition_noise=noise if self.recognition_noise is None else self.recognition_noise,
-        )
+        latent = latent if self.latent is None else self.latent
+        noise = noise if self.recognition_noise is None else self.recognition_noise
+        return replace(self, latent=latent, recognition_noise=noise)
 
 
 def train_generator(
@@ -113,65 +83,24 @@ def train_generator(
     checkpoint_seconds: float = 20.0,
     on_step: OnStep | None = None,
     devices: int = 1,
+    team: Team | None = None,
 ) -> Generator:
-    """Train one generator for all layers.
+    """The moving average of a generator for layers with different latents, in eval mode with frozen parameters.
 
-    Args:
-        classifier: The frozen classifier `f`; it comes back untouched.
-        layers: Layers with different latents.
-        images: Natural images; their labels are not read.
-        config: Settings.
-        seed: Of the weights, the noise and the order of the images: the same seed gives the same generator.
-        recognition_network: Who recognises explanations in the information bound; it has the classes and the bounds of
-            the classifier. `None`: the classifier itself, as in the paper.
-        checkpoint: File for the state, written every `checkpoint_seconds` and at the end. Where it exists the training
-            goes on from there, to the weights that no interruption would have given.
-        checkpoint_seconds: See `checkpoint`.
-        on_step: See `OnStep`. With several devices the others wait for it, so it is to return within minutes.
-        devices: How many devices share each step (`interpretgan.gan.multi_device`): the classifier's and the GPUs that
-            follow it, or that many processes on a CPU. The generator is the same, up to rounding.
-
-    Returns:
-        The moving average of the generator, in eval mode with frozen parameters.
-
-    Raises:
-        ConfigError: A recognition network of other classes or bounds, or devices that cannot share the training.
-        ModelError: No gradient passes through the classifier.
-        TrainingError: A loss is not finite, or the process of another device died.
-        RunFolderError: The checkpoint is damaged or of another training, or cannot be written.
+    `InterpretGAN.fit` says more about the arguments. Each process of a team calls this for its share, and all but the
+    first only read the checkpoint.
     """
-    check_team(devices, config.images_per_layer, classifier.device)
-    task: dict[str, Any] = {
-        "classifier": classifier, "layers": layers, "images": images,
-        "config": config.resolved(recognition_network is not None), "seed": seed,
-        "recognition_network": recognition_network, "checkpoint": checkpoint,
-    }  # fmt: skip
-    # Whatever the caller has switched off, a training needs gradients.
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        gathered(devices, classifier.device, train_share, task) as team,
-    ):
-        return train_share(team, **task, checkpoint_seconds=checkpoint_seconds, on_step=on_step)
-
-
-def train_share(
-    team: Team,
-    *,
-    classifier: Classifier,
-    layers: Sequence[Layer],
-    images: ImageSource,
-    config: GANConfig,
-    seed: int,
-    recognition_network: Classifier | None,
-    checkpoint: Path | None,
-    checkpoint_seconds: float = math.inf,
-    on_step: OnStep | None = None,
-) -> Generator:
-    """`train_generator` as one process of a team runs it, with the same arguments and a resolved config.
-
-    By default as all processes but the first do, which go on from a checkpoint but write none, and call nobody.
-    """
+    if team is None:
+        check_team(devices, config.images_per_layer, classifier.device)
+        task: dict[str, Any] = {
+            "classifier": classifier, "layers": layers, "images": images, "config": config, "seed": seed,
+            "recognition_network": recognition_network, "checkpoint": checkpoint, "checkpoint_seconds": math.inf,
+        }  # fmt: skip
+        # Whatever the caller has switched off, a training needs gradients.
+        with torch.inference_mode(False), torch.enable_grad(), gathered(devices, train_generator, task) as started:
+            task |= {"checkpoint_seconds": checkpoint_seconds, "on_step": on_step}  # for this process alone
+            return train_generator(team=started, **task)
+    config = config.resolved(recognition_network is not None)
     assert config.latent is not None
     assert config.recognition_noise is not None
     device = classifier.device
@@ -181,19 +110,15 @@ def train_share(
     first, _ = images.batch(torch.randperm(len(images), generator=random)[:enough])
     first = classifier.check_images(first)
     require_gradient(classifier, first)
-    image_shape = (first.shape[1], first.shape[2], first.shape[3])
     first_logits, first_latents = capture(classifier, first, layers)
-    classes = first_logits.shape[1]
+    classes, image_shape = first_logits.shape[1], (first.shape[1], first.shape[2], first.shape[3])
     recognition = classifier if recognition_network is None else recognition_network
     _check_recognition_network(recognition, first[:1], classes, classifier.bounds)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        generator = Generator(
-            layers, image_shape, bounds=classifier.bounds, width=config.width, blocks=config.blocks, noise=config.noise
-        ).to(device)
-        discriminator = Discriminator(
-            len(layers), classes, image_shape, bounds=classifier.bounds, width=config.width, blocks=config.blocks
-        ).to(device)
+        sizes: dict[str, Any] = {"bounds": classifier.bounds, "width": config.width, "blocks": config.blocks}
+        generator = Generator(layers, image_shape, noise=config.noise, **sizes).to(device)
+        discriminator = Discriminator(len(layers), classes, image_shape, **sizes).to(device)
     generator.calibrate(first_latents)
     average = MovingAverage(generator, config.ema)
     adam_g, adam_d = (
@@ -206,14 +131,13 @@ def train_share(
         *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
     state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
-    parts: dict[str, Stateful] = {
+    parts = {
         "generator": generator, "discriminator": discriminator, "average": average, "adam_g": adam_g, "adam_d": adam_d
     }  # fmt: skip
 
     drawn = config.images_per_layer * len(layers)  # by all processes together
     per_layer, count = config.images_per_layer // team.size, drawn // team.size
     layer = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
-    # Each layer has images of its own.
     rows = {each.name: slice(i * per_layer, (i + 1) * per_layer) for i, each in enumerate(layers)}
     with classifier.borrowed(), recognition.borrowed():
         for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
@@ -227,7 +151,7 @@ def train_share(
                 logits = classifier.run(x)
             seen = logits.float().softmax(dim=1)
             z = [latents[each.name] for each in layers]
-            sizes = team.mean(torch.stack([latent_size(real) for real in z]))
+            norms = team.mean(torch.stack([latent_size(real) for real in z]))
             with autocast(device, config.precision):
                 fake = generator(z, noise)
 
@@ -251,7 +175,7 @@ def train_share(
                 realism = generator_hinge(discriminator(fake, layer, seen).float())
             information = information_bound(logits, explained)
             latent = torch.stack(
-                [latent_consistency(z[i], latents[each.name], sizes[i]) for i, each in enumerate(layers)]
+                [latent_consistency(z[i], latents[each.name], norms[i]) for i, each in enumerate(layers)]
             ).mean()
             loss_g = config.realism * realism - config.information * information + config.latent * latent
             adam_g.zero_grad()
@@ -272,20 +196,11 @@ def _check_recognition_network(network: Classifier, image: Tensor, classes: int,
     same = network.bounds == bounds
     found = network.logits(image.to(network.device)).shape[1] if same else None
     if found != classes:
-        raise ConfigError(
-            expected=f"a recognition network of {classes} classes and pixels within {list(bounds)}",
-            got=f"one of {found}" if same else f"one for pixels within {list(network.bounds)}",
-            do="choose one that was trained for the same task as the classifier",
-        )
+        got = f"one of {found}" if same else f"one for pixels within {list(network.bounds)}"
+        expected = f"a recognition network of {classes} classes and pixels within {list(bounds)}"
+        raise ConfigError(expected=expected, got=got, do="choose one that was trained for the task of the classifier")
 
 
 def _blurred(images: Tensor, noise: Tensor, size: float, bounds: tuple[float, float]) -> Tensor:
-    """Explanations through noise, which artefacts that only the recognition network sees do not survive.
-
-    Args:
-        images: `[N, C, H, W]`.
-        noise: `[N, C, H, W]`, of deviation 1.
-        size: Its deviation, as a share of the bounds' width.
-        bounds: Range of the pixels.
-    """
+    """Explanations through noise of deviation 1 times `size`, which artefacts of one network's own do not survive."""
     return (images + size * (bounds[1] - bounds[0]) * noise.to(images)).clamp(*bounds)

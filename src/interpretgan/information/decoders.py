@@ -23,82 +23,42 @@ from interpretgan.information.probes import MLPProbes, RandomMixture, RandomProj
 from interpretgan.layers import Layer, capture
 from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
 from interpretgan.store.network_files import Header
-from interpretgan.training.checks import check_settings
-from interpretgan.training.precision import autocast
-from interpretgan.training.steps import MovingAverage, OnStep, Stateful, resumable, warm_up_and_cosine
+from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
+from interpretgan.training.precision import Precision, autocast
+from interpretgan.training.steps import MovingAverage, OnStep, resumable, warm_up_and_cosine
 
-BATCH = 250
-"""Images that are measured at a time, where their latents are small."""
-MEAN_IMAGES = 10_000
-"""Training images at most from which the mean image and the frequencies of the classes are taken."""
-CALIBRATION_IMAGES = 512
-"""Training images at most over which the latents are standardised."""
-NUMBERS = 2**26
-"""Numbers, of all latents of a batch, that are in memory at a time."""
-LEAST_RATE = 0.02
-"""Share of the peak learning rate at which the cosine ends."""
+BATCH = 250  # images that are measured at a time, where their latents are small
+MEAN_IMAGES = 10_000  # training images that give the mean image and the frequencies of the classes, at most
+CALIBRATION_IMAGES = 512  # training images over which the latents are standardised, at most
+NUMBERS = 2**26  # of all latents of a batch, that are in memory at a time
+LEAST_RATE = 0.02  # share of the peak learning rate at which the cosine ends
 
 
 @dataclasses.dataclass(frozen=True)
-class InformationConfig:
-    """Settings of decoders and probes.
+class InformationConfig(Checked):
+    """Settings of decoders and probes; one out of range is a `ConfigError`."""
 
-    Attributes:
-        steps: Training steps.
-        batch: Training images per step; every probe sees all of them (fewer where their latents are very large).
-        images_per_layer: How many of these each decoder sees.
-        learning_rate: Peak of the decoders' AdamW (after a short warm-up, falling along a cosine).
-        probe_rate: The same of the probes.
-        weight_decay: Of the probes.
-        width: Channels of the decoders' trunk.
-        blocks: Residual blocks of the trunk.
-        features: Numbers of a latent that its probe sees.
-        hidden: Units of a probe's hidden layer.
-        ema: Decay per step of the moving average of all weights, which is what measures.
-        precision: `auto` (bf16 where the processor is fast at it), `bf16` or `fp32`; the probes are in fp32.
-
-    Raises:
-        ConfigError: A setting out of range.
-    """
-
-    steps: int = 400
-    batch: int = 128
-    images_per_layer: int = 8
-    learning_rate: float = 3e-3
-    probe_rate: float = 3e-3
-    weight_decay: float = 0.1
-    width: int = 96
-    blocks: int = 2
-    features: int = 256
-    hidden: int = 128
-    ema: float = 0.98
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check every setting."""
-        ranges = {
-            ">= 1": ("steps", "batch", "images_per_layer", "width", "blocks", "features", "hidden"),
-            "> 0": ("learning_rate", "probe_rate"), ">= 0": ("weight_decay",), "from 0 to below 1": ("ema",),
-        }  # fmt: skip
-        check_settings(self, ranges)
+    steps: Count = 400
+    batch: Count = 128  #: Training images per step, all seen by every probe; fewer where their latents are very large.
+    images_per_layer: Count = 8  #: How many of these each decoder sees.
+    learning_rate: Positive = 3e-3  #: Peak of the decoders' AdamW, after a short warm-up, falling along a cosine.
+    probe_rate: Positive = 3e-3  #: The same of the probes.
+    weight_decay: NotNegative = 0.1  #: Of the probes.
+    width: Count = 96  #: Channels of the decoders' trunk.
+    blocks: Count = 2  #: Residual blocks of the trunk.
+    features: Count = 256  #: Numbers of a latent that its probe sees.
+    hidden: Count = 128  #: Units of a probe's hidden layer.
+    ema: Decay = 0.98  #: Decay per step of the moving average of all weights, which is what measures.
+    precision: Precision = "auto"  #: Of the decoders: `auto` (bf16 where the processor is fast at it), `bf16`, `fp32`.
 
 
 class DecoderNetwork(nn.Module):
-    """Decoders, controls and probes of a classifier's layers.
+    """Decoders, controls and probes of a classifier's layers, which have different latents, in execution order.
 
     The decoders are InterpretGAN's generator without its noise: a stem per layer, and one trunk that knows the layer.
-    Place 0 is the image, which has a probe and needs no decoder; place `l` is layer `l`.
-
-    Args:
-        layers: Layers with different latents, in execution order.
-        image_shape: `(C, H, W)`.
-        classes: How many the probes tell apart.
-        config: Sizes of the networks.
-        bounds: Range of the pixels.
-        random: Draws the projections; the weights come from the global random state.
-
-    Attributes:
-        controls: For each control, the index of its layer (from 0): those whose latent is smaller than the one before.
+    Place 0 is the image, which has a probe and needs no decoder; place `l` is layer `l`. Controls are for those layers
+    whose latent is smaller than the one before; `controls` has their indices, from 0. `random` draws the projections;
+    the weights come from the global random state.
     """
 
     mean_image: Tensor
@@ -142,29 +102,20 @@ class DecoderNetwork(nn.Module):
         for standard, place in zip(self.standards, places, strict=True):
             assert isinstance(standard, Standardise)
             standard.calibrate(place)
-        inputs = self.decoder_inputs(places, self.standardise(places))
-        self.decoder.calibrate(dict(zip(self.decoder.names, inputs, strict=True)))
+        self.decoder.calibrate(dict(zip(self.decoder.names, self.see(places)[0], strict=True)))
 
-    def standardise(self, places: Sequence[Tensor]) -> list[Tensor]:
-        """The latents of all places, `[N, C, ...]` each, standardised per channel."""
-        return [standard(place) for standard, place in zip(self.standards, places, strict=True)]
-
-    def decoder_inputs(self, places: Sequence[Tensor], standardised: Sequence[Tensor]) -> list[Tensor]:
-        """What each decoder sees: the latents of the layers, then the controls'."""
+    def see(self, places: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """What the decoders see, those of the layers and then the controls; what the probes see, `[P, N, features]`."""
+        standardised = [standard(place) for standard, place in zip(self.standards, places, strict=True)]
         controls = [projection(standardised[i]) for i, projection in zip(self.controls, self.projections, strict=True)]
-        return [*places[1:], *controls]
+        features = [mixture(z) for mixture, z in zip(self.mixtures, standardised, strict=True)]
+        return [*places[1:], *controls], torch.stack(features)
 
     def decode(self, inputs: Sequence[Tensor]) -> Tensor:
         """Estimates of `E[x|z_l]`, `[Σ N, C, H, W]`, decoder after decoder; within the bounds in eval mode."""
         count = sum(map(len, inputs))
         decoded: Tensor = self.mean_image + self.decoder(inputs, torch.zeros(count, 1, device=inputs[0].device))
         return decoded if self.training else decoded.clamp(*self.bounds)
-
-    def classify(self, standardised: Sequence[Tensor]) -> Tensor:
-        """Logits of the probes `[places, N, K]`."""
-        features = [mixture(z) for mixture, z in zip(self.mixtures, standardised, strict=True)]
-        logits: Tensor = self.probes(torch.stack(features))
-        return logits
 
 
 class Decoders(Fitted[InformationConfig, DecoderNetwork]):
@@ -173,18 +124,13 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         decoders = Decoders(classifier).fit(train)
         diagnosis = diagnose(interpreter, judge, test, threat_model=threat_model, information=decoders.measure(test))
 
-    Args:
-        classifier: The classifier to measure.
-        layers: Its layers. `None`: all that `fit` finds. Those that hold the same tensor are measured once.
-        config: Settings of the training.
-        seed: Of the training.
-
-    Raises:
-        LayerError: An empty list of layers, or one named twice.
+    For the arguments, see `Fitted`.
     """
 
     config_type = InformationConfig
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()  # whatever the caller has switched off
     def fit(
         self,
         images: Tensor | ImageSource,
@@ -206,35 +152,26 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
                 layers are found on the first of them, where none were given.
             labels: True classes `[N]`, with a tensor of images.
             checkpoint: File for the state, written every `checkpoint_seconds` and at the end. Where it exists the
-                training goes on from there, to the weights that no interruption would have given.
+                training goes on from there.
             checkpoint_seconds: See `checkpoint`.
             on_step: See `OnStep`.
 
-        Returns:
-            This object.
-
         Raises:
-            ImageError, LabelError: Images or labels that the classifier refuses.
-            TrainingError: A loss is not finite.
-            RunFolderError: The checkpoint is damaged or of another training, or cannot be written.
+            ImageError, LabelError, TrainingError: Images or labels that the classifier refuses, a loss is not finite.
         """
-        source = labelled_source(images, labels, self.classifier.bounds)
+        classifier, config, device = self.classifier, self.config, self.classifier.device
+        source = labelled_source(images, labels, classifier.bounds)
         self._find_layers(source)
-        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
-            self._network = self._train(source, checkpoint, checkpoint_seconds, on_step)
-        return self
-
-    def _train(self, images: ImageSource, file: Path | None, seconds: float, on_step: OnStep | None) -> DecoderNetwork:
-        classifier, layers, config, device = self.classifier, self.distinct_layers, self.config, self.classifier.device
+        layers = self.distinct_layers
         random = torch.Generator().manual_seed(self.seed)
         count = min(config.batch, _most_images(layers))
-        first = torch.randperm(len(images), generator=random)[: max(2, min(CALIBRATION_IMAGES, _most_images(layers)))]
-        x = classifier.check_images(images.batch(first)[0])
+        first = torch.randperm(len(source), generator=random)[: max(2, min(CALIBRATION_IMAGES, _most_images(layers)))]
+        x = classifier.check_images(source.batch(first)[0])
         logits, _ = capture(classifier, x[:1], [])
         classes, image_shape = logits.shape[1], tuple(x.shape[1:])
         network = self._build({"image_shape": image_shape, "classes": classes}).to(device)
         network.calibrate(self._places(x))
-        mean_image, class_bits = self._averages(images, classes, random)
+        mean_image, class_bits = self._averages(source, classes, random)
         network.mean_image.copy_(mean_image)
         network.class_bits.copy_(class_bits)
         average = MovingAverage(network, config.ema)
@@ -245,33 +182,33 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         ]
         adam = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
         fingerprint = fingerprint_of(
-            config, self.seed, [(layer.name, layer.shape) for layer in layers], content_of(images), image_shape,
+            config, self.seed, [(layer.name, layer.shape) for layer in layers], content_of(source), image_shape,
             classifier.identity(), classifier.state_sha256(),
         )  # fmt: skip
-        parts: dict[str, Stateful] = {"network": network, "average": average, "adam": adam}
-        state = Checkpoint(file, fingerprint, every=seconds)
+        parts = {"network": network, "average": average, "adam": adam}
+        state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
         for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
             for group in adam.param_groups:
                 group["lr"] = group["peak"] * warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
-            x, y = images.batch(torch.randint(len(images), (count,), generator=random))
+            x, y = source.batch(torch.randint(len(source), (count,), generator=random))
             x, y = x.to(device), y.to(device)
             places = self._places(x)
-            standardised = network.standardise(places)
-            inputs = network.decoder_inputs(places, standardised)
+            inputs, features = network.see(places)
             # Each decoder sees the images that follow those of the decoder before it.
             seen = torch.arange(config.images_per_layer, device=device)
             rows = [(seen + number * config.images_per_layer) % count for number in range(len(inputs))]
             with autocast(device, config.precision):
                 decoded = network.decode([z[chosen] for z, chosen in zip(inputs, rows, strict=True)])
             errors = (decoded - x[torch.cat(rows)]).square().mean(dim=(1, 2, 3)).view(len(rows), -1).mean(dim=1)
-            probe_loss = F.cross_entropy(network.classify(standardised).flatten(0, 1), y.repeat(len(places)))
+            probe_loss = F.cross_entropy(network.probes(features).flatten(0, 1), y.repeat(len(places)))
             adam.zero_grad()
             torch.autograd.backward(errors.clamp_min(1e-8).log().mean() + probe_loss)
             adam.step()
             average.update(network, step + 1)
             losses |= {"loss": float(errors.detach().mean()), "probe_loss": float(probe_loss.detach())}
         network.load_state_dict(average.state)
-        return network.eval().requires_grad_(False)
+        self._network = network.eval().requires_grad_(False)
+        return self
 
     def _places(self, x: Tensor) -> list[Tensor]:
         """Images, and their latents at every layer."""
@@ -299,17 +236,16 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         examples: int | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> Measurement:
-        """Measure on held-out images.
+        """Measure on held-out images, which `fit` was not given.
 
         Args:
-            images: `[N, C, H, W]` within the classifier's bounds, or a source; none that `fit` was given.
+            images: `[N, C, H, W]` within the classifier's bounds, or a source.
             labels: True classes `[N]`, with a tensor of images.
             examples: How many images, from the first. `None`: all.
             on_batch: Called with the number of images that are done.
 
         Raises:
-            ConfigError: `fit` was not called, or nothing to measure.
-            ImageError, LabelError: Images or labels that the classifier refuses.
+            ConfigError, ImageError, LabelError: Not fitted, nothing to measure, or images that the classifier refuses.
         """
         network = self.network
         source = labelled_source(images, labels, self.classifier.bounds)
@@ -328,27 +264,23 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
             torch.cat(parts, dim=-1).cpu().numpy() for parts in zip(*batches, strict=True)
         )
         rows = [0, *(index + 1 for index in self.rows)]
-        return Measurement(
-            errors=errors[rows],
-            control_errors=control_errors,
-            # Of several layers with one tensor the first one is compared with the layer before.
-            controls=np.array([rows.index(index + 1) for index in network.controls], dtype=np.int64),
-            variance=variance,
-            bits=bits[rows],
-            right=right[rows],
-            layers=tuple(layer.name for layer in self.layers),
-            settings={**dataclasses.asdict(self.config), "seed": self.seed},
+        # Of several layers with one tensor the first one is compared with the layer before.
+        controls = np.array([rows.index(index + 1) for index in network.controls], dtype=np.int64)
+        names, settings = (
+            tuple(layer.name for layer in self.layers),
+            {**dataclasses.asdict(self.config), "seed": self.seed},
         )
+        return Measurement(errors[rows], control_errors, controls, variance, bits[rows], right[rows], names, settings)
 
     @torch.no_grad()
     def _measure(self, network: DecoderNetwork, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """Errors, errors of the controls, variance, bits, and whether the probes are right, of one batch."""
         places = self._places(x)
-        standardised = network.standardise(places)
-        decoded = network.decode(network.decoder_inputs(places, standardised)).view(-1, *x.shape)
+        inputs, features = network.see(places)
+        decoded = network.decode(inputs).view(-1, *x.shape)
         errors = (decoded - x).double().square().sum(dim=(2, 3, 4))
         count = len(self.distinct_layers)
-        log2 = network.classify(standardised).double().log_softmax(dim=2) / np.log(2)
+        log2 = network.probes(features).double().log_softmax(dim=2) / np.log(2)
         return (
             torch.cat([torch.zeros_like(errors[:1]), errors[:count]]),
             errors[count:],

@@ -1,11 +1,4 @@
-"""Probes of what a latent holds, the random projections that they see it through, and the controls of decoders.
-
-A linear class probe of fixed capacity, as other definitions of vulnerability use it:
-
-    projection = RandomMixture(latents.shape[1], 512, torch.Generator().manual_seed(seed))
-    probe = RidgeProbe(projection(train_latents), labels, classes)
-    classes = probe.predict(projection(test_latents))
-"""
+"""Probes of what a latent holds, the random projections that they see it through, and the controls of decoders."""
 
 from __future__ import annotations
 
@@ -17,19 +10,11 @@ from torch import Tensor, nn
 
 from interpretgan.gan.generator import Standardise
 
-RIDGE = 1e-2
-"""Weight of the penalty of a `RidgeProbe`, relative to the variance of its features, which is one."""
+RIDGE = 1e-2  # weight of the penalty of a `RidgeProbe`, relative to the variance of its features, which is one
 
 
 class MLPProbes(nn.Module):
-    """Class probes with one hidden layer, all of the same size: `[P, N, features] → [P, N, K]`, one per place.
-
-    Args:
-        places: How many, `P`.
-        features: Numbers that each one sees.
-        hidden: Units of the hidden layer.
-        classes: `K`.
-    """
+    """Class probes with one hidden layer, all of the same size, one per place: `[P, N, features] → [P, N, K]`."""
 
     def __init__(self, places: int, features: int, hidden: int, classes: int) -> None:
         super().__init__()
@@ -46,13 +31,7 @@ class MLPProbes(nn.Module):
 
 
 class RidgeProbe:
-    """A linear class probe: standardisation, and ridge regression on the classes, in double precision.
-
-    Args:
-        features: `[N, D]` of training images.
-        labels: True classes `[N]`.
-        classes: How many there are.
-    """
+    """A linear probe of standardised features `[N, D]` for their classes `[N]`: ridge regression in double precision."""
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
         self._standardise = Standardise((features.shape[1],), drop_still=True)
@@ -70,17 +49,11 @@ class RidgeProbe:
 
 
 class RandomMixture(nn.Module):
-    """Any latent as `size` random mixtures of all its numbers: `[N, ...] → [N, size]`.
+    """Any latent of `inputs` numbers as `size` random mixtures of all of them: `[N, ...] → [N, size]`.
 
-    Random signs, then an orthonormal transform (Hartley's, by the fast Fourier transform), then a random choice of
-    `size` coordinates: a random projection with orthonormal rows in `O(d log d)` time and `O(d)` memory, where a dense
-    Gaussian matrix of the first layers would have 10^8 entries. A latent of at most `size` numbers is kept as it is,
-    with zeros behind.
-
-    Args:
-        inputs: Numbers of the latent, `d`.
-        size: Numbers that come out.
-        random: Draws the signs and the coordinates.
+    Random signs, an orthonormal transform (Hartley's, by the fast Fourier transform), and a random choice of `size`
+    coordinates: a projection with orthonormal rows in `O(d log d)` time and `O(d)` memory, where a dense matrix of the
+    first layers would have 10^8 entries. A latent of at most `size` numbers is kept as it is, with zeros behind.
     """
 
     signs: Tensor
@@ -107,18 +80,13 @@ class RandomConvolution(nn.Module):
 
     Each place of the smaller map gets `C'` random mixtures of a window of the larger one. The windows have
     `⌈H/H'⌉ × ⌈W/W'⌉` places and cover the map, without overlap where it is divided evenly.
-
-    Args:
-        before: `(C, H, W)`.
-        after: `(C', H', W')`.
-        random: Draws the matrix.
     """
 
     matrix: Tensor
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, before: tuple[int, int, int], after: tuple[int, int, int], random: torch.Generator) -> None:
+    def __init__(self, before: tuple[int, ...], after: tuple[int, ...], random: torch.Generator) -> None:
         super().__init__()
         self.register_buffer("rows", _windows(before[1], after[1]))
         self.register_buffer("columns", _windows(before[2], after[2]))
@@ -141,38 +109,26 @@ def _windows(size: int, count: int) -> Tensor:
 
 
 class RandomProjection(nn.Module):
-    """The control of a decoder: a latent brought to the size of the next one by chance, `[N, C, ...] → [N, *shape]`.
+    """The control of a decoder: a standardised latent brought to the size of the next one, which is smaller, by chance.
 
-    From map to map a `RandomConvolution`, so that what is near stays near and the decoder has an equal task; to
-    anything else a `RandomMixture`.
-
-    Args:
-        before: Shape of the latent.
-        after: Shape of the next one; it must have fewer numbers.
-        random: Draws it.
-
-    Attributes:
-        shape: Of what comes out.
+    `[N, C, ...] → [N, *self.shape]`. From map to map it is a `RandomConvolution`, so that what is near stays near and
+    the decoder has an equal task; to anything else a `RandomMixture`.
     """
 
     def __init__(self, before: tuple[int, ...], after: tuple[int, ...], random: torch.Generator) -> None:
         super().__init__()
-        self.shape: tuple[int, ...]
+        self.shape: tuple[int, ...] = after
         self.map: nn.Module
-        if len(before) == len(after) and len(after) in (2, 3):
-            self.shape, self.map = after, RandomConvolution(_as_map(before), _as_map(after), random)
+        if len(before) == len(after) == 3:
+            self.map = RandomConvolution(before, after, random)
+        elif len(before) == len(after) == 2:  # tokens are a map of one column
+            self.map = RandomConvolution((before[1], before[0], 1), (after[1], after[0], 1), random)
         else:
             self.shape = (math.prod(after),)
             self.map = RandomMixture(math.prod(before), math.prod(after), random)
 
     def forward(self, standardised: Tensor) -> Tensor:
         """`[N, C, ...] → [N, *shape]`, from a latent that `Standardise` returned."""
-        if len(self.shape) == 2:
-            tokens: Tensor = self.map(standardised[:, :, :, None])
-            return tokens[..., 0].movedim(1, 2)
-        out: Tensor = self.map(standardised)
-        return out
-
-
-def _as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    return (shape[1], shape[0], 1) if len(shape) == 2 else (shape[0], shape[1], shape[2])
+        tokens = len(self.shape) == 2
+        mapped: Tensor = self.map(standardised[:, :, :, None] if tokens else standardised)
+        return mapped[..., 0].movedim(1, 2) if tokens else mapped

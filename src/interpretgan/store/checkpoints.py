@@ -20,12 +20,6 @@ from interpretgan.store.provenance import package_version
 class Checkpoint:
     """A file from which interrupted work goes on.
 
-        checkpoint = Checkpoint(path, fingerprint_of(config, seed), every=20.0)
-        state = checkpoint.load()  # None at the start
-        ...
-        if checkpoint.due():
-            checkpoint.save({"step": step, "model": model.state_dict()})
-
     Args:
         path: The file. `None`: nothing is kept.
         fingerprint: Which work it is; see `fingerprint_of`.
@@ -37,17 +31,12 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
     def due(self, *, last: bool = False) -> bool:
-        """Whether it is time to save, as it is after the last step."""
-        return self.path is not None and (
-            time.monotonic() - self._saved_at >= self.every or (last and math.isfinite(self.every))
-        )
+        """Whether it is time to save, as it always is after the last step."""
+        overdue = last or time.monotonic() - self._saved_at >= self.every
+        return self.path is not None and math.isfinite(self.every) and overdue
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write tensors and plain values in place of what was saved before.
-
-        Raises:
-            RunFolderError: The place cannot be written.
-        """
+        """Write tensors and plain values in place of what was saved before."""
         assert self.path is not None, "save where it is due"
         with atomic_file(self.path) as file:
             torch.save({"fingerprint": self.fingerprint, "state": dict(state)}, file)
@@ -56,8 +45,7 @@ class Checkpoint:
     def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
         """What was saved last, with its tensors on a device; `None` where there is no file.
 
-        Raises:
-            RunFolderError: The file is damaged, or of other work.
+        A file that is damaged, or of other work, is a `RunFolderError`.
         """
         if self.path is None or not self.path.exists():
             return None
@@ -65,15 +53,12 @@ class Checkpoint:
             content = torch.load(self.path, map_location=device, weights_only=True)
             fingerprint, state = content["fingerprint"], dict(content["state"])
         except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise RunFolderError(
-                expected="a complete checkpoint", got=f"{self.path}, which cannot be read", do="delete it to start over"
-            ) from error
+            got, do = f"{self.path}, which cannot be read", "delete it to start over"
+            raise RunFolderError(expected="a complete checkpoint", got=got, do=do) from error
         if fingerprint != self.fingerprint:
-            raise RunFolderError(
-                expected="a checkpoint of the same work",
-                got=f"{self.path}, of another model, data set, setting or version",
-                do="choose another file, or delete it to start over",
-            )
+            got = f"{self.path}, of another model, data set, setting or version"
+            do = "choose another file, or delete it to start over"
+            raise RunFolderError(expected="a checkpoint of the same work", got=got, do=do)
         return state
 
 

@@ -10,11 +10,7 @@ from pathlib import Path
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """End this process when the one that started it is gone, however that ended.
-
-    Args:
-        parent: Process number of that one. `None`: whichever it is now.
-    """
+    """End this process when the one that started it is gone, however that ended; `parent` is its process number."""
     known = os.getppid() if parent is None else parent
 
     def watch() -> None:
@@ -26,12 +22,7 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def how_it_ended(status: int, log: Path) -> str:
-    """An exit status in words, with the last line that the process wrote.
-
-    Args:
-        status: Of the process, as `subprocess` gives it: negative for a signal.
-        log: What the process wrote.
-    """
+    """An exit status of `subprocess` in words, with the last line that the process wrote to its log."""
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}: {last_line(log)}"
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, get_args, get_type_hints
 
 from interpretgan.errors import ConfigError, TrainingError
 
@@ -16,39 +15,35 @@ RANGES: dict[str, Callable[[float], bool]] = {
     "from 0 to 1": lambda value: 0 <= value <= 1,
     "from 0 to below 1": lambda value: 0 <= value < 1,
 }
+Count = Annotated[int, ">= 1"]
+WholeNumber = Annotated[int, ">= 0"]
+Positive = Annotated[float, "> 0"]
+NotNegative = Annotated[float, ">= 0"]
+Share = Annotated[float, "from 0 to 1"]
+Decay = Annotated[float, "from 0 to below 1"]
 
 
-def check_settings(settings: Any, ranges: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a dataclass with a value out of its range; `None` is in any.
+class Checked:
+    """Base of a dataclass whose values are checked against their annotations.
 
-    Args:
-        settings: The dataclass.
-        ranges: The names of its fields by their range, a key of `RANGES`.
-
-    Raises:
-        ConfigError: A value is out of its range, or not finite.
+    A `Count` must be in its range, and an `Annotated[str, ("a", "b")]` one of these two. `None` is in any range.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    for expected, names in ranges.items():
-        for name in names:
-            value, default = getattr(settings, name), defaults[name]
-            if value is not None and not (math.isfinite(value) and RANGES[expected](value)):
-                known = default is not dataclasses.MISSING and default is not None
-                raise ConfigError(
-                    expected=f"{name} {expected}", got=str(value), do=f"try {default}" if known else f"correct {name}"
-                )
+
+    def __post_init__(self) -> None:
+        """Refuse, by a `ConfigError`, a value out of its range, not finite, or not among its choices."""
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name, None)
+            for rule in (rule for part in (hint, *get_args(hint)) for rule in getattr(part, "__metadata__", ())):
+                choices = isinstance(rule, tuple)
+                fits = value in rule if choices else value is None or (math.isfinite(value) and RANGES[rule](value))
+                if not fits:
+                    expected = f"{name} among {', '.join(rule)}" if choices else f"{name} {rule}"
+                    do = f"try {getattr(type(self), name)}" if hasattr(type(self), name) else f"correct {name}"
+                    raise ConfigError(expected=expected, got=repr(value), do=do)
 
 
 def require_finite(losses: Mapping[str, float], step: int) -> None:
-    """Stop a training whose losses left the finite numbers.
-
-    Args:
-        losses: By name.
-        step: How many steps are finished.
-
-    Raises:
-        TrainingError: One is infinite or NaN.
-    """
+    """Stop a training, by a `TrainingError`, after a step whose losses are not all finite."""
     if not all(map(math.isfinite, losses.values())):
         shown = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
         raise TrainingError(expected="finite losses", got=f"{shown} at step {step}", do="lower the learning rate")

@@ -19,43 +19,31 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, DataError, ModelError
 from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
-from interpretgan.training.augmentation import augment
 from interpretgan.training.checks import require_finite
 from interpretgan.training.objectives import Batch, Objective
 from interpretgan.training.precision import channels_last, has_fast_bf16
-from interpretgan.training.recipes import Recipe
-from interpretgan.training.steps import MovingAverage, State, Stateful, copy_of, resumable, swapped, tensors_of
+from interpretgan.training.recipes import Recipe, augment
+from interpretgan.training.steps import MovingAverage, State, copy_of, resumable, swapped, tensors_of
 
-MOMENTUM = 0.9
-"""Of SGD."""
-REPORT_SECONDS = 0.5
-"""Time between two reports within an epoch."""
+MOMENTUM = 0.9  # of SGD
+REPORT_SECONDS = 0.5  # between two reports within an epoch
 
 OnProgress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """What a training did.
+    """What a training did."""
 
-    Attributes:
-        steps: Steps in all, those before a resume included.
-        loss: Mean loss of the last epoch that was run here (NaN if none was left to run).
-        seconds: Wall-clock time, with that of the epochs that were finished before a resume.
-        images_per_second: Training images per second of it, the time of the validation included.
-        history: Per finished epoch: epoch, epochs, step, steps, loss, accuracy (both of its last batch), lr, seconds,
-            and with a validation the accuracies on the images held out, natural and robust.
-        best: The epoch of `history` whose weights the model has; `None` without a validation.
-        last: The weights after the last epoch where the model has those of a better one, else `None`.
-    """
-
-    steps: int
-    loss: float
-    seconds: float
-    images_per_second: float
+    steps: int  #: In all, those before a resume included.
+    loss: float  #: Mean of the last epoch that was run here (NaN if none was left to run).
+    seconds: float  #: Wall-clock time, with that of the epochs that were finished before a resume.
+    images_per_second: float  #: Training images per second of it, the time of the validation included.
+    #: Per finished epoch: epoch, epochs, step, steps, loss, accuracy (both of its last batch), lr, seconds, and with a
+    #: validation the accuracies on the images held out, validation_natural and validation_robust.
     history: tuple[dict[str, float], ...] = ()
-    best: dict[str, float] | None = None
-    last: State | None = None
+    best: dict[str, float] | None = None  #: The epoch whose weights the model has; `None` without a validation.
+    last: State | None = None  #: The weights after the last epoch where the model has those of a better one.
 
 
 def train_classifier(
@@ -73,33 +61,20 @@ def train_classifier(
 ) -> TrainingResult:
     """Train a classifier in place; the norm of its gradient is clipped to 1.
 
-    Every random number follows from `seed` and the number of the step, so a training that was interrupted and
-    resumed from its checkpoint gives the same weights, bit for bit, as one that was not.
+    Every random number follows from `seed` and the number of the step, so a training that was resumed from its
+    checkpoint gives the same weights, bit for bit, as one that was not interrupted. With a validation in the recipe the
+    model ends with the weights of the best epoch: robust networks overfit, and lose robustness while the loss still
+    falls (Rice et al. 2020). Averaged weights, where the recipe has them, are what is measured and kept.
 
-    With a validation in the recipe, each epoch is measured on images that are never trained on, and the model
-    ends with the weights of the best: robust networks overfit, and lose robustness while the loss still falls
-    (Rice et al. 2020). Averaged weights, where the recipe has them, are what is measured and kept.
-
-    Args:
-        classifier: Its model is changed. Its train/eval flags and the global random state are as before afterwards.
-        train: Training images; a last batch that is not full is left out of the epoch.
-        objective: The loss.
-        recipe: Everything else that decides the result.
-        seed: Of the order of the images, their augmentation, the split, and the objective.
-        device: Where to train; the model stays there. `None`: where it is.
-        bf16: bfloat16 autocast. `None`: where the device is fast in it.
-        checkpoint: File of the state, written every `checkpoint_seconds` and at the end, read if it exists.
-        checkpoint_seconds: See there.
-        on_progress: Called about twice a second and after each epoch with epoch, epochs, step, steps, loss,
-            accuracy (both of the batch), lr, images_per_second and seconds; after a validation with
-            validation_natural and validation_robust as well.
+    The model stays on the device. Its train/eval flags and the global random state are as before afterwards. `bf16` is
+    bfloat16 autocast, by default where the device is fast in it. The checkpoint is written every `checkpoint_seconds`
+    and at the end, and read if it exists. `on_progress` is called about twice a second and after each epoch with what
+    `TrainingResult.history` has, and with images_per_second; the seconds are those of this process.
 
     Raises:
-        ConfigError: More images held out than there are.
-        DataError: More classes in the data than logits.
-        ModelError: No parameters to train, or an output that cannot be read as logits.
-        TrainingError: The loss is no longer finite.
-        RunFolderError: The checkpoint is damaged or of another training, or cannot be written.
+        ConfigError, DataError: More images held out than there are, more classes in the data than logits.
+        ModelError, TrainingError: No parameters to train, outputs that are no logits, a loss that is not finite.
+        RunFolderError: See `Checkpoint`.
     """
     train = train.scaled(classifier.bounds)
     model = classifier.model
@@ -119,11 +94,11 @@ def train_classifier(
 
     with _training(model, place):
         optimizer = _optimizer(recipe, parameters)
-        average = MovingAverage(model, recipe.averaging) if recipe.averaging else None
+        average = MovingAverage(model, recipe.averaging)  # of decay 0: the weights themselves
         epochs, order, losses, steps_here = _Epochs(), torch.empty(0), list[Tensor](), 0
-        parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "objective": objective, "epochs": epochs}
-        if average is not None:
-            parts["average"] = average
+        parts = {
+            "model": model, "optimizer": optimizer, "objective": objective, "average": average, "epochs": epochs
+        }  # fmt: skip
         began = reported = time.perf_counter()
         for step, _ in resumable(total, parts, Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)):
             epoch, position = divmod(step, steps_per_epoch)
@@ -149,8 +124,7 @@ def train_classifier(
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            if average is not None:
-                average.update(model, step + 1)
+            average.update(model, step + 1)
             losses.append(loss.detach())
             steps_here += 1
 
@@ -165,31 +139,24 @@ def train_classifier(
             }  # fmt: skip
             require_finite({"loss": report["loss"]}, step + 1)
             if epoch_ends:
-                weights = tensors_of(model) if average is None else average.state
                 if len(held_out):
-                    with swapped(model, weights):
-                        report |= validate(classifier, *train.batch(held_out), objective.selection, seed=seed)
-                epochs.add(report, weights, time.perf_counter() - began)
+                    with swapped(model, average.state):
+                        report |= _validate(classifier, *train.batch(held_out), objective.selection, seed)
+                epochs.add(report, average.state, time.perf_counter() - began)
             spent = time.perf_counter() - began
             if on_progress is not None:
                 on_progress({**report, "images_per_second": steps_here * batch_size / spent, "seconds": spent})
         optimizer.zero_grad(set_to_none=True)
-        if average is not None:
-            model.load_state_dict(average.state)
-        last, best = None, epochs.best
+        model.load_state_dict(average.state)
+        last = best = None
         if epochs.best_weights is not None:
-            last = copy_of(tensors_of(model)) if best is not epochs.history[-1] else None
+            best = max(epochs.history, key=_merit)  # the first of equals
+            last = copy_of(model) if best is not epochs.history[-1] else None
             model.load_state_dict(epochs.best_weights)
-        seconds = epochs.seconds_before + time.perf_counter() - began
-    return TrainingResult(
-        steps=total,
-        loss=float(torch.stack(losses).mean()) if losses else math.nan,
-        seconds=seconds,
-        images_per_second=total * batch_size / seconds,
-        history=tuple(epochs.history),
-        best=best,
-        last=last,
-    )
+    seconds = epochs.seconds_before + time.perf_counter() - began
+    loss_here = float(torch.stack(losses).mean()) if losses else math.nan
+    speed = total * batch_size / seconds
+    return TrainingResult(total, loss_here, seconds, speed, tuple(epochs.history), best, last)
 
 
 def evaluate_accuracy(classifier: Classifier, data: ImageSet, batch_size: int = 512) -> float:
@@ -200,24 +167,21 @@ def evaluate_accuracy(classifier: Classifier, data: ImageSet, batch_size: int = 
     return right / len(data)
 
 
-def validate(
-    classifier: Classifier, images: Tensor, labels: Tensor, selection: ThreatModel | None, *, seed: int
+def _validate(
+    classifier: Classifier, images: Tensor, labels: Tensor, selection: ThreatModel | None, seed: int
 ) -> dict[str, float]:
-    """Accuracy on held-out images, 0 to 1, in full precision.
+    """Accuracy on held-out images, natural and under the attack of the selection if there is one.
 
-    Returns:
-        `validation_natural`, and with a selection `validation_robust`, under its attack. The seed is the same in every
-        epoch, so epochs are compared under the same random starts.
+    The seed is the same in every epoch, so epochs are compared under the same random starts.
     """
-
-    def accuracy(inputs: Tensor) -> float:
-        return float((classifier.logits(inputs).argmax(dim=1) == labels).float().mean())
-
     images, labels = images.to(classifier.device), labels.to(classifier.device)
-    measured = {"validation_natural": accuracy(images)}
+    versions = {"validation_natural": images}
     if selection is not None:
-        measured["validation_robust"] = accuracy(attack(classifier, images, labels, selection, seed=seed))
-    return measured
+        versions["validation_robust"] = attack(classifier, images, labels, selection, seed=seed)
+    return {
+        name: float((classifier.logits(version).argmax(dim=1) == labels).float().mean())
+        for name, version in versions.items()
+    }
 
 
 class _Epochs:
@@ -228,15 +192,10 @@ class _Epochs:
         self.best_weights: State | None = None
         self.seconds_before = 0.0  # the resume
 
-    @property
-    def best(self) -> dict[str, float] | None:
-        """The first of the best; `None` without a validation."""
-        return None if self.best_weights is None else max(self.history, key=_merit)
-
     def add(self, report: dict[str, float], weights: State, seconds: float) -> None:
         """Add an epoch that ended `seconds` after the start of this process."""
         if "validation_natural" in report and all(_merit(report) > _merit(earlier) for earlier in self.history):
-            self.best_weights = copy_of(weights)
+            self.best_weights = {name: value.clone() for name, value in weights.items()}
         self.history.append({**report, "seconds": self.seconds_before + seconds})
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,11 +214,8 @@ def _merit(report: dict[str, float]) -> float:
 def _split(count: int, validation: int, seed: int) -> tuple[Tensor, Tensor]:
     """Indices that are trained on, and those that are held out."""
     if validation >= count:
-        raise ConfigError(
-            expected=f"fewer images held out than the {count} there are",
-            got=f"validation={validation}",
-            do="hold out less",
-        )
+        expected = f"fewer images held out than the {count} there are"
+        raise ConfigError(expected=expected, got=f"validation={validation}", do="hold out less")
     if not validation:
         return torch.arange(count), torch.empty(0, dtype=torch.int64)
     order = torch.randperm(count, generator=_generator(seed, "validation", 0))
@@ -282,11 +238,9 @@ def _generator(seed: int, purpose: str, index: int) -> torch.Generator:
 def _check_classes(classifier: Classifier, train: ImageSet, place: torch.device) -> None:
     logits = classifier.logits(train.batch(slice(0, 1))[0].to(place))
     if logits.shape[1] < len(train.classes):
-        raise DataError(
-            expected=f"at most {logits.shape[1]} classes, as the classifier has",
-            got=f"{len(train.classes)} in {train.name}",
-            do="build the model with num_classes=len(data.classes)",
-        )
+        expected = f"at most {logits.shape[1]} classes, as the classifier has"
+        do = "build the model with num_classes=len(data.classes)"
+        raise DataError(expected=expected, got=f"{len(train.classes)} in {train.name}", do=do)
 
 
 @contextmanager

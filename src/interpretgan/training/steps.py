@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from interpretgan.store.checkpoints import Checkpoint
 from interpretgan.training.checks import require_finite
 
 State = dict[str, Tensor]
-
 OnStep = Callable[[int, dict[str, float]], None]
 """Called after each step with the number of finished steps and the losses of the step."""
 
@@ -25,22 +24,18 @@ def warm_up_and_cosine(step: int, steps: int, *, floor: float) -> float:
 
 
 class MovingAverage:
-    """An exponential moving average of a network's parameters and buffers.
+    """An exponential moving average of a network's parameters and buffers, from its present state on.
 
-    The decay of early updates is lower, so that the start is soon forgotten: `min(decay, (1 + t) / (10 + t))`.
-
-    Args:
-        network: Averaged from its present state on.
-        decay: Share of the old average that an update keeps, 0 to below 1.
+    At update `t` the old average keeps the share `min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.state = copy_of(tensors_of(network))
+        self.state = copy_of(network)
 
     @torch.no_grad()
     def update(self, network: nn.Module, t: int) -> None:
-        """Take in the network's state at time `t`; at 0 the average becomes that state. Counters are copied."""
+        """Take in the network's state at update `t`; at 0 the average becomes that state. Counters are copied."""
         decay = min(self.decay, (1 + t) / (10 + t)) if t else 0.0
         for name, value in tensors_of(network).items():
             if decay and value.is_floating_point():
@@ -49,7 +44,7 @@ class MovingAverage:
                 self.state[name].copy_(value)
 
     def state_dict(self) -> State:
-        """The averaged tensors by name, as the network's own `state_dict` has them."""
+        """The averaged tensors, under the names that the network's own `state_dict` has."""
         return self.state
 
     @torch.no_grad()
@@ -64,15 +59,16 @@ def tensors_of(network: nn.Module) -> State:
     return {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
 
 
-def copy_of(state: State) -> State:
-    """A copy that does not change with the network, contiguous."""
-    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+def copy_of(network: nn.Module) -> State:
+    """The network's parameters and buffers as they are now, contiguous."""
+    tensors = tensors_of(network).items()
+    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors}
 
 
 @contextmanager
 def swapped(network: nn.Module, state: State) -> Iterator[None]:
     """The network with another state inside, and with its own again outside."""
-    own = copy_of(tensors_of(network))
+    own = copy_of(network)
     try:
         network.load_state_dict(state)
         yield
@@ -80,19 +76,9 @@ def swapped(network: nn.Module, state: State) -> Iterator[None]:
         network.load_state_dict(own)
 
 
-class Stateful(Protocol):
-    """A network, an optimiser or an average: whatever a training changes."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Its state."""
-
-    def load_state_dict(self, state: dict[str, Any], /) -> object:
-        """Take back what `state_dict` returned."""
-
-
 def resumable(
     steps: int,
-    parts: Mapping[str, Stateful],
+    parts: Mapping[str, Any],
     checkpoint: Checkpoint,
     *,
     random: torch.Generator | None = None,
@@ -100,23 +86,10 @@ def resumable(
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """The steps of a training, from where its checkpoint stands, to the weights that no interruption would have given.
 
-        for step, losses in resumable(config.steps, parts, checkpoint):
-            ...
-            losses["loss"] = float(loss)
-
-    Args:
-        steps: How many in all.
-        parts: All that a step changes, by name.
-        checkpoint: Where the state is kept.
-        random: Where a step takes its random numbers from. `None`: they follow from its number.
-        on_step: See `OnStep`; an error that it raises ends the training before this step is saved.
-
-    Yields:
-        The number of finished steps, and a dictionary that the step puts its losses into.
-
-    Raises:
-        TrainingError: A loss is not finite.
-        RunFolderError: The checkpoint is damaged or of another training, or cannot be written.
+    Each step is yielded with the number of finished steps and a dictionary that it puts its losses into, which must be
+    finite (`require_finite`). `parts` is all that a step changes, each with `state_dict` and `load_state_dict`, and
+    `random` where it takes its random numbers from, if they do not follow from its number. An error that `on_step`
+    raises ends the training before the step is saved.
     """
     step, saved = 0, checkpoint.load()
     if saved is not None:
