@@ -62,9 +62,9 @@ def read(interpreter: InterpretGAN, judge: Judge, x: Tensor, adversarial: Tensor
     natural, turned = (
         torch.cat([interpreter.draw(images[part], noise[part]) for part in parts], dim=1) for images in (x, adversarial)
     )
-    right = [float((judge.read(images) == y).float().mean()) for images in natural]
+    right = [float((judge.predict(images) == y).float().mean()) for images in natural]
     error = [float((images - x).square().mean() / x.var()) for images in natural]
-    return right, error, torch.stack([judge.read(images) for images in turned])
+    return right, error, torch.stack([judge.predict(images) for images in turned])
 
 
 def train(
@@ -116,8 +116,8 @@ def main() -> None:
     fp32_step = train(classifier, layers, images, dataclasses.replace(config, steps=12, precision="fp32"), seed=0)[2]
 
     def profile(natural: list[float], predictions: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-        of_image = float((judge.read(adversarial) == y).float().mean()) / float((judge.read(x) == y).float().mean())
-        kept = [of_image, *((predictions == y).float().mean(dim=1).numpy() / np.array(natural))]
+        right = [float((judge.predict(images) == y).float().mean()) for images in (x, adversarial)]
+        kept = [right[1] / right[0], *((predictions == y).float().mean(dim=1).numpy() / np.array(natural))]
         return -np.diff(np.array(kept, dtype=np.float64))
 
     together_profile = profile(shared.natural, shared.predictions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -87,6 +88,11 @@ class Classifier(nn.Module):
     def name(self) -> str:
         """Name of the model's class."""
         return type(self.model).__name__
+
+    def identity(self) -> tuple[object, ...]:
+        """What is known of a classifier beside its weights: its modules, the range of its pixels, its normalisation."""
+        modules = re.sub(r" at 0x[0-9a-f]+", "", repr(self.model))  # addresses differ in the next process
+        return modules, self.bounds, self.mean, self.std
 
     def state_sha256(self) -> str:
         """Hash of the model's parameters, buffers and further state: 64 hexadecimal digits."""

@@ -17,7 +17,7 @@ from interpretgan.diagnosis.predictions import Predictions
 from interpretgan.diagnosis.result import INFORMATION, Diagnosis
 from interpretgan.errors import ConfigError, LabelError, RunFolderError
 from interpretgan.gan.train import GANConfig
-from interpretgan.information import InformationConfig, InformationMeter
+from interpretgan.information import Decoders, InformationConfig
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge
 from interpretgan.layers import examine
@@ -153,8 +153,8 @@ def test_information_stands_beside_the_vulnerabilities(
 ) -> None:  # fmt: skip
     interpreter, judge = job
     config = InformationConfig(steps=15, batch=24, images_per_layer=4, width=16, blocks=1, precision="fp32")
-    meter = InformationMeter(interpreter.classifier, interpreter.layers, config=config, seed=3).fit(digits[0])
-    measured = meter.measure(digits[1], examples=60)
+    decoders = Decoders(interpreter.classifier, interpreter.layers, config=config, seed=3).fit(digits[0])
+    measured = decoders.measure(digits[1], examples=60)
     settings = {"threat_model": THREAT, "examples": 60, "bootstrap": 50, "seed": 4}
     both = diagnose(interpreter, judge, digits[1], information=measured, **settings)  # type: ignore[arg-type]
     alone = diagnose(interpreter, judge, digits[1], **settings)  # type: ignore[arg-type]
@@ -180,7 +180,7 @@ def test_information_stands_beside_the_vulnerabilities(
     assert alone.layers[1].information_loss is None
     assert "information_loss" not in set(alone.to_frame())
     with pytest.raises(ConfigError, match="on 60 images"):
-        diagnose(interpreter, judge, digits[1], information=meter.measure(digits[1], examples=59), **settings)  # type: ignore[arg-type]
+        diagnose(interpreter, judge, digits[1], information=decoders.measure(digits[1], examples=59), **settings)  # type: ignore[arg-type]
 
 
 def test_a_diagnosis_of_an_older_version_has_no_information(

@@ -21,7 +21,7 @@ from interpretgan.attacks import Logits, ThreatModel, check_perturbation, input_
 from interpretgan.classifier import Classifier, check_labels
 from interpretgan.data import content_hash
 from interpretgan.errors import ConfigError, ImageError
-from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
+from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 """The standard version: each attacks what the ones before left."""
@@ -93,7 +93,7 @@ def autoattack(
     low, high = classifier.bounds
     plain = (low, high) == (0.0, 1.0)
     tell = on_batch or (lambda *_: None)
-    began = saved = time.monotonic()
+    began = time.monotonic()
     with (
         torch.inference_mode(False),
         classifier.borrowed(),
@@ -127,13 +127,14 @@ def autoattack(
             for part in torch.split(torch.arange(len(unit), device=unit.device), batch_size):
                 right[part] = adversary.get_logits(unit[part]).argmax(dim=1) == labels[part]
         state = _State(unit.clone(), right, right.nonzero().flatten())
-        if checkpoint is not None:
-            content = content_hash(images.cpu().numpy(), labels.cpu().numpy())
-            fingerprint = fingerprint_of(
-                threat_model, seed, batch_size, network_of(classifier), classifier.state_sha256(), content
-            )
-            if checkpoint.exists():
-                state = _State(**load_checkpoint(checkpoint, fingerprint, images.device))
+        content = content_hash(images.cpu().numpy(), labels.cpu().numpy())
+        fingerprint = fingerprint_of(
+            threat_model, seed, batch_size, classifier.identity(), classifier.state_sha256(), content
+        )
+        file = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
+        saved = file.load(images.device)
+        if saved is not None:
+            state = _State(**saved)
         earlier = state.seconds
         for stage in STAGES[len(state.after) :]:
             adversary.attacks_to_run = [stage]
@@ -145,10 +146,9 @@ def autoattack(
                     x, y = adversary.run_standard_evaluation(unit[part], labels[part], batch_size=batch_size)
                 state.found[part], state.right[part] = x, y == labels[part]
                 state.done += len(part)
-                if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
+                if file.due():
                     state.seconds = earlier + time.monotonic() - began
-                    save_checkpoint(checkpoint, fingerprint, vars(state))
-                    saved = time.monotonic()
+                    file.save(vars(state))
                 tell(stage, state.done, len(state.left))
             state.after[stage] = int(state.right.sum()) / len(labels)
             state.left, state.done = state.right.nonzero().flatten(), 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from interpretgan.data.datasets import (
+    ImageData,
     ImageSet,
+    as_image_set,
     as_source,
     content_hash,
     content_of,
@@ -14,9 +16,11 @@ from interpretgan.data.datasets import (
 from interpretgan.data.sources import ImageSource, TensorImages
 
 __all__ = [
+    "ImageData",
     "ImageSet",
     "ImageSource",
     "TensorImages",
+    "as_image_set",
     "as_source",
     "content_hash",
     "content_of",

@@ -76,7 +76,7 @@ def diagnose(
             `None`: attacks them here.
         classifier_info: Kept in the record, beside the model's class and size.
         data_info: Likewise, beside the number of examples.
-        information: What `InformationMeter.measure` found at the same layers on the same examples, to stand beside the
+        information: What `Decoders.measure` found at the same layers on the same examples, to stand beside the
             vulnerabilities. `None`: information is not measured.
         on_batch: Told how many examples are done.
         on_predictions: Given the predictions of each interpreter, to keep them.
@@ -188,7 +188,7 @@ def diagnose(
         provenance={
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [one.seed for one in interpreters],
-            "generator": dataclasses.asdict(interpreters[0].config),
+            "generator": dataclasses.asdict(interpreters[0].resolved_config),
             "recognition_network_sha256": interpreters[0].recognition_network_sha256,
             "bootstrap": bootstrap,
             "confidence": confidence,
@@ -226,7 +226,7 @@ def _require_same(information: Measurement, layers: Sequence[Layer], count: int)
         raise ConfigError(
             expected=f"information measured at {', '.join(names)} on {count} images",
             got=f"{', '.join(information.layers)} on {len(information.variance)}",
-            do="give the meter the layers of the interpreter, and measure the examples that are diagnosed",
+            do="give the decoders the layers of the interpreter, and measure the examples that are diagnosed",
         )
 
 

@@ -1,4 +1,4 @@
-"""What a job reads its classifier with: the judge, one InterpretGAN per generator seed, and the information meter."""
+"""What a job reads its classifier with: the judge, one InterpretGAN per generator seed, and the decoders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
-from interpretgan.information import InformationMeter
+from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.layers import Layer
@@ -196,8 +196,8 @@ class Instruments:
         return interpreter
 
     @cached_property
-    def meter(self) -> InformationMeter | None:
-        """The information meter; `None` where information is left out."""
+    def decoders(self) -> Decoders | None:
+        """The decoders and probes that measure information; `None` where it is left out."""
         shop = self.workshop
         settings = shop.settings
         config = settings.information.config(settings.generator.precision)
@@ -205,15 +205,15 @@ class Instruments:
             return None
         file = shop.path("information.safetensors")
         if file.exists():
-            return InformationMeter.load(file, self.subject.classifier)
-        meter = InformationMeter(self.subject.classifier, self.layers, config=config, seed=settings.run.seed)
+            return Decoders.load(file, self.subject.classifier)
+        decoders = Decoders(self.subject.classifier, self.layers, config=config, seed=settings.run.seed)
         label = f"measuring information at {len(self.layers)} layers"
         with shop.stage("information", label, total=config.steps) as log:
-            meter.fit(
+            decoders.fit(
                 shop.train,
                 checkpoint=shop.path("checkpoint-information.pt"),
                 on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
             )
-        meter.save(file)
+        decoders.save(file)
         shop.drop("checkpoint-information.pt")
-        return meter
+        return decoders

@@ -265,16 +265,13 @@ class GeneratorOptions:
             raise ConfigError(
                 expected="generator_seeds >= 1", got=str(self.generator_seeds), do="train one generator at least"
             )
-        # what a robust recognition network reads is hardly an artefact of its own: less must hold it back
-        latent, noise = (10.0, 0.2) if self.recognition_network is None else (2.0, 0.05)
         return GANConfig(
             steps=self.generator_steps,
             images_per_layer=self.images_per_layer,
             information=self.information,
-            latent=latent if self.latent is None else self.latent,
-            recognition_noise=noise,
+            latent=self.latent,
             precision=self.precision,
-        )
+        ).resolved(self.recognition_network is not None)
 
     def names(self) -> list[str] | None:
         """The chosen layers, or `None` for all.
@@ -404,7 +401,7 @@ class RunOptions:
     device: str = "auto"
     """auto (a GPU if there is one), cpu, or cuda[:k]."""
     devices: int = 1
-    """How many devices share the training of the generator: --device and the GPUs after it (extra 'fabric')."""
+    """How many devices share the training of the generator: --device and the GPUs after it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:

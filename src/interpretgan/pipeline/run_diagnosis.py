@@ -188,11 +188,11 @@ class Job:
 
     def _information(self, count: int) -> Measurement | None:
         """What each layer still holds of the first test images and of their classes; writes `information.npz`."""
-        meter, shop = self.instruments.meter, self.workshop
-        if meter is None:
+        decoders, shop = self.instruments.decoders, self.workshop
+        if decoders is None:
             return None
         with stage_seconds(shop.seconds, "information"), Progress(count, "information", unit="image") as progress:
-            found = meter.measure(shop.test, examples=count, on_batch=progress.update)
+            found = decoders.measure(shop.test, examples=count, on_batch=progress.update)
         arrays = {name: value for name, value in vars(found).items() if isinstance(value, np.ndarray)}
         save_arrays(shop.path("information.npz"), {"layers": np.array(["image", *found.layers]), **arrays})
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,17 +11,13 @@ import numpy as np
 
 from interpretgan.errors import RunFolderError
 from interpretgan.report.figures import check_examples, explanation_sheet, grid
-from interpretgan.store.files import atomic_write_bytes
+from interpretgan.store.files import atomic_write_bytes, write_arrays
 
 if TYPE_CHECKING:
     from interpretgan.interpreter import Explanation
 
 
-def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays to one compressed .npz, atomically and without pickles."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    atomic_write_bytes(path, buffer.getvalue())
+save_arrays = write_arrays
 
 
 def examples_of(explanation: Explanation) -> dict[str, Any]:
