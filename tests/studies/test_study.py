@@ -262,7 +262,7 @@ def test_threads_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError("a full disk")
 
     monkeypatch.setattr("interpretgan.studies.executors.subprocess.Popen", start)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr("interpretgan.studies.executors.cpu_count", lambda: 8)
     config = load_config(TINY)
     for threads in (None, 1):
         with executor_for(replace(config, threads=threads), workers=4) as executor:

@@ -10,45 +10,13 @@ from torch import Tensor
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.diagnosis.predictions import BATCH, Perturb, batch_size
+from interpretgan.information.probes import RandomMixture, RidgeProbe
 from interpretgan.layers import Layer, capture
 
 FEATURES = 512
-"""Dimensions that a latent is projected to before it is probed: the same capacity at every layer."""
+"""Numbers of a latent that a probe sees: the same capacity at every layer."""
 PROBED = 4000
 """Training images of a probe."""
-RIDGE = 1e-2
-"""Weight of the probe's penalty, relative to the mean variance of its features."""
-
-
-class Probe:
-    """A linear class probe of fixed capacity: random projection, standardisation, and ridge regression on the classes.
-
-    Args:
-        width: Dimensions of the latents that it reads.
-        seed: Of the projection to `FEATURES` dimensions; what has no more of them is left as it is.
-    """
-
-    def __init__(self, width: int, *, seed: int) -> None:
-        matrix = torch.randn(width, FEATURES, generator=torch.Generator().manual_seed(seed)) / width**0.5
-        self._matrix = matrix if width > FEATURES else None
-
-    def project(self, latents: Tensor) -> Tensor:
-        """`[N, D]` to `[N, FEATURES or fewer]`, in double precision."""
-        return (latents if self._matrix is None else latents @ self._matrix).double()
-
-    def fit(self, features: Tensor, labels: Tensor, classes: int) -> None:
-        """Learn the classes `[N]` of projected latents of training images."""
-        self._mean, self._std = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
-        z = (features - self._mean) / self._std
-        wanted = torch.nn.functional.one_hot(labels, classes).double()
-        self._offset = wanted.mean(dim=0)
-        gram = z.T @ z + RIDGE * len(z) * torch.eye(z.shape[1], dtype=z.dtype)
-        self._weights = torch.linalg.solve(gram, z.T @ (wanted - self._offset))
-
-    def predict(self, latents: Tensor) -> Tensor:
-        """Classes `[N]` of latents `[N, D]`."""
-        scores: Tensor = (self.project(latents) - self._mean) / self._std @ self._weights + self._offset
-        return scores.argmax(dim=1)
 
 
 def other_definitions(
@@ -86,16 +54,20 @@ def other_definitions(
         _, found = capture(classifier, x, layers)
         return [z.flatten(1).float().cpu() for z in (x, *(found[layer.name] for layer in layers))]
 
+    def projected(latents: list[Tensor]) -> list[Tensor]:
+        return [projection(z) for projection, z in zip(projections, latents, strict=True)]
+
     train, test = train.scaled(classifier.bounds), test.scaled(classifier.bounds)
-    probes = [Probe(z.shape[1], seed=seed) for z in latents_of(train.batch(slice(0, 1))[0])]
+    widths = [z.shape[1] for z in latents_of(train.batch(slice(0, 1))[0])]
+    projections = [RandomMixture(width, FEATURES, torch.Generator().manual_seed(seed)) for width in widths]
     trained = min(PROBED, len(train))
     features, labels = [], []  # of whole latents, early maps would fill the memory
     for first in range(0, trained, BATCH):
         x, y = train.batch(slice(first, min(first + BATCH, trained)))
-        features.append([probe.project(z) for probe, z in zip(probes, latents_of(x), strict=True)])
+        features.append(projected(latents_of(x)))
         labels.append(y)
-    for probe, parts in zip(probes, zip(*features, strict=True), strict=True):
-        probe.fit(torch.cat(parts), torch.cat(labels), len(train.classes))
+    classes, each = torch.cat(labels), zip(*features, strict=True)
+    probes = [RidgeProbe(torch.cat(parts), classes, len(train.classes)) for parts in each]
     right, error = torch.zeros(2, len(probes), dtype=torch.float64), torch.zeros(len(probes), dtype=torch.float64)
     size = batch_size(test, len(layers))  # as in the diagnosis: what an attack finds depends on what is beside an image
     for first in range(0, count, size):
@@ -103,9 +75,10 @@ def other_definitions(
         perturbed = adversarial(x.to(classifier.device), y.to(classifier.device), first)
         natural, changed = latents_of(x), latents_of(perturbed)
         for row, latents in enumerate((natural, changed)):
-            right[row] += torch.stack([(p.predict(z) == y).sum() for p, z in zip(probes, latents, strict=True)])
+            pairs = zip(probes, projected(latents), strict=True)
+            right[row] += torch.stack([(probe.predict(z) == y).sum() for probe, z in pairs])
         moved = [(b - a).norm(dim=1) / a.norm(dim=1).clamp_min(1e-12) for a, b in zip(natural, changed, strict=True)]
-        error += torch.stack([one.double().sum() for one in moved])
+        error += torch.stack([ratios.double().sum() for ratios in moved])
     survival = torch.where(right[0] > 0, right[1] / right[0].clamp_min(1), torch.ones_like(right[0]))
     fallen = survival[:-1] - survival[1:]
     return {"vulnerability_probe": fallen.tolist(), "relative_error": (error[1:] / count).tolist()}

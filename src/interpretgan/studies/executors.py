@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count
+
 from interpretgan.errors import ConfigError
 from interpretgan.store.processes import how_it_ended, last_line
 from interpretgan.studies.board import DONE, FAILED, RUNNING
@@ -92,8 +94,7 @@ def run_locally(
         variables: Their environment.
         place: Folder that they work in.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = dict.fromkeys(THREADS, str(threads or max(1, cores // workers)))
+    limits = dict.fromkeys(THREADS, str(threads or max(1, cpu_count() // workers)))
     # Threads that spin while they wait would take the cores from other workers.
     environment = {**variables, **limits, "OMP_WAIT_POLICY": "PASSIVE"}
     waiting = [(folder, "") for folder in folders]
@@ -111,7 +112,6 @@ def run_locally(
             for run in [run for run in running if run[2].poll() is not None]:
                 running.remove(run)
                 folder, died, process = run
-                process.communicate()  # closes its input
                 status, log = process.returncode, folder / "log.txt"
                 if status in (0, REFUSED):
                     yield folder, FAILED if status else DONE, last_line(log) * (status == REFUSED)
@@ -123,14 +123,14 @@ def run_locally(
         for _, _, process in running:
             process.terminate()
         for _, _, process in running:
-            process.communicate()
+            process.wait()
 
 
 def _start(folder: Path, environment: Mapping[str, str], place: str) -> subprocess.Popen[bytes]:
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "interpretgan.studies.job", str(folder)],
-            stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the worker then ends too
+            [sys.executable, "-m", "interpretgan.studies.job", str(folder), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=environment,

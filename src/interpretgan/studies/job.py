@@ -1,4 +1,4 @@
-"""One run of a study, in a process of its own that an executor starts: `python -m interpretgan.studies.job FOLDER`."""
+"""One run of a study, in a process that an executor starts: `python -m interpretgan.studies.job FOLDER PARENT`."""
 
 from __future__ import annotations
 
@@ -186,5 +186,5 @@ def _share_judge(job: Job, spec: Spec, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent()
+    end_with_parent(int(sys.argv[2]))
     sys.exit(main(Path(sys.argv[1])))
