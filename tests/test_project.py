@@ -182,9 +182,9 @@ def measured(record: Any) -> Iterator[tuple[float, float, float]]:
             ("value", "corrected_low", "corrected_high"),
             ("measured", "low", "high"),
         ):
-            value, low, high = (record.get(name) for name in names)
-            if all(isinstance(number, int | float) for number in (value, low, high)):
-                yield float(value), float(low), float(high)
+            numbers = [record[name] for name in names if isinstance(record.get(name), int | float)]
+            if len(numbers) == len(names):
+                yield numbers[0], numbers[1], numbers[2]
         for value in record.values():
             yield from measured(value)
 
