@@ -24,12 +24,10 @@ from interpretgan.data import load_data
 from interpretgan.errors import RunFolderError
 from interpretgan.studies import plan, worker
 from interpretgan.studies.board import Board
-from interpretgan.studies.conclusions import NO_INFORMATION, summary
 from interpretgan.studies.config import StudyConfig
 from interpretgan.studies.config_file import load_config
 from interpretgan.studies.executors import LocalProcesses, OnStart, Outcome, cores, threads_per_worker
 from interpretgan.studies.rules import Rule
-from interpretgan.studies.statistics import Effect
 from interpretgan.studies.study import run_study
 from tests.studies.tiny import STUDIES, inline
 
@@ -99,7 +97,7 @@ def test_what_a_pooling_study_holds(made: Made) -> None:
     assert (effect["variant"], effect["against"], effect["runs"]) == ("avg", "max", 2)
     assert effect["corrected_low"] <= effect["low"] <= effect["value"] <= effect["high"] <= effect["corrected_high"]
     assert {effect["quantity"] for effect in study["effects"]} >= {"natural", "pgd", "accuracy at eps 0.1"}
-    assert any(flag.startswith("only ") and flag.endswith("(4 of 4 evaluations)") for flag in study["flags"])
+    assert [flag["details"]["count"] for flag in study["flags"] if flag["code"] == "few_examples"] == [4]
     verdict = study["verdicts"][0]
     assert {"claim", "paper", "measured", "low", "high", "rule", "verdict"} <= verdict.keys()
     assert verdict["measured"] == effect["value"]
@@ -119,12 +117,10 @@ def test_what_an_information_study_holds(made: Made) -> None:
     assert [(e["case"], e["variant"]) for e in agreement] == [("digits-lenet5-natural", "max"), ("all", None)]
     assert all(-1 <= e["low"] <= e["value"] <= e["high"] <= 1 and 0 < e["p"] <= 1 for e in agreement)
     lost = [sum(row["vulnerability"]["value"] for row in run["result"]["layers"]) for run in study["runs"]]
-    little = [flag for flag in study["flags"] if flag.startswith("less than 10 points lost")]
-    assert [flag[-len("(1 of 2 diagnoses)") :] for flag in little] == [
-        f"({count} of 2 diagnoses)" for count in [sum(one < 0.1 for one in lost)] if count
-    ]
+    little = [flag["value"] for flag in study["flags"] if flag["code"] == "little_lost"]
+    assert little == [count for count in [sum(one < 0.1 for one in lost)] if count]
     known = any("information_loss" in row for row in rows)
-    assert (NO_INFORMATION in study["flags"]) is not known
+    assert ("no_information" in [flag["code"] for flag in study["flags"]]) is not known
 
 
 def test_what_a_repair_study_holds(made: Made) -> None:
@@ -145,38 +141,10 @@ def test_what_a_repair_study_holds(made: Made) -> None:
         np.median([runs[f"finetune-{name}", seed]["repaired"]["parameters"] for seed in (0, 1)])
         for name in ("blamed", "cleared")
     ]
-    told = [flag for flag in study["flags"] if "not equal sizes" in flag]
-    assert bool(told) is not (0.5 <= sizes[0] / sizes[1] <= 2)
-    assert all(f"{sizes[0]:,.0f} parameters (median), the cleared {sizes[1]:,.0f}" in flag for flag in told)
+    unequal = [[flag["value"], flag["threshold"]] for flag in study["flags"] if flag["code"] == "unequal_sizes"]
+    assert unequal == [sizes] * (not 0.5 <= sizes[0] / sizes[1] <= 2)
     pairs = {(e["variant"], e["against"]) for e in study["effects"] if e["quantity"] == "worst_case"}
     assert {("finetune-blamed", "finetune-cleared"), ("finetune-blamed", "untouched")} <= pairs
-
-
-@pytest.mark.parametrize(
-    ("low", "p", "said"),
-    [
-        (0.1, 0.053, "the interval excludes 0 and p = 0.053 does not"),
-        (0.1, 0.049, None),
-        (-0.1, 0.049, "the interval includes 0 and p = 0.049 excludes it"),
-        (-0.1, 0.053, None),
-    ],
-)
-def test_an_interval_and_a_test_that_disagree_are_told(
-    low: float, p: float, said: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = load_config(STUDIES / "information-tiny.toml")
-    config = replace(config, rules=(replace(config.rules[0], cases=()),))
-    (case,) = config.cases
-    effect = Effect(
-        config.rules[0].quantity, case.name, "max", None, None, runs=2, value=0.5, low=low, high=0.8, p=p,
-        corrected_low=low, corrected_high=0.8, p_holm=p,
-    )  # fmt: skip
-    monkeypatch.setattr("interpretgan.studies.conclusions.measure", lambda *_: [effect])
-    specs = plan.first_runs(config)
-    found = summary(config, specs, {spec["id"]: {"flags": []} for spec in specs}, {})
-    assert found["verdicts"][0]["verdict"] == ("confirmed" if low > 0 else "undecided")
-    told = [flag for flag in found["flags"] if flag.startswith("the interval")]
-    assert told == ([] if said is None else [f"{said}: {config.rules[0].claim} ({case.name} max)"])
 
 
 def test_repairs_of_a_network_that_failed_have_failed_too(made: Made) -> None:
@@ -214,7 +182,7 @@ def test_a_finished_study_is_made_again_from_its_runs(made: Made, tmp_path: Path
     (copy / "study.json").write_text(json.dumps(changed))  # as other statistics had it, of the same runs
     again = run_study(load_config(STUDIES / "pooling-tiny.toml"), copy, never, stream=io.StringIO())
     assert {row["before"]["verdict"] for row in again["verdicts"]} == {"confirmed"}
-    assert sum(flag.startswith("concluded again") for flag in again["flags"]) == len(again["verdicts"])
+    assert sum(flag["code"] == "concluded_again" for flag in again["flags"]) == len(again["verdicts"])
     (copy / "runs" / "digits-lenet5-natural-avg-s1" / "result.json").unlink()
     missing: list[str] = []
 
@@ -224,7 +192,7 @@ def test_a_finished_study_is_made_again_from_its_runs(made: Made, tmp_path: Path
 
     less = run_study(load_config(STUDIES / "pooling-tiny.toml"), copy, note, stream=io.StringIO())
     assert missing == ["digits-lenet5-natural-avg-s1"]
-    assert "failed: digits-lenet5-natural-avg-s1: no time" in less["flags"]
+    assert "failed: digits-lenet5-natural-avg-s1: no time" in [flag["message"] for flag in less["flags"]]
     assert less["verdicts"][0]["verdict"] == "undecided"  # one pair is no effect
     assert less["effects"] == []
 
@@ -267,7 +235,7 @@ def test_the_command_prints_the_verdicts(made: Made, tmp_path: Path, capsys: pyt
         assert line.endswith(row["verdict"])
         assert f"{row['measured']:+.3f}" in line
     for flag in study["flags"]:
-        assert f"! {flag}" in printed.out
+        assert f"! {flag['message']}" in printed.out
     assert str(tmp_path / "copy" / "study.json") in printed.out
     assert "digits-lenet5-natural  avg  kept  kept" in printed.err
 
@@ -321,7 +289,8 @@ def test_the_death_of_a_worker_costs_its_run_alone(times: int, quick: StudyConfi
         assert f"{name}: done  at attempt 2" in stream.getvalue()
         return
     assert [run for run, how in status.items() if how != "done"] == [name]
-    assert f"failed: {name}: its process died, killed by SIGKILL" in study["flags"]
+    failed = [flag["message"] for flag in study["flags"]]
+    assert f"failed: {name}: its process died, killed by SIGKILL" in failed
     assert f"{name}: FAIL" in stream.getvalue()
     # the same command goes on: only what is missing is made
     again = run_study(quick, tmp_path / "out", inline, stream=io.StringIO())

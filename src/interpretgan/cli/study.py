@@ -71,7 +71,7 @@ def conclude(*folders: Path) -> None:
     Args:
         folders: Each with a study.json, which is replaced.
     """
-    from interpretgan.studies.conclusions import conclude as again
+    from interpretgan.studies.verdicts import conclude as again
 
     if not folders:
         raise RunFolderError(expected="folders of finished studies", got="none", do="name them, e.g. results/studies/*")
@@ -93,7 +93,7 @@ def _make(kind: str, options: StudyOptions) -> None:
 
 
 def _tell(record: Mapping[str, Any], folder: Path) -> None:
-    from interpretgan.studies.conclusions import STUDY_FILE
+    from interpretgan.studies.verdicts import STUDY_FILE
 
     rows = [("claim", "measured", "interval", "verdict")]
     for verdict in record["verdicts"]:
@@ -101,5 +101,5 @@ def _tell(record: Mapping[str, Any], folder: Path) -> None:
         measured = f"{verdict['measured']:+.3f}" if known else "-"
         span = f"[{verdict['low']:+.3f}, {verdict['high']:+.3f}]" if known else "-"
         rows.append((verdict["claim"], measured, span, verdict["verdict"]))
-    flags = "".join(f"\n! {flag}" for flag in record["flags"])
+    flags = "".join(f"\n! {flag['message']}" for flag in record["flags"])
     print(f"{table(rows)}{flags}\n\nstudy: {folder / STUDY_FILE}")

@@ -9,8 +9,7 @@ from interpretgan.errors import ConfigError
 from interpretgan.models import POOLS
 from interpretgan.pipeline.config import Settings
 from interpretgan.pipeline.options import TrainingOptions
-from interpretgan.studies.rules import Rule
-from interpretgan.studies.statistics import POOLED
+from interpretgan.studies.rules import POOLED, Condition, Rule
 
 ACTIONS = ("finetune-blamed", "finetune-cleared", "finetune-all", "swap-blamed", "swap-cleared")
 """What a repair study can do to a network."""
@@ -26,9 +25,6 @@ TEST_ACCURACY = "test_accuracy"
 """Natural accuracy on all test images: not of repairs, whose networks are read on the attacked images alone."""
 DEPTH = "depth"
 """The place of a layer in its network, which may explain both what it loses and what it contributes."""
-
-Condition = tuple[str, str | None, str | None]
-"""A case (or all of them), a variant, and the variant that it is compared with."""
 
 
 @dataclass(frozen=True)

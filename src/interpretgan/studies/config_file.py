@@ -16,8 +16,7 @@ from interpretgan.pipeline.config import Settings
 from interpretgan.pipeline.options import DataOptions, ModelOptions, RunOptions, TrainingOptions
 from interpretgan.pipeline.workshop import find_device
 from interpretgan.studies.config import ARMS, UNTOUCHED, Case, Repair, StudyConfig, conditions, fine_tuning, quantities
-from interpretgan.studies.rules import Rule
-from interpretgan.studies.statistics import POOLED
+from interpretgan.studies.rules import POOLED, Rule
 from interpretgan.studies.tables import as_table, check_keys, read_table
 
 FEWEST_SEEDS = 2

@@ -1,14 +1,15 @@
-"""From the results of the runs to the effects of a study."""
+"""From the results of the runs to the effects of a study: variants against each other, or layers against each other."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from interpretgan.statistics import Estimate, Profile, holm, paired, rank_correlation
 from interpretgan.studies.config import (
     DEFINITIONS,
     DEPTH,
@@ -19,205 +20,194 @@ from interpretgan.studies.config import (
     correlation_name,
     correlations,
 )
-from interpretgan.studies.statistics import (
-    POOLED,
-    Effect,
-    Estimate,
-    Floats,
-    Profile,
-    correct,
-    effect_of,
-    paired,
-    rank_correlation,
-)
+from interpretgan.studies.rules import POOLED
 
-Results = Mapping[str, Mapping[str, Any]]
-"""Results of finished runs, by id."""
+if TYPE_CHECKING:
+    import pandas as pd
+
+Run = Mapping[str, Any]
+"""One of the `runs` of a study: `id`, `case`, `variant`, `seed`, `status`, and its `result` where that is `done`."""
 PROFILED = ("vulnerability", "information_loss")
 """What is compared layer by layer."""
-AT_EPS = "accuracy at eps "
-"""How the quantities of the curve over eps begin."""
+CURVE, AT_EPS = "curve", "accuracy at eps "
+"""Family of the points of the curve over eps, and how their quantities begin."""
 
 
-def measure(config: StudyConfig, specs: Sequence[Mapping[str, Any]], results: Results) -> list[Effect]:
-    """All effects of a study, in a fixed order.
+@dataclass(frozen=True)
+class Effect:
+    """One number that a study measures, with its interval and with what holds for all that are looked at together."""
+
+    quantity: str
+    case: str  # data, network and training; `POOLED`: all of them
+    variant: str | None  # `None`: not of one
+    against: str | None  # the variant that it is compared with
+    layer: str | None
+    runs: int  # or pairs of runs, that it rests on
+    value: float
+    low: float  # at the level of the study, as `high`
+    high: float
+    p: float  # two-sided, of a value of zero
+    size: float | None  # mean difference over the standard deviation of the differences: Cohen's d of pairs
+    comparisons: int  # how many effects are looked at together
+    corrected_low: float  # at the level that holds for all of these together (Bonferroni), as `corrected_high`
+    corrected_high: float
+    p_holm: float  # corrected for their number (Holm 1979)
+
+
+Found = tuple[dict[str, Any], Estimate]
+"""The names of an effect (`quantity` to `layer`), and its estimate."""
+
+
+def measure(config: StudyConfig, runs: Sequence[Run]) -> list[Effect]:
+    """All effects of a study, in a fixed order, from its runs."""
+    return _correlations(config, runs) if config.kind == "information" else _differences(config, runs)
+
+
+def correct(family: Sequence[Found], confidence: float, comparisons: int = 0) -> list[Effect]:
+    """Effects that are looked at together, with what holds for all of them at once.
 
     Args:
-        config: The study.
-        specs: All of its runs.
-        results: Of those that are finished.
+        family: Names and estimates.
+        confidence: Level of each interval; the corrected ones hold together at it.
+        comparisons: How many there would be if no run had failed, where that is more.
     """
-    if config.kind == "information":
-        return _information(config, specs, results)
-    return _differences(config, specs, results)
+    count = max(1, comparisons, len(family))
+    corrected = holm([estimate.p for _, estimate in family] + [1.0] * (count - len(family)))
+    effects = []
+    for (names, estimate), p in zip(family, corrected, strict=False):
+        alone, together = estimate.interval(confidence), estimate.interval(1 - (1 - confidence) / count)
+        effects.append(
+            Effect(
+                **names, runs=estimate.runs, value=estimate.value, low=alone.low, high=alone.high, p=estimate.p,
+                size=estimate.size, comparisons=count, corrected_low=together.low, corrected_high=together.high,
+                p_holm=float(p),
+            )
+        )  # fmt: skip
+    return effects
 
 
-def number(value: object) -> float:
-    """A number that a row has, alone or as the value of an interval; NaN where it has none."""
-    if isinstance(value, Mapping):
-        value = value.get("value")
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+# --- what the runs say, as tables --------------------------------------------------------------------------------
 
 
-# --- variants against each other -------------------------------------------------------------------------------------
+def numbers(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every number that variants are compared in, a row for each finished run and quantity.
+
+    Columns: `case`, `variant`, `seed`, `family` (what is corrected together), `quantity`, `layer` (empty: none),
+    `value` (NaN: not measured, or unreliable) and `right` (a 1 for each example that is right; `None`: not known).
+    """
+    import pandas as pd
+
+    rows: list[tuple[Any, ...]] = []
+    for run in sorted(finished(runs), key=lambda one: int(one["seed"])):
+        result, where = run["result"], (run["case"], run["variant"], run["seed"])
+        for name, share in result["accuracy"].items():
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(result["right"][name]), dtype=np.uint8))
+            rows.append((*where, name, name, "", share["value"], bits[: result["examples"]].astype(np.int8)))
+        if (accuracy := result["classifier"].get(TEST_ACCURACY)) is not None:
+            rows.append((*where, TEST_ACCURACY, TEST_ACCURACY, "", accuracy, None))
+        rows += [(*where, CURVE, f"{AT_EPS}{point['at']:g}", "", point["value"], None) for point in result["curve"]]
+        if result.get("layers"):
+            for name, values in layer_table(result)[list(PROFILED)].items():
+                rows += [(*where, name, name, layer, value, None) for layer, value in values.items()]
+    return pd.DataFrame(rows, columns=["case", "variant", "seed", "family", "quantity", "layer", "value", "right"])
 
 
-def _differences(config: StudyConfig, specs: Sequence[Mapping[str, Any]], results: Results) -> list[Effect]:
+def layer_table(result: Mapping[str, Any]) -> pd.DataFrame:
+    """The layers of a run, a column for each loss and each definition of vulnerability, and one for `depth`.
+
+    NaN where the run does not have it, and in all of a row that is marked unreliable. `class_loss` is the class
+    information of the layer before, less that of the layer.
+    """
+    import pandas as pd
+
+    rows, names = result["layers"], ("information_loss", *DEFINITIONS, "class_information")
+    columns = {name: [_number(row.get(name)) for row in rows] for name in names}
+    table = pd.DataFrame(columns, index=[row["name"] for row in rows])
+    bits = table.pop("class_information")
+    table["class_loss"] = bits.shift(fill_value=_number(result["diagnosis"].get("class_information"))) - bits
+    table[DEPTH] = np.arange(float(len(rows)))
+    table.loc[[bool(row["unreliable"]) for row in rows]] = np.nan
+    return table
+
+
+def finished(runs: Sequence[Run]) -> list[Run]:
+    """Those that have a result."""
+    return [run for run in runs if run["status"] == "done"]
+
+
+def _number(value: object) -> float:
+    """A number, alone or as the value of an interval; NaN where there is none."""
+    value = value.get("value") if isinstance(value, Mapping) else value
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+# --- variants against each other ---------------------------------------------------------------------------------
+
+
+def _differences(config: StudyConfig, runs: Sequence[Run]) -> list[Effect]:
+    """Differences of two variants, seed by seed, where both runs are there."""
+    table, key = numbers(runs), ["family", "quantity", "layer"]
     # What each repair gains, and whether the blamed gain more than the cleared, are two questions.
-    families: dict[tuple[str, bool], list[tuple[Effect, Estimate]]] = {}
+    families: dict[tuple[str, bool], list[Found]] = {}
     for case, variant, against in conditions(config):
-        assert variant is not None
-        assert against is not None
-        matched = _matched(specs, results, case, variant, against)
-        if len(matched) >= 2:
-            where = {"case": case, "variant": variant, "against": against}
-            for name in matched[0][0]["accuracy"]:
-                differences = [one["accuracy"][name]["value"] - two["accuracy"][name]["value"] for one, two in matched]
-                estimate = paired(differences, _per_example(matched, name))
-                families.setdefault((name, against == UNTOUCHED), []).append(
-                    effect_of(estimate, config.confidence, quantity=name, **where)
-                )
-            whole = [[run["classifier"].get(TEST_ACCURACY) for run in pair] for pair in matched]
-            if all(value is not None for pair in whole for value in pair):
-                estimate = paired([one - two for one, two in whole])
-                families.setdefault((TEST_ACCURACY, against == UNTOUCHED), []).append(
-                    effect_of(estimate, config.confidence, quantity=TEST_ACCURACY, **where)
-                )
-            for index, point in enumerate(matched[0][0]["curve"]):
-                differences = [one["curve"][index]["value"] - two["curve"][index]["value"] for one, two in matched]
-                families.setdefault(("curve", against == UNTOUCHED), []).append(
-                    effect_of(paired(differences), config.confidence, quantity=f"{AT_EPS}{point['at']:g}", **where)
-                )
-            for name in PROFILED:
-                for layer in _common_layers(matched):
-                    values = [[_of_layer(run, layer, name) for run in pair] for pair in matched]
-                    known = [one - two for one, two in values if np.isfinite(one - two)]
-                    if len(known) >= 2:
-                        families.setdefault((name, against == UNTOUCHED), []).append(
-                            effect_of(paired(known), config.confidence, quantity=name, layer=layer, **where)
-                        )
+        one, other = (table[(table["case"] == case) & (table["variant"] == name)] for name in (variant, against))
+        pairs = one.merge(other, on=[*key, "seed"], suffixes=("", "_against"))
+        pairs["difference"] = pairs["value"] - pairs["value_against"]
+        for group_of, group in pairs.dropna(subset="difference").groupby(key, sort=False):
+            if len(group) >= 2:
+                family, quantity, layer = map(str, group_of)
+                right, other_right = list(group["right"]), list(group["right_against"])
+                sizes = {None if bits is None else len(bits) for bits in (*right, *other_right)}
+                # [seeds, examples]: 1 where the first variant alone is right, -1 where the second is
+                examples = np.stack(right) - np.stack(other_right) if len(sizes) == 1 and None not in sizes else None
+                names = {"quantity": quantity, "case": case, "variant": variant, "against": against}
+                found = ({**names, "layer": layer or None}, paired(group["difference"].to_numpy(), examples))
+                families.setdefault((family, against == UNTOUCHED), []).append(found)
     return [
         effect
         for (_, untouched), family in families.items()
-        for effect in correct(family, config.confidence, _promised(config, [one for one, _ in family], untouched))
+        for effect in correct(family, config.confidence, _promised(config, family, untouched=untouched))
     ]
 
 
-def _promised(config: StudyConfig, family: Sequence[Effect], untouched: bool) -> int:
+def _promised(config: StudyConfig, family: Sequence[Found], *, untouched: bool) -> int:
     """How many effects the family would have if no run had failed: a condition that lacks some has as many as others.
 
     As many as another condition of its case has; if there is none, as one of another case. Layers are compared only
     between variants that are diagnosed.
     """
-    found = Counter((one.case, one.variant, one.against) for one in family)
+    found = Counter((names["case"], names["variant"], names["against"]) for names, _ in family)
     diagnosed = {(case.name, variant) for case in config.cases for variant in case.diagnosed}
     expected = 0
-    for condition in conditions(config):
-        case, variant, against = condition
-        compared = family[0].layer is None or {(case, variant), (case, against)} <= diagnosed
+    for case, variant, against in conditions(config):
+        compared = family[0][0]["layer"] is None or {(case, variant), (case, against)} <= diagnosed
         if compared and (against == UNTOUCHED) == untouched:
             alike = [count for (name, _, _), count in found.items() if name == case]
             expected += max(alike or found.values())
     return expected
 
 
-def _matched(
-    specs: Sequence[Mapping[str, Any]], results: Results, case: str, variant: str, against: str
-) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The results of both variants, seed by seed, where both are there."""
-    found = {
-        (spec["variant"], spec["seed"]): results[spec["id"]]
-        for spec in specs
-        if spec["case"] == case and spec["id"] in results
-    }
-    seeds = sorted({seed for _, seed in found})
-    return [
-        (found[variant, seed], found[against, seed])
-        for seed in seeds
-        if (variant, seed) in found and (against, seed) in found
-    ]
-
-
-def _per_example(
-    matched: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str
-) -> npt.NDArray[np.int8] | None:
-    """`[seeds, examples]`: 1 where the first variant alone is right, -1 where the second is."""
-    count = matched[0][0]["examples"]
-    if any(run["examples"] != count for pair in matched for run in pair):
-        return None
-    rows = [[_bits(run["right"][name], count) for run in pair] for pair in matched]
-    return np.stack([one - two for one, two in rows])
-
-
-def _bits(text: str, count: int) -> npt.NDArray[np.int8]:
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))[:count].astype(np.int8)
-
-
-def _common_layers(matched: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[str]:
-    """Layers that all of these runs have, as the first one orders them."""
-    tables = [{row["name"] for row in run.get("layers", ())} for pair in matched for run in pair]
-    return [row["name"] for row in matched[0][0].get("layers", ()) if all(row["name"] in table for table in tables)]
-
-
-def _of_layer(run: Mapping[str, Any], layer: str, name: str) -> float:
-    (row,) = [row for row in run["layers"] if row["name"] == layer]
-    return float("nan") if row["unreliable"] else number(row.get(name))
-
-
 # --- layers against each other -----------------------------------------------------------------------------------
 
 
-def _information(config: StudyConfig, specs: Sequence[Mapping[str, Any]], results: Results) -> list[Effect]:
-    done = []
-    for names in correlations():
-        family = []
-        for case in config.cases:
-            for variant in case.variants:
-                chosen = [spec for spec in specs if (spec["case"], spec["variant"]) == (case.name, variant)]
-                family += _correlation(config, chosen, results, names, case=case.name, variant=variant)
-        done += correct(family, config.confidence, sum(len(case.variants) for case in config.cases))
-        # All together is one question of its own, not one more condition.
-        done += correct(_correlation(config, specs, results, names, case=POOLED), config.confidence)
-    return done
-
-
-def _correlation(
-    config: StudyConfig,
-    specs: Sequence[Mapping[str, Any]],
-    results: Results,
-    names: tuple[str, str, str | None],
-    *,
-    case: str,
-    variant: str | None = None,
-) -> list[tuple[Effect, Estimate]]:
-    first, second, given = names
-    profiles = []
-    for spec in specs:
-        if spec["id"] in results:
-            table = profile(results[spec["id"]])
-            layers = "\n".join(row["name"] for row in results[spec["id"]]["layers"])
-            held = None if given is None else table[given]
-            profiles.append(Profile(layers, f"{spec['case']} {spec['variant']}", table[first], table[second], held))
-    estimate = rank_correlation(profiles, config.replicates, seed=0, promised=len(specs))
-    if estimate is None:
-        return []
-    return [effect_of(estimate, config.confidence, quantity=correlation_name(*names), case=case, variant=variant)]
-
-
-def profile(result: Mapping[str, Any]) -> dict[str, Floats]:
-    """What a run says of its layers: a number per layer for each loss and each definition of vulnerability.
-
-    NaN where the run does not have it, and in rows that are marked unreliable. `class_loss` is the class information of
-    the layer before, less that of the layer; `depth` the layer's place in the network.
-    """
-    rows = result["layers"]
-    unreliable = np.array([bool(row["unreliable"]) for row in rows])
-    table = {
-        name: np.array([number(row.get(name)) for row in rows], dtype=np.float64)
-        for name in ("information_loss", *DEFINITIONS)
-    }
-    of_image = number(result["diagnosis"].get("class_information"))
-    bits = np.array([of_image, *(number(row.get("class_information")) for row in rows)])
-    table["class_loss"] = bits[:-1] - bits[1:]
-    table[DEPTH] = np.arange(len(rows), dtype=np.float64)
-    return {name: np.where(unreliable, np.nan, values) for name, values in table.items()}
+def _correlations(config: StudyConfig, runs: Sequence[Run]) -> list[Effect]:
+    """Rank correlations over layers: of each variant in each case, and of all runs together."""
+    tables = {run["id"]: layer_table(run["result"]) for run in finished(runs)}
+    effects = []
+    for first, second, given in correlations():
+        families: dict[bool, list[Found]] = {False: [], True: []}  # all together is one question of its own
+        for case, variant, _ in conditions(config):
+            chosen = [run for run in runs if case == POOLED or (run["case"], run["variant"]) == (case, variant)]
+            profiles = []
+            for run in chosen:
+                if (table := tables.get(run["id"])) is not None:
+                    layers, stratum = "\n".join(table.index), f"{run['case']} {run['variant']}"
+                    held = None if given is None else table[given].to_numpy()
+                    profiles.append(Profile(layers, stratum, table[first].to_numpy(), table[second].to_numpy(), held))
+            estimate = rank_correlation(profiles, config.replicates, seed=0, promised=len(chosen))
+            if estimate is not None:
+                where = {"quantity": correlation_name(first, second, given), "case": case, "variant": variant}
+                families[case == POOLED].append(({**where, "against": None, "layer": None}, estimate))
+        effects += correct(families[False], config.confidence, len(conditions(config)) - 1)
+        effects += correct(families[True], config.confidence)
+    return effects

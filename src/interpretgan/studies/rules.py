@@ -3,72 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from interpretgan.errors import ConfigError
-from interpretgan.studies.statistics import POOLED, Effect
 
-CONFIRMED, CONDITIONAL, CONTRADICTED, UNDECIDED = (
-    "confirmed",
-    "confirmed under conditions",
-    "contradicted",
-    "undecided",
-)
+if TYPE_CHECKING:
+    from interpretgan.studies.effects import Effect
+
+Condition = tuple[str, str | None, str | None]
+"""A case, a variant, and the variant that it is compared with."""
+POOLED = "all"
+"""The case of an effect that all cases are pooled for."""
 SUPPORTED, OPPOSED, OPEN = "supported", "opposed", "open"
 """What one condition says of a claim."""
+CONFIRMED, CONDITIONAL, MIXED = "confirmed", "confirmed under conditions", "mixed"
+CONTRADICTED, UNDECIDED = "contradicted", "undecided"
+"""What all conditions together say of it."""
 
 
 @dataclass(frozen=True)
 class Rule:
     """When a claim counts as confirmed, as data.
 
-    The claim is `quantity > threshold` (or `<`). In each condition it is decided by the effect's interval, at the level
-    that is corrected for the number of comparisons: supported where all of the interval is on the claimed side of the
-    threshold, opposed where all of it is on the other, else open.
-
-    Attributes:
-        claim: The claim, in a sentence.
-        paper: What the paper says.
-        quantity: The effect that is measured, see `quantities`.
-        variant: Only effects of this variant. Empty: of every variant.
-        against: Only effects against this variant. Empty: against any.
-        cases: Only in these cases. Empty: in each of them; `all` where they are pooled must be named.
-        direction: Side of the threshold that the claim is on.
-        threshold: In units of the quantity.
+    The claim is `quantity > threshold` (or `<`). In each condition the interval of the effect decides, corrected for
+    the number of comparisons: all of it on the claimed side of the threshold supports the claim, all of it on the other
+    side opposes it, and else the condition is open.
 
     Raises:
-        ConfigError: A threshold that is no number.
+        ConfigError: The threshold is not finite.
     """
 
-    claim: str
-    paper: str
-    quantity: str
-    direction: Literal["above", "below"]
-    threshold: float = 0.0
-    variant: str = ""
-    against: str = ""
-    cases: tuple[str, ...] = ()
+    claim: str  # in a sentence
+    paper: str  # what the paper says of it
+    quantity: str  # the effect that is measured, see `quantities`
+    direction: Literal["above", "below"]  # side of the threshold that the claim is on
+    threshold: float = 0.0  # in units of the quantity
+    variant: str = ""  # only effects of this variant; empty: of every variant
+    against: str = ""  # only effects against this variant; empty: against any
+    cases: tuple[str, ...] = ()  # only in these cases; empty: in each of them, but not in `POOLED`
 
     def __post_init__(self) -> None:
         """Check the threshold."""
         if not math.isfinite(self.threshold):
             raise ConfigError(expected="a finite threshold", got=str(self.threshold), do="state a number")
 
-    def covers(self, condition: tuple[str, str | None, str | None]) -> bool:
+    def covers(self, condition: Condition) -> bool:
         """Whether the claim is about that case, variant, and variant that it is compared with."""
         case, variant, against = condition
-        return (
-            self.variant in ("", variant)
-            and self.against in ("", against)
-            and (case in self.cases if self.cases else case != POOLED)
-        )
-
-    def selects(self, effect: Effect) -> bool:
-        """Whether the effect is one of those that decide."""
-        where = (effect.case, effect.variant, effect.against)
-        return effect.quantity == self.quantity and effect.layer is None and self.covers(where)
+        named = case in self.cases if self.cases else case != POOLED
+        return named and self.variant in ("", variant) and self.against in ("", against)
 
     def answer(self, effect: Effect) -> str:
         """`supported`, `opposed` or `open`."""
@@ -85,18 +70,16 @@ class Rule:
     @property
     def text(self) -> str:
         """The rule in words."""
-        variants = f" of {self.variant}" if self.variant else ""
-        variants += f" against {self.against}" if self.against else ""
+        variants = f" of {self.variant}" * bool(self.variant) + f" against {self.against}" * bool(self.against)
         return (
             f"{self.quantity}{variants} {self.direction} {self.threshold:g} with its whole corrected interval: "
-            f"{CONFIRMED} in every condition, {CONDITIONAL} in some, {CONTRADICTED} where none supports it and the "
-            f"whole interval of at least one is on the other side, else {UNDECIDED}"
+            f"{CONFIRMED} where every condition supports it, {CONDITIONAL} where some do and none opposes it, {MIXED} "
+            f"where some support and some oppose it, {CONTRADICTED} where none supports and at least one opposes it, "
+            f"else {UNDECIDED}"
         )
 
 
-def judge(
-    rule: Rule, effects: Sequence[Effect], promised: Sequence[tuple[str, str | None, str | None]] = ()
-) -> dict[str, Any]:
+def judge(rule: Rule, effects: Sequence[Effect], promised: Sequence[Condition] = ()) -> dict[str, Any]:
     """The verdict of a rule.
 
     `measured` is the mean over the conditions that were measured. `low` and `high` are the outermost ends of their
@@ -105,46 +88,41 @@ def judge(
     Args:
         rule: The rule.
         effects: Of the study.
-        promised: Conditions that the study is about. One that the rule covers and that was not measured, because runs
-            failed, is open.
+        promised: Conditions that the study is about. One that the rule covers is open if it was not measured.
     """
-    chosen = [effect for effect in effects if rule.selects(effect)]
-    known = {(effect.case, effect.variant, effect.against) for effect in chosen}
-    conditions = [
-        {
-            "case": effect.case, "variant": effect.variant, "against": effect.against, "value": effect.value,
-            "low": effect.corrected_low, "high": effect.corrected_high, "p": effect.p_holm,
-            "answer": rule.answer(effect),
-        }
-        for effect in chosen
-    ]  # fmt: skip
-    conditions += [
-        {
-            "case": case, "variant": variant, "against": against, "value": None, "low": None, "high": None, "p": None,
-            "answer": OPEN,
-        }
-        for case, variant, against in promised
-        if rule.covers((case, variant, against)) and (case, variant, against) not in known
-    ]  # fmt: skip
-    answers = {str(condition["answer"]) for condition in conditions}
-    if answers == {SUPPORTED}:
-        verdict = CONFIRMED
-    elif SUPPORTED in answers:
-        verdict = CONDITIONAL
-    elif OPPOSED in answers:
-        verdict = CONTRADICTED
+    measured: dict[Condition, Effect] = {}
+    for effect in effects:
+        where = (effect.case, effect.variant, effect.against)
+        if effect.quantity == rule.quantity and effect.layer is None and rule.covers(where):
+            measured[where] = effect
+    conditions = []
+    for where in dict.fromkeys([*measured, *filter(rule.covers, promised)]):
+        found = measured.get(where)
+        names, answer = (
+            ("case", "variant", "against", "value", "low", "high", "p"),
+            rule.answer(found) if found else OPEN,
+        )
+        figures = (found.value, found.corrected_low, found.corrected_high, found.p_holm) if found else (None,) * 4
+        conditions.append({**dict(zip(names, (*where, *figures), strict=True)), "answer": answer})
+    answers = {condition["answer"] for condition in conditions}
+    if SUPPORTED in answers:
+        verdict = CONFIRMED if answers == {SUPPORTED} else MIXED if OPPOSED in answers else CONDITIONAL
     else:
-        verdict = UNDECIDED
-    count = len(chosen)
-    measured = sum(effect.value for effect in chosen) / count if count else None
+        verdict = CONTRADICTED if OPPOSED in answers else UNDECIDED
+    known = measured.values()
     return {
         "claim": rule.claim,
         "paper": rule.paper,
-        "measured": measured,
-        "low": min((effect.corrected_low for effect in chosen), default=None),
-        "high": max((effect.corrected_high for effect in chosen), default=None),
+        "measured": sum(one.value for one in known) / len(known) if known else None,
+        "low": min((one.corrected_low for one in known), default=None),
+        "high": max((one.corrected_high for one in known), default=None),
         "claimed": rule.claimed,
         "rule": rule.text,
         "verdict": verdict,
         "conditions": conditions,
     }
+
+
+def condition_name(one: Mapping[str, Any]) -> str:
+    """Case, variant, and the variant that it is compared with, of an effect or a condition."""
+    return " ".join(filter(None, (one["case"], one["variant"], one["against"] and f"− {one['against']}")))

@@ -13,7 +13,6 @@ from interpretgan.pipeline.run_folder import RunFolder, differences
 from interpretgan.store.files import plain, read_json, write_json
 from interpretgan.store.provenance import provenance
 from interpretgan.studies.board import DONE, FAILED, KEPT, RUNNING, Board
-from interpretgan.studies.conclusions import STUDY_FILE, load_study, remember, summary
 from interpretgan.studies.config import StudyConfig
 from interpretgan.studies.config_file import load_config
 from interpretgan.studies.executors import Executor, LocalProcesses, RayCluster
@@ -28,6 +27,7 @@ from interpretgan.studies.plan import (
     spec_hash,
     work_hash,
 )
+from interpretgan.studies.verdicts import STUDY_FILE, load_study, remember, summary
 
 
 def study(
