@@ -8,13 +8,8 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from interpretgan.errors import ConfigError
+from interpretgan.models.architectures import scaled
 from interpretgan.models.architectures.pooling import pooling
-from interpretgan.models.architectures.sizes import require_size, scaled
-
-__all__ = ["SMALLEST", "Block", "WideResNet", "depth_and_widening"]
-
-SMALLEST = 4
-"""Smallest height and width: they are halved twice."""
 
 
 def depth_and_widening(name: str) -> tuple[int, int]:
@@ -38,26 +33,20 @@ class WideResNet(nn.Module):
     """A convolution, three groups of pre-activation residual blocks, BatchNorm, ReLU, mean, one linear layer.
 
     Modules run in the order conv1, block1, block2, block3, bn1, relu, mean, fc. The blocks of a group are
-    `block1.layer.0`, `block1.layer.1` and so on, and the output of each is a complete layer. The parameters bear the
-    names of the widely used PyTorch versions, so published weights load. There is no dropout.
+    `block1.layer.0`, `block1.layer.1` and so on, and the output of each is a layer. The parameters have the names of
+    the widely used PyTorch versions, so published weights load. There is no dropout.
 
     The first blocks of `block2` and `block3` halve the map. With `pool="stride"`, the published form, the first
     convolution and the shortcut of such a block have stride 2. With another `pool` they have stride 1, and a module
     `pool` halves their common input, the block's first ReLU: convolution and shortcut read the same pooled map, no
-    layer grows more expensive, and the pooling is a complete layer. Parameters and their names are the same. The
-    last step to one position is a mean for every `pool`.
+    layer grows more expensive, and the pooling is a layer. Parameters and their names are the same. The last step to
+    one position is a mean for every `pool`.
 
     Args:
         depth: Number of layers in the published count, 6 n + 4 for n blocks in each group.
         widening: The factor K of the channels of the three groups, 16 K, 32 K and 64 K.
-        in_channels: Channels of the images.
-        num_classes: Number of logits.
-        image_size: Height and width, at least 4 each.
-        pool: See `pooling`.
+        in_channels, num_classes, image_size, pool: See `architectures`.
         width: Multiplies K, so that 0.5 makes a wrn-16-4 of a wrn-16-8; the first convolution keeps 16 channels.
-
-    Raises:
-        ConfigError: The images are too small.
 
     Source: Zagoruyko and Komodakis 2016, Wide residual networks; the initial weights are those of He et al. 2015,
     Delving deep into rectifiers.
@@ -75,7 +64,6 @@ class WideResNet(nn.Module):
         width: float = 1.0,
     ) -> None:
         super().__init__()
-        require_size(image_size, SMALLEST, f"wrn-{depth}-{widening}")
         first, second, third = (scaled(channels * widening, width) for channels in (16, 32, 64))
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
@@ -137,6 +125,5 @@ class Block(nn.Module):
 
 def _group(blocks: int, inputs: int, outputs: int, pool: str | None) -> nn.Sequential:
     """Blocks under the name `layer`, the first of which changes the channels and the size."""
-    first = Block(inputs, outputs, pool)
-    layer = nn.Sequential(first, *(Block(outputs, outputs) for _ in range(blocks - 1)))
+    layer = nn.Sequential(Block(inputs, outputs, pool), *(Block(outputs, outputs) for _ in range(blocks - 1)))
     return nn.Sequential(OrderedDict(layer=layer))

@@ -1,8 +1,8 @@
 """Make a pretrained classifier from the run folder of its training: weights, then a card, then its figures.
 
-    python -m interpretgan.models.pack weights RUN NAME
+    python -m interpretgan.models.zoo.pack weights RUN NAME
     interpretgan evaluate --model NAME --weights pretrained --out DIR ...
-    python -m interpretgan.models.pack figures DIR NAME
+    python -m interpretgan.models.zoo.pack figures DIR NAME
 
 Weights are rounded before they are measured, so that the figures are those of what is shipped.
 """
@@ -13,17 +13,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError, WeightsError
-from interpretgan.models import load_weights
-from interpretgan.models.cards import Card, proper_name, read_card, weights_file
-from interpretgan.models.pretrained import build
+from interpretgan.models.weights import contiguous, load_weights
+from interpretgan.models.zoo.cards import Card, proper_name, read_card, weights_file
+from interpretgan.models.zoo.pretrained import build
 from interpretgan.robustness import Evaluation
 from interpretgan.store.files import atomic_write_bytes, file_sha256, read_json
 
@@ -37,52 +36,52 @@ FROM_RECORD = (
 
 
 def pack(run: Path, name: str) -> Card:
-    """Put the classifier of a run folder among the pretrained ones; it has no figures yet.
+    """Put the classifier of a run folder among the pretrained ones, without figures, and write its card.
 
     Args:
         run: With classifier.safetensors and classifier.json, as `interpretgan train` leaves it.
         name: Its name: architecture, pooling and objective, e.g. `lenet5-avg-trades`.
-
-    Returns:
-        Its card, which is written.
 
     Raises:
         ConfigError: Another name than the proper one.
         RunFolderError: classifier.json is missing or damaged.
         WeightsError: The weights are missing, damaged or of another architecture.
     """
-    record = _read(run / "classifier.json", ("model", *FROM_RECORD))
+    record = read_json(run / "classifier.json")
+    missing = [key for key in ("model", *FROM_RECORD) if not isinstance(record, dict) or key not in record]
+    if missing:
+        expected = f"{', '.join(missing)} in {run / 'classifier.json'}"
+        raise RunFolderError(expected=expected, got="none", do="make the folder again")
     proper = proper_name(record["model"], record["pool"], record["objective"]["name"])
     if name != proper:
         raise ConfigError(expected=f"the name {proper} for the classifier in {run}", got=name, do=f"call it {proper}")
-    blank: dict[str, Any] = {"figures": None, "precision": "", "parameters": 0, "sha256": "", "state_sha256": ""}
-    card = Card(name=name, architecture=record["model"], **{key: record[key] for key in FROM_RECORD}, **blank)
+    card = Card(name=name, architecture=record["model"], **{key: record[key] for key in FROM_RECORD})
     model = build(card)
     load_weights(model, run / "classifier.safetensors")
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters, file = sum(p.numel() for p in model.parameters()), weights_file(name)
     half = parameters > HALF_ABOVE
-    file = weights_file(name)
-    atomic_write_bytes(file, save(_stored(model, half)))
+    atomic_write_bytes(file, save({key: _stored(key, value, half) for key, value in model.state_dict().items()}))
     load_weights(model, file)
-    replace(
-        card,
-        precision="float16" if half else "float32",
-        parameters=parameters,
-        sha256=file_sha256(file),
-        state_sha256=Classifier(model).state_sha256(),
-    ).save()
+    state = Classifier(model).state_sha256()
+    precision = "float16" if half else "float32"
+    replace(card, precision=precision, parameters=parameters, sha256=file_sha256(file), state_sha256=state).save()
     return read_card(name)
 
 
+def _stored(key: str, value: Tensor, half: bool) -> Tensor:
+    """A tensor as it is written: matrices and kernels in half precision, if asked for, and vectors as they are."""
+    rounded = value.half() if half and value.is_floating_point() and value.ndim > 1 else value
+    if not bool(torch.isfinite(rounded).all()):
+        raise WeightsError(expected="weights within half precision", got=f"larger ones in {key}", do="train again")
+    return contiguous(rounded)
+
+
 def add_figures(folder: Path, name: str) -> Card:
-    """Put the figures of an evaluation on the card of the classifier that was evaluated.
+    """Put the figures of an evaluation on the card of the classifier that was evaluated, and write the card.
 
     Args:
         folder: With evaluation.json, as `interpretgan evaluate` leaves it.
         name: Of the pretrained classifier.
-
-    Returns:
-        The card, which is written.
 
     Raises:
         ModelError: No pretrained classifier of that name.
@@ -97,32 +96,11 @@ def add_figures(folder: Path, name: str) -> Card:
             got=f"one of {str(state)[:12]}... in {folder}",
             do=f"evaluate --model {name} --weights pretrained",
         )
-    examples = found.data["examples"]
-    accuracy = {kind: {**asdict(interval), "examples": examples} for kind, interval in found.accuracy.items()}
-    rest = {part: getattr(found, part) for part in ("threat_model", "attacks", "data", "flags", "provenance")}
+    record, examples = asdict(found), found.data["examples"]
+    accuracy = {kind: {**interval, "examples": examples} for kind, interval in record["accuracy"].items()}
+    rest = {part: record[part] for part in ("threat_model", "attacks", "data", "flags", "provenance")}
     replace(card, figures={**accuracy, **rest}).save()
     return read_card(name)
-
-
-def _stored(model: nn.Module, half: bool) -> dict[str, Tensor]:
-    """The state as it is written: matrices and kernels in half precision, if asked for, and vectors as they are."""
-    state = {}
-    for key, value in model.state_dict().items():
-        rounded = value.half() if half and value.is_floating_point() and value.ndim > 1 else value
-        if not bool(torch.isfinite(rounded).all()):
-            raise WeightsError(expected="weights within half precision", got=f"larger ones in {key}", do="train again")
-        state[key] = rounded.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return state
-
-
-def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """A JSON object that has the keys."""
-    content = read_json(file)
-    missing = [key for key in keys if key not in content] if isinstance(content, dict) else list(keys)
-    if missing:
-        raise RunFolderError(expected=f"{', '.join(missing)} in {file}", got="none", do="make the folder again")
-    assert isinstance(content, dict)
-    return content
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
 """Cards: what a pretrained classifier is, what it was trained on and how, and what it reaches.
 
-A card and its weights lie side by side in `zoo/`, as NAME.json and NAME.safetensors.
+A card and its weights lie side by side in this folder, as NAME.json and NAME.safetensors.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from interpretgan.errors import ModelError, WeightsError
 from interpretgan.store.files import read_json, write_json
 
-ZOO = Path(__file__).parent / "zoo"
+ZOO = Path(__file__).parent
 """Folder of the cards and weights."""
-SCHEMA = 1
+SCHEMA = 2
 PRETRAINED_EXPECTED = tuple(
     f"{architecture}-{pool}{objective}"
     for architecture in ("lenet5", "vgg-small")
@@ -47,6 +47,7 @@ class Card:
         recipe: Settings of the training.
         seed: Of the training.
         training: What the training did: steps, seconds, and which epoch the weights are of.
+        versions: Of the packages that trained it.
         figures: Accuracy on test images as `interpretgan evaluate` measures it: for `natural`, each attack and
             `worst_case` a mapping of value, low and high (0 to 1, a confidence interval) and examples. Beside them
             `threat_model`, `attacks`, `data`, `flags` and `provenance`; see `Evaluation`. `None`: not measured yet.
@@ -54,7 +55,6 @@ class Card:
         parameters: Number of its parameters.
         sha256: Of the weights file.
         state_sha256: Of parameters and buffers as loaded; see `Classifier.state_sha256`.
-        versions: Of the packages that trained it.
     """
 
     name: str
@@ -73,12 +73,12 @@ class Card:
     recipe: Mapping[str, Any]
     seed: int
     training: Mapping[str, Any]
-    figures: Mapping[str, Any] | None
-    precision: str
-    parameters: int
-    sha256: str
-    state_sha256: str
     versions: Mapping[str, str]
+    figures: Mapping[str, Any] | None = None
+    precision: str = ""
+    parameters: int = 0
+    sha256: str = ""
+    state_sha256: str = ""
 
     @property
     def eps(self) -> float | None:
@@ -87,11 +87,7 @@ class Card:
         return None if threat_model is None else float(threat_model["eps"])
 
     def figure(self, name: str) -> Mapping[str, Any] | None:
-        """An accuracy with its interval, `None` if it was not measured.
-
-        Args:
-            name: `natural`, an attack or `worst_case`.
-        """
+        """An accuracy with its interval, of `natural`, an attack or `worst_case`; `None` if it was not measured."""
         found: Mapping[str, Any] | None = (self.figures or {}).get(name)
         return found
 
@@ -137,13 +133,11 @@ def read_card(name: str) -> Card:
         )
     file = ZOO / f"{name}.json"
     content = read_json(file)
-    wanted = {field.name for field in fields(Card)}
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or content.keys() - {"schema"} != wanted:
+    wanted = {"schema", *(field.name for field in fields(Card))}
+    if not isinstance(content, dict) or content.keys() != wanted or content.pop("schema") != SCHEMA:
         raise WeightsError(expected=f"a card of schema {SCHEMA}", got=str(file), do="install the package again")
-    values = {key: value for key, value in content.items() if key != "schema"}
-    for key in ("image_size", "bounds", "mean", "std", "classes"):
-        values[key] = None if values[key] is None else tuple(values[key])
-    card = Card(**values)
+    fields_of: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
+    card = Card(**fields_of)
     if card.name != name or card.name != proper_name(card.architecture, card.pool, card.objective["name"]):
         raise WeightsError(expected=f"the card of {name}", got=f"that of {card.name}", do="install the package again")
     return card
