@@ -148,11 +148,8 @@ class Classifier(nn.Module):
         """
         output = self.model(self.normalise(images))
         if not isinstance(output, Tensor):
-            raise ModelError(
-                expected="a model that returns one tensor of logits [N, K]",
-                got=kind_of(output),
-                do="wrap the model so that it returns the logits alone",
-            )
+            expected, do = "a model that returns one tensor of logits [N, K]", "wrap it so that it returns logits alone"
+            raise ModelError(expected=expected, got=kind_of(output), do=do)
         return output
 
     def try_run(self, images: Tensor) -> Tensor:
@@ -200,11 +197,8 @@ class Classifier(nn.Module):
             raise ImageError(expected=expected, got=kind_of(given), do=do)
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and images.shape[1] != len(values):
-                raise ImageError(
-                    expected=f"images of {len(values)} channels, as {name} has",
-                    got=f"{images.shape[1]} channels",
-                    do=f"pass one {name} per image channel",
-                )
+                expected, got = f"images of {len(values)} channels, as {name} has", f"{images.shape[1]} channels"
+                raise ImageError(expected=expected, got=got, do=f"pass one {name} per image channel")
         low, high = self.bounds
         least, most = (float(v) for v in images.detach().aminmax())
         if not math.isfinite(least) or not math.isfinite(most):
@@ -246,11 +240,8 @@ class Classifier(nn.Module):
 def check_logits(logits: Tensor, count: int) -> None:
     """Raise `ModelError` unless `logits` is a finite `[count, K >= 2]` tensor that does not look like probabilities."""
     if logits.ndim != 2 or logits.shape[0] != count or logits.shape[1] < 2:
-        raise ModelError(
-            expected=f"logits of shape [{count}, K] with K >= 2",
-            got=f"{tuple(logits.shape)}",
-            do="wrap the model so that it returns one row of class scores per image",
-        )
+        do = "wrap the model so that it returns one row of class scores per image"
+        raise ModelError(expected=f"logits of shape [{count}, K] with K >= 2", got=f"{tuple(logits.shape)}", do=do)
     if not bool(torch.isfinite(logits).all()):
         broken = int((~torch.isfinite(logits)).sum())
         raise ModelError(
@@ -258,8 +249,5 @@ def check_logits(logits: Tensor, count: int) -> None:
         )
     rows = logits.detach().float()
     if bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all()):
-        raise ModelError(
-            expected="logits",
-            got="probabilities (every row is >= 0 and sums to 1)",
-            do="remove the final softmax: it hides gradients from attacks",
-        )
+        got = "probabilities (every row is >= 0 and sums to 1)"
+        raise ModelError(expected="logits", got=got, do="remove the final softmax: it hides gradients from attacks")

@@ -174,10 +174,7 @@ def capturing(
 
 
 def capture(classifier: Classifier, images: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits `[N, K]` and latents of images `[N, C, H, W]` within the bounds, without gradient.
-
-    The latents are a dictionary from layer name to `[N, *layer.shape]`.
-    """
+    """Logits `[N, K]`, and the latents `[N, *layer.shape]` by layer name, of images within the bounds; no gradient."""
     with classifier.borrowed(), torch.no_grad(), capturing(classifier, layers) as latents:
         logits = classifier.run(images)
     return logits, dict(latents)
@@ -248,20 +245,14 @@ def examine(classifier: Classifier, images: ImageData) -> Anatomy:
         check_logits(logits, count)
         again = classifier.run(probe)
         if not torch.allclose(logits, again, rtol=1e-4, atol=1e-5 * float(logits.abs().max())):
-            raise ModelError(
-                expected="the same logits from two passes over the same images",
-                got=f"a difference of {_spread(logits, again):.3g}",
-                do="remove the randomness that stays on in eval mode",
-            )
+            got, do = f"a difference of {_spread(logits, again):.3g}", "remove the randomness that stays in eval mode"
+            raise ModelError(expected="the same logits from two passes over the same images", got=got, do=do)
         # Other images and their own logits, where these are others.
         runs = [(other, classifier.run(other)) for other in ([noise] if count == 1 else [noise, probe.roll(1, dims=0)])]
         others = [(other, own) for other, own in runs if _spread(own, logits) > 1e-6 * float(logits.abs().max())]
         if not others:
-            raise ModelError(
-                expected="logits that depend on the image",
-                got="the same logits on different images",
-                do="check the weights and the normalisation",
-            )
+            got, do = "the same logits on different images", "check the weights and the normalisation"
+            raise ModelError(expected="logits that depend on the image", got=got, do=do)
         # An axis that is as long as the batch by chance does not become shorter with it.
         shorter = _trace(classifier, probe[:-1])[1] if count > 1 else []
         lengths = {(call.module, call.index): () if call.value is None else call.value.shape[:1] for call in shorter}

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretgan.attacks.gradient import Logits, input_gradient
-from interpretgan.attacks.noise import seeded
+from interpretgan.attacks.gradient import Logits, ready
 from interpretgan.attacks.threat_model import ThreatModel, check_perturbation
 from interpretgan.classifier import Classifier
 from interpretgan.data import content_hash
@@ -89,58 +88,46 @@ def autoattack(
         threat_model: Its norm and eps; AutoAttack has no other setting.
         seed: Of each attack on each batch. The global random state is left alone.
         batch_size: Images at a time; the random starts depend on it.
-        checkpoint: File for what is done, written between batches. Where it exists the attack goes on from there, and
-            finds what it would have found without an interruption.
-        checkpoint_seconds: Least time between two of them.
+        checkpoint: File for what is done, written between batches, `checkpoint_seconds` apart or more. Where it exists
+            the attack goes on from there, and finds what it would have found without an interruption.
+        checkpoint_seconds: See there.
         on_batch: Told the stage, how many of its images are done, and how many it has.
 
     Raises:
-        ConfigError: Too few classes for its loss.
-        ImageError: See `Classifier`; L2 with fewer than 5 pixels a side.
-        LabelError, ModelError, ThreatModelError: See `attack`.
+        ConfigError, ImageError: See `require_autoattack`, and `attack` for this and other errors of the input.
         RunFolderError: The checkpoint is damaged, of another attack, model or images, or cannot be written.
     """
     from pyautoattack import AutoAttack
 
-    images = classifier.check_images(images).detach().to(torch.float32)
     low, high = classifier.bounds
     unit_bounds = (low, high) == (0.0, 1.0)
     tell = on_batch or (lambda *_: None)
     began = saved = time.monotonic()
-    with (
-        torch.inference_mode(False),
-        classifier.borrowed(),
-        torch.autocast(images.device.type, enabled=False),
-        seeded(images.device, seed),
-    ):
-        images = images.clone()
-        labels = classifier.check_labels(labels, images)
-        with torch.enable_grad():
-            input_gradient(classifier, images[:1], labels[:1])  # raises if there is none
-        classes = require_autoattack(classifier, images[:1], threat_model)
+    with ready(classifier, images, labels, seed=seed) as (natural, true):
+        classes = require_autoattack(classifier, natural[:1], threat_model)
 
         def in_bounds(unit: Tensor) -> Tensor:  # the reference package knows pixels in [0, 1] only
             return unit if unit_bounds else (low + (high - low) * unit).clamp(low, high)
 
         # It takes them for what they are: nothing that moves the pixels by a rounding stands between where it can.
-        unit = images if unit_bounds else (images - low) / (high - low)
+        unit = natural if unit_bounds else (natural - low) / (high - low)
         norm, eps = {"linf": "Linf", "l2": "L2"}[threat_model.norm], threat_model.eps / (high - low)
         model = Logits(lambda batch: classifier.run(in_bounds(batch)))
         with _surroundings_kept():
-            adversary = AutoAttack(model, norm=norm, eps=eps, seed=seed, device=images.device)
+            adversary = AutoAttack(model, norm=norm, eps=eps, seed=seed, device=natural.device)
         adversary.verbose = False
         adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(TARGETS, classes - 1)
-        right = torch.ones_like(labels, dtype=torch.bool)
+        right = torch.ones_like(true, dtype=torch.bool)
         with torch.no_grad():
             for part in torch.split(torch.arange(len(unit), device=unit.device), batch_size):
-                right[part] = adversary.get_logits(unit[part]).argmax(dim=1) == labels[part]
+                right[part] = adversary.get_logits(unit[part]).argmax(dim=1) == true[part]
         state = _State(unit.clone(), right, right.nonzero().flatten())
         if checkpoint is not None:
             known = classifier.identity(), classifier.state_sha256()
-            content = content_hash(images.cpu().numpy(), labels.cpu().numpy())
+            content = content_hash(natural.cpu().numpy(), true.cpu().numpy())
             fingerprint = fingerprint_of(threat_model, seed, batch_size, *known, content)
             if checkpoint.exists():
-                state = _State(**load_checkpoint(checkpoint, fingerprint, images.device))
+                state = _State(**load_checkpoint(checkpoint, fingerprint, natural.device))
         earlier = state.seconds
         for stage in STAGES[len(state.after) :]:
             adversary.attacks_to_run = [stage]
@@ -149,26 +136,21 @@ def autoattack(
             while state.done < len(state.left):
                 part = state.left[state.done : state.done + batch_size]
                 with _surroundings_kept():
-                    x, y = adversary.run_standard_evaluation(unit[part], labels[part], batch_size=batch_size)
-                state.found[part], state.right[part] = x, y == labels[part]
+                    x, y = adversary.run_standard_evaluation(unit[part], true[part], batch_size=batch_size)
+                state.found[part], state.right[part] = x, y == true[part]
                 state.done += len(part)
                 if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
                     state.seconds = earlier + time.monotonic() - began
                     save_checkpoint(checkpoint, fingerprint, vars(state))
                     saved = time.monotonic()
                 tell(stage, state.done, len(state.left))
-            state.after[stage] = int(state.right.sum()) / len(labels)
+            state.after[stage] = int(state.right.sum()) / len(true)
             state.left, state.done = state.right.nonzero().flatten(), 0
         changed = (state.found != unit).flatten(1).any(dim=1).view(-1, 1, 1, 1)
-        adversarial = torch.where(changed, in_bounds(state.found), images)
-    check_perturbation(images, adversarial, threat_model, classifier.bounds)
-    settings = {
-        "version": "standard",
-        "stages": list(STAGES),
-        "target_classes": adversary.fab.n_target_classes,
-        "batch_size": batch_size,
-        "accuracy_after": state.after,
-    }
+        adversarial = torch.where(changed, in_bounds(state.found), natural)
+    check_perturbation(natural, adversarial, threat_model, classifier.bounds)
+    settings = {"version": "standard", "stages": list(STAGES), "target_classes": adversary.fab.n_target_classes}
+    settings |= {"batch_size": batch_size, "accuracy_after": state.after}
     return AutoAttacked(adversarial, state.right, settings, earlier + time.monotonic() - began)
 
 
@@ -185,11 +167,8 @@ def require_autoattack(classifier: Classifier, image: Tensor, threat_model: Thre
         expected = f"at least {LEAST_CLASSES} classes for the targeted DLR loss of autoattack"
         raise ConfigError(expected=expected, got=f"a classifier of {classes}", do="use pgd, cw and deepfool instead")
     if threat_model.norm == "l2" and min(image.shape[2:]) < LEAST_SIDE:
-        expected, got = (
-            f"images of {LEAST_SIDE} pixels a side or more for autoattack in L2",
-            "x".join(map(str, image.shape[2:])),
-        )
-        raise ImageError(expected=expected, got=got, do="leave autoattack out, or use linf")
+        expected, sides = f"images of {LEAST_SIDE} pixels a side or more for autoattack in L2", image.shape[2:]
+        raise ImageError(expected=expected, got="x".join(map(str, sides)), do="leave autoattack out, or use linf")
     return classes
 
 

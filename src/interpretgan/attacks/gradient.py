@@ -6,7 +6,8 @@ The steps are foolbox's. This file states what was asked for, keeps the worst ca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
 import torch
@@ -14,13 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interpretgan.attacks.noise import random_starts, seeded
-from interpretgan.attacks.threat_model import (
-    Bounds,
-    ThreatModel,
-    check_perturbation,
-    largest_allowed,
-    perturbation_size,
-)
+from interpretgan.attacks.threat_model import Bounds, ThreatModel, check_perturbation, perturbation_size
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ModelError
 
@@ -73,9 +68,30 @@ def attack(
         ModelError: No gradient reaches the input, or the output is not logits.
         ThreatModelError: The attack left the allowed ball.
     """
+    batch_size, found = max(1, batch_size), []
+    with ready(classifier, images, labels, seed=seed) as (natural, classes):
+        for first in range(0, len(natural), batch_size):
+            x, y = natural[first : first + batch_size], classes[first : first + batch_size]
+            worst = _Worst(classifier, x, y, threat_model)
+            worst.compare(x)
+            for restart in range(threat_model.restarts):
+                start = None
+                if threat_model.attack == "pgd":
+                    start = random_starts(x, threat_model, seed=seed, restart=restart, first_index=first_index + first)
+                worst.compare((method or search)(worst.watched, x, y, threat_model, classifier.bounds, start=start))
+            found.append(worst.images)
+    adversarial = torch.cat(found)
+    check_perturbation(natural, adversarial, threat_model, classifier.bounds)
+    return adversarial
+
+
+@contextmanager
+def ready(classifier: Classifier, images: Tensor, labels: Tensor, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels, checked; inside the classifier is borrowed, gradients are on and reach the images.
+
+    The precision is full, and the global random state is seeded inside and as it was outside.
+    """
     images = classifier.check_images(images).detach().to(torch.float32)
-    batch_size = max(1, batch_size)
-    found = []
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -86,19 +102,7 @@ def attack(
         images = images.clone()  # an inference tensor from outside cannot take part in autograd
         labels = classifier.check_labels(labels, images)
         input_gradient(classifier, images[:1], labels[:1])  # raises if there is none
-        for first in range(0, len(images), batch_size):
-            x, y = images[first : first + batch_size], labels[first : first + batch_size]
-            worst = _Worst(classifier, x, y, threat_model)
-            worst.compare(x)
-            for restart in range(threat_model.restarts):
-                start = None
-                if threat_model.attack == "pgd":
-                    start = random_starts(x, threat_model, seed=seed, restart=restart, first_index=first_index + first)
-                worst.compare((method or search)(worst.watched, x, y, threat_model, classifier.bounds, start=start))
-            found.append(worst.images)
-    adversarial = torch.cat(found)
-    check_perturbation(images, adversarial, threat_model, classifier.bounds)
-    return adversarial
+        yield images, labels
 
 
 class _Worst:
@@ -107,7 +111,7 @@ class _Worst:
     def __init__(self, classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel) -> None:
         self.images = x
         self._classifier, self._x, self._y, self._norm = classifier, x, y, threat_model.norm
-        self._most = largest_allowed(threat_model, classifier.bounds)
+        self._most = threat_model.allowed(classifier.bounds)
         self._wrong = torch.zeros_like(y, dtype=torch.bool)
         self._loss = torch.full(y.shape, -math.inf, device=y.device)
 

@@ -34,13 +34,9 @@ def carlini_wagner(
     """
     from foolbox.attacks.carlini_wagner import L2CarliniWagnerAttack
 
-    method = L2CarliniWagnerAttack(
-        binary_search_steps=CARLINI_WAGNER["binary_search_steps"],
-        steps=CARLINI_WAGNER["steps"],
-        stepsize=CARLINI_WAGNER["step_size"],
-        initial_const=first_constant(bounds),
-    )
-    return _projected(_found(method, run, x, y, bounds), x, threat_model, bounds)
+    own = {name: CARLINI_WAGNER[name] for name in ("steps", "binary_search_steps")}
+    method = L2CarliniWagnerAttack(**own, stepsize=CARLINI_WAGNER["step_size"], initial_const=first_constant(bounds))
+    return _projected(method, run, x, y, threat_model=threat_model, bounds=bounds)
 
 
 def deepfool(
@@ -53,23 +49,18 @@ def deepfool(
     from foolbox.attacks.deepfool import L2DeepFoolAttack, LinfDeepFoolAttack
 
     nearest = LinfDeepFoolAttack if threat_model.norm == "linf" else L2DeepFoolAttack
-    return _projected(_found(nearest(**DEEPFOOL), run, x, y, bounds), x, threat_model, bounds)
+    return _projected(nearest(**DEEPFOOL), run, x, y, threat_model=threat_model, bounds=bounds)
 
 
-def _found(method: Any, run: Run, x: Tensor, y: Tensor, bounds: Bounds) -> Tensor:
-    """What a method of foolbox finds, at whatever distance."""
+def _projected(method: Any, run: Run, x: Tensor, y: Tensor, *, threat_model: ThreatModel, bounds: Bounds) -> Tensor:
+    """The images within eps of `x` that are nearest to what a method of foolbox finds."""
     from foolbox.criteria import Misclassification
     from foolbox.models.pytorch import PyTorchModel
 
     with _logging_kept():
-        found: Tensor = method.run(PyTorchModel(Logits(run), bounds=bounds, device=x.device), x, Misclassification(y))
-    return found.detach()
-
-
-def _projected(found: Tensor, x: Tensor, threat_model: ThreatModel, bounds: Bounds) -> Tensor:
-    """The nearest images within eps of `x`."""
-    delta, eps = found - x, threat_model.eps
-    delta = delta.clamp(-eps, eps) if threat_model.norm == "linf" else delta.renorm(2, 0, eps)
+        found = method.run(PyTorchModel(Logits(run), bounds=bounds, device=x.device), x, Misclassification(y))
+    eps, far = threat_model.eps, found.detach() - x
+    delta: Tensor = far.clamp(-eps, eps) if threat_model.norm == "linf" else far.renorm(2, 0, eps)
     return (x + delta).clamp(*bounds)
 
 

@@ -36,27 +36,20 @@ def _climbing(threat_model: ThreatModel, loss: str, search: Search | None = None
 def _cw(threat_model: ThreatModel, bounds: Bounds) -> NamedAttack:
     if threat_model.norm == "linf":
         return _climbing(iterated(threat_model), "margin", _climb_margin)
-    settings = CARLINI_WAGNER | {
-        "initial_const": first_constant(bounds),
-        "confidence": 0,
-        "restarts": 1,
-        "loss": "margin",
-        "success": "within eps only",
-    }
+    settings = {**CARLINI_WAGNER, "initial_const": first_constant(bounds), "confidence": 0, "restarts": 1}
+    settings |= {"loss": "margin", "success": "within eps only"}
     return NamedAttack(replace(threat_model, restarts=1), settings, carlini_wagner)
 
 
+def _deepfool(threat_model: ThreatModel, _bounds: Bounds) -> NamedAttack:
+    return NamedAttack(replace(threat_model, restarts=1), {**DEEPFOOL, "restarts": 1, "loss": "logits"}, deepfool)
+
+
 NAMED_ATTACKS: dict[str, Callable[[ThreatModel, Bounds], NamedAttack]] = {
-    # One step of size eps along the gradient [27].
-    "fgsm": lambda tm, bounds: _climbing(ThreatModel(tm.norm, tm.eps, "fgsm"), "cross-entropy"),
-    # Projected gradient ascent on the cross-entropy, from random starts [25].
-    "pgd": lambda tm, bounds: _climbing(iterated(tm), "cross-entropy"),
-    # The margin loss of Carlini and Wagner: in L-infinity as PGD climbs it, in L2 by their own minimisation.
-    "cw": _cw,
-    # Steps to the nearest decision boundary of the linearised network.
-    "deepfool": lambda tm, bounds: NamedAttack(
-        replace(tm, restarts=1), {**DEEPFOOL, "restarts": 1, "loss": "logits"}, deepfool
-    ),
+    "fgsm": lambda tm, _bounds: _climbing(ThreatModel(tm.norm, tm.eps, "fgsm"), "cross-entropy"),  # one step [27]
+    "pgd": lambda tm, _bounds: _climbing(iterated(tm), "cross-entropy"),  # from random starts [25]
+    "cw": _cw,  # Carlini and Wagner's margin: in L-infinity as PGD climbs it, in L2 by their own minimisation
+    "deepfool": _deepfool,
 }
 AUTOATTACK = "autoattack"
 """Runs as a whole, see `autoattack`."""
@@ -84,14 +77,9 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def survivors(
-    classifier: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat_model: ThreatModel,
-    *,
-    seed: int,
+    classifier: Classifier, images: Tensor, labels: Tensor, threat_model: ThreatModel, *, seed: int,
     method: Search | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Which checked examples an attack leaves right, bool `[N]`; its settings are those of `attack`.
 
     A restart goes on with those that the ones before left, with the next seed.

@@ -52,22 +52,16 @@ class ThreatModel:
             if getattr(self, name) not in known:
                 got = repr(getattr(self, name))
                 raise ThreatModelError(expected=f"{name} {' or '.join(known)}", got=got, do="choose one of them")
-        units = "state it in the units of the pixels, e.g. 0.2 for images in [0, 1]"
-        for name, types, expected, do in (
-            ("eps", (int, float), "a finite eps > 0", units),
-            ("step_size", (int, float, type(None)), "a finite step_size > 0", units),
-            ("steps", (int,), "a whole number of steps >= 1", "raise steps"),
-            ("restarts", (int,), "a whole number of restarts >= 1", "raise restarts"),
-        ):
+        number, whole = (int, float), (int,)
+        for name, types in (("eps", number), ("step_size", number), ("steps", whole), ("restarts", whole)):
             value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, types)
-                or not 0 < (1 if value is None else value) < math.inf
-            ):
+            if value is None and name == "step_size":
+                continue
+            if isinstance(value, bool) or not isinstance(value, types) or not 0 < value < math.inf:
+                expected = f"a finite {name} > 0" if float in types else f"a whole number of {name} >= 1"
+                do = "pass e.g. eps=0.2 (in the units of the pixels), steps=20, restarts=1"
                 raise ThreatModelError(expected=expected, got=repr(value), do=do)
-            if float in types and value is not None:
-                object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, types[-1](value))
         if self.attack == "fgsm":
             if self.restarts > 1 or self.step_size not in (None, self.eps):
                 got = f"restarts={self.restarts}, step_size={self.step_size}"
@@ -85,6 +79,10 @@ class ThreatModel:
         if self.norm == "linf" and self.steps >= 10:
             return self.eps / 4
         return min(self.eps, 2.5 * self.eps / self.steps)
+
+    def allowed(self, bounds: Bounds) -> float:
+        """Eps with the rounding that is allowed above it."""
+        return self.eps + TOLERANCE * max(1.0, self.eps, *map(abs, bounds))
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, the step size resolved."""
@@ -108,16 +106,11 @@ def perturbation_size(difference: Tensor, norm: str) -> Tensor:
     return flat.abs().amax(dim=1) if norm == "linf" else flat.norm(dim=1)
 
 
-def largest_allowed(threat_model: ThreatModel, bounds: Bounds) -> float:
-    """Eps and the rounding that is allowed above it."""
-    return threat_model.eps + TOLERANCE * max(1.0, threat_model.eps, *map(abs, bounds))
-
-
 def check_perturbation(images: Tensor, adversarial: Tensor, threat_model: ThreatModel, bounds: Bounds) -> None:
     """Raise `ThreatModelError` unless every perturbed image is within eps (up to rounding), and within the bounds."""
     largest = float(perturbation_size(adversarial - images, threat_model.norm).max())
     (low, high), (least, most) = bounds, (float(v) for v in adversarial.aminmax())
-    if not (largest <= largest_allowed(threat_model, bounds) and least >= low and most <= high):
+    if not (largest <= threat_model.allowed(bounds) and least >= low and most <= high):
         raise ThreatModelError(
             expected=f"a {threat_model.norm} perturbation <= {threat_model.eps:g} within [{low:g}, {high:g}]",
             got=f"size {largest:.8g}, pixels within [{least:.8g}, {most:.8g}]",

@@ -12,14 +12,14 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from interpretgan.data.readers import SPLITS, Source, find_source, hash_of
+from interpretgan.data.readers import SPLITS, Source, find_source, hash_of, readable
 from interpretgan.data.sources import ImageSet
 from interpretgan.errors import DataError, InputError, RunFolderError
 from interpretgan.store.files import read_json, write_json, write_npy
@@ -150,7 +150,7 @@ def _write_cache(source: Source, size: tuple[int, int] | None, stem: Path, key: 
         raise DataError(expected=f"images in {source.name}, {source.split}", got="none", do="fetch or copy it again")
     examples = source.examples()
     first = next(examples, (b"", 0, source.origin))
-    with _decodable(first[2]):
+    with _decodable(first[2], 0):
         model = _open(source.reference or first[0])
     mode, encoding = ("L" if _is_grey(model) else "RGB"), str(model.format)
     height, width = size or (model.height, model.width)
@@ -188,6 +188,11 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
+def _decodable(where: str, index: int) -> AbstractContextManager[None]:
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
+    return readable("an image that can be decoded", f"a damaged one, example {index} of {where}", Exception)
+
+
 def _is_grey(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16")
 
@@ -207,13 +212,3 @@ def _decode(image: Image.Image, mode: str, height: int, width: int) -> Pixels:
         image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
-
-
-@contextmanager
-def _decodable(where: str, index: int = 0) -> Iterator[None]:
-    """Turns what Pillow raises on a broken image into a DataError."""
-    try:
-        yield
-    except Exception as error:  # its decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-        got = f"a damaged one, example {index} of {where} ({type(error).__name__}: {error})"
-        raise DataError(expected="an image that can be decoded", got=got, do="fetch or copy it again") from error

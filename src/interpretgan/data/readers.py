@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -122,7 +122,10 @@ def _hub_source(name: str, split: str) -> Source:
         classes = tuple(rows.features["label"].names)
         rows = rows.cast_column(column, datasets.Image(decode=False))
     except Exception as error:  # the hub client raises errors of several libraries
-        got, do = f"{type(error).__name__}: {_first_line(error) or 'no message'}", remedy + "connect to the network"
+        got, do = (
+            f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}",
+            remedy + "connect to the network",
+        )
         raise DataError(expected=f"the public hub to hand over {hub}", got=got, do=do) from error
 
     def examples() -> Iterator[Example]:
@@ -200,17 +203,18 @@ def _fixed_part(files: list[Path], root: Path, split: str) -> list[Path]:
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    """Turns what pyarrow and the system raise on a broken file into a DataError."""
+def readable(expected: str, got: str, kinds: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turns what libraries and the system raise on broken data into a `DataError`."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:  # pyarrow.ArrowInvalid is a ValueError
-        got = f"one that cannot be read ({_first_line(error) or type(error).__name__})"
-        raise DataError(expected=f"a complete file {file}", got=got, do="fetch or copy it again") from error
+    except kinds as error:
+        problem = f"{got} ({type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]})"
+        raise DataError(expected=expected, got=problem, do="fetch or copy it again") from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
+def _readable(file: Path) -> AbstractContextManager[None]:
+    broken = (OSError, ValueError, KeyError)  # pyarrow.ArrowInvalid is a ValueError
+    return readable(f"a complete file {file}", "one that cannot be read", broken)
 
 
 def hash_of(parts: Iterable[str]) -> str:

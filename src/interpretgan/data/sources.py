@@ -56,9 +56,7 @@ class ImageSet:
         bounds: Range of the pixels that `batch` returns.
         stored: Lowest and highest value in `images`, which become the bounds. `None`: 0 and 255, or `bounds` of floats.
 
-    Raises:
-        ImageError: Images of another shape, type or range.
-        LabelError: Not one label for each image, or labels without a class.
+    Raises `ImageError` for images of another shape, type or range, `LabelError` for labels that do not fit.
     """
 
     name: str
@@ -100,7 +98,6 @@ class ImageSet:
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.labels)
 
     @property
@@ -126,10 +123,7 @@ class ImageSet:
         return self if bounds == self.bounds else replace(self, bounds=bounds)
 
     def batches(self, batch_size: int, *, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every example once, `batch_size` >= 1 at a time (the last batch may be smaller).
-
-        They come in order, or shuffled by the generator.
-        """
+        """Every example once, in order or shuffled, `batch_size` >= 1 at a time (the last batch may be smaller)."""
         order = None if generator is None else torch.randperm(len(self), generator=generator)
         for start in range(0, len(self), batch_size):
             chosen = slice(start, start + batch_size)
@@ -152,7 +146,6 @@ class TensorImages:
         self.labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.images)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +171,6 @@ class DatasetImages:
             raise DataError(expected="at least one example", got="an empty data set", do="check its path and split")
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.dataset)  # type: ignore[arg-type]  # torch's class leaves it to map-style data sets
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,13 +253,10 @@ def as_image_set(
     """Labelled images as an `ImageSet` whose pixels are within `bounds`, whichever way they came; held in memory.
 
     Args:
-        data: See above, with labels.
+        data: See above, with labels; what does not fit raises as `as_source` and `ImageSet` do.
         split: `"train"` or `"test"`, for the record.
         bounds: Range of the pixels.
         classes: Names of the classes. `None`: those of the data (`data.classes`), else the numbers that occur.
-
-    Raises:
-        DataError, ImageError, LabelError: See `as_source` and `ImageSet`.
     """
     if isinstance(data, ImageSet):
         return data.scaled(bounds)

@@ -26,7 +26,6 @@ from interpretgan.models.architectures.wide_resnet import WideResNet, depth_and_
 POOLS = ("max", "avg", "stride", "blur")
 WRN_POOLS = ("stride", "max", "avg", "blur")
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
-VGG_PAPER = "Simonyan and Zisserman 2015"
 
 
 @dataclass(frozen=True)
@@ -43,51 +42,34 @@ class ModelSpec:
     """Channels, height and width of the images that it is meant for."""
     parameters: int
     """Number of trained values for such images, 10 classes and width 1, whatever the pooling."""
-    description: str
     source: str
 
 
-def _vgg(variant: str, smallest: int, parameters: int, description: str, source: str) -> ModelSpec:
-    return ModelSpec(partial(VGG, variant=variant), POOLS, smallest, COLOUR, parameters, description, source)
+def _vgg(variant: str, smallest: int, parameters: int, source: str) -> ModelSpec:
+    return ModelSpec(partial(VGG, variant=variant), POOLS, smallest, COLOUR, parameters, source)
 
 
 def _wide_resnet(name: str, parameters: int = 0) -> ModelSpec:
     depth, widening = depth_and_widening(name)
-    description = f"wide residual network of depth {depth}, {16 * widening} to {64 * widening} channels"
-    source = "Zagoruyko and Komodakis 2016, Wide residual networks"
     factory = partial(WideResNet, depth=depth, widening=widening)
-    return ModelSpec(factory, WRN_POOLS, 4, COLOUR, parameters, description, source)
+    return ModelSpec(factory, WRN_POOLS, 4, COLOUR, parameters, "Zagoruyko and Komodakis 2016, Wide residual networks")
 
+
+LECUN = "LeCun et al. 1998, Gradient-based learning applied to document recognition"
+MADRY = "Madry et al. 2018, Towards deep learning models resistant to adversarial attacks"
+OWN = "this project, after VGG (Simonyan and Zisserman 2015)"
 
 MODELS: dict[str, ModelSpec] = {
-    "lenet5": ModelSpec(
-        LeNet5, POOLS, 12, GREY, 61_706, "two 5x5 convolutions, three linear layers, ReLU",
-        "LeCun et al. 1998, Gradient-based learning applied to document recognition",
-    ),
-    "mnist-wide": ModelSpec(
-        MnistWide, POOLS, 4, GREY, 3_274_634, "two padded 5x5 convolutions with 32 and 64 channels, 1,024 hidden units",
-        "Madry et al. 2018, Towards deep learning models resistant to adversarial attacks",
-    ),
-    "judge": ModelSpec(
-        JudgeNet, POOLS, 8, GREY, 93_890, "strided stem, three 3x3 convolutions with BatchNorm: the default judge",
-        f"this project, after VGG ({VGG_PAPER})",
-    ),
-    "vgg-small": _vgg(
-        "vgg-small", 8, 437_034, "seven 3x3 convolutions with BatchNorm, 32 to 128 channels",
-        f"this project, after VGG ({VGG_PAPER})",
-    ),
-    "vgg11": _vgg(
-        "vgg11", 32, 9_231_114, "eight 3x3 convolutions with BatchNorm, 64 to 512 channels, one linear layer",
-        f"{VGG_PAPER}, configuration A",
-    ),
-    "vgg16": _vgg(
-        "vgg16", 32, 14_728_266, "thirteen 3x3 convolutions with BatchNorm, 64 to 512 channels, one linear layer",
-        f"{VGG_PAPER}, configuration D",
-    ),
+    "lenet5": ModelSpec(LeNet5, POOLS, 12, GREY, 61_706, LECUN),
+    "mnist-wide": ModelSpec(MnistWide, POOLS, 4, GREY, 3_274_634, MADRY),
+    "judge": ModelSpec(JudgeNet, POOLS, 8, GREY, 93_890, OWN),
+    "vgg-small": _vgg("vgg-small", 8, 437_034, OWN),
+    "vgg11": _vgg("vgg11", 32, 9_231_114, "Simonyan and Zisserman 2015, configuration A"),
+    "vgg16": _vgg("vgg16", 32, 14_728_266, "Simonyan and Zisserman 2015, configuration D"),
     "wrn-16-4": _wide_resnet("wrn-16-4", 2_748_890),
     "wrn-28-10": _wide_resnet("wrn-28-10", 36_479_194),
     "wrn-34-10": _wide_resnet("wrn-34-10", 46_160_474),
-}  # fmt: skip
+}
 
 
 def build_model(

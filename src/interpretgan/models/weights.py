@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from interpretgan.errors import WeightsError
+from interpretgan.errors import WeightsError, kind_of
 from interpretgan.store.files import atomic_write_bytes
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -17,12 +17,7 @@ NESTED_KEYS = ("state_dict", "model_state_dict", "model")
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write the state of `model` as safetensors: a reader sees the old file or the new one, never half of it.
-
-    Raises:
-        WeightsError: The suffix is not `.safetensors`.
-        RunFolderError: The place cannot be written.
-    """
+    """Write the state of `model` to a `.safetensors` file, atomically (else `WeightsError` or `RunFolderError`)."""
     from safetensors.torch import save
 
     if Path(path).suffix != ".safetensors":
@@ -83,11 +78,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(expected="a weights file", got=f"no file at {path}", do="check the path")
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
-        raise WeightsError(
-            expected=f"a weights file ending in .safetensors or {', '.join(TORCH_SUFFIXES)}",
-            got=str(path),
-            do="convert it with interpretgan.models.save_weights",
-        )
+        expected = f"a weights file ending in .safetensors or {', '.join(TORCH_SUFFIXES)}"
+        raise WeightsError(expected=expected, got=str(path), do="convert it with interpretgan.models.save_weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -106,9 +98,6 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             break
     tensors = _tensors(content) if isinstance(content, Mapping) else {}
     if not tensors:
-        raise WeightsError(
-            expected="a state dict of tensors",
-            got=f"a {type(content).__name__} in {path}",
-            do="save model.state_dict()",
-        )
+        got = f"{kind_of(content)} in {path}"
+        raise WeightsError(expected="a state dict of tensors", got=got, do="save model.state_dict()")
     return tensors

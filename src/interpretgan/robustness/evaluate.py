@@ -87,20 +87,15 @@ class Evaluation:
         """
         from pydantic import TypeAdapter, ValidationError
 
-        file = _file(path)
-        value = read_json(file)
+        value, whole = read_json(file := _file(path)), f"an evaluation of schema {SCHEMA} in {file}"
         found = value.get("schema") if isinstance(value, dict) else None
         if found != SCHEMA:
-            raise RunFolderError(
-                expected=f"an evaluation of schema {SCHEMA} in {file}", got=f"schema {found}", do="evaluate again"
-            )
+            raise RunFolderError(expected=whole, got=f"schema {found}", do="evaluate again")
         try:
             return TypeAdapter(cls).validate_python(value)
         except ValidationError as error:
             wrong = ".".join(map(str, error.errors()[0]["loc"]))
-            raise RunFolderError(
-                expected=f"a whole evaluation in {file}", got=f"one with a wrong {wrong}", do="evaluate again"
-            ) from error
+            raise RunFolderError(expected=whole, got=f"one with a wrong {wrong}", do="evaluate again") from error
 
 
 def _file(path: str | Path) -> Path:
@@ -157,11 +152,9 @@ def evaluate(
     source = as_source(images, labels, classifier.bounds, labelled=True)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or curve_examples < 1 or not 0 < confidence < 1:
-        raise ConfigError(
-            expected="at least one example, curve_examples >= 1 and 0 < confidence < 1",
-            got=f"{count} examples, curve_examples={curve_examples}, confidence={confidence}",
-            do="check the settings",
-        )
+        got = f"{count} examples, curve_examples={curve_examples}, confidence={confidence}"
+        expected = "at least one example, curve_examples >= 1 and 0 < confidence < 1"
+        raise ConfigError(expected=expected, got=got, do="check the settings")
     x, y = source.batch(torch.arange(count))
     x = classifier.check_images(x).to(torch.float32)
     require_attackable(classifier, x, tm, names)
@@ -190,6 +183,7 @@ def evaluate(
     right["worst_case"] = torch.stack(list(right.values())).all(dim=0)
     accuracy = {name: wilson(int(ok.sum()), count, confidence) for name, ok in right.items()}
     noise = wilson(int(noisy.sum()), count, confidence)
+    natural, worst = accuracy["natural"].value, accuracy["worst_case"].value
 
     began = time.perf_counter()
     pgd, drawn, checked = iterated(tm), min(count, curve_examples), min(count, CHECKED)
@@ -204,13 +198,7 @@ def evaluate(
         *checks.search_flags(sample.accuracy, checked, pgd, largest_eps(pgd.norm, classifier.bounds, x.shape[1:])),
         *black_box,
         *checks.curve_flags([point.value for point in lines["eps"]], drawn),
-        *checks.figure_flags(
-            natural=accuracy["natural"].value,
-            adversarial=accuracy["worst_case"].value,
-            noise=noise.value,
-            attacks=names,
-            examples=count,
-        ),
+        *checks.figure_flags(natural=natural, adversarial=worst, noise=noise.value, attacks=names, examples=count),
     ]
     seconds["checks"] = time.perf_counter() - began
     if on_examples is not None:
@@ -242,14 +230,7 @@ def evaluate(
 def require_attackable(
     classifier: Classifier, images: Tensor, threat_model: ThreatModel, attacks: Sequence[str]
 ) -> None:
-    """Raise as `evaluate` would, before anything is made: quick, for a classifier that need not be trained yet.
-
-    Args:
-        classifier: The classifier.
-        images: At least one image `[N, C, H, W]` within the bounds.
-        threat_model: Norm and eps.
-        attacks: Names of attacks.
-    """
+    """Raise as `evaluate` would, quickly: on at least one image `[N, C, H, W]` and a classifier not yet trained."""
     require_eps_within_range(threat_model, classifier.bounds, images.shape[1:])
     checks.require_eval_mode(classifier)
     require_gradient(classifier, images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,36 +11,30 @@ from interpretgan.models.architectures.pooling import pooling
 
 
 class _TwoConvolutions(nn.Module):
-    """Two 5x5 convolutions, each pooled, and linear layers, with ReLU between all of them.
+    """Modules run in the order conv1, relu1, pool1, conv2, relu2, pool2, fc1, relu3, fc2 and so on."""
 
-    Modules run in the order conv1, relu1, pool1, conv2, relu2, pool2, fc1, relu3, fc2 and so on.
-    """
+    channels: tuple[int, int]
+    paddings: tuple[int, int]
+    units: tuple[int, ...]
 
     def __init__(
-        self,
-        channels: tuple[int, int],
-        paddings: tuple[int, int],
-        units: Sequence[int],
-        *,
-        in_channels: int,
-        num_classes: int,
-        image_size: tuple[int, int],
-        pool: str,
-        width: float,
+        self, *, in_channels: int, num_classes: int, image_size: tuple[int, int], pool: str = "max", width: float = 1.0
     ) -> None:
         super().__init__()
         inputs, (rows, columns) = in_channels, image_size
-        for number, (wanted, padding) in enumerate(zip(channels, paddings, strict=True), start=1):
-            outputs = scaled(wanted, width)
+        for number, (channels, padding) in enumerate(zip(self.channels, self.paddings, strict=True), start=1):
+            outputs = scaled(channels, width)
             self.add_module(f"conv{number}", nn.Conv2d(inputs, outputs, 5, padding=padding))
             self.add_module(f"relu{number}", nn.ReLU())
             self.add_module(f"pool{number}", pooling(pool, outputs))
             inputs, rows, columns = outputs, (rows + 2 * padding - 4) // 2, (columns + 2 * padding - 4) // 2
         inputs *= rows * columns
-        for number, wanted in enumerate(units, start=1):
-            self.add_module(f"fc{number}", nn.Linear(inputs, inputs := scaled(wanted, width)))
+        for number, units in enumerate(self.units, start=1):
+            outputs = scaled(units, width)
+            self.add_module(f"fc{number}", nn.Linear(inputs, outputs))
             self.add_module(f"relu{number + 2}", nn.ReLU())
-        self.add_module(f"fc{len(units) + 1}", nn.Linear(inputs, num_classes))
+            inputs = outputs
+        self.add_module(f"fc{len(self.units) + 1}", nn.Linear(inputs, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, K]` of images `[N, C, H, W]`."""
@@ -52,13 +46,7 @@ class _TwoConvolutions(nn.Module):
 class LeNet5(_TwoConvolutions):
     """LeNet-5 with ReLU, its pooling a parameter."""
 
-    def __init__(
-        self, *, in_channels: int, num_classes: int, image_size: tuple[int, int], pool: str = "max", width: float = 1.0
-    ) -> None:
-        super().__init__(
-            (6, 16), (2, 0), (120, 84),
-            in_channels=in_channels, num_classes=num_classes, image_size=image_size, pool=pool, width=width,
-        )  # fmt: skip
+    channels, paddings, units = (6, 16), (2, 0), (120, 84)
 
 
 class MnistWide(_TwoConvolutions):
@@ -69,13 +57,10 @@ class MnistWide(_TwoConvolutions):
     Source: Madry et al. 2018, Towards deep learning models resistant to adversarial attacks.
     """
 
-    def __init__(
-        self, *, in_channels: int, num_classes: int, image_size: tuple[int, int], pool: str = "max", width: float = 1.0
-    ) -> None:
-        super().__init__(
-            (32, 64), (2, 2), (1024,),
-            in_channels=in_channels, num_classes=num_classes, image_size=image_size, pool=pool, width=width,
-        )  # fmt: skip
+    channels, paddings, units = (32, 64), (2, 2), (1024,)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.constant_(parameter, 0.1)

@@ -18,15 +18,10 @@ BLOCKS: dict[str, tuple[tuple[int, ...], ...]] = {
 class VGG(nn.Sequential):
     """Blocks of 3x3 convolutions, a pooling between them, the mean over all positions, one linear layer.
 
-    Modules run in the order conv1_1, norm1_1, relu1_1, conv1_2, ..., pool1, conv2_1, ..., mean, flatten, fc. The
-    convolutions keep their biases, as is usual in the form for CIFAR-10. Weights start as published: normal with
-    variance 2 / (9 outputs) in convolutions and 0.01 as deviation in the linear layer, biases at zero. The last step to
-    one position is a mean for every `pool`.
-
-    Args:
-        variant: A key of `BLOCKS`. `"vgg-small"` pools thrice, before its last block; `"vgg11"` and `"vgg16"` pool
-            behind each of their five blocks.
-        in_channels, num_classes, image_size, pool, width: See `architectures`.
+    Modules run in the order conv1_1, norm1_1, relu1_1, conv1_2, ..., pool1, conv2_1, ..., mean, flatten, fc. The small
+    variant pools thrice, before its last block; the others pool behind each of their five blocks. The convolutions keep
+    their biases, as is usual in the form for CIFAR-10. Weights start as published: normal with variance 2 / (9 outputs)
+    in convolutions and 0.01 as deviation in the linear layer, biases at zero.
 
     Source: Simonyan and Zisserman 2015, Very deep convolutional networks for large-scale image recognition,
     configurations A and D; He et al. 2015, Delving deep into rectifiers, for the initial weights.

@@ -32,20 +32,13 @@ class Card:
 
     Attributes:
         name: `architecture-pool`, and `-objective` unless that is the natural one.
-        architecture: A key of `interpretgan.models.MODELS`.
-        pool: Its pooling.
-        width: What its channels are multiplied by.
-        in_channels: Channels of its images.
-        num_classes: Number of its logits.
-        image_size: Height and width of its images.
-        bounds: Lowest and highest value of a pixel.
-        mean: Per channel, subtracted before the network. `None`: nothing is.
-        std: Per channel, divided by after that. `None`: nothing is.
-        classes: Names of the classes.
+        architecture, pool, width: What `build_model` makes it of.
+        in_channels, image_size: Channels, and height and width of its images.
+        num_classes, classes: Number of its logits, and names of the classes.
+        bounds, mean, std: See `Classifier`.
         data: `name`, `sha256` and `note` of the training images.
         objective: `name`, and the settings of the training objective.
-        recipe: Settings of the training.
-        seed: Of the training.
+        recipe, seed: Settings of the training.
         training: What the training did: steps, seconds, and which epoch the weights are of.
         versions: Of the packages that trained it.
         figures: Accuracy on test images as `interpretgan evaluate` measures it: for `natural`, each attack and
@@ -53,8 +46,7 @@ class Card:
             `threat_model`, `attacks`, `data`, `flags` and `provenance`; see `Evaluation`. `None`: not measured yet.
         precision: What the weights are stored in, `"float32"` or `"float16"`; they are loaded as float32.
         parameters: Number of its parameters.
-        sha256: Of the weights file.
-        state_sha256: Of parameters and buffers as loaded; see `Classifier.state_sha256`.
+        sha256, state_sha256: Of the weights file, and of what is loaded of it; see `Classifier.state_sha256`.
     """
 
     name: str
@@ -92,11 +84,7 @@ class Card:
         return found
 
     def save(self) -> None:
-        """Write the card into `ZOO`.
-
-        Raises:
-            RunFolderError: The folder cannot be written.
-        """
+        """Write the card into `ZOO`."""
         write_json(ZOO / f"{self.name}.json", {"schema": SCHEMA, **asdict(self)})
 
 
@@ -117,12 +105,7 @@ def card_names() -> tuple[str, ...]:
 
 
 def read_card(name: str) -> Card:
-    """The card of a pretrained classifier.
-
-    Raises:
-        ModelError: No classifier of that name; the message has the nearest names.
-        WeightsError: The card is damaged.
-    """
+    """The card of a pretrained classifier; `ModelError` for an unknown name, `WeightsError` for a damaged card."""
     names = card_names()
     if name not in names:
         related = [known for known in names if known.startswith(f"{name}-")] or get_close_matches(name, names, n=3)
@@ -136,8 +119,8 @@ def read_card(name: str) -> Card:
     wanted = {"schema", *(field.name for field in fields(Card))}
     if not isinstance(content, dict) or content.keys() != wanted or content.pop("schema") != SCHEMA:
         raise WeightsError(expected=f"a card of schema {SCHEMA}", got=str(file), do="install the package again")
-    fields_of: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
-    card = Card(**fields_of)
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
+    card = Card(**values)
     if card.name != name or card.name != proper_name(card.architecture, card.pool, card.objective["name"]):
         raise WeightsError(expected=f"the card of {name}", got=f"that of {card.name}", do="install the package again")
     return card

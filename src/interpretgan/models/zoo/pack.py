@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 
 import torch
@@ -28,10 +28,7 @@ from interpretgan.store.files import atomic_write_bytes, file_sha256, read_json
 
 HALF_ABOVE = 2**18
 """Parameters above which the weights are stored in half precision: a MiB in single precision."""
-FROM_RECORD = (
-    "pool", "width", "in_channels", "num_classes", "image_size", "bounds", "mean", "std", "classes", "data",
-    "objective", "recipe", "seed", "training", "versions",
-)  # fmt: skip
+FROM_RECORD = [f.name for f in fields(Card) if f.default is MISSING and f.name not in ("name", "architecture")]
 """What a card takes over from classifier.json as it is."""
 
 
@@ -41,11 +38,6 @@ def pack(run: Path, name: str) -> Card:
     Args:
         run: With classifier.safetensors and classifier.json, as `interpretgan train` leaves it.
         name: Its name: architecture, pooling and objective, e.g. `lenet5-avg-trades`.
-
-    Raises:
-        ConfigError: Another name than the proper one.
-        RunFolderError: classifier.json is missing or damaged.
-        WeightsError: The weights are missing, damaged or of another architecture.
     """
     record = read_json(run / "classifier.json")
     missing = [key for key in ("model", *FROM_RECORD) if not isinstance(record, dict) or key not in record]
@@ -81,12 +73,7 @@ def add_figures(folder: Path, name: str) -> Card:
 
     Args:
         folder: With evaluation.json, as `interpretgan evaluate` leaves it.
-        name: Of the pretrained classifier.
-
-    Raises:
-        ModelError: No pretrained classifier of that name.
-        RunFolderError: The evaluation is missing or damaged.
-        WeightsError: It is of other weights.
+        name: Of the pretrained classifier; `WeightsError` where others were evaluated.
     """
     card, found = read_card(name), Evaluation.load(folder)
     state = found.classifier.get("state_sha256")
@@ -108,11 +95,8 @@ def main(arguments: Sequence[str]) -> int:
     steps = {"weights": pack, "figures": add_figures}
     try:
         if len(arguments) != 3 or arguments[0] not in steps:
-            raise ConfigError(
-                expected="weights RUN NAME, or figures DIR NAME",
-                got=" ".join(arguments) or "nothing",
-                do="name the step, the folder and the classifier",
-            )
+            got, do = " ".join(arguments) or "nothing", "name the step, the folder and the classifier"
+            raise ConfigError(expected="weights RUN NAME, or figures DIR NAME", got=got, do=do)
         card = steps[arguments[0]](Path(arguments[1]), arguments[2])
     except InterpretGANError as error:
         print(f"pack: {error}", file=sys.stderr)

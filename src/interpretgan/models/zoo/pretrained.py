@@ -19,9 +19,6 @@ def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classif
         name: E.g. `"lenet5-avg-trades"`.
         device: Where to put it.
 
-    Returns:
-        The classifier: called with images `[N, C, H, W]` in its bounds it returns logits `[N, K]`.
-
     Raises:
         ModelError: No classifier of that name; the message has the nearest names.
         WeightsError: The weights are missing, or not those of the card.
