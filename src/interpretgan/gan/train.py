@@ -31,7 +31,7 @@ from interpretgan.gan.losses import (
 )
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
-from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
+from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
 from interpretgan.training.precision import autocast
 
 CALIBRATION_IMAGES = 512
@@ -185,7 +185,7 @@ def train_share(
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
         config, seed, [(each.name, each.shape) for each in layers], content_of(images), image_shape,
-        *((network_of(network), network.state_sha256()) for network in networks),
+        *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
     learning: dict[str, nn.Module | torch.optim.Optimizer] = {
         "generator": generator, "discriminator": discriminator, "average": average, "adam_g": adam_g, "adam_d": adam_d

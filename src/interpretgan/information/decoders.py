@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interpretgan.classifier import Classifier, check_labels
-from interpretgan.data import ImageSource, labelled_source
+from interpretgan.classifier import Classifier
+from interpretgan.data import ImageSource, as_source
 from interpretgan.errors import ConfigError, LayerError
 from interpretgan.information.measure import Measurement
 from interpretgan.information.network import Gauge
@@ -76,7 +76,7 @@ class InformationMeter:
             ImageError, LabelError: Images or labels that the classifier refuses.
             TrainingError: A loss is not finite.
         """
-        source = labelled_source(images, labels, self.classifier.bounds)
+        source = as_source(images, labels, self.classifier.bounds, labelled=True)
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
             self._gauge = train_gauge(
                 self.classifier, self._measured, source, self.config, seed=self.seed, checkpoint=checkpoint,
@@ -106,7 +106,7 @@ class InformationMeter:
         """
         if self._gauge is None:
             raise ConfigError(expected="a trained InformationMeter", got="none", do="call fit(images) first")
-        source = labelled_source(images, labels, self.classifier.bounds)
+        source = as_source(images, labels, self.classifier.bounds, labelled=True)
         count = len(source) if examples is None else min(examples, len(source))
         if count < 1:
             raise ConfigError(expected="at least one example", got=f"{count}", do="measure some images")
@@ -115,7 +115,7 @@ class InformationMeter:
         for first in range(0, count, size):
             x, y = source.batch(torch.arange(first, min(first + size, count)))
             x = self.classifier.check_images(x)
-            y = check_labels(y, len(x), self.classifier, x[:1])
+            y = self.classifier.check_labels(y, x)
             parts.append(self._measure(self._gauge, x, y))
             if on_batch is not None:
                 on_batch(first + len(x))

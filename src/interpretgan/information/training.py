@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from interpretgan.classifier import Classifier, check_labels
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource, content_of
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.information.network import Gauge
 from interpretgan.layers import Layer, capture
-from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
+from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
 from interpretgan.training.averaging import AveragedWeights
 from interpretgan.training.precision import autocast
 
@@ -169,7 +169,7 @@ def train_gauge(
     )
     fingerprint = fingerprint_of(
         config, seed, [(layer.name, layer.shape) for layer in layers], content_of(images), image_shape,
-        network_of(classifier), classifier.state_sha256(),
+        classifier.identity(), classifier.state_sha256(),
     )  # fmt: skip
     step = 0
     if checkpoint is not None and checkpoint.exists():
@@ -236,7 +236,7 @@ def _averages(
     counts = torch.zeros(classes, device=classifier.device)
     for first in range(0, len(chosen), 500):
         x, y = _batch(classifier, images, chosen[first : first + 500])
-        y = check_labels(y, len(x), classifier, x[:1])
+        y = classifier.check_labels(y, x)
         total = x.sum(dim=0) + (0 if total is None else total)
         counts += torch.bincount(y, minlength=classes)
     assert total is not None

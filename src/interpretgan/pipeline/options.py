@@ -364,7 +364,7 @@ class EvaluationOptions:
 
     def names(self) -> tuple[str, ...]:
         """The checked names of the attacks."""
-        from interpretgan.attacks.methods import check_names
+        from interpretgan.attacks.named_attacks import check_names
 
         return check_names(_names(self.attacks))
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from interpretgan.classifier import Classifier
 from interpretgan.errors import RunFolderError
 from interpretgan.store.files import atomic_write_bytes
 from interpretgan.store.provenance import package_version
@@ -21,12 +19,6 @@ def fingerprint_of(*parts: object) -> str:
     """Hash of all that must be the same for a checkpoint to be continued, with the versions that numbers depend on."""
     versions = [package_version(name) for name in ("interpretgan", "torch", "pyautoattack")]
     return hashlib.sha256(repr((*parts, versions)).encode()).hexdigest()
-
-
-def network_of(classifier: Classifier) -> tuple[object, ...]:
-    """What can be seen of a classifier beside its parameters: its modules, range of the pixels, and normalisation."""
-    modules = re.sub(r" at 0x[0-9a-f]+", "", repr(classifier.model))  # addresses are others in the next process
-    return modules, classifier.bounds, classifier.mean, classifier.std
 
 
 def save_checkpoint(path: Path, fingerprint: str, state: dict[str, Any]) -> None:

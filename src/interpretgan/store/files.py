@@ -11,20 +11,20 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from interpretgan.errors import RunFolderError
 
 
-def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never half of it.
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A new binary file that a reader sees whole or not at all.
 
-    The data goes to a temporary file in the same folder, which is synced and then renamed. Missing folders
-    are made.
+    The block writes a temporary file in the same folder. When the block ends it is synced and renamed to `path`; when
+    the block fails it is removed. Missing folders are made.
 
     Args:
         path: The file to write or replace.
-        data: Its whole content.
 
     Raises:
         RunFolderError: The disk is full, or the place cannot be written. What was at `path` is still there.
@@ -35,7 +35,7 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -46,17 +46,19 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         _sync_folder(path.parent)
 
 
-def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-    """`atomic_write_bytes` of the text in UTF-8.
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` as the whole content of a file; see `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(data)
 
-    Raises:
-        RunFolderError: See `atomic_write_bytes`.
-    """
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` in UTF-8 as the whole content of a file; see `atomic_file`."""
     atomic_write_bytes(path, text.encode())
 
 
 def write_npy(path: str | os.PathLike[str], shape: tuple[int, ...], batches: Iterable[Any]) -> None:
-    """Write an array to .npy, batch by batch, so that it need not be in memory as a whole; atomically.
+    """Write an array to .npy batch by batch, so that it need not be in memory as a whole; see `atomic_file`.
 
     Args:
         path: The file to write or replace.
@@ -64,25 +66,16 @@ def write_npy(path: str | os.PathLike[str], shape: tuple[int, ...], batches: Ite
         batches: Arrays of one type, which make it up along its first axis.
 
     Raises:
-        RunFolderError: See `atomic_write_bytes`.
+        RunFolderError: See `atomic_file`.
     """
     import numpy as np
 
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with writing(path), temporary.open("xb") as file:
-            for number, batch in enumerate(batches):
-                if not number:
-                    header = {"descr": batch.dtype.str, "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(np.ascontiguousarray(batch).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with atomic_file(path) as file:
+        for number, batch in enumerate(batches):
+            if not number:
+                header = {"descr": batch.dtype.str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(batch).tobytes())
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
@@ -178,7 +171,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power layer, where the file system offers that."""
+    """Make a rename in `folder` survive a power cut, where the file system offers that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -17,7 +17,7 @@ from interpretgan.attacks import ThreatModel, attack, seed_generators
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, DataError, ModelError
-from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, network_of, save_checkpoint
+from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
 from interpretgan.training.augmentation import augment
 from interpretgan.training.averaging import AveragedWeights, State, copy_of, swapped, tensors_of
 from interpretgan.training.objectives import Batch, Objective
@@ -111,7 +111,7 @@ def train_classifier(
     if not parameters:
         raise ModelError(expected="a model with parameters to train", got="none", do="set requires_grad on them")
     shapes = [(name, tuple(value.shape)) for name, value in tensors_of(model).items()]
-    fingerprint = fingerprint_of(shapes, network_of(classifier), train.sha256, objective, recipe, seed, bf16)
+    fingerprint = fingerprint_of(shapes, classifier.identity(), train.sha256, objective, recipe, seed, bf16)
 
     flags = [(module, module.training) for module in model.modules()]
     cuda = range(torch.cuda.device_count()) if place.type == "cuda" else ()
