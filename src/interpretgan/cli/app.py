@@ -327,8 +327,7 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
             --device and --devices change nothing that is drawn.
     """
     from interpretgan.diagnosis.result import Diagnosis
-    from interpretgan.report import write_report
-    from interpretgan.report.examples import load_examples
+    from interpretgan.report import load_explanation, write_report
 
     place = folder or run.out
     if place is None:
@@ -339,11 +338,7 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
         )
     result = Diagnosis.load(place)
     pictures = place / "explanations.npz"
-    file = write_report(
-        result.to_dict(),
-        load_examples(pictures, result.data.get("classes") or []) if pictures.exists() else None,
-        run.out or place,
-    )
+    file = write_report(result, run.out or place, load_explanation(pictures) if pictures.exists() else None)
     _answer(result, file)
 
 
@@ -368,7 +363,7 @@ def _diagnose(command: str, settings: Settings, dry_run: bool) -> None:
 def _answer(result: Diagnosis, file: Path) -> None:
     from interpretgan.report import answer_sentence, summary_table
 
-    print(f"{summary_table(result.to_dict())}\n\n{answer_sentence(result.to_dict())}\n\nreport: {file}")
+    print(f"{summary_table(result)}\n\n{answer_sentence(result)}\n\nreport: {file}")
 
 
 @contextlib.contextmanager

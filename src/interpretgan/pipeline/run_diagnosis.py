@@ -17,8 +17,9 @@ from torch import Tensor
 
 from interpretgan.attacks import attack, require_eps_within_range
 from interpretgan.classifier import Classifier
+from interpretgan.diagnosis.controls import noise_control
 from interpretgan.diagnosis.diagnose import diagnose
-from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size, noise_control
+from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, RunFolderError
 from interpretgan.gan.multi_device import check_team
@@ -30,7 +31,7 @@ from interpretgan.pipeline.run_folder import CONFIG_FILE, RunFolder, differences
 from interpretgan.pipeline.subject import Subject
 from interpretgan.pipeline.workshop import Say, Workshop
 from interpretgan.report import draw_explanation, write_report
-from interpretgan.report.examples import examples_of, load_examples, save_arrays
+from interpretgan.report.pictures import load_explanation, save_arrays, save_explanation
 from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.robustness.evaluate import require_attackable
 from interpretgan.store.files import plain, read_json, write_json, write_npy
@@ -259,8 +260,8 @@ class Job:
         assert self.folder is not None
         file = self.workshop.path("explanations.npz")
         if not file.exists():
-            save_arrays(file, examples_of(self.telling_explanation()))
-        return write_report(result.to_dict(), load_examples(file, result.data["classes"]), self.folder.path)
+            save_explanation(file, self.telling_explanation())
+        return write_report(result, self.folder.path, load_explanation(file))
 
     def _keep_predictions(self, predictions: list[Predictions]) -> None:
         """All predictions, class numbers per layer and image, so that other statistics need no new attack."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from interpretgan.attacks import fraction
-from interpretgan.diagnosis.result import NOISE_CONTROL
 
 Study = Mapping[str, Any]
 """What is in `study.json`."""
@@ -53,7 +52,7 @@ def setting_of(study: Study) -> str:
     """Network, data, training and attack of a study, and whether something is wrong with it."""
     cases = dict.fromkeys(_case(case["settings"]) for case in study["provenance"]["config"]["cases"])
     # What is said of layers rests on diagnoses; of variants it does not.
-    failed = study["kind"] == "information" and any(flag.startswith(NOISE_CONTROL) for flag in study["flags"])
+    failed = study["kind"] == "information" and any(flag.startswith("noise control") for flag in study["flags"])
     return "; ".join(cases) + " (erratum)" * (ERRATUM in study) + " (controls failed)" * failed
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from interpretgan.diagnosis.result import NOISE_CONTROL, control_flags
+from interpretgan.diagnosis.reliability import NOISE_CONTROL, NOISE_CONTROL_FAILED
 from interpretgan.errors import RunFolderError
 from interpretgan.pipeline.options import TrainingOptions
 from interpretgan.store.files import plain, read_json, write_json
@@ -212,21 +212,20 @@ def _moved_by_noise(diagnosed: Sequence[Mapping[str, Any]]) -> list[str]:
         row["name"]
         for result in diagnosed
         for row in result["layers"]
-        if any(flag.startswith(NOISE_CONTROL) for flag in row["flags"])
+        if any(flag["code"] == NOISE_CONTROL.code for flag in row["flags"])
     )
     if not moved:
         return []
     most = max(result["diagnosis"]["controls"]["noise_max_abs_vulnerability"] for result in diagnosed)
     where = ", ".join(f"{name} in {count}" for name, count in moved.most_common())
     moves = f"random noise alone moves {where} of {len(diagnosed)} diagnoses, by up to {100 * most:.0f} points"
-    return [f"{NOISE_CONTROL} failed: {moves}: what these layers seem to contribute is not all the attack's"]
+    return [f"noise control failed: {moves}: what these layers seem to contribute is not all the attack's"]
 
 
 def _of_diagnosis(result: Mapping[str, Any]) -> list[str]:
-    """What a diagnosis flags, or would flag today; but for the control with noise, which is told for all at once."""
-    record = result["diagnosis"]
-    flags = dict.fromkeys([*record["flags"], *control_flags(result["layers"], record["controls"], record["judge"])])
-    return [flag for flag in flags if not flag.startswith(NOISE_CONTROL)]
+    """What a diagnosis flags, but for the control with noise, which is told for all at once."""
+    flags = result["diagnosis"]["flags"]
+    return [flag["message"] for flag in flags if flag["code"] != NOISE_CONTROL_FAILED.code]
 
 
 def _alike(what: str, told: Sequence[Sequence[str]]) -> list[str]:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from interpretgan.diagnosis.diagnose import READABLE
+from interpretgan.diagnosis.reliability import READABLE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import RunFolderError
-from interpretgan.report.examples import load_examples
-from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.report.pictures import explanation_sheet, grid, load_explanation
 from interpretgan.store.files import atomic_write_bytes, read_json
 from interpretgan.studies.sections import PICTURED, SHOWN, picture
 from interpretgan.studies.statistics import Profile, rank_correlation
@@ -66,8 +65,8 @@ def explained(folder: Path, figures: Path) -> Iterator[str]:
             f"[{low:+.2f}, {high:+.2f}]: one network and one training, under no rule."
         )
     file = figures / f"{folder.name}.png"
-    arrays = load_examples(folder / "explanations.npz", diagnosis.data["classes"])
-    atomic_write_bytes(file, explanation_sheet(grid(check_examples(arrays))[:SHOWN]))
+    explanation = load_explanation(folder / "explanations.npz")
+    atomic_write_bytes(file, explanation_sheet(grid(explanation, diagnosis.data["classes"], SHOWN).examples))
     yield ""
     yield from picture(PICTURED.format(folder.name), f"{figures.name}/{file.name}")
     if diagnosis.flags:

@@ -11,8 +11,7 @@ import numpy as np
 
 from interpretgan.attacks import fraction
 from interpretgan.models import card_names, read_card
-from interpretgan.report.examples import load_examples
-from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.report.pictures import explanation_sheet, grid, load_explanation
 from interpretgan.store.files import atomic_write_bytes
 from interpretgan.studies import plots
 from interpretgan.studies.claims import ERRATUM, HISTORY, Study, by_condition, condition_name, setting_of
@@ -120,8 +119,8 @@ def study_page(study: Study, folder: Path, place: Path, shown: set[bytes]) -> It
     data = {case["name"]: case["settings"]["data"]["data"] for case in study["provenance"]["config"]["cases"]}
     for case, run in _pictured(done, folder).items():
         file = place / f"{folder.name}-{run}.png"
-        arrays = load_examples(folder / "runs" / run / "explanations.npz", _classes(data[case]))
-        sheet = explanation_sheet(grid(check_examples(arrays))[:SHOWN])
+        explanation = load_explanation(folder / "runs" / run / "explanations.npz")
+        sheet = explanation_sheet(grid(explanation, _classes(data[case]), SHOWN).examples)
         if sheet in shown:
             continue
         shown.add(sheet)
