@@ -28,8 +28,8 @@ def mnist() -> Diagnosis:
 def test_the_readme_quotes_the_result_file(mnist: Diagnosis) -> None:
     """`interpretgan report results/mnist-lenet5-max` prints both."""
     readme = (ROOT / "README.md").read_text()
-    assert answer_sentence(mnist.to_dict()) in " ".join(readme.split())
-    for line in summary_table(mnist.to_dict()).splitlines():
+    assert answer_sentence(mnist) in " ".join(readme.split())
+    for line in summary_table(mnist).splitlines():
         assert line.rstrip() in readme
 
 
@@ -135,7 +135,7 @@ def test_all_layers_of_the_photographs_can_be_read() -> None:
     assert len(layers) == 12
     assert diagnosis.controls["noise_max_abs_vulnerability"] < 0.01
     readme = " ".join((ROOT / "README.md").read_text().split())
-    assert answer_sentence(diagnosis.to_dict()).split(" Read this with care")[0] in readme
+    assert answer_sentence(diagnosis).split(" Read this with care")[0] in readme
     assert f"the {100 * image.natural:.1f} % that it reads of the images" in readme
 
 

@@ -81,7 +81,7 @@ def test_adversarial_images_that_do_not_fit_are_refused(fitted: Fitted, digits: 
     def refused(adversarial: object) -> None:
         diagnose(*fitted, images, labels, threat_model=THREAT, bootstrap=0, adversarial=adversarial)  # type: ignore[arg-type]  # on purpose
 
-    with pytest.raises(ThreatModelError, match="state the threat model that the adversarial images were made under"):
+    with pytest.raises(ThreatModelError, match="state the threat model that they were made under"):
         refused(images + 0.1 + 0.1 * (images < 0.5))
     with pytest.raises(ThreatModelError, match="in the order of the images"):
         refused(images.flip(0))
@@ -259,12 +259,12 @@ def test_the_warnings_of_the_attack_checks_are_in_the_record(fitted: Fitted, dig
     interpreter, judge = fitted
     images, labels = digits[1].batch(slice(0, 40))
     honest = diagnose(interpreter, judge, images, labels, threat_model=THREAT, bootstrap=0)
-    masked = interpreter.classifier.model
+    weight = interpreter.classifier.model.get_parameter("fc2.weight")
     with torch.no_grad():
-        masked.fc2.weight *= 1e4
+        weight.mul_(1e4)
         try:
             found = diagnose(interpreter, judge, images, labels, threat_model=THREAT, bootstrap=0)
         finally:
-            masked.fc2.weight /= 1e4
+            weight.div_(1e4)
     assert "few_examples" in codes(found) & codes(honest)
     assert {"unusable_gradients", "one_step_as_good"} <= codes(found) - codes(honest)

@@ -10,7 +10,7 @@ from interpretgan.diagnosis.reliability import JUDGE_FOOLED, UNRELIABLE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import RunFolderError
 from tests.diagnosis.conftest import Diagnosed
-from tests.report.samples import INFORMATION, changed, lenet_diagnosis
+from tests.report.samples import INFORMATION, changed, lenet_diagnosis, without_information
 
 
 def flagged() -> Diagnosis:
@@ -50,8 +50,7 @@ def test_a_diagnosis_without_information_can_be_read(tmp_path: Path) -> None:
         for name in INFORMATION:
             del layer[name]
     file.write_text(json.dumps(record))
-    layers = tuple(replace(layer, **dict.fromkeys(INFORMATION)) for layer in diagnosis.layers)
-    assert Diagnosis.load(file) == replace(diagnosis, layers=layers)
+    assert Diagnosis.load(file) == without_information(diagnosis)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +92,5 @@ def test_the_frame_has_a_row_per_layer_with_all_figures_and_the_ends_of_their_in
             assert frame[column].tolist() == [getattr(getattr(layer, name), end) for layer in diagnosis.layers]
     assert {*INFORMATION, "unexplained_low", "class_information_high"} <= set(frame)
     assert frame["flags"].tolist() == ["; ".join(flag.message for flag in layer.flags) for layer in diagnosis.layers]
-    bare = replace(diagnosis, layers=tuple(replace(row, **dict.fromkeys(INFORMATION)) for row in diagnosis.layers))
-    assert set(bare.to_frame()).isdisjoint(INFORMATION)
+    assert set(without_information(diagnosis).to_frame()).isdisjoint(INFORMATION)
     assert diagnosis.top.name == "fc1"

@@ -6,17 +6,17 @@ from interpretgan.diagnosis.result import Diagnosis
 from tests.report.samples import deep_diagnosis, lenet_diagnosis
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def lenet() -> Diagnosis:
     return lenet_diagnosis()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def deep() -> Diagnosis:
     return deep_diagnosis()
 
 
-@pytest.fixture(params=["lenet", "deep"])
+@pytest.fixture(scope="session", params=["lenet", "deep"])
 def diagnosis(request: pytest.FixtureRequest) -> Diagnosis:
     found: Diagnosis = request.getfixturevalue(request.param)
     return found

@@ -66,7 +66,7 @@ def diagnosis_of(places: tuple[Place, ...], classes: list[str], examples: int) -
         accuracies = {"natural": natural, "adversarial": adversarial, "noise": noise}
         layers.append(
             LayerResult(
-                name, kind, shape, **accuracies,
+                name, kind, shape, natural, adversarial, noise,
                 survival=survival, bits=bits,
                 vulnerability=around(drop, width * (0.6 + drop) if before else 0.0),
                 share=around(drop / (places[0][4] / places[0][3] - places[-1][4] / places[-1][3]), 0.03),
@@ -98,8 +98,8 @@ def diagnosis_of(places: tuple[Place, ...], classes: list[str], examples: int) -
         judge={"name": "small CNN", "natural": 0.975, "adversarial": 0.872},
         provenance={
             "version": "0.1.0", "seed": 0, "versions": {"python": "3.11.7", "torch": "2.13.0", "numpy": "2.4.6"},
-            "device": "cpu", "created": "2026-01-01T00:00:00+00:00", "threads": 2, "bootstrap": 2000, "confidence": 0.95,
-            "seconds": {"attack": 8.1, "judge": 41.7, "generators": 152.3, "diagnosis": 6.4},
+            "device": "cpu", "created": "2026-01-01T00:00:00+00:00", "threads": 2, "bootstrap": 2000,
+            "confidence": 0.95, "seconds": {"attack": 8.1, "judge": 41.7, "generators": 152.3, "diagnosis": 6.4},
         },
     )  # fmt: skip
 
@@ -110,6 +110,20 @@ def changed(diagnosis: Diagnosis, layer: str, **changes: Any) -> Diagnosis:
     return replace(
         diagnosis, layers=tuple(replace(row, **changes) if row.name == layer else row for row in diagnosis.layers)
     )
+
+
+def without_information(diagnosis: Diagnosis) -> Diagnosis:
+    """The diagnosis as it is where information was not measured."""
+    return replace(
+        diagnosis,
+        layers=tuple(
+            replace(
+                row, unexplained=None, information_loss=None, information_control=None, class_information=None,
+                class_information_loss=None, class_accuracy=None,
+            )
+            for row in diagnosis.layers
+        ),
+    )  # fmt: skip
 
 
 def explanation_of(diagnosis: Diagnosis, *, count: int = 5, channels: int = 1) -> dict[str, Any]:

@@ -127,10 +127,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened.close()
 
 
-@pytest.fixture
-def page(diagnosis: Diagnosis, tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def page(diagnosis: Diagnosis, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of seven or of twenty-five layers."""
-    return write_report(diagnosis, tmp_path, explanation_of(diagnosis, count=2))
+    return write_report(diagnosis, tmp_path_factory.mktemp("report"), explanation_of(diagnosis, count=2))
 
 
 def pixels(file: bytes) -> Any:

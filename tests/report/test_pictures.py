@@ -17,9 +17,10 @@ from tests.report.samples import explanation_of
 
 
 def test_the_grid_marks_wrong_predictions_and_turns(lenet: Diagnosis) -> None:
-    grid = pictures.grid(pictures.as_explanation(explanation_of(lenet)), lenet.data["classes"])
-    assert (len(grid.examples), grid.total, grid.in_colour, grid.judged) == (5, 5, False, True)
-    first, *_, last = grid.examples
+    examples, scales = pictures.grid(pictures.as_explanation(explanation_of(lenet)), lenet.data["classes"])
+    assert len(examples) == 5
+    assert 0 < scales[0] <= 0.2 + 1e-6 < scales[1] <= 1
+    first, *_, last = examples
     assert (first.label, first.turn, first.into) == ("7", "fc1", "0")
     assert list(first.rows) == ["natural", "adversarial", "difference"]
     assert [cell.layer for cell in first.rows["difference"]] == [layer.name for layer in lenet.layers]
@@ -68,7 +69,7 @@ def test_arrays_that_do_not_fit_are_refused_by_name(key: str, lenet: Diagnosis, 
 
 def test_images_that_are_no_pictures_and_natural_ones_alone_are_refused(lenet: Diagnosis) -> None:
     arrays = explanation_of(lenet)
-    with pytest.raises(ImageError, match="1 or 3 channels"):
+    with pytest.raises(ImageError, match="1 or 3, H, W"):
         pictures.grid(pictures.as_explanation({**arrays, "images": arrays["images"].repeat(2, axis=1)}))
     alone = {**arrays, "adversarial": None, "adversarial_explanations": None}
     with pytest.raises(ConfigError, match="expected adversarial images"):

@@ -176,7 +176,7 @@ def test_numbers_in_words(found: str, expected: str) -> None:
 
 
 def test_every_kind_of_flag_that_a_diagnosis_may_have_has_a_meaning() -> None:
-    kinds = {}
+    kinds: dict[str, FlagKind] = {}
     for module in pkgutil.walk_packages(interpretgan.__path__, "interpretgan."):
         if not module.name.startswith(("interpretgan.studies", "interpretgan.__main__")):  # studies explain their own
             values = vars(importlib.import_module(module.name)).values()

@@ -20,12 +20,9 @@ from interpretgan.statistics import Floats
 
 def noise_control(classifier: Classifier, threat_model: ThreatModel, *, seed: int) -> Perturb:
     """Random noise of the size that the threat model allows, each batch with a seed of its own."""
-
-    def perturb(images: Tensor, _labels: Tensor, first: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed + first)
-        return equal_norm_noise(images, threat_model, classifier.bounds, generator=generator)
-
-    return perturb
+    return lambda images, _labels, first: equal_norm_noise(
+        images, threat_model, classifier.bounds, generator=torch.Generator().manual_seed(seed + first)
+    )
 
 
 def zero_eps_control(
@@ -35,9 +32,11 @@ def zero_eps_control(
 
     It is a check of the measurement alone: a judge, generator or model whose answers change from pass to pass fails it.
     """
-    (predictions,) = collect(
-        [interpreter], judge, images, count, adversarial=_unchanged, noise=_unchanged, seed=seed
-    )  # fmt: skip
+
+    def unchanged(images: Tensor, _labels: Tensor, _first: int) -> Tensor:
+        return images
+
+    (predictions,) = collect([interpreter], judge, images, count, adversarial=unchanged, noise=unchanged, seed=seed)
     return float(np.abs(profile(predictions)).max())
 
 
@@ -66,7 +65,3 @@ def profile(predictions: Predictions) -> Floats:
     adversarial = accuracy(predictions.adversarial == predictions.labels, ones)
     found: Floats = vulnerability(survival(natural, adversarial))[0, 1:]
     return found
-
-
-def _unchanged(images: Tensor, _labels: Tensor, _first: int) -> Tensor:
-    return images

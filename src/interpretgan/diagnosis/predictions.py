@@ -80,7 +80,7 @@ def given_adversarial(adversarial: Tensor | Perturb, classifier: Classifier, thr
         try:
             check_perturbation(images, given, threat_model, classifier.bounds)
         except ThreatModelError as error:
-            do = "state the threat model that the adversarial images were made under, and pass them in the order of the images"
+            do = "state the threat model that they were made under, and pass them in the order of the images"
             raise ThreatModelError(expected=error.expected, got=error.got, do=do) from None
         return given
 
@@ -136,7 +136,8 @@ def collect(
                 predictions.append(predict_all(judge, version, interpreter.draw(version, n)))
         if on_batch is not None:
             on_batch(first + len(x))
-    return [Predictions(_array(labels), *map(_array, batches), model=_array(model)) for batches in judged]
+    true, predicted = _array(labels), _array(model)
+    return [Predictions(true, _array(x), _array(x_adversarial), _array(u), predicted) for x, x_adversarial, u in judged]
 
 
 def batch_size(images: ImageSource, layers: int) -> int:

@@ -20,7 +20,7 @@ BROKEN = 1 / 3
 
 UNRELIABLE = FlagKind(
     "unreliable", "failure",
-    "unreliable: the judge predicts {value:.3f} of its natural explanations right, and at least {threshold:.3f} is needed",
+    "unreliable: the judge predicts {value:.3f} of its natural explanations right, and {threshold:.3f} is needed",
 )  # fmt: skip
 UNRELIABLE_BEFORE = FlagKind(
     "unreliable_before", "failure", "unreliable: the explanations of {before}, the layer before it, cannot be read"
@@ -28,22 +28,21 @@ UNRELIABLE_BEFORE = FlagKind(
 NOISE_CONTROL = FlagKind("noise_control", "failure", "random noise alone moves it by {value:+.3f}")
 NOISE_CONTROL_FAILED = FlagKind(
     "noise_control_failed", "failure",
-    "the noise control failed: random noise alone moves {layers}, by up to {value:.3f}, so not all that these layers seem "
-    "to contribute is the attack's",
+    "the noise control failed: random noise alone moves {layers}, by up to {value:.3f}, so what these layers seem to "
+    "contribute is not all the attack's",
 )  # fmt: skip
 UNREADABLE_LAYERS = FlagKind(
     "unreadable_layers", "warning",
-    "natural explanations cannot be read at {value} of {layers} layers: train the generator longer, on photographs with "
-    "a robust recognition network (--recognition-network robust)",
+    "natural explanations cannot be read at {value} of {layers} layers: train the generator longer, on photographs "
+    "with a robust recognition network (--recognition-network robust)",
 )  # fmt: skip
 ZERO_EPS_CONTROL = FlagKind(
-    "zero_eps_control", "failure",
-    "the measurement does not repeat itself: without a perturbation the largest |V| is {value:.3g} and not 0",
-)  # fmt: skip
+    "zero_eps_control", "failure", "without a perturbation the largest |V| is {value:.3g}, where it must be 0"
+)
 WEAK_MODEL = FlagKind(
     "weak_model", "warning",
-    "a weak model: it predicts {value:.3f} of the natural images right, the judge {threshold:.3f}; check the weights, the "
-    "normalisation and the order of the classes",
+    "a weak model: it predicts {value:.3f} of the natural images right, the judge {threshold:.3f}; check the weights, "
+    "the normalisation and the order of the classes",
 )  # fmt: skip
 WEAK_JUDGE = FlagKind(
     "weak_judge", "warning",
@@ -51,13 +50,13 @@ WEAK_JUDGE = FlagKind(
 )  # fmt: skip
 JUDGE_FOOLED = FlagKind(
     "judge_fooled", "warning",
-    "the perturbation fools the judge in the image itself: it predicts {value:.3f} right instead of {natural:.3f}, and the "
-    "layers share only what is left",
+    "the perturbation fools the judge in the image itself: it predicts {value:.3f} right instead of {natural:.3f}, and "
+    "the layers share only what is left",
 )  # fmt: skip
 JUDGE_NOT_ROBUST = FlagKind(
     "judge_not_robust", "warning",
-    "the judge is easily fooled: attacked itself it predicts {value:.3f} right instead of {natural:.3f}; train it longer "
-    "(--judge-epochs)",
+    "the judge is easily fooled: attacked itself it predicts {value:.3f} right instead of {natural:.3f}; train it "
+    "longer (--judge-epochs)",
 )  # fmt: skip
 
 

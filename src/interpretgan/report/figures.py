@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
-from interpretgan.diagnosis.result import Diagnosis
+from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.report.wording import number, span
 from interpretgan.statistics import Interval
 
@@ -24,7 +23,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """One quantity down the rows: its axis, and the marks of each row and of its control, `None` where there is none."""
+    """One quantity down the rows: its axis, and the marks of each row and of its control, where it has them."""
 
     unit: str
     ticks: Sequence[tuple[float, str]]
@@ -45,67 +44,54 @@ class Curve:
 def panels(diagnosis: Diagnosis) -> dict[str, Panel]:
     """The bars of `vulnerability`, and where information was measured of `information` loss and class `bits`."""
     rows = diagnosis.layers
-    layers, image = rows[1:], [None]  # the image loses nothing
-    drawn = {
-        "vulnerability": _panel(
-            "points",
-            [*image, *(layer.vulnerability for layer in layers)],
-            [*image, *(layer.vulnerability_noise for layer in layers)],
-        )
-    }
-    if any(layer.information_loss for layer in layers):
-        drawn["information"] = _panel(
-            "% of variance",
-            [*image, *(layer.information_loss for layer in layers)],
-            [*image, *(layer.information_control for layer in layers)],
-        )
-        bits, none = [row.class_information for row in rows], [None] * len(rows)
-        drawn["bits"] = _panel("bits", bits, none, scale=1, digits=2, sign=False)
+    drawn = {"vulnerability": _panel(rows, "points", "vulnerability", "vulnerability_noise")}
+    if any(row.information_loss for row in rows):
+        drawn["information"] = _panel(rows, "% of variance", "information_loss", "information_control")
+        drawn["bits"] = _panel(rows, "bits", "class_information")
     return drawn
 
 
-def _panel(
-    unit: str, values: Sequence[Interval | None], controls: Sequence[Interval | None], *, scale: int = 100, digits: int = 1,
-    sign: bool = True,
-) -> Panel:  # fmt: skip
-    """An axis that holds all values and controls with their intervals, and their places on it."""
+def _panel(rows: Sequence[LayerResult], unit: str, name: str, control: str | None = None) -> Panel:
+    """An axis that holds all values and controls with their intervals, and their places on it.
+
+    The image has a mark of its bits alone, as it loses nothing.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    in_bits = unit == "bits"
+    scale, digits = (1, 2) if in_bits else (100, 1)
+    marked = rows if in_bits else rows[1:]
+    unmarked: list[Interval | None] = [None] * (len(rows) - len(marked))
+    values = unmarked + [getattr(row, name) for row in marked]
+    controls = unmarked + [getattr(row, control) if control else None for row in marked]
     ends = [end for interval in (*values, *controls) if interval for end in (interval.low, interval.high)]
-    least, most = min(0.0, *ends), max(5 / scale if sign else 0.1, *ends)
-    low, high = least - 0.03 * (most - least) * sign, most + 0.03 * (most - least)
+    least, most = min(0.0, *ends), max(0.1 if in_bits else 0.05, *ends)
+    edge = 0.03 * (most - least)
+    low, high = least if in_bits else least - edge, most + edge
 
     def x(value: float) -> float:
-        return round(100 * (value - low) / (high - low), 3)
+        return round(float(100 * (value - low) / (high - low)), 3)
 
     def mark(interval: Interval | None) -> Mark | None:
         if interval is None:
             return None
-        words = number(interval.value, scale, digits, sign=sign), span(interval, scale, digits)
+        words = number(interval.value, scale, digits, sign=not in_bits), span(interval, scale, digits)
         return Mark(x(interval.value), x(interval.low), x(interval.high), *words)
 
-    places = [(x(place), f"{scale * place:.3g}".replace("-", "−")) for place in ticks(low, high)]
-    return Panel(unit, places, x(0.0), [mark(value) for value in values], [mark(control) for control in controls])
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """About five round numbers between `low` and `high`."""
-    rough = max(high - low, 1e-9) / 5
-    base = 10.0 ** math.floor(math.log10(rough))
-    step = next(base * factor for factor in (1, 2, 5, 10) if base * factor >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [index * step for index in range(first, last + 1)]
+    round_values = [float(value) for value in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)]
+    ticks = [(x(v), f"{scale * v:.3g}".replace("-", "−")) for v in round_values if low <= v <= high]
+    return Panel(unit, ticks, x(0.0), [mark(value) for value in values], [mark(value) for value in controls])
 
 
 def curves(diagnosis: Diagnosis) -> dict[str, Curve]:
     """The judge's accuracy on `natural` and `adversarial` explanations."""
-    return {
-        kind: _curve([layer.intervals[kind] for layer in diagnosis.layers]) for kind in ("natural", "adversarial")
-    }  # fmt: skip
 
-
-def _curve(intervals: Sequence[Interval]) -> Curve:
     def points(shares: Sequence[float]) -> list[str]:
         return [f"{100 * share:.2f},{10 * row + 5}" for row, share in enumerate(shares)]
 
-    band = [*points([i.low for i in intervals]), *reversed(points([i.high for i in intervals]))]
-    values = [i.value for i in intervals]
-    return Curve([round(100 * value, 2) for value in values], " ".join(points(values)), " ".join(band))
+    drawn = {}
+    for kind in ("natural", "adversarial"):
+        values, lows, highs = zip(*(astuple(layer.intervals[kind]) for layer in diagnosis.layers), strict=True)
+        band = [*points(lows), *reversed(points(highs))]
+        drawn[kind] = Curve([round(100 * value, 2) for value in values], " ".join(points(values)), " ".join(band))
+    return drawn

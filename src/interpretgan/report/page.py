@@ -15,7 +15,7 @@ from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.interpreter import Explanation
 from interpretgan.report import figures, pictures, wording
 from interpretgan.statistics import Interval
-from interpretgan.store.files import atomic_write_bytes, atomic_write_text
+from interpretgan.store.files import atomic_write_text
 
 if TYPE_CHECKING:
     import jinja2
@@ -49,7 +49,8 @@ def write_report(
     folder = Path(folder)
     answer = wording.answer(diagnosis)
     classes = [str(name) for name in diagnosis.data.get("classes") or ()]
-    grid = None if explanation is None else pictures.grid(pictures.as_explanation(explanation), classes)
+    explanation = None if explanation is None else pictures.as_explanation(explanation)
+    examples, scales = ([], None) if explanation is None else pictures.grid(explanation, classes)
     context = {
         "diagnosis": diagnosis,
         "model": str(diagnosis.classifier["name"]),
@@ -59,7 +60,9 @@ def write_report(
         "unreliable": [is_unreliable(layer) for layer in diagnosis.layers],
         "panels": figures.panels(diagnosis),
         "curves": figures.curves(diagnosis),
-        "grid": grid,
+        "explanation": explanation,
+        "examples": examples,
+        "scales": scales,
         "threat": threat_words(diagnosis.threat_model),
         "confusions": [_confusion(layer, classes) for layer in diagnosis.layers],
         "provenance": _provenance(diagnosis),
@@ -69,8 +72,8 @@ def write_report(
     templates = _templates()
     drawing = templates.get_template("vulnerability.svg.j2").render(context)
     page = templates.get_template("report.html.j2").render(context)
-    if grid is not None:
-        atomic_write_bytes(folder / "figures" / "explanations.png", pictures.explanation_sheet(grid.examples))
+    if explanation is not None:
+        pictures.draw_explanation(explanation, folder / "figures" / "explanations.png", classes)
     atomic_write_text(folder / "figures" / "vulnerability.svg", drawing)
     atomic_write_text(folder / "report.html", page)
     return folder / "report.html"

@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import io
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ MORE = (224, 112, 26)
 """Colour of what is brighter than in the natural explanation: orange."""
 LESS = (47, 116, 208)
 """Colour of what is darker: blue."""
+WRONG = "#b43c08"
 MAX_SIDE = 96
 """Larger pictures are reduced to this many pixels, or a page would weigh tens of megabytes."""
 MAX_EXAMPLES = 8
@@ -54,17 +55,6 @@ class Example:
     rows: Mapping[str, Sequence[Picture]]
 
 
-@dataclass(frozen=True)
-class Grid:
-    """The examples that are shown, out of `total`, and the differences of full colour: of the image, of the layers."""
-
-    examples: Sequence[Example]
-    total: int
-    scales: tuple[float, float]
-    in_colour: bool
-    judged: bool
-
-
 def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """Write arrays to one compressed .npz, atomically and without pickles."""
     buffer = io.BytesIO()
@@ -87,35 +77,26 @@ def load_explanation(path: Path) -> Explanation:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
             return as_explanation({name: saved[name] for name in saved.files})
-    except (OSError, ValueError, EOFError, ImageError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise RunFolderError(
             expected=f"explanations in {path}", got=f"a damaged file ({error})", do="delete it and explain again"
         ) from error
 
 
 def as_explanation(explanation: Explanation | Mapping[str, Any]) -> Explanation:
-    """An explanation as it is, or made of its arrays under the names of `Explanation`, of which others are left out.
-
-    Raises:
-        ImageError: An array that every explanation has is missing.
-    """
+    """An explanation as it is, or made of its arrays under the names of `Explanation`; other arrays are left out."""
     if isinstance(explanation, Explanation):
         return explanation
-    arrays = {field.name: explanation.get(field.name) for field in dataclasses.fields(Explanation)}
-    missing = [name for name in ("layers", "images", "natural_explanations", "bounds") if arrays[name] is None]
-    if missing:
-        raise ImageError(
-            expected="all arrays of an explanation",
-            got=f"none for {', '.join(missing)}",
-            do="pass what InterpretGAN.explain returns",
-        )
-    low, high = (float(bound) for bound in arrays.pop("bounds"))
-    layers = tuple(str(name) for name in arrays.pop("layers"))
-    tensors: dict[str, Any] = {name: None if v is None else torch.as_tensor(v) for name, v in arrays.items()}
-    return Explanation(layers=layers, bounds=(low, high), **tensors)
+    names = {field.name for field in dataclasses.fields(Explanation)} & explanation.keys() - {"layers", "bounds"}
+    arrays: dict[str, Any] = dict.fromkeys(("adversarial", "adversarial_explanations"))
+    arrays |= {name: torch.as_tensor(explanation[name]) for name in names if explanation[name] is not None}
+    low, high = (float(bound) for bound in explanation["bounds"])
+    return Explanation(layers=tuple(map(str, explanation["layers"])), bounds=(low, high), **arrays)
 
 
-def grid(explanation: Explanation, classes: Sequence[str] = (), examples: int = MAX_EXAMPLES) -> Grid:
+def grid(
+    explanation: Explanation, classes: Sequence[str] = (), examples: int = MAX_EXAMPLES
+) -> tuple[list[Example], tuple[float, float]]:
     """The pictures of the first examples, with the judge's predictions where there are some.
 
     Args:
@@ -123,69 +104,73 @@ def grid(explanation: Explanation, classes: Sequence[str] = (), examples: int = 
         classes: Names of the classes. Empty: their numbers.
         examples: How many at most.
 
+    Returns:
+        The examples, and the differences that are drawn in full colour: of the images and of their explanations.
+
     Raises:
         ConfigError: There are no adversarial images.
         ImageError: Tensors whose shapes do not fit each other.
     """
     _check_shapes(explanation)
     _ = explanation.difference  # refuses what has no adversarial images
-    columns = ("image", *explanation.layers)
-    labels = None if explanation.labels is None else explanation.labels.tolist()
+    columns, count = ("image", *explanation.layers), len(explanation.images)
     stacks, predictions = {}, {}
-    for kind, images in (("natural", explanation.images), ("adversarial", explanation.adversarial)):
-        drawn = getattr(explanation, f"{kind}_explanations")
+    for kind, source in (("natural", "images"), ("adversarial", "adversarial")):
+        images, drawn, predicted = (
+            getattr(explanation, name) for name in (source, f"{kind}_explanations", f"{kind}_predictions")
+        )
         stacks[kind] = torch.cat([images[None], drawn])[:, :examples].double().cpu().numpy()
-        predictions[kind] = getattr(explanation, f"{kind}_predictions")
+        predictions[kind] = [[None] * count] * len(columns) if predicted is None else predicted.tolist()
     difference = stacks["adversarial"] - stacks["natural"]
     largest = np.abs(np.nan_to_num(difference).mean(axis=2)).max(axis=(1, 2, 3))
     scales = (float(largest[0]), float(largest[1:].max()))
-    judged = predictions["adversarial"] is not None
-    turns = explanation.turns if judged and labels else (None,) * len(explanation.images)
+    labels = [None] * count if explanation.labels is None else explanation.labels.tolist()
+    judged = explanation.natural_predictions is not None and explanation.adversarial_predictions is not None
+    turns = explanation.turns if judged and explanation.labels is not None else [None] * count
 
-    def name(label: int) -> str:
+    def name(label: int | None) -> str | None:
+        if label is None:
+            return None
         return classes[label] if 0 <= label < len(classes) else str(label)
 
-    def row(kind: str, example: int) -> list[Picture]:
-        pixels = [picture(image[example], explanation.bounds) for image in stacks[kind]]
-        if predictions[kind] is None:
-            return [Picture(layer, drawn) for layer, drawn in zip(columns, pixels, strict=True)]
-        shown = predictions[kind][:, example].tolist()
-        return [
-            Picture(layer, drawn, name(label), labels is not None and label != labels[example])
-            for layer, drawn, label in zip(columns, pixels, shown, strict=True)
+    shown = []
+    for example, (label, turn) in enumerate(zip(labels[:examples], turns[:examples], strict=True)):
+        rows = {
+            kind: [
+                Picture(layer, picture(image[example], explanation.bounds), name(predicted[example]),
+                        None not in (label, predicted[example]) and predicted[example] != label)
+                for layer, image, predicted in zip(columns, stack, predictions[kind], strict=True)
+            ]
+            for kind, stack in stacks.items()
+        }  # fmt: skip
+        rows["difference"] = [
+            Picture(layer, difference_picture(of_layer[example], scales[min(column, 1)]))
+            for column, (layer, of_layer) in enumerate(zip(columns, difference, strict=True))
         ]
-
-    made = []
-    for example, turn in enumerate(turns[:examples]):
-        differences = [
-            Picture(layer, difference_picture(difference[column, example], scales[min(column, 1)]))
-            for column, layer in enumerate(columns)
-        ]
-        rows = {kind: row(kind, example) for kind in stacks}
         into = None if turn is None else rows["adversarial"][columns.index(turn)].prediction
-        label = None if labels is None else name(labels[example])
-        made.append(Example(label, turn, into, {**rows, "difference": differences}))
-    return Grid(made, len(explanation.images), scales, explanation.images.shape[1] == 3, judged)
+        shown.append(Example(name(label), turn, into, rows))
+    return shown, scales
 
 
 def _check_shapes(explanation: Explanation) -> None:
-    images, layers = explanation.images, len(explanation.layers)
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ImageError(
-            expected="images of shape [N, C, H, W] with 1 or 3 channels",
-            got=f"shape {list(images.shape)}",
-            do="pass the images as the classifier takes them",
-        )
-    drawn, predicted = (layers, *images.shape), (layers + 1, len(images))
-    expected = {"adversarial": tuple(images.shape), "natural_explanations": drawn, "adversarial_explanations": drawn,
-                "labels": (len(images),), "natural_predictions": predicted, "adversarial_predictions": predicted}  # fmt: skip
-    for name, shape in expected.items():
+    shape, layers = tuple(explanation.images.shape), len(explanation.layers)
+    predicted = (layers + 1, *shape[:1])
+    expected = {
+        "images": shape if len(shape) == 4 and shape[1] in (1, 3) else ("N", "1 or 3", "H", "W"),
+        "adversarial": shape,
+        "natural_explanations": (layers, *shape),
+        "adversarial_explanations": (layers, *shape),
+        "labels": shape[:1],
+        "natural_predictions": predicted,
+        "adversarial_predictions": predicted,
+    }
+    for name, wanted in expected.items():
         tensor = getattr(explanation, name)
-        if tensor is not None and tuple(tensor.shape) != shape:
+        if tensor is not None and tuple(tensor.shape) != wanted:
             raise ImageError(
-                expected=f"{name} of shape {list(shape)}",
-                got=f"shape {list(tensor.shape)}",
-                do="take all arrays from one explanation",
+                expected=f"{name} of shape [{', '.join(map(str, wanted))}]",
+                got=f"{list(tensor.shape)}",
+                do="pass all arrays as one explanation has them",
             )
 
 
@@ -213,18 +198,13 @@ def data_uri(pixels: Bytes) -> str:
     """RGB or RGBA bytes `[H, W, 3 or 4]` as the address of a PNG, no side above `MAX_SIDE` pixels."""
     from PIL import Image
 
-    image = Image.fromarray(pixels)
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
     image.thumbnail((MAX_SIDE, MAX_SIDE))  # never enlarges
-    return f"data:image/png;base64,{base64.b64encode(_png(image)).decode('ascii')}"
-
-
-def _png(image: Any) -> bytes:
-    buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def draw_explanation(explanation: Explanation, path: Path, classes: Iterable[str] = ()) -> Path:
+def draw_explanation(explanation: Explanation, path: Path, classes: Sequence[str] = ()) -> Path:
     """Draw an explanation as one PNG: for each image rows natural, adversarial and difference, a column per layer.
 
     Args:
@@ -240,49 +220,43 @@ def draw_explanation(explanation: Explanation, path: Path, classes: Iterable[str
         ImageError: Tensors whose shapes do not fit each other.
         RunFolderError: The file cannot be written.
     """
-    atomic_write_bytes(path, explanation_sheet(grid(explanation, list(classes)).examples))
+    atomic_write_bytes(path, explanation_sheet(explanation, classes))
     return path
 
 
-def explanation_sheet(examples: Sequence[Example]) -> bytes:
-    """At least one example of a grid as one PNG on white, for slides and README files."""
-    import matplotlib as mpl  # for its font, which has most alphabets
-    from PIL import Image, ImageDraw, ImageFont
+def explanation_sheet(explanation: Explanation, classes: Sequence[str] = (), examples: int = MAX_EXAMPLES) -> bytes:
+    """The grid of an explanation as one PNG on white, for slides and README files; see `grid` for the arguments."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
-    cell, caption, side, between = 96, 26, 150, 20
-    ink, quiet, wrong = (27, 31, 36), (92, 102, 112), (180, 60, 8)
-    font = ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 17)
-    columns = [entry.layer for entry in examples[0].rows["natural"]]
-    captions = {entry.prediction or "" for example in examples for row in example.rows.values() for entry in row}
-    gap = max(10, int(max(font.getlength(f"✗ {text}") for text in captions)) + 8 - cell)
-    widest = max(font.getlength(name) for name in columns)
-    turned = widest > cell + gap - 8  # long names stand upright
-    head = int(widest) + 20 if turned else 40
-    row_height = cell + caption + 4
-    size = (side + len(columns) * (cell + gap) + gap, head + len(examples) * (3 * row_height + between))
-    sheet = Image.new("RGB", size, (255, 255, 255))
-    draw = ImageDraw.Draw(sheet)
-    lefts = [side + column * (cell + gap) for column in range(len(columns))]
-    for left, name in zip(lefts, columns, strict=True):
-        if turned:
-            strip = Image.new("RGB", (head - 12, 24), (255, 255, 255))
-            ImageDraw.Draw(strip).text((0, 1), name, fill=ink, font=font)
-            sheet.paste(strip.rotate(90, expand=True), (left + cell // 2 - 12, 0))
-        else:
-            draw.text((left + cell / 2, head / 2), name, fill=ink, font=font, anchor="mm")
-    for number, example in enumerate(examples):
-        for place, (kind, row) in enumerate(example.rows.items()):
-            top = head + number * (3 * row_height + between) + place * row_height
-            draw.text((side - 14, top + cell / 2), kind, fill=quiet, font=font, anchor="rm")
-            for left, entry in zip(lefts, row, strict=True):
-                pixels = Image.fromarray(entry.pixels).convert("RGBA")
-                base = Image.new("RGBA", (cell, cell), (246, 246, 244, 255))
-                base.alpha_composite(pixels.resize((cell, cell), Image.Resampling.NEAREST))
-                sheet.paste(base.convert("RGB"), (left, top))
-                if example.turn == entry.layer:
-                    draw.rectangle((left - 4, top - 4, left + cell + 3, top + cell + 3), outline=wrong, width=3)
-                if entry.prediction is not None:
-                    text, colour = (f"✗ {entry.prediction}", wrong) if entry.wrong else (entry.prediction, ink)
-                    middle = (left + cell / 2, top + cell + caption / 2)
-                    draw.text(middle, text, fill=colour, font=font, anchor="mm")
-    return _png(sheet)
+    shown, _ = grid(explanation, classes, examples)
+    rows = [(example.turn, kind, row) for example in shown for kind, row in example.rows.items()]
+    columns = [cell.layer for cell in rows[0][2]]
+    side, letter = 0.96, 0.1  # inches, as all lengths here
+    captions = max(len(cell.prediction or "") for _, _, row in rows for cell in row)
+    step = max(side + 0.1, letter * (captions + 2))
+    longest = letter * max(map(len, columns))
+    upright = longest > step  # the names of the columns
+    head = longest + 0.2 if upright else 0.4
+    width, height = 1.5 + step * len(columns), head + 1.3 * len(rows)
+    figure = Figure(figsize=(width, height), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for place, name in enumerate(columns):
+        at = 1.5 + place * step + side / 2
+        axes.text(at, head - 0.1, name, ha="center", va="bottom", rotation=90 if upright else 0, size=12)
+    for number, (turn, kind, row) in enumerate(rows):
+        top = head + 1.3 * number
+        axes.text(1.4, top + side / 2, kind, ha="right", va="center", size=12, color="#5c6670")
+        for place, cell in enumerate(row):
+            left = 1.5 + place * step
+            axes.imshow(cell.pixels, extent=(left, left + side, top + side, top), interpolation="nearest")
+            if cell.layer == turn:
+                axes.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=WRONG, linewidth=3))
+            if cell.prediction is not None:
+                text, colour = (f"✗ {cell.prediction}", WRONG) if cell.wrong else (cell.prediction, "#1b1f24")
+                axes.text(left + side / 2, top + side + 0.15, text, ha="center", va="center", size=12, color=colour)
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

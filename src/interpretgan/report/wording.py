@@ -17,60 +17,44 @@ NO_LOSS = 0.02
 NAMED_AT_MOST = 3
 """Layers that cannot be told apart are named one by one up to this many."""
 
-ATTACK_TOO_WEAK = "The attack has not found all that there is: try more steps, more restarts or a shorter step."
-NOT_ROBUSTNESS = "Where accuracy stays, the attack fails for another reason than a robust model."
-UNDERESTIMATED = "Vulnerability is then underestimated."
-DYNAMIC = (
-    "The same image does not always get the same answer, and an attack aims at an answer that is gone when it counts. What "
-    "looks like robustness may be that alone."
-)
 JUDGE = "The judge predicts the class of every explanation, so its own mistakes limit every figure here."
+DYNAMIC = (
+    "The same image does not always get the same answer, and an attack aims at an answer that is gone when it counts. "
+    "What looks like robustness may be that alone."
+)
+SEARCH = "The attack has not found all that there is: try more steps, more restarts or a shorter step."
+MASKED = (
+    "Where accuracy stays, the attack fails for another reason than a robust model. Vulnerability is underestimated."
+)
+UNDERESTIMATED = "Vulnerability is then underestimated."
 FLAG_MEANINGS = {
-    "unreliable": (
-        "The judge misreads too many of this layer's explanations even without an attack. A wrong prediction under attack "
-        "then says little about the layer, so neither this row nor the vulnerability of the layer after it can be used."
-    ),
-    "unreliable_before": (
-        "The vulnerability of a layer compares it with the layer before. That one cannot be read, so the difference cannot "
-        "be used either."
-    ),
-    "noise_control": (
-        "Random noise of the same size changes the explanations as well. That part of the figure is not the work of the "
-        "attack."
-    ),
+    "unreliable": "The judge misreads too many of this layer's explanations even without an attack. A wrong prediction "
+    "under attack then says little about the layer: neither this row nor the vulnerability of the next can be used.",
+    "unreliable_before": "The vulnerability of a layer is its difference from the layer before, which cannot be read.",
+    "noise_control": "Random noise of the same size changes the explanations as well. That part of the figure is not "
+    "the work of the attack.",
     "noise_control_failed": "These layers respond to any change of the image, and not to the attack alone.",
     "unreadable_layers": "The rows of these layers, and the vulnerability of the layers after them, cannot be used.",
-    "zero_eps_control": (
-        "Without a perturbation every vulnerability must be exactly zero. Where it is not, the model, the generator or the "
-        "judge gives the same image another answer in every pass."
-    ),
-    "weak_model": (
-        "The model misses natural images that the judge gets right. A wrong normalisation or order of classes looks like "
-        "this; so does a poor model, and there is then less to lose under attack."
-    ),
+    "zero_eps_control": "The model, the generator or the judge gives the same image another answer in every pass.",
+    "weak_model": "The model misses natural images that the judge gets right. A wrong normalisation or order of "
+    "classes looks like this; so does a poor model, and there is then less to lose under attack.",
     "weak_judge": JUDGE,
-    "judge_fooled": "What the judge loses in the image itself is charged to no layer, so the layers share a smaller loss.",
+    "judge_fooled": "What the judge loses in the image itself is charged to no layer.",
     "judge_not_robust": JUDGE,
-    "negative_information": (
-        "No layer can have more information on the image than the one before it, and no probe should do worse than one "
-        "without any. Decoders and probes are trained, and never quite to the end: differences of this size between layers "
-        "say nothing. More --information-steps make them smaller."
-    ),
+    "negative_information": "No layer can have more information than the one before it, and no probe should do worse "
+    "than one without any. Decoders and probes are never trained quite to the end: differences of this size say "
+    "nothing. More --information-steps make them smaller.",
     "passes_differ": DYNAMIC,
     "dynamic_model": DYNAMIC,
-    "probabilities": (
-        "Probabilities are flat where the model is sure, so gradients vanish there and attacks stop. Diagnose the logits "
-        "before them."
-    ),
-    "unusable_gradients": f"The attack follows gradients and cannot start without them. {NOT_ROBUSTNESS} {UNDERESTIMATED}",
-    "black_box_wins": f"Gradients mislead the attacks that follow them. {NOT_ROBUSTNESS} {UNDERESTIMATED}",
-    "one_step_as_good": f"{ATTACK_TOO_WEAK} {UNDERESTIMATED}",
-    "not_converged": f"{ATTACK_TOO_WEAK} {UNDERESTIMATED}",
+    "probabilities": "Probabilities are flat where the model is sure, so gradients vanish there and attacks stop. "
+    "Diagnose the logits before them.",
+    "unusable_gradients": f"The attack follows gradients and stops without them. {MASKED}",
+    "black_box_wins": f"Gradients mislead the attacks that follow them. {MASKED}",
+    "one_step_as_good": f"{SEARCH} {UNDERESTIMATED}",
+    "not_converged": f"{SEARCH} {UNDERESTIMATED}",
     "noise_as_good": f"The attack found no more than chance would, and may have failed. {UNDERESTIMATED}",
-    "not_growing": f"A larger perturbation can do all that a smaller one does. {NOT_ROBUSTNESS} {UNDERESTIMATED}",
-    "robust_at_any_size": (
-        f"A perturbation that may turn every image grey leaves nothing to recognise. {NOT_ROBUSTNESS} {UNDERESTIMATED}"
-    ),
+    "not_growing": f"A larger perturbation can do all that a smaller one does. {MASKED}",
+    "robust_at_any_size": f"A perturbation that may turn every image grey leaves nothing to recognise. {MASKED}",
     "lost_iterates": f"The attack returns its last images and not its best ones. {UNDERESTIMATED}",
     "gradient_attacks_only": f"An attack without gradients may still find more. {UNDERESTIMATED}",
     "few_examples": "Few examples leave wide intervals: a larger evaluation set narrows them.",
@@ -246,32 +230,23 @@ def summary_table(diagnosis: Diagnosis) -> str:
 
     measured = any(layer.information_loss for layer in diagnosis.layers)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=None)
-    heads = ["natural\nright %", "attacked\nright %", "\nretained %", "vulnerability\n(points)", f"\n{level(diagnosis)}",
-             "by noise\n(points)"]  # fmt: skip
+    heads = ["", "\nlayer", "natural\nright %", "attacked\nright %", "\nretained %", "vulnerability\n(points)"]
+    heads += [f"\n{level(diagnosis)}", "by noise\n(points)"]
     heads += ["information\nloss %", f"\n{level(diagnosis)}", "class\nbits"] if measured else []
-    for head in ("", "\nlayer"):
-        table.add_column(head, no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-
-    def cells(interval: Interval | None, *, with_span: bool = True) -> list[str]:
-        if interval is None:
-            return [""] * (1 + with_span)
-        return [number(interval.value, 100, sign=True), *([span(interval)] if with_span else [])]
-
+    for column, head in enumerate(heads):
+        table.add_column(head, justify="left" if column < 2 else "right", no_wrap=True)
     for place, layer in enumerate(diagnosis.layers):
         row = ["!" if layer.flags else "", layer.name]
-        row += [number(value, 100) for value in (layer.natural, layer.adversarial, layer.survival)]
-        row += cells(layer.vulnerability if place else None)
-        row += cells(layer.vulnerability_noise if place else None, with_span=False)
-        if measured:
-            row += cells(layer.information_loss if place else None)
-            row.append("" if layer.class_information is None else number(layer.class_information.value, 1, 2))
+        row += [number(share, 100) for share in (layer.natural, layer.adversarial, layer.survival)]
+        lost = [layer.vulnerability, layer.vulnerability_noise, layer.information_loss]
+        cells = [cell for v in lost if v for cell in (number(v.value, 100, sign=True), span(v))]
+        del cells[3:4]  # the interval of the noise control
+        row += cells if place else [""] * len(cells)  # the image loses nothing
+        row += [number(layer.class_information.value, 1, 2)] if layer.class_information else []
         table.add_row(*row)
     console = Console(file=io.StringIO(), width=1000, color_system=None, markup=False, emoji=False, highlight=False)
     with console.capture() as capture:
         console.print(table)
+    lines = [line.rstrip() for line in capture.get().replace("−", "-").splitlines()]  # not every terminal has it
     flags = [flag for layer in diagnosis.layers for flag in layer.flags] + list(diagnosis.flags)
-    lines = [f"{flag.severity}: {_with_layer(flag)}" for flag in flags]
-    shown = [line.rstrip() for line in capture.get().replace("−", "-").splitlines()]  # not every terminal has it
-    return "\n".join([*shown, *lines])
+    return "\n".join([*lines, *(f"{flag.severity}: {_with_layer(flag)}" for flag in flags)])

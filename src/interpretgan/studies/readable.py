@@ -10,7 +10,7 @@ import numpy as np
 from interpretgan.diagnosis.reliability import READABLE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import RunFolderError
-from interpretgan.report.pictures import explanation_sheet, grid, load_explanation
+from interpretgan.report.pictures import explanation_sheet, load_explanation
 from interpretgan.store.files import atomic_write_bytes, read_json
 from interpretgan.studies.sections import PICTURED, SHOWN, picture
 from interpretgan.studies.statistics import Profile, rank_correlation
@@ -66,7 +66,7 @@ def explained(folder: Path, figures: Path) -> Iterator[str]:
         )
     file = figures / f"{folder.name}.png"
     explanation = load_explanation(folder / "explanations.npz")
-    atomic_write_bytes(file, explanation_sheet(grid(explanation, diagnosis.data["classes"], SHOWN).examples))
+    atomic_write_bytes(file, explanation_sheet(explanation, diagnosis.data["classes"], SHOWN))
     yield ""
     yield from picture(PICTURED.format(folder.name), f"{figures.name}/{file.name}")
     if diagnosis.flags:

@@ -11,7 +11,7 @@ import numpy as np
 
 from interpretgan.attacks import fraction
 from interpretgan.models import card_names, read_card
-from interpretgan.report.pictures import explanation_sheet, grid, load_explanation
+from interpretgan.report.pictures import explanation_sheet, load_explanation
 from interpretgan.store.files import atomic_write_bytes
 from interpretgan.studies import plots
 from interpretgan.studies.claims import ERRATUM, HISTORY, Study, by_condition, condition_name, setting_of
@@ -120,7 +120,7 @@ def study_page(study: Study, folder: Path, place: Path, shown: set[bytes]) -> It
     for case, run in _pictured(done, folder).items():
         file = place / f"{folder.name}-{run}.png"
         explanation = load_explanation(folder / "runs" / run / "explanations.npz")
-        sheet = explanation_sheet(grid(explanation, _classes(data[case]), SHOWN).examples)
+        sheet = explanation_sheet(explanation, _classes(data[case]), SHOWN)
         if sheet in shown:
             continue
         shown.add(sheet)
