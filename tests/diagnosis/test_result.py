@@ -93,4 +93,3 @@ def test_the_frame_has_a_row_per_layer_with_all_figures_and_the_ends_of_their_in
     assert {*INFORMATION, "unexplained_low", "class_information_high"} <= set(frame)
     assert frame["flags"].tolist() == ["; ".join(flag.message for flag in layer.flags) for layer in diagnosis.layers]
     assert set(without_information(diagnosis).to_frame()).isdisjoint(INFORMATION)
-    assert diagnosis.top.name == "fc1"

@@ -104,11 +104,6 @@ class Diagnosis:
         """The loss that the layers share: `survival_0 - survival_L`, the sum of all `V_l`."""
         return self.layers[0].survival - self.layers[-1].survival
 
-    @property
-    def top(self) -> LayerResult:
-        """The layer that contributes most."""
-        return max(self.layers[1:], key=lambda layer: layer.vulnerability.value)
-
     def to_dict(self) -> dict[str, Any]:
         """As it stands in `diagnosis.json`."""
         return {"schema": SCHEMA, **dataclasses.asdict(self)}

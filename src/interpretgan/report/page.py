@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 
 from interpretgan.attacks import fraction
 from interpretgan.diagnosis.reliability import QUIET, is_unreliable
@@ -16,10 +18,7 @@ from interpretgan.interpreter import Explanation
 from interpretgan.report import figures, pictures, wording
 from interpretgan.statistics import Interval
 from interpretgan.store.files import atomic_write_text
-
-if TYPE_CHECKING:
-    import jinja2
-    import markupsafe
+from interpretgan.store.progress import duration
 
 NORMS = {"linf": "L∞", "l2": "L2"}
 CLASSES_IN_A_TABLE = 16
@@ -65,7 +64,6 @@ def write_report(
         "scales": scales,
         "threat": threat_words(diagnosis.threat_model),
         "confusions": [_confusion(layer, classes) for layer in diagnosis.layers],
-        "provenance": _provenance(diagnosis),
         "level": wording.level(diagnosis),
         "quiet": QUIET,
     }
@@ -80,8 +78,6 @@ def write_report(
 
 
 def _templates() -> jinja2.Environment:
-    import jinja2
-
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -95,25 +91,23 @@ def _templates() -> jinja2.Environment:
         figure=_figure,
         meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
         breakable=_breakable,
+        duration=duration,
+        fact=_fact,
         picture=pictures.data_uri,
     )
     return templates
 
 
-def _figure(interval: Interval | None, scale: float = 100, digits: int = 1, *, sign: bool = False) -> markupsafe.Markup:
+def _figure(interval: Interval | None, scale: float = 100, digits: int = 1, *, sign: bool = False) -> Markup:
     """The cell of a table: a value with its interval, or a dash."""
-    from markupsafe import Markup
-
     if interval is None:
         return Markup("–")
     value = wording.number(interval.value, scale, digits, sign=sign) + (" %" if scale == 100 and not sign else "")
     return Markup("{}<small>{}</small>").format(value, wording.span(interval, scale, digits))
 
 
-def _breakable(name: str) -> markupsafe.Markup:
+def _breakable(name: str) -> Markup:
     """The name of a layer that may break after its separators."""
-    from markupsafe import Markup, escape
-
     return Markup(re.sub(r"([._:/])", r"\1<wbr>", str(escape(name))))
 
 
@@ -143,32 +137,10 @@ def _confusion(layer: LayerResult, classes: list[str]) -> dict[str, Any]:
     }
 
 
-def _provenance(diagnosis: Diagnosis) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Everything that identifies the run, as titled lists of names and values."""
-    record = dict(diagnosis.provenance)
-    versions, seconds = record.pop("versions", {}), record.pop("seconds", {})
-    groups = {
-        "Model": diagnosis.classifier,
-        "Data": diagnosis.data,
-        "Threat model": diagnosis.threat_model,
-        "Judge": diagnosis.judge,
-        "Run": record,
-        "Software": versions,
-        "Time": {name: f"{s:.1f} s" if s < 100 else f"{s / 60:.1f} min" for name, s in seconds.items()},
-    }
-    return [(title, list(_flat(values))) for title, values in groups.items() if values]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        name = f"{prefix}{str(key).replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}: ")
-        elif isinstance(value, list | tuple):
-            yield name, ", ".join(map(str, value)) or "–"
-        elif isinstance(value, float):
-            yield name, f"{value:.6g}"
-        elif isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 and key != "seed":
-            yield name, f"{value:,}"
-        else:
-            yield name, "–" if value is None else str(value)
+def _fact(value: object) -> str:
+    """A value of the record in words: numbers with six digits or with commas, a dash where there is none."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "–"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}" if value >= 10_000 else str(value)
+    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

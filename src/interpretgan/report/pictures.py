@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from interpretgan.errors import ImageError, RunFolderError
 from interpretgan.interpreter import Explanation
@@ -196,8 +197,6 @@ def difference_picture(difference: Floats, scale: float) -> Bytes:
 
 def data_uri(pixels: Bytes) -> str:
     """RGB or RGBA bytes `[H, W, 3 or 4]` as the address of a PNG, no side above `MAX_SIDE` pixels."""
-    from PIL import Image
-
     image, buffer = Image.fromarray(pixels), io.BytesIO()
     image.thumbnail((MAX_SIDE, MAX_SIDE))  # never enlarges
     image.save(buffer, "PNG", optimize=True)
@@ -205,19 +204,9 @@ def data_uri(pixels: Bytes) -> str:
 
 
 def draw_explanation(explanation: Explanation, path: Path, classes: Sequence[str] = ()) -> Path:
-    """Draw an explanation as one PNG: for each image rows natural, adversarial and difference, a column per layer.
-
-    Args:
-        explanation: With adversarial images; with labels and a judge's predictions these stand below each picture.
-        path: The file to write.
-        classes: Names of the classes. Empty: their numbers.
-
-    Returns:
-        The path.
+    """Write the grid of an explanation to a PNG file: see `explanation_sheet` for the other arguments and errors.
 
     Raises:
-        ConfigError: There are no adversarial images.
-        ImageError: Tensors whose shapes do not fit each other.
         RunFolderError: The file cannot be written.
     """
     atomic_write_bytes(path, explanation_sheet(explanation, classes))
@@ -225,7 +214,11 @@ def draw_explanation(explanation: Explanation, path: Path, classes: Sequence[str
 
 
 def explanation_sheet(explanation: Explanation, classes: Sequence[str] = (), examples: int = MAX_EXAMPLES) -> bytes:
-    """The grid of an explanation as one PNG on white, for slides and README files; see `grid` for the arguments."""
+    """An explanation as one PNG on white: for each image rows natural, adversarial and difference, a column per layer.
+
+    The judge's predictions stand below the pictures, and the layer is framed at which an image turns. See `grid` for
+    the arguments and errors.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 

@@ -7,6 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
+from rich.table import Table
+
 from interpretgan.diagnosis.reliability import unreliable_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag
@@ -225,9 +228,6 @@ def summary_table(diagnosis: Diagnosis) -> str:
         measured, information loss in per cent of the image's variance and class information in bits. `!` marks a row
         with warnings, and the warnings follow.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     measured = any(layer.information_loss for layer in diagnosis.layers)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=None)
     heads = ["", "\nlayer", "natural\nright %", "attacked\nright %", "\nretained %", "vulnerability\n(points)"]
