@@ -144,6 +144,8 @@ def test_several_generators_are_pooled_and_compared(diagnosed: Diagnosed, fitted
     np.testing.assert_allclose([layer.natural for layer in both.layers], np.mean(single, axis=0))
     with pytest.raises(ConfigError, match="same classifier and layers"):
         diagnose([first, InterpretGAN(first.classifier, first.layers[:2])], judge, digits[1], threat_model=THREAT)
+    with pytest.raises(ConfigError, match="got 0 with"):
+        diagnose([], judge, digits[1], threat_model=THREAT)
 
 
 def test_information_stands_beside_the_vulnerabilities(fitted: Fitted, digits: Digits, tmp_path: Path) -> None:

@@ -168,7 +168,6 @@ def test_names_are_printed_as_they_are(lenet: Diagnosis) -> None:
         (wording.percent(float("nan")), "– %"),
         (wording.percent(1), "100.0 %"),
         (wording.span(Interval(0.0, -0.0001, 0.1)), "[0.0, 10.0]"),
-        (wording.join(["a", "b", "c"]), "a, b and c"),
     ],
 )
 def test_numbers_in_words(found: str, expected: str) -> None:

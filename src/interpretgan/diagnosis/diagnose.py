@@ -89,7 +89,7 @@ def diagnose(
     """
     attack_checks.require_threat_model(threat_model)
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
-    classifier, layers = _require_same_layers(interpreters)
+    classifier, layers = _shared(interpreters)
     require_same_pixels(judge, classifier)
     source = labelled_source(images, labels, classifier.bounds)
     count = len(source) if examples is None else min(examples, len(source))
@@ -99,8 +99,13 @@ def diagnose(
             got=f"{count} examples, bootstrap={bootstrap}, confidence={confidence}",
             do="check the settings",
         )
-    if information is not None:
-        _require_same_examples(information, layers, count)
+    names = tuple(layer.name for layer in layers)
+    if information is not None and (information.layers != names or len(information.variance) != count):
+        raise ConfigError(
+            expected=f"information measured at {', '.join(names)} on {count} images",
+            got=f"{', '.join(information.layers)} on {len(information.variance)}",
+            do="measure it at the layers of the interpreter, on the examples that are diagnosed",
+        )
 
     # Can this model be diagnosed under this attack, and what warns of either?
     checked, checked_labels = source.batch(torch.arange(min(count, CHECKED)))
@@ -186,7 +191,7 @@ def diagnose(
     )
 
 
-def _require_same_layers(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[Layer, ...]]:
+def _shared(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[Layer, ...]]:
     """The classifier and the layers that all interpreters have in common."""
     names = {tuple(layer.name for layer in interpreter.layers) for interpreter in interpreters}
     if len(names) != 1 or len({id(interpreter.classifier) for interpreter in interpreters}) != 1:
@@ -196,17 +201,6 @@ def _require_same_layers(interpreters: Sequence[InterpretGAN]) -> tuple[Classifi
             do="fit them on the same classifier and layers, with different seeds",
         )
     return interpreters[0].classifier, interpreters[0].layers
-
-
-def _require_same_examples(information: Measurement, layers: Sequence[Layer], count: int) -> None:
-    """Refuse information that was measured at other layers or on other images."""
-    names = tuple(layer.name for layer in layers)
-    if information.layers != names or len(information.variance) != count:
-        raise ConfigError(
-            expected=f"information measured at {', '.join(names)} on {count} images",
-            got=f"{', '.join(information.layers)} on {len(information.variance)}",
-            do="measure it at the layers of the interpreter, on the examples that are diagnosed",
-        )
 
 
 def _as_flags(warnings: Sequence[Flag | str]) -> tuple[Flag, ...]:

@@ -90,11 +90,6 @@ def level(diagnosis: Diagnosis) -> str:
     return "interval" if confidence is None else f"{100 * confidence:g} % interval"
 
 
-def join(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
 Claim = tuple[tuple[str, bool], ...]
 """A text in parts, each with whether it is the name of a layer."""
 
@@ -160,7 +155,7 @@ def answer(diagnosis: Diagnosis) -> Answer:
     part = f"{100 * share:.0f} %{f' {span(top.share, digits=0)}' if alone else ''} of {total}"
     if share > 1:
         part = f"more than the whole of {total}, because other layers win some back"
-    detail = f"{join([_points(layer) for layer in blamed[:NAMED_AT_MOST]])} of retained accuracy"
+    detail = f"{_text(_listed([_points(layer) for layer in blamed[:NAMED_AT_MOST]]))} of retained accuracy"
     detail += f" for the first {NAMED_AT_MOST}, all {len(blamed)} together" if many else "," if alone else ", together"
     claim = f" contribute{'s' if alone else ''} most to the vulnerability of {model}"
     claim += "" if alone else " and cannot be told apart"
