@@ -20,8 +20,7 @@ def codes_at(diagnosis: Diagnosis) -> dict[str, list[str]]:
 
 
 def flags_of(diagnosis: Diagnosis) -> list[str]:
-    flags = diagnosis_flags(diagnosis.layers, diagnosis.accuracy, diagnosis.controls, diagnosis.judge)
-    return [flag.code for flag in flags]
+    return [flag.code for flag in diagnosis_flags(diagnosis)]
 
 
 def test_a_sound_diagnosis_has_no_flags() -> None:

@@ -130,6 +130,10 @@ def test_warnings_of_the_whole_are_a_caveat_and_notes_are_not(lenet: Diagnosis) 
     assert answer.caveat == "weak_judge; weak_model; 1 more among the warnings."
     assert answer.sentence.endswith(answer.caveat)
     assert wording.answer(replace(lenet, flags=(note,))).caveat == ""
+    failed = Flag("zero_eps_control", "zero_eps_control", "failure")
+    assert wording.answer(replace(lenet, flags=(*flags, failed))).caveat.startswith(
+        "zero_eps_control; weak_judge; 2 more"
+    )
 
 
 def test_summary_table_has_a_line_per_layer_and_the_flags(deep: Diagnosis) -> None:

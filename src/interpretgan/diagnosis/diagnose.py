@@ -157,15 +157,13 @@ def diagnose(
         "noise_max_abs_vulnerability": max(abs(row.vulnerability_noise.value) for row in rows),
         **agreement(predictions),
     }
-    judge_info = {"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial}
     attacks = [threat_model.attack] if adversarial is None else ["given images"]
     warnings += attack_checks.raised(
         attack_checks.noise_as_good(accuracy["noise"], accuracy["adversarial"], accuracy["natural"]),
         attack_checks.gradient_attacks_only(attacks, accuracy["adversarial"]),
         attack_checks.few_examples(count),
     )
-    warnings += diagnosis_flags(rows, accuracy, controls, judge_info)
-    return Diagnosis(
+    found = Diagnosis(
         classifier={
             "name": classifier.name,
             "parameters": sum(p.numel() for p in classifier.model.parameters()),
@@ -176,8 +174,7 @@ def diagnose(
         accuracy=accuracy,
         layers=tuple(rows),
         controls=controls,
-        judge=judge_info,
-        flags=_as_flags(warnings),
+        judge={"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial},
         provenance={
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [trained.seed for trained in interpreters],
@@ -189,6 +186,7 @@ def diagnose(
             **({} if information is None else {"information": dict(information.settings)}),
         },
     )
+    return dataclasses.replace(found, flags=_as_flags([*warnings, *diagnosis_flags(found)]))
 
 
 def _shared(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[Layer, ...]]:

@@ -47,7 +47,7 @@ class Predictions:
 
     @classmethod
     def pooled(cls, predictions: Sequence[Self]) -> Self:
-        """The predictions of all `S` generators side by side, `[..., S·N]`."""
+        """The predictions of several batches, or of all `S` generators, side by side: `[..., S·N]`."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: np.concatenate([getattr(p, name) for p in predictions], axis=-1) for name in names})
 
@@ -98,7 +98,7 @@ def collect(
     seed: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Predictions]:
-    """The judge's predictions for the first `count` images at every layer, a batch at a time.
+    """The judge's predictions for the first `count` images at every layer, for each interpreter.
 
     Each image is attacked once, for all interpreters. Its explanations, natural and perturbed, are drawn with the same
     noise `n`, each interpreter having noise of its own.
@@ -112,39 +112,30 @@ def collect(
         noise: Makes the noisy images.
         seed: Of the generators' noise.
         on_batch: Called with the number of images that are done.
-
-    Returns:
-        The predictions of each interpreter.
     """
     classifier = interpreters[0].classifier
     size = batch_size(images, len(interpreters[0].layers))
     generators = [torch.Generator().manual_seed(seed + number) for number in range(len(interpreters))]
-    labels: list[Tensor] = []
-    model: list[Tensor] = []
-    judged: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []) for _ in interpreters]
+    collected: list[list[Predictions]] = [[] for _ in interpreters]
     for first in range(0, count, size):
         x, y = images.batch(torch.arange(first, min(first + size, count)))
         x = classifier.check_images(x)
         y = check_labels(y, len(x), classifier, x[:1])
         versions = (x, adversarial(x, y, first), noise(x, y, first))
-        labels.append(y)
         with classifier.borrowed(), torch.no_grad():
-            model.append(torch.stack([classifier.run(version).argmax(dim=1) for version in versions]))
-        for interpreter, generator, batches in zip(interpreters, generators, judged, strict=True):
+            model = torch.stack([classifier.run(version).argmax(dim=1) for version in versions])
+        for interpreter, generator, batches in zip(interpreters, generators, collected, strict=True):
             n = interpreter.noise(len(x), generator=generator)
-            for predictions, version in zip(batches, versions, strict=True):
-                predictions.append(predict_all(judge, version, interpreter.draw(version, n)))
+            natural, attacked, noisy = (
+                predict_all(judge, version, interpreter.draw(version, n)) for version in versions
+            )
+            batches.append(Predictions(*(t.cpu().numpy() for t in (y, natural, attacked, noisy, model))))
         if on_batch is not None:
             on_batch(first + len(x))
-    true, predicted = _array(labels), _array(model)
-    return [Predictions(true, _array(x), _array(x_adversarial), _array(u), predicted) for x, x_adversarial, u in judged]
+    return [Predictions.pooled(batches) for batches in collected]
 
 
 def batch_size(images: ImageSource, layers: int) -> int:
     """As many images as keep their explanations at all layers below `PIXELS`."""
     pixels = images.batch(torch.tensor([0]))[0].numel()
     return max(1, min(BATCH, PIXELS // (pixels * layers)))
-
-
-def _array(batches: list[Tensor]) -> Integers:
-    return torch.cat(batches, dim=-1).cpu().numpy().astype(np.int64)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
-from interpretgan.diagnosis.result import LayerResult
+from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag, FlagKind
 
 READABLE = 0.05
@@ -75,27 +74,20 @@ def layer_flags(layers: Sequence[LayerResult]) -> list[tuple[Flag, ...]]:
     needed = layers[0].natural - READABLE
     flags: list[tuple[Flag, ...]] = [()]
     for before, layer in pairwise(layers):
-        raised = []
+        raised, name, noise = [], layer.name, layer.vulnerability_noise
         if layer.natural < needed:
-            raised.append(UNRELIABLE(layer=layer.name, value=layer.natural, threshold=needed))
+            raised.append(UNRELIABLE(layer=name, value=layer.natural, threshold=needed))
         elif before.natural < needed:
-            raised.append(
-                UNRELIABLE_BEFORE(layer=layer.name, value=before.natural, threshold=needed, before=before.name)
-            )
-        noise = layer.vulnerability_noise
+            raised.append(UNRELIABLE_BEFORE(layer=name, value=before.natural, threshold=needed, before=before.name))
         if abs(noise.value) > QUIET and (noise.low > 0 or noise.high < 0):
-            raised.append(NOISE_CONTROL(layer=layer.name, value=noise.value, threshold=QUIET))
+            raised.append(NOISE_CONTROL(layer=name, value=noise.value, threshold=QUIET))
         flags.append(tuple(raised))
     return flags
 
 
-def diagnosis_flags(
-    layers: Sequence[LayerResult],
-    accuracy: Mapping[str, float],
-    controls: Mapping[str, float],
-    judge: Mapping[str, Any],
-) -> list[Flag]:
-    """What the figures of a whole diagnosis warn of; see `Diagnosis` for the arguments, `layers` having their flags."""
+def diagnosis_flags(diagnosis: Diagnosis) -> list[Flag]:
+    """What the figures of a whole diagnosis warn of, its layers having their flags."""
+    layers, accuracy, controls, judge = diagnosis.layers, diagnosis.accuracy, diagnosis.controls, diagnosis.judge
     flags = []
     if unreadable := sum(flag.code == UNRELIABLE.code for layer in layers for flag in layer.flags):
         flags.append(UNREADABLE_LAYERS(value=unreadable, layers=len(layers) - 1))

@@ -23,10 +23,8 @@ from interpretgan.store.files import atomic_write_bytes
 
 Bytes = npt.NDArray[np.uint8]
 
-MORE = (224, 112, 26)
-"""Colour of what is brighter than in the natural explanation: orange."""
-LESS = (47, 116, 208)
-"""Colour of what is darker: blue."""
+MORE, LESS = (224, 112, 26), (47, 116, 208)
+"""Colours of what is brighter than in the natural explanation, orange, and of what is darker, blue."""
 WRONG = "#b43c08"
 MAX_SIDE = 96
 """Larger pictures are reduced to this many pixels, or a page would weigh tens of megabytes."""
@@ -45,9 +43,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """One image of the grid: its class, the layer where its explanation turns, into which class, and three rows.
+    """One image of the grid: its class, the layer where its explanation turns, and into which class.
 
-    The rows are `natural`, `adversarial` and `difference`, each with a picture of the image and of every layer.
+    Its rows `natural`, `adversarial` and `difference` have a picture of the image and of every layer.
     """
 
     label: str | None

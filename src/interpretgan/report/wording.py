@@ -163,12 +163,10 @@ def answer(diagnosis: Diagnosis) -> Answer:
 
 
 def answer_sentence(diagnosis: Diagnosis) -> str:
-    """The answer of a diagnosis in one sentence, as honest as its intervals and flags.
+    """The answer of a diagnosis in one sentence; warnings that bear on it follow in a second one.
 
-    Returns:
-        Plain text, for instance "fc1 contributes most to the vulnerability of lenet5: 55 points [51, 59] of retained
-        accuracy, 59 % [55, 63] of the 93 points lost between image and logits." One point is 1 % of retained accuracy.
-        Warnings that bear on the answer follow as a second sentence.
+    For instance "fc1 contributes most to the vulnerability of lenet5: 55 points [51, 59] of retained accuracy, 59 %
+    [55, 63] of the 93 points lost between image and logits." One point is 1 % of retained accuracy.
     """
     return answer(diagnosis).sentence
 
@@ -194,12 +192,13 @@ def _text(claim: Claim) -> str:
 
 
 def _caveat(diagnosis: Diagnosis, *layers: LayerResult) -> str:
-    """The warnings of the whole, and the failures of these layers.
+    """The warnings of the whole and the failures of these layers, failures first.
 
     Notes are left out: they say what is routine on a budget.
     """
     flags = [flag for flag in diagnosis.flags if flag.severity != "note"]
     flags += [flag for layer in layers for flag in layer.flags if flag.severity == "failure"]
+    flags.sort(key=lambda flag: flag.severity != "failure")
     return f"{_first([_with_layer(flag) for flag in flags])}." if flags else ""
 
 
@@ -215,13 +214,11 @@ def _with_layer(flag: Flag) -> str:
 
 
 def summary_table(diagnosis: Diagnosis) -> str:
-    """The layers of a diagnosis as a plain-text table for the terminal.
+    """The layers of a diagnosis as a plain-text table for the terminal, a line per layer in execution order.
 
-    Returns:
-        One line per layer in execution order: the judge's accuracy on natural and adversarial explanations and the
-        retained accuracy in per cent, vulnerability with its interval and that under noise in points; where they were
-        measured, information loss in per cent of the image's variance and class information in bits. `!` marks a row
-        with warnings, and the warnings follow.
+    It has the judge's accuracy on natural and adversarial explanations and the retained accuracy in per cent,
+    vulnerability and that under noise in points; where they were measured, information loss in per cent of the image's
+    variance and class information in bits. `!` marks a row with warnings, and the warnings follow.
     """
     measured = any(layer.information_loss for layer in diagnosis.layers)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=None)
