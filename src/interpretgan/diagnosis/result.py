@@ -115,11 +115,11 @@ class Diagnosis:
         rows = []
         for layer in self.layers:
             row: dict[str, Any] = {}
-            for name, value in {**vars(layer), **{f"{name}_": v for name, v in layer.intervals.items()}}.items():
-                if isinstance(value, Interval):
-                    ends = {f"{name.rstrip('_')}_low": value.low, f"{name.rstrip('_')}_high": value.high}
-                    row |= ends if name.endswith("_") else {name: value.value, **ends}
-                elif isinstance(value, str | float) or name == "shape":
+            for name, value in vars(layer).items():
+                interval = value if isinstance(value, Interval) else layer.intervals.get(name)
+                if interval is not None:
+                    row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+                elif name in ("name", "kind", "shape", "bits"):
                     row[name] = value
             rows.append(row | {"flags": "; ".join(flag.message for flag in layer.flags)})
         return pd.DataFrame(rows)
