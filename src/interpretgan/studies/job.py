@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from interpretgan.diagnosis.predictions import attacker
+from interpretgan.diagnosis.reliability import is_unreliable
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import InputError, RunFolderError
 from interpretgan.models import load_weights, save_weights
@@ -20,7 +21,7 @@ from interpretgan.pipeline.run_diagnosis import Job, evaluate_subject
 from interpretgan.pipeline.run_folder import RunFolder, differences
 from interpretgan.pipeline.subject import Subject
 from interpretgan.pipeline.workshop import Say, Workshop
-from interpretgan.report.examples import examples_of, save_arrays
+from interpretgan.report import save_explanation
 from interpretgan.robustness import Evaluation
 from interpretgan.store.files import plain, read_json
 from interpretgan.studies.config import UNTOUCHED
@@ -31,10 +32,6 @@ from interpretgan.training import train_classifier
 
 WORK = "work"
 """Folder of what a run makes on its way."""
-UNRELIABLE = "unreliable"
-"""How the flag of a row begins that must not be counted."""
-
-
 SETTLED = tuple(item.name for item in fields(Settings) if item.name not in ("training", "run"))
 """Sections of the settings that a run's folder must agree on."""
 
@@ -94,7 +91,7 @@ def _diagnosed(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[s
         diagnosis = job.diagnosis()
         result |= _layers(diagnosis, swappable(job.subject.classifier.model, job.instruments.layers))
         if not (folder / "explanations.npz").exists():
-            save_arrays(folder / "explanations.npz", examples_of(job.telling_explanation()))
+            save_explanation(folder / "explanations.npz", job.telling_explanation())
         others = other_definitions(
             job.subject.classifier,
             job.instruments.layers,
@@ -235,12 +232,13 @@ def _layers(diagnosis: Diagnosis, poolings: Set[str]) -> dict[str, Any]:
     kept = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits",
             "information_loss", "class_information", "class_accuracy", "flags")  # fmt: skip
     record = diagnosis.to_dict()
+    unreliable = {layer.name: is_unreliable(layer) for layer in diagnosis.layers}
     return {
         "layers": [
             {
                 **{name: row[name] for name in kept if row.get(name) is not None},
                 "pooling": row["name"] in poolings,
-                "unreliable": any(flag.startswith(UNRELIABLE) for flag in row["flags"]),
+                "unreliable": unreliable[row["name"]],
             }
             for row in record["layers"][1:]
         ],
