@@ -314,7 +314,7 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
             expected=f"a finished diagnosis in {place}", got="no diagnosis.json", do="run `interpretgan diagnose` first"
         )
     result, pictures = Diagnosis.load(place), place / "explanations.npz"
-    explanation = load_explanation(pictures, result.data.get("classes") or []) if pictures.exists() else None
+    explanation = load_explanation(pictures) if pictures.exists() else None
     _print_answer(result, write_report(result, run.out or place, explanation))
 
 

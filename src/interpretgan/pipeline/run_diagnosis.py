@@ -21,7 +21,8 @@ from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_image_set
 from interpretgan.diagnosis.diagnose import diagnose
-from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size, noise_control
+from interpretgan.diagnosis.controls import noise_control
+from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError
 from interpretgan.information import Measurement
@@ -30,8 +31,7 @@ from interpretgan.judge import Judge
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
-from interpretgan.report import write_report
-from interpretgan.report.examples import arrays_of, load_explanation
+from interpretgan.report import load_explanation, save_explanation, write_report
 from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.store.files import write_arrays, write_json, write_npy
 from interpretgan.store.progress import Progress, ProgressOfStages, stage_seconds
@@ -80,8 +80,8 @@ def run_diagnosis(
     inputs = Inputs(
         settings,
         classifier=classifier,
-        train=as_image_set(train, classifier.bounds, split="train"),
-        test=as_image_set(test, classifier.bounds, split="test"),
+        train=as_image_set(train, "train", bounds=classifier.bounds),
+        test=as_image_set(test, "test", bounds=classifier.bounds),
         threat_model=threat_model,
         judge=judge if isinstance(judge, Judge) else None,
     )
@@ -222,8 +222,8 @@ class Run(Networks):
         """Write report.html and its figures."""
         file = self.path("explanations.npz")
         if not file.exists():
-            write_arrays(file, arrays_of(self.telling_explanation()))
-        return write_report(result, self.path(""), load_explanation(file, result.data["classes"]))
+            save_explanation(file, self.telling_explanation())
+        return write_report(result, file.parent, load_explanation(file))
 
     # --- explanations ----------------------------------------------------------------------------------------
 
