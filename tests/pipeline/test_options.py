@@ -12,7 +12,7 @@ from interpretgan.pipeline import options as groups
 from interpretgan.pipeline.config import Settings
 from interpretgan.pipeline.options import ModelOptions, TrainingOptions
 from interpretgan.training import OBJECTIVES, Trades, default_recipe
-from interpretgan.training.augmentation import AUGMENTATIONS
+from interpretgan.training.recipes import AUGMENTATIONS
 
 
 def choices(options: type, name: str) -> set[Any]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, check_perturbation, largest_eps
-from interpretgan.classifier import Classifier, check_labels
-from interpretgan.data import ImageSource, describe, labelled_source
+from interpretgan.classifier import Classifier
+from interpretgan.data import ImageSource, as_source, describe
 from interpretgan.diagnosis import vulnerability as vul
 from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, noise_control
 from interpretgan.diagnosis.result import NOISE_CONTROL, Diagnosis, LayerResult, control_flags
@@ -22,8 +22,8 @@ from interpretgan.information.measure import Measurement
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer
+from interpretgan.robustness import Sample
 from interpretgan.robustness import attack_checks as trust
-from interpretgan.robustness.curves import Sample
 from interpretgan.statistics import Floats, Weights, bootstrap_weights, intervals
 from interpretgan.store.provenance import provenance
 
@@ -95,7 +95,7 @@ def diagnose(
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
     classifier, layers = _same_layers(interpreters)
     require_same_pixels(judge, classifier)
-    source = labelled_source(images, labels, classifier.bounds)
+    source = as_source(images, labels, classifier.bounds, labelled=True)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or bootstrap < 0 or not 0 < confidence < 1:
         raise ConfigError(
@@ -107,14 +107,15 @@ def diagnose(
         _require_same(information, layers, count)
     probe, probe_labels = source.batch(torch.arange(min(count, CONTROL_IMAGES)))
     probe = classifier.check_images(probe)
-    probe_labels = check_labels(probe_labels, len(probe), classifier, probe[:1])
+    probe_labels = classifier.check_labels(probe_labels, probe)
     trust.require_eval_mode(classifier)
     trust.require_replay(classifier, layers, probe[:REPLAYED])
-    doubts = trust.model_flags(classifier, probe, probe_labels)
+    doubts = [flag.message for flag in trust.model_flags(classifier, probe, probe_labels)]
     if adversarial is None:
         sample = Sample(classifier, probe[:SEARCHED], probe_labels[:SEARCHED], seed=seed)
         largest = largest_eps(threat_model.norm, classifier.bounds, probe.shape[1:])
-        doubts += trust.search_flags(sample.accuracy, sample.examples, threat_model, largest)
+        searched = trust.search_flags(sample.accuracy, sample.examples, threat_model, largest)
+        doubts += [flag.message for flag in searched]
         adversarial = attacker(classifier, threat_model, seed=seed)
     else:
         adversarial = _checked(adversarial, classifier, threat_model)
@@ -164,11 +165,10 @@ def diagnose(
         "noise_max_abs_vulnerability": max(abs(layer.vulnerability_noise.value) for layer in results),
         **_agreement(predictions),
     }
-    doubts += trust.raised(
-        trust.noise_as_good(model[2], model[1], model[0]),
-        trust.gradient_attacks_only([threat_model.attack], model[1]),
-        trust.few_examples(count),
+    figures = trust.figure_flags(
+        natural=model[0], adversarial=model[1], noise=model[2], attacks=[threat_model.attack], examples=count
     )
+    doubts += [flag.message for flag in figures]
     reader = {"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial}
     doubts += _flags(rows, accuracy, controls)
     doubts += control_flags([{"name": layer.name, "flags": layer.flags} for layer in results], controls, reader)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack, equal_norm_noise
-from interpretgan.classifier import Classifier, check_labels
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource
 from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
 
@@ -98,7 +98,7 @@ def collect(
     for first in range(0, count, size):
         x, y = images.batch(torch.arange(first, min(first + size, count)))
         x = classifier.check_images(x)
-        y = check_labels(y, len(x), classifier, x[:1])
+        y = classifier.check_labels(y, x)
         versions = (x, adversarial(x, y, first), noise(x, y, first))
         labels.append(y)
         with classifier.borrowed(), torch.no_grad():

@@ -383,7 +383,7 @@ class EvaluationOptions:
         Raises:
             ConfigError: One that does not exist, or none.
         """
-        from interpretgan.attacks.methods import check_names
+        from interpretgan.attacks import check_names
 
         return check_names([name.strip() for name in self.attacks.split(",") if name.strip()])
 

@@ -31,8 +31,7 @@ from interpretgan.pipeline.subject import Subject
 from interpretgan.pipeline.workshop import Say, Workshop
 from interpretgan.report import draw_explanation, write_report
 from interpretgan.report.examples import examples_of, load_examples, save_arrays
-from interpretgan.robustness import Evaluation, evaluate
-from interpretgan.robustness.evaluate import require_attackable
+from interpretgan.robustness import Evaluation, evaluate, require_attackable
 from interpretgan.store.files import plain, read_json, write_json, write_npy
 from interpretgan.store.progress import Progress, duration, stage_seconds
 from interpretgan.training.precision import channels_last

@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from interpretgan.errors import ConfigError
 
-__all__ = ["BlurPool", "Subsample", "pooling"]
-
 
 def pooling(kind: str, channels: int) -> nn.Module:
     """A module that halves height and width, rounding down, and that has neither parameters nor saved state.
@@ -22,9 +20,6 @@ def pooling(kind: str, channels: int) -> nn.Module:
         kind: `"max"`: the largest of 2x2 values; `"avg"`: their mean; `"stride"`: see `Subsample`; `"blur"`: see
             `BlurPool`.
         channels: Channels of the map.
-
-    Raises:
-        ConfigError: Another `kind`.
     """
     kinds: dict[str, Callable[[], nn.Module]] = {
         "max": lambda: nn.MaxPool2d(2),
@@ -53,10 +48,9 @@ class Subsample(nn.Module):
 class BlurPool(nn.Module):
     """`Subsample` behind a fixed low-pass filter: the binomial [1, 2, 1] in both directions, its sum 1.
 
-    The map is reflected at its borders. Source: Zhang 2019, Making convolutional networks shift-invariant again.
+    The map is reflected at its borders, and each of its channels is filtered on its own.
 
-    Args:
-        channels: Channels of the map, each filtered on its own.
+    Source: Zhang 2019, Making convolutional networks shift-invariant again.
     """
 
     weight: Tensor

@@ -7,8 +7,8 @@ import torch
 from interpretgan.classifier import Classifier
 from interpretgan.errors import WeightsError
 from interpretgan.models.build import build_model
-from interpretgan.models.cards import Card, read_card, weights_file
 from interpretgan.models.weights import load_weights
+from interpretgan.models.zoo.cards import Card, read_card, weights_file
 from interpretgan.store.files import file_sha256
 
 
@@ -18,9 +18,6 @@ def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classif
     Args:
         name: E.g. `"lenet5-avg-trades"`.
         device: Where to put it.
-
-    Returns:
-        The classifier: called with images `[N, C, H, W]` in its bounds it returns logits `[N, K]`.
 
     Raises:
         ModelError: No classifier of that name; the message has the nearest names.
@@ -44,12 +41,6 @@ def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classif
 
 def build(card: Card) -> torch.nn.Module:
     """The network of a card, without its weights; the global random state stays as it is."""
+    settings = {key: getattr(card, key) for key in ("in_channels", "num_classes", "image_size", "pool", "width")}
     with torch.random.fork_rng(devices=()):
-        return build_model(
-            card.architecture,
-            in_channels=card.in_channels,
-            num_classes=card.num_classes,
-            image_size=card.image_size,
-            pool=card.pool,
-            width=card.width,
-        )
+        return build_model(card.architecture, **settings)
