@@ -61,14 +61,17 @@ def information_bits(labels: Sequence[int], shown: Sequence[int]) -> float:
     return entropy(labels) + entropy(shown) - entropy(list(zip(labels, shown, strict=True)))
 
 
-def first_wrong_for_good(labels: Sequence[int], predictions: Sequence[Sequence[int]]) -> list[int | None]:
-    """For each example, the first row from which on no reading is the true class."""
+def turns(labels: Ints, natural: Sequence[Ints], adversarial: Sequence[Ints]) -> list[int | None]:
+    """The first row, of those with a right natural prediction, from which on none of them is right under attack."""
     found: list[int | None] = []
     for example, label in enumerate(labels):
-        row = len(predictions)
-        while row > 0 and predictions[row - 1][example] != label:
-            row -= 1
-        found.append(row if row < len(predictions) else None)
+        turn = None
+        for row in reversed(range(len(natural))):
+            if natural[row][example] == label:
+                if adversarial[row][example] == label:
+                    break
+                turn = row
+        found.append(turn)
     return found
 
 

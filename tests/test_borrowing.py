@@ -23,7 +23,7 @@ from interpretgan import (
 )
 from interpretgan.attacks import attack, require_gradient
 from interpretgan.diagnosis.predictions import attacker
-from interpretgan.information import InformationConfig, InformationMeter
+from interpretgan.information import Decoders, InformationConfig
 from interpretgan.judge import measure_judge
 from interpretgan.layers import Layer, examine
 from interpretgan.robustness import evaluate
@@ -73,11 +73,11 @@ class Bench:
         return measure_judge(self.classifier, "watched", self.test, threat_model=THREAT_MODEL, seed=0)
 
     @cached_property
-    def meter(self) -> InformationMeter:
+    def decoders(self) -> Decoders:
         config = InformationConfig(
             steps=2, batch=8, images_per_layer=2, width=8, blocks=1, features=8, hidden=8, precision="fp32"
         )
-        return InformationMeter(self.classifier, self.layers, config=config).fit(self.train)
+        return Decoders(self.classifier, self.layers, config=config).fit(self.train)
 
 
 def _evaluate(one: Bench) -> None:
@@ -91,7 +91,7 @@ def _train_with_recognition_network(one: Bench) -> None:
 
 
 def _diagnose(one: Bench) -> None:
-    measured = one.meter.measure(one.test)
+    measured = one.decoders.measure(one.test)
     diagnose(one.interpreter, one.judge, one.test, threat_model=THREAT_MODEL, bootstrap=5, information=measured)
 
 
@@ -110,8 +110,8 @@ USES: dict[str, Callable[[Bench], object]] = {
     "evaluate": _evaluate,
     "interpretgan": lambda one: one.interpreter.explain(one.images),
     "recognition_network": _train_with_recognition_network,
-    "information": lambda one: one.meter.measure(one.test),
-    "judge": lambda one: one.judge.read(one.images),
+    "information": lambda one: one.decoders.measure(one.test),
+    "judge": lambda one: one.judge.predict(one.images),
     "diagnose": _diagnose,
     "other definitions": _other_definitions,
 }

@@ -22,7 +22,7 @@ CONFIG = GANConfig(steps=2, images_per_layer=2, width=16, blocks=1, noise=4, pre
 class Darkest:
     """A judge that reads a class off an image without any network."""
 
-    def read(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor) -> Tensor:
         return images.flatten(1).argmin(dim=1) % 10
 
 
@@ -31,7 +31,7 @@ def fitted() -> InterpretGAN:
     torch.manual_seed(0)
     classifier = Classifier(Tiny(1, (12, 20)))
     images = torch.rand(30, 1, 12, 20)
-    return InterpretGAN(classifier, find_layers(classifier, images), config=CONFIG, seed=3).fit(images)
+    return InterpretGAN(classifier, config=CONFIG, seed=3).fit(images)
 
 
 def test_an_explanation_is_the_generator_at_the_latent_with_one_noise(fitted: InterpretGAN) -> None:
@@ -43,7 +43,7 @@ def test_an_explanation_is_the_generator_at_the_latent_with_one_noise(fitted: In
         assert rows is not None
         for index, layer in enumerate(fitted.layers):
             only = [latents[layer.name] if i == index else None for i in range(len(fitted.layers))]
-            torch.testing.assert_close(rows[index], fitted.generator(only, noise))
+            torch.testing.assert_close(rows[index], fitted.network(only, noise))
     assert found.layers == ("conv", "relu", "pool", "fc1", "relu2", "fc2")
     assert found.adversarial_explanations is not None
     torch.testing.assert_close(found.difference, found.adversarial_explanations - found.natural_explanations)
@@ -56,25 +56,44 @@ def test_the_same_image_is_explained_the_same(fitted: InterpretGAN) -> None:
 
 
 def test_predictions_start_with_the_image_and_tell_where_it_turns(fitted: InterpretGAN) -> None:
-    images, adversarial = torch.rand(2, 9, 1, 12, 20)
-    labels = torch.arange(9) % 3
+    images, adversarial = torch.rand(2, 40, 1, 12, 20)
+    labels = torch.arange(40) % 3
     found = fitted.explain(images, adversarial, labels=labels, judge=Darkest())
+    assert found.natural_predictions is not None
     assert found.adversarial_predictions is not None
-    assert torch.equal(found.adversarial_predictions[0], Darkest().read(adversarial))
+    assert torch.equal(found.natural_predictions[0], Darkest().predict(images))
+    assert torch.equal(found.adversarial_predictions[0], Darkest().predict(adversarial))
     names = ("image", *found.layers)
-    rows = reference.first_wrong_for_good(labels.tolist(), found.adversarial_predictions.tolist())
+    rows = reference.turns(labels.tolist(), found.natural_predictions.tolist(), found.adversarial_predictions.tolist())
     assert found.turns == tuple(None if row is None else names[row] for row in rows)
+    assert len(set(found.turns)) > 1
 
 
-def test_turning_back_does_not_count_as_turned() -> None:
-    blank = torch.zeros(3, 4, 1, 2, 2)
-    read = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 1], [0, 1, 1, 1]])
-
-    def turns(labels: Tensor) -> tuple[str | None, ...]:
-        return Explanation(("a", "b", "c"), blank[0], blank[0], blank, blank, (0, 1), labels, read, read).turns
-
-    assert turns(torch.ones(4)) == ("c", None, None, None)
-    assert turns(torch.zeros(4)) == (None, "image", "c", "b")
+@pytest.mark.parametrize(
+    ("natural", "adversarial", "turn"),
+    [
+        ("1111", "1111", None),  # nothing turns
+        ("1111", "1100", "b"),
+        ("1111", "0000", "image"),
+        ("1111", "1010", "c"),  # what turns back has not turned
+        ("1111", "0001", None),
+        ("1011", "1000", "b"),  # where the natural explanation is wrong, nothing is said,
+        ("1011", "0100", "image"),  # not even that it was right under attack,
+        ("1000", "1000", None),  # and nobody can tell where it turns
+        ("0000", "0000", None),
+        ("1101", "1100", "c"),
+        ("1110", "1100", "b"),
+    ],
+)
+def test_a_turn_is_at_a_layer_whose_natural_explanation_is_predicted_right(
+    natural: str, adversarial: str, turn: str | None
+) -> None:
+    """Rows: the image, then the layers a, b and c; 1 is the true class."""
+    blank = torch.zeros(3, 2, 1, 2, 2)
+    predictions = [torch.tensor([[int(row), 1] for row in rows]) for rows in (natural, adversarial)]
+    labels = torch.ones(2, dtype=torch.int64)
+    found = Explanation(("a", "b", "c"), blank[0], blank[0], blank, blank, (0, 1), labels, *predictions)
+    assert found.turns == (turn, None)
 
 
 def test_layers_with_one_tensor_share_one_explanation() -> None:
@@ -84,7 +103,7 @@ def test_layers_with_one_tensor_share_one_explanation() -> None:
     interpreter = InterpretGAN(classifier, examine(classifier, images).layers, config=CONFIG).fit(images)
     found = interpreter.explain(images[:2])
     row = {name: index for index, name in enumerate(found.layers)}
-    assert len(found.layers) == len(interpreter.drawn) + 3
+    assert len(found.layers) == len(interpreter.distinct_layers) + 3
     assert torch.equal(found.natural_explanations[row["features"]], found.natural_explanations[row["features.pool2"]])
 
 
@@ -101,7 +120,8 @@ def test_a_classifier_of_another_precision_is_explained(dtype: torch.dtype) -> N
 def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path) -> None:
     fitted.save(tmp_path / "generator.safetensors")
     loaded = InterpretGAN.load(tmp_path / "generator.safetensors", fitted.classifier)
-    assert (loaded.layers, loaded.config, loaded.seed) == (fitted.layers, fitted.config, fitted.seed)
+    assert (loaded.layers, loaded.seed) == (fitted.layers, fitted.seed)
+    assert loaded.config == loaded.resolved_config == fitted.resolved_config
     assert loaded.recognition_network_sha256 is fitted.recognition_network_sha256 is None
     images = torch.rand(2, 1, 12, 20)
     assert torch.equal(loaded.explain(images).natural_explanations, fitted.explain(images).natural_explanations)

@@ -17,13 +17,12 @@ from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, Judge, T
 from interpretgan.attacks import attack
 from interpretgan.cli.app import run_command
 from interpretgan.errors import ConfigError, LabelError, WeightsError
-from interpretgan.information import InformationConfig, InformationMeter
-from interpretgan.information.training import train_gauge
+from interpretgan.information import Decoders, InformationConfig
 from interpretgan.layers import examine
 from tests.networks import Tiny
 
 SMALL = GANConfig(steps=2, images_per_layer=2, width=8, blocks=1, precision="fp32")
-METER = InformationConfig(
+DECODERS = InformationConfig(
     steps=2, batch=8, images_per_layer=2, width=8, blocks=1, features=8, hidden=8, precision="fp32"
 )
 
@@ -81,7 +80,7 @@ def test_a_model_that_changes_its_input_changes_nothing_of_ours(
     assert torch.equal(*(attack(one, images, labels, threat_model, seed=0) for one in (rude, polite)))
     assert torch.equal(images, before)
     measured = [
-        InformationMeter(one, find_layers(one, images), config=METER).fit(digits[0]).measure(digits[1], examples=20)
+        Decoders(one, find_layers(one, images), config=DECODERS).fit(digits[0]).measure(digits[1], examples=20)
         for one in (rude, polite)
     ]
     assert (measured[0].variance == measured[1].variance).all()
@@ -115,7 +114,7 @@ def test_double_precision_and_a_caller_without_gradients_fit_the_same(classifier
     plain = InterpretGAN(classifier, layers, config=SMALL).fit(images)
     with torch.no_grad():
         quiet = InterpretGAN(classifier, layers, config=SMALL).fit(images)
-        InformationMeter(classifier, layers, config=METER).fit(images, labels)
+        Decoders(classifier, layers, config=DECODERS).fit(images, labels)
     double = InterpretGAN(classifier, layers, config=SMALL).fit(images.double())
     drawn = [one.explain(images[:3]).natural_explanations for one in (plain, quiet, double)]
     assert torch.equal(drawn[0], drawn[1])
@@ -186,7 +185,7 @@ def test_logits_that_no_image_has_do_not_count_as_classes(digits: tuple[ImageSet
     torch.manual_seed(0)
     classifier = Classifier(Tiny(classes=1000))
     layers = find_layers(classifier, digits[0].batch([0, 1])[0])
-    bits = train_gauge(classifier, layers, digits[0], METER, seed=0).class_bits
+    bits = Decoders(classifier, layers, config=DECODERS).fit(digits[0]).network.class_bits
     labels = torch.from_numpy(digits[0].labels.copy()).long()
     shares = torch.bincount(labels) / len(labels)
     torch.testing.assert_close(bits[:10], -shares.log2(), rtol=0.02, atol=0.0)  # of the images it looked at

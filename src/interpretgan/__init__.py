@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from interpretgan.errors import Flag as Flag
     from interpretgan.errors import InterpretGANError as InterpretGANError
     from interpretgan.gan.train import GANConfig as GANConfig
+    from interpretgan.information import Decoders as Decoders
     from interpretgan.information import InformationConfig as InformationConfig
-    from interpretgan.information import InformationMeter as InformationMeter
     from interpretgan.interpreter import Explanation as Explanation
     from interpretgan.interpreter import InterpretGAN as InterpretGAN
     from interpretgan.judge import Judge as Judge
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "Classifier": "classifier",
+    "Decoders": "information",
     "Layer": "layers",
     "Diagnosis": "diagnosis.result",
     "Evaluation": "robustness",
@@ -44,7 +45,6 @@ _PUBLIC = {
     "GANConfig": "gan.train",
     "ImageSet": "data",
     "InformationConfig": "information",
-    "InformationMeter": "information",
     "InterpretGAN": "interpreter",
     "InterpretGANError": "errors",
     "Judge": "judge",

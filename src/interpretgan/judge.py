@@ -1,7 +1,6 @@
-"""The judge: an independent, adversarially trained reader of the class that an explanation shows.
+"""The judge: an independent, adversarially trained classifier that predicts the class which an explanation shows.
 
-The classifier under diagnosis cannot read its own explanations: it recognises its own adversarial artefacts
-in them.
+The classifier under diagnosis cannot judge its own explanations: it recognises its own adversarial artefacts in them.
 """
 
 from __future__ import annotations
@@ -14,70 +13,41 @@ from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier
-from interpretgan.data import ImageSet
+from interpretgan.data import ImageData, ImageSet, as_image_set
 from interpretgan.errors import ConfigError, DataError
 from interpretgan.models import build_model
 from interpretgan.training import adversarial_objective, judge_recipe
-from interpretgan.training.loop import Progress, evaluate_accuracy, train_classifier
+from interpretgan.training.loop import OnProgress, evaluate_accuracy, train_classifier
 
-ATTACKED = 1000
-"""Held-out images that the judge itself is attacked on."""
+ATTACKED = 1000  # held-out images that the judge itself is attacked on
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """A reader of images, with its own reliability.
+    """A classifier that predicts what explanations show, with its own reliability."""
 
-    Attributes:
-        classifier: Another architecture and seed than the classifier under diagnosis.
-        natural: Its accuracy on held-out natural images, 0 to 1.
-        adversarial: Its accuracy on held-out images attacked against the judge itself.
-        name: Name of its architecture.
-    """
+    classifier: Classifier  #: Another architecture and seed than the classifier under diagnosis.
+    natural: float  #: Its accuracy on held-out natural images, 0 to 1.
+    adversarial: float  #: Its accuracy on held-out images attacked against the judge itself.
+    name: str  #: Of its architecture.
 
-    classifier: Classifier
-    natural: float
-    adversarial: float
-    name: str
-
-    def read(self, images: Tensor, *, batch_size: int = 512) -> Tensor:
-        """The class that the judge reads in each image.
-
-        Args:
-            images: `[N, C, H, W]` within the judge's bounds, N >= 0.
-            batch_size: Images at a time.
-
-        Returns:
-            int64 `[N]`, on the device of `images`.
-
-        Raises:
-            ImageError: See `Classifier`.
-        """
-        predictions = [
-            self.classifier.logits(part).argmax(dim=1) for part in torch.split(images, batch_size) if len(part)
-        ]
-        if not predictions:
-            return torch.empty(0, dtype=torch.int64, device=images.device)
-        return torch.cat(predictions).to(images.device)
+    def predict(self, images: Tensor, *, batch_size: int = 512) -> Tensor:
+        """The class of each image `[N, C, H, W]`, N >= 0, within the judge's bounds: int64 `[N]`, on their device."""
+        batches = [part for part in torch.split(images, batch_size) if len(part)]
+        classes = [self.classifier.logits(part).argmax(dim=1).to(images.device) for part in batches]
+        return torch.cat([torch.empty(0, dtype=torch.int64, device=images.device), *classes])
 
 
 def require_same_pixels(judge: Judge, classifier: Classifier) -> None:
-    """Refuse a judge that takes other pixels than the classifier, whose images it would read wrongly scaled.
-
-    Raises:
-        ConfigError: Its bounds are others.
-    """
+    """Refuse, by a `ConfigError`, a judge of other bounds than the classifier's: it would see images wrongly scaled."""
     if judge.classifier.bounds != classifier.bounds:
-        raise ConfigError(
-            expected=f"a judge of pixels within {classifier.bounds}, as the classifier's are",
-            got=f"{judge.classifier.bounds}",
-            do="train or build it with the same bounds",
-        )
+        expected = f"a judge of pixels within {classifier.bounds}, as the classifier's are"
+        raise ConfigError(expected=expected, got=f"{judge.classifier.bounds}", do="train it with the same bounds")
 
 
 def train_judge(
-    train: ImageSet,
-    test: ImageSet,
+    train: ImageData,
+    test: ImageData,
     *,
     threat_model: ThreatModel,
     seed: int,
@@ -87,36 +57,33 @@ def train_judge(
     device: torch.device | str | None = None,
     bf16: bool | None = None,
     checkpoint: Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Judge:
     """Train a judge against the threat model, with PGD of few steps, and measure it on held-out images.
 
     Args:
-        train: Training images.
-        test: Held-out images.
-        threat_model: Its norm and eps are what the judge is trained at; all of it is what the judge is
-            measured under.
+        train: Training images with their true classes.
+        test: Held-out images, likewise.
+        threat_model: The judge is trained at its norm and eps, and measured under all of it.
         seed: Of weights, order and attacks. Use another one than the classifier's.
         epochs: Passes over `train`. `None`: `judge_recipe`.
         architecture: See `build_model`; another one than the classifier's.
-        bounds: Range of the pixels that it reads: that of the classifier under diagnosis.
+        bounds: Range of the pixels: that of the classifier under diagnosis.
         device: Where to train and keep it. `None`: the CPU.
         bf16: See `train_classifier`.
         checkpoint: See `train_classifier`; a finished one is read and not trained again.
         on_progress: See `train_classifier`.
 
     Raises:
-        DataError: The two sets do not belong together.
-        ConfigError, ModelError, RunFolderError: See `train_classifier`.
+        DataError, ImageError, LabelError: See `interpretgan.data.as_image_set`; or the sets do not belong together.
+        ConfigError, ModelError, TrainingError, RunFolderError: See `train_classifier`.
     """
+    train = as_image_set(train, "train", bounds=bounds)
+    test = as_image_set(test, "test", bounds=bounds, classes=train.classes)
     if train.shape != test.shape or train.classes != test.classes:
-        raise DataError(
-            expected=f"test images of shape {train.shape} with {len(train.classes)} classes, as in training",
-            got=f"shape {test.shape} with {len(test.classes)} classes",
-            do="load both splits of one set with the same image_size",
-        )
-    if epochs is not None and epochs < 1:
-        raise ConfigError(expected="epochs >= 1", got=f"{epochs}", do="raise it, or leave it to the recipe")
+        expected = f"test images of shape {train.shape} with {len(train.classes)} classes, as in training"
+        got = f"shape {test.shape} with {len(test.classes)} classes"
+        raise DataError(expected=expected, got=got, do="load both splits of one set with the same image_size")
     recipe = judge_recipe(train, threat_model)
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs)
@@ -127,33 +94,20 @@ def train_judge(
         )
     classifier = Classifier(model, bounds=bounds)
     train_classifier(
-        classifier,
-        train,
-        objective=adversarial_objective(train, threat_model),
-        recipe=recipe,
-        seed=seed,
-        device=device,
-        bf16=bf16,
-        checkpoint=checkpoint,
-        on_progress=on_progress,
-    )
+        classifier, train, objective=adversarial_objective(train, threat_model), recipe=recipe, seed=seed,
+        device=device, bf16=bf16, checkpoint=checkpoint, on_progress=on_progress,
+    )  # fmt: skip
     model.eval()
     return measure_judge(classifier, architecture, test, threat_model=threat_model, seed=seed)
 
 
 def measure_judge(classifier: Classifier, name: str, test: ImageSet, *, threat_model: ThreatModel, seed: int) -> Judge:
-    """A trained classifier as a judge, with its accuracy on held-out images, natural and attacked.
+    """A trained classifier of an architecture `name` as a judge, with its accuracy on held-out images.
 
-    Args:
-        classifier: The judge's network, trained.
-        name: Of its architecture.
-        test: Held-out images; the first `ATTACKED` are attacked.
-        threat_model: Of that attack, with one restart: the judge's own robustness is a caption, not the result.
-        seed: Of that attack.
+    The first `ATTACKED` are attacked under the threat model, with one restart: the judge's own robustness is a caption,
+    not the result.
     """
     images, labels = test.scaled(classifier.bounds).batch(slice(0, ATTACKED))
     adversarial = attack(classifier, images, labels, replace(threat_model, restarts=1), seed=seed)
     right = int((classifier.logits(adversarial).argmax(dim=1).cpu() == labels).sum())
-    return Judge(
-        classifier=classifier, natural=evaluate_accuracy(classifier, test), adversarial=right / len(labels), name=name
-    )
+    return Judge(classifier, evaluate_accuracy(classifier, test), right / len(labels), name)

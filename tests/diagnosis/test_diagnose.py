@@ -17,7 +17,7 @@ from interpretgan.diagnosis.predictions import Predictions
 from interpretgan.diagnosis.reliability import is_unreliable
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, ImageError, LabelError, LayerError, ModelError, ThreatModelError
-from interpretgan.information import InformationConfig, InformationMeter
+from interpretgan.information import Decoders, InformationConfig
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge
 from interpretgan.layers import examine
@@ -151,7 +151,7 @@ def test_several_generators_are_pooled_and_compared(diagnosed: Diagnosed, fitted
 def test_information_stands_beside_the_vulnerabilities(fitted: Fitted, digits: Digits, tmp_path: Path) -> None:
     interpreter, judge = fitted
     config = InformationConfig(steps=15, batch=24, images_per_layer=4, width=16, blocks=1, precision="fp32")
-    meter = InformationMeter(interpreter.classifier, interpreter.layers, config=config, seed=3).fit(digits[0])
+    meter = Decoders(interpreter.classifier, interpreter.layers, config=config, seed=3).fit(digits[0])
     measured = meter.measure(digits[1], examples=60)
     settings = {"threat_model": THREAT, "examples": 60, "bootstrap": 50, "seed": 4}
     both = diagnose(interpreter, judge, digits[1], information=measured, **settings)  # type: ignore[arg-type]
@@ -256,7 +256,6 @@ def test_a_diagnosis_refuses_what_cannot_be_diagnosed(fitted: Fitted, digits: Di
         diagnose(stuck, judge, images, labels, threat_model=THREAT)
 
 
-@pytest.mark.xfail(strict=False, reason="the checks of attacks return sentences without a code")
 def test_the_warnings_of_the_attack_checks_are_in_the_record(fitted: Fitted, digits: Digits) -> None:
     """A network whose logits saturate looks robust: its gradients vanish."""
     interpreter, judge = fitted

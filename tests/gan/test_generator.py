@@ -55,10 +55,9 @@ def test_a_stem_standardises_by_natural_latents_and_survives_a_dead_channel(shap
     size = torch.tensor([100.0, 0.01, 0.0])
     latent = torch.randn(50, *shape) * (size if len(shape) == 2 else size.view(3, 1, 1)) + 7
     stem = Stem(shape, (7, 5), 8)
-    stem.calibrate(latent)
-    channels = latent if len(shape) == 2 else latent.movedim(1, -1)
-    standard = (channels - stem.mean) * stem.scale
-    assert standard[..., 0].std(correction=0) == pytest.approx(1, abs=1e-3)
+    stem.standardise.calibrate(latent)
+    standard = stem.standardise(latent)
+    assert standard[:, 0].std(correction=0) == pytest.approx(1, abs=1e-3)
     assert standard.abs().max() < 10
     assert torch.isfinite(stem(latent)).all()
 
@@ -89,7 +88,7 @@ def test_stems_stay_small_for_wide_coarse_maps_and_tokens() -> None:
         stem = Stem(shape, (8, 8), 96)
         assert sum(p.numel() for p in stem.parameters()) < 1_000_000
         latent = torch.randn(3, *shape)
-        stem.calibrate(latent)
+        stem.standardise.calibrate(latent)
         assert stem(latent).shape == (3, 96, 8, 8)
 
 

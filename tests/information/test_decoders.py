@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, LabelError, LayerError, RunFolderError, TrainingError, WeightsError
-from interpretgan.information import InformationConfig, InformationMeter, LayerInformation, Measurement
+from interpretgan.information import Decoders, InformationConfig, LayerInformation, Measurement
 from interpretgan.layers import Layer, examine, find_layers
 from interpretgan.statistics import Interval, bootstrap_weights
 from tests.networks import Tiny
@@ -57,8 +57,8 @@ def rows_of(found: Measurement) -> list[LayerInformation]:
     return found.rows(bootstrap_weights(1, len(found.variance), 200, seed=0), 0.95)
 
 
-def meter_of(classifier: Classifier, images: ImageSet) -> InformationMeter:
-    return InformationMeter(classifier, examine(classifier, images.batch([0, 1, 2])[0]).distinct, config=SMALL)
+def decoders_of(classifier: Classifier, images: ImageSet) -> Decoders:
+    return Decoders(classifier, examine(classifier, images.batch([0, 1, 2])[0]).distinct, config=SMALL)
 
 
 def same(one: Measurement, other: Measurement) -> bool:
@@ -67,8 +67,8 @@ def same(one: Measurement, other: Measurement) -> bool:
 
 def test_what_each_layer_keeps_is_found(digits: tuple[ImageSet, ImageSet]) -> None:
     torch.manual_seed(0)
-    meter = InformationMeter(Classifier(Chain()), CHAIN, config=LONGER).fit(digits[0])
-    image, whole, coarse, coarser, nothing = rows_of(meter.measure(digits[1]))
+    decoders = Decoders(Classifier(Chain()), CHAIN, config=LONGER).fit(digits[0])
+    image, whole, coarse, coarser, nothing = rows_of(decoders.measure(digits[1]))
     assert image.unexplained == Interval(0.0, 0.0, 0.0)
     assert whole.unexplained.value < 0.05
     assert whole.unexplained.value < coarse.unexplained.value < coarser.unexplained.value < 0.5
@@ -89,7 +89,7 @@ def test_what_each_layer_keeps_is_found(digits: tuple[ImageSet, ImageSet]) -> No
 
 
 def test_a_resumed_training_measures_what_an_unbroken_one_does(
-    classifier: Classifier, digits: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet], tmp_path: Path
 ) -> None:
     class Killed(BaseException):
         pass
@@ -99,18 +99,17 @@ def test_a_resumed_training_measures_what_an_unbroken_one_does(
             raise Killed
 
     checkpoint = tmp_path / "checkpoint.pt"
-    unbroken = meter_of(classifier, digits[0]).fit(digits[0]).measure(digits[1], examples=20)
-    monkeypatch.setattr("interpretgan.information.training.CHECKPOINT_SECONDS", 0.0)
+    unbroken = decoders_of(classifier, digits[0]).fit(digits[0]).measure(digits[1], examples=20)
     with pytest.raises(Killed):
-        meter_of(classifier, digits[0]).fit(digits[0], checkpoint=checkpoint, on_step=kill)
+        decoders_of(classifier, digits[0]).fit(digits[0], checkpoint=checkpoint, checkpoint_seconds=0.0, on_step=kill)
     steps: list[int] = []
-    resumed = meter_of(classifier, digits[0])
+    resumed = decoders_of(classifier, digits[0])
     resumed.fit(digits[0], checkpoint=checkpoint, on_step=lambda step, _: steps.append(step))
     assert steps == [4, 5, 6]  # the fourth had not been saved
     assert same(resumed.measure(digits[1], examples=20), unbroken)
     checkpoint.write_bytes(b"half a file")
     with pytest.raises(RunFolderError, match="delete it"):
-        meter_of(classifier, digits[0]).fit(digits[0], checkpoint=checkpoint)
+        decoders_of(classifier, digits[0]).fit(digits[0], checkpoint=checkpoint)
 
 
 def test_the_classifier_and_the_random_state_are_only_borrowed(
@@ -118,7 +117,7 @@ def test_the_classifier_and_the_random_state_are_only_borrowed(
 ) -> None:
     before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
     state = torch.get_rng_state()
-    meter_of(classifier, digits[0]).fit(digits[0]).measure(digits[1], examples=5)
+    decoders_of(classifier, digits[0]).fit(digits[0]).measure(digits[1], examples=5)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in classifier.model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in classifier.model.parameters())
@@ -128,22 +127,22 @@ def test_the_classifier_and_the_random_state_are_only_borrowed(
 def test_saving_and_loading_is_an_identity(
     classifier: Classifier, digits: tuple[ImageSet, ImageSet], tmp_path: Path
 ) -> None:
-    meter = meter_of(classifier, digits[0]).fit(digits[0])
-    meter.save(tmp_path / "meter.safetensors")
-    loaded = InformationMeter.load(tmp_path / "meter.safetensors", classifier)
-    assert same(loaded.measure(digits[1], examples=20), meter.measure(digits[1], examples=20))
+    decoders = decoders_of(classifier, digits[0]).fit(digits[0])
+    decoders.save(tmp_path / "decoders.safetensors")
+    loaded = Decoders.load(tmp_path / "decoders.safetensors", classifier)
+    assert same(loaded.measure(digits[1], examples=20), decoders.measure(digits[1], examples=20))
     with pytest.raises(WeightsError, match="another one"):
-        InformationMeter.load(tmp_path / "meter.safetensors", Classifier(Tiny()))
-    (tmp_path / "meter.safetensors").write_bytes(b"coarse")
-    with pytest.raises(WeightsError, match="fit them again"):
-        InformationMeter.load(tmp_path / "meter.safetensors", classifier)
+        Decoders.load(tmp_path / "decoders.safetensors", Classifier(Tiny()))
+    (tmp_path / "decoders.safetensors").write_bytes(b"coarse")
+    with pytest.raises(WeightsError, match="fit it again"):
+        Decoders.load(tmp_path / "decoders.safetensors", classifier)
 
 
 def test_layers_with_one_tensor_are_measured_once(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
     pool = next(each for each in find_layers(classifier, digits[0].batch([0, 1])[0]) if each.name == "pool")
     twin = Layer("twin", "pool", 1, "Sequential", pool.shape, same_as="pool")
     logits = Layer("fc2", "fc2", 1, "Linear", (10,))
-    found = InformationMeter(classifier, [pool, twin, logits], config=SMALL).fit(digits[0]).measure(digits[1])
+    found = Decoders(classifier, [pool, twin, logits], config=SMALL).fit(digits[0]).measure(digits[1])
     rows = rows_of(found)
     assert found.layers == ("pool", "twin", "fc2")
     assert rows[2].information_loss == Interval(0.0, 0.0, 0.0)
@@ -157,32 +156,32 @@ def test_other_bounds_measure_the_same(digits: tuple[ImageSet, ImageSet]) -> Non
     for high in (1.0, 255.0):
         torch.manual_seed(0)
         classifier = Classifier(Tiny(), bounds=(0, high), mean=(0.2 * high,), std=(0.3 * high,))
-        rows = rows_of(meter_of(classifier, digits[0].scaled((0, high))).fit(digits[0]).measure(digits[1]))
+        rows = rows_of(decoders_of(classifier, digits[0].scaled((0, high))).fit(digits[0]).measure(digits[1]))
         found.append([row.unexplained.value for row in rows])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-2)
 
 
 def test_a_tensor_measures_as_a_set_does(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
-    meter = meter_of(classifier, digits[0]).fit(*digits[0].batch(slice(0, 200)))
+    decoders = decoders_of(classifier, digits[0]).fit(*digits[0].batch(slice(0, 200)))
     images, labels = digits[1].batch(slice(0, 30))
     done: list[int] = []
-    assert same(meter.measure(images, labels, on_batch=done.append), meter.measure(digits[1], examples=30))
+    assert same(decoders.measure(images, labels, on_batch=done.append), decoders.measure(digits[1], examples=30))
     assert done == [30]
 
 
 def test_misuse_is_answered_with_what_to_do(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
     images, labels = digits[1].batch(slice(0, 8))
     with pytest.raises(LayerError, match="at least one layer"):
-        InformationMeter(classifier, [])
-    meter = meter_of(classifier, images=digits[0])
+        Decoders(classifier, [])
+    decoders = decoders_of(classifier, images=digits[0])
     with pytest.raises(ConfigError, match=r"call fit\(images\) first"):
-        meter.measure(images, labels)
+        decoders.measure(images, labels)
     with pytest.raises(LabelError, match="labels"):
-        meter.fit(images)
+        decoders.fit(images)
     with pytest.raises(LabelError):
-        meter.fit(images, labels + 90)
+        decoders.fit(images, labels + 90)
     with pytest.raises(ConfigError, match="at least one example"):
-        meter.fit(images, labels).measure(images, labels, examples=0)
+        decoders.fit(images, labels).measure(images, labels, examples=0)
 
 
 def test_a_loss_that_leaves_the_numbers_stops_the_training(
@@ -193,10 +192,4 @@ def test_a_loss_that_leaves_the_numbers_stops_the_training(
         steps=20, batch=8, images_per_layer=2, width=8, blocks=1, probe_rate=1e30, precision="fp32"
     )
     with pytest.raises(TrainingError, match="lower the learning rate"):
-        InformationMeter(classifier, layers, config=wild).fit(digits[0])
-
-
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"probe_rate": 0.0}, {"weight_decay": -1.0}, {"ema": 1.0}])
-def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(settings))):
-        InformationConfig(**settings)  # type: ignore[arg-type]  # one setting at a time
+        Decoders(classifier, layers, config=wild).fit(digits[0])

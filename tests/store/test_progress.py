@@ -3,13 +3,9 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.console import Console
 
-from interpretgan.store.progress import Progress, duration, stage_seconds
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from interpretgan.store.progress import Progress, ProgressOfStages, duration, stage_seconds
 
 
 class Clock:
@@ -20,58 +16,70 @@ class Clock:
         return self.now
 
 
+def console(*, terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=40, color_system=None)
+
+
+def text_of(stream: Console) -> str:
+    assert isinstance(stream.file, io.StringIO)
+    return stream.file.getvalue()
+
+
 def test_a_log_gets_a_line_every_ten_seconds_and_the_last_state() -> None:
-    stream, clock = io.StringIO(), Clock()
-    with Progress(100, "training", stream=stream, clock=clock) as progress:
+    log, clock = console(), Clock()
+    with Progress(100, "training [1/2]", console=log, clock=clock) as progress:
         for done in range(1, 26):
             clock.now += 1
             progress.update(done, f"loss {done}")
-    assert stream.getvalue().splitlines() == [
-        "training: 10/100  1 step/s  1 min 30 s left  loss 10",
-        "training: 20/100  1 step/s  1 min 20 s left  loss 20",
-        "training: 25/100  1 step/s  took 25.0 s  loss 25",
+    assert text_of(log).splitlines() == [
+        "training [1/2]: 10/100  1 step/s  1 min 30 s left  loss 10",
+        "training [1/2]: 20/100  1 step/s  1 min 20 s left  loss 20",
+        "training [1/2]: 25/100  1 step/s  took 25.0 s  loss 25",
     ]
 
 
 def test_a_terminal_gets_one_line_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    stream, clock = Terminal(), Clock()
-    with Progress(8, "training", stream=stream, clock=clock) as progress:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, clock = console(terminal=True), Clock()
+    with Progress(8, "training", console=terminal, clock=clock) as progress:
         progress.update(1, "x" * 100)
         clock.now += 0.01
         progress.update(2)  # too soon to show
         clock.now += 1
         progress.update(3)
-    text = stream.getvalue()
+    text = text_of(terminal)
+    assert [f"{n}/8" in text for n in (1, 2, 3)] == [True, False, True]
     assert text.count("\n") == 1
-    assert text.endswith("\n")
-    shown = [part.removeprefix("\x1b[K") for part in text.split("\r")[1:]]
-    assert [part.split("  ")[0].strip() for part in shown] == ["training: 1/8", "training: 3/8", "training: 3/8"]
-    assert all(len(part.rstrip("\n")) < 40 for part in shown)
+    assert "x" * 30 not in text
 
 
 def test_the_rate_counts_only_this_process() -> None:
-    stream, clock = io.StringIO(), Clock()
-    progress = Progress(100, "training", unit="image", start=90, stream=stream, clock=clock)
+    log, clock = console(), Clock()
+    progress = Progress(100, "training", unit="image", start=90, console=log, clock=clock)
     clock.now += 10
     progress.update(95)
-    assert stream.getvalue() == "training: 95/100  0.5 image/s  10.0 s left\n"
+    assert text_of(log) == "training: 95/100  0.5 image/s  10.0 s left\n"
 
 
-def test_an_error_still_ends_the_line() -> None:
-    stream = Terminal()
-    with pytest.raises(ZeroDivisionError), Progress(3, "training", stream=stream):
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_error_still_ends_the_line_once(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = console(terminal=terminal)
+    with pytest.raises(ZeroDivisionError), Progress(3, "training", console=stream) as progress:
         raise ZeroDivisionError
-    assert "0/3" in stream.getvalue()
-    assert stream.getvalue().endswith("\n")
+    progress.close()
+    assert "0/3" in text_of(stream)
+    assert text_of(stream).count("\n") == 1
 
 
-def test_closing_twice_prints_once() -> None:
-    stream = io.StringIO()
-    progress = Progress(1, "x", stream=stream)
-    progress.close()
-    progress.close()
-    assert stream.getvalue().count("\n") == 1
+def test_every_stage_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressOfStages("attack", unit="image") as progress:
+        progress.update("first", 3, 7)
+        progress.update("first", 7, 7)
+        progress.update("second", 1, 2)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("attack first: 7/7  ")
+    assert second.startswith("attack second: 1/2  ")
 
 
 @pytest.mark.parametrize(

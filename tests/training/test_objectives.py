@@ -12,7 +12,7 @@ from interpretgan.attacks import ThreatModel, perturbation_size
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError, ThreatModelError
 from interpretgan.training import OBJECTIVES, AdversarialTraining, Batch, Objective, Trades, build_objective
-from interpretgan.training.objectives.adversarial import fast_training, grown
+from interpretgan.training.objectives import fast_training
 
 
 def network() -> Classifier:
@@ -130,12 +130,13 @@ def test_the_generator_decides() -> None:
 
 def test_warmup_grows_to_the_full_size() -> None:
     threat_model = ThreatModel("linf", 0.4, steps=3, step_size=0.1)
-    sizes = [grown(threat_model, 0.5, done) for done in (0.0, 0.1, 0.3, 0.5, 1.0)]
+    objective = AdversarialTraining(threat_model, warmup=0.5)
+    sizes = [objective.inner(done) for done in (0.0, 0.1, 0.3, 0.5, 1.0)]
     assert [tm.eps for tm in sizes] == sorted(tm.eps for tm in sizes)
     assert sizes[0].eps == pytest.approx(0.02)
     assert sizes[-1] == sizes[-2] == threat_model
     assert all(tm.resolved_step_size / tm.eps == pytest.approx(0.25) for tm in sizes)
-    assert grown(threat_model, 0.0, 0.0) == threat_model
+    assert AdversarialTraining(threat_model).inner(0.0) == threat_model
 
 
 def test_natural_share_mixes_the_two_losses() -> None:
@@ -164,8 +165,8 @@ def test_refused_settings() -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_of_the_table_is_built_by_name(name: str) -> None:
     spec = OBJECTIVES[name]
-    objective = build_objective(name, **({"eps": 8 / 255} if spec.needs_eps else {}))  # type: ignore[arg-type]
-    assert (objective.selection is not None) == spec.needs_eps
+    objective = build_objective(name, eps=8 / 255 if "eps" in spec.settings else None)
+    assert (objective.selection is None) == (name == "natural")
     loss, logits = objective.loss(network(), batch())
     assert loss.ndim == 0
     assert logits.shape == (6, 5)
@@ -189,7 +190,7 @@ def test_bad_input_of_the_table() -> None:
         build_objective("mart", eps=0.3)
     with pytest.raises(ConfigError, match="expected an eps for the objective trades"):
         build_objective("trades")
-    with pytest.raises(ConfigError, match="no parameter for natural"):
+    with pytest.raises(ConfigError, match="no setting for natural"):
         build_objective("natural", eps=0.3)
     with pytest.raises(ConfigError, match="eps, steps, step_size for pgd"):
         build_objective("pgd", eps=0.3, beta=6)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from interpretgan.attacks import ThreatModel
 from interpretgan.data import ImageSet, load_data
 from interpretgan.errors import ConfigError
 from interpretgan.training import OBJECTIVES, Recipe, adversarial_objective, default_recipe, judge_recipe
-from interpretgan.training.augmentation import augment
-from interpretgan.training.recipes import SMALL_SET
+from interpretgan.training.recipes import SMALL_SET, augment
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +103,9 @@ def test_augmentation_follows_its_generator_and_its_fill() -> None:
     assert augment(x, "none", torch.Generator()) is x
 
 
-def _shift(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """The image seen through a window that is moved: the slow way, pixel by pixel."""
-    out = torch.zeros_like(image)
+def _shift(image: Tensor, down: int, right: int) -> Tensor:
+    """The image seen through a window that is moved, with black around it."""
     _, height, width = image.shape
-    for row in range(height):
-        for column in range(width):
-            if 0 <= row + down < height and 0 <= column + right < width:
-                out[:, row, column] = image[:, row + down, column + right]
-    return out
+    around = torch.zeros(1, height + 4, width + 6)
+    around[:, 2 : 2 + height, 3 : 3 + width] = image
+    return around[:, 2 + down : 2 + down + height, 3 + right : 3 + right + width]

@@ -23,7 +23,7 @@ from interpretgan.attacks.threat_model import ThreatModel, check_perturbation
 from interpretgan.classifier import Classifier
 from interpretgan.data import content_hash
 from interpretgan.errors import ConfigError, ImageError
-from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
+from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 """The standard version: each attacks what the ones before left, the last one as a black box."""
@@ -102,7 +102,7 @@ def autoattack(
     low, high = classifier.bounds
     unit_bounds = (low, high) == (0.0, 1.0)
     tell = on_batch or (lambda *_: None)
-    began = saved = time.monotonic()
+    began = time.monotonic()
     with ready(classifier, images, labels, seed=seed) as (natural, true):
         classes = require_autoattack(classifier, natural[:1], threat_model)
 
@@ -122,12 +122,13 @@ def autoattack(
             for part in torch.split(torch.arange(len(unit), device=unit.device), batch_size):
                 right[part] = adversary.get_logits(unit[part]).argmax(dim=1) == true[part]
         state = _State(unit.clone(), right, right.nonzero().flatten())
-        if checkpoint is not None:
-            known = classifier.identity(), classifier.state_sha256()
-            content = content_hash(natural.cpu().numpy(), true.cpu().numpy())
-            fingerprint = fingerprint_of(threat_model, seed, batch_size, *known, content)
-            if checkpoint.exists():
-                state = _State(**load_checkpoint(checkpoint, fingerprint, natural.device))
+        known = classifier.identity(), classifier.state_sha256()
+        content = content_hash(natural.cpu().numpy(), true.cpu().numpy())
+        fingerprint = fingerprint_of(threat_model, seed, batch_size, *known, content)
+        file = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
+        saved = file.load(natural.device)
+        if saved is not None:
+            state = _State(**saved)
         earlier = state.seconds
         for stage in STAGES[len(state.after) :]:
             adversary.attacks_to_run = [stage]
@@ -139,10 +140,9 @@ def autoattack(
                     x, y = adversary.run_standard_evaluation(unit[part], true[part], batch_size=batch_size)
                 state.found[part], state.right[part] = x, y == true[part]
                 state.done += len(part)
-                if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
+                if file.due():
                     state.seconds = earlier + time.monotonic() - began
-                    save_checkpoint(checkpoint, fingerprint, vars(state))
-                    saved = time.monotonic()
+                    file.save(vars(state))
                 tell(stage, state.done, len(state.left))
             state.after[stage] = int(state.right.sum()) / len(true)
             state.left, state.done = state.right.nonzero().flatten(), 0

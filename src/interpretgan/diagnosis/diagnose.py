@@ -10,20 +10,19 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, largest_eps
-from interpretgan.classifier import Classifier, check_labels
-from interpretgan.data import ImageSource, describe, labelled_source
+from interpretgan.classifier import Classifier
+from interpretgan.data import ImageData, as_source, describe
 from interpretgan.diagnosis.controls import agreement, noise_control, zero_eps_control
 from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, given_adversarial
 from interpretgan.diagnosis.reliability import diagnosis_flags, layer_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.diagnosis.vulnerability import layer_figures
-from interpretgan.errors import ConfigError, Flag
+from interpretgan.errors import ConfigError
 from interpretgan.information.measure import Measurement
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer
-from interpretgan.robustness import attack_checks
-from interpretgan.robustness.curves import Sample
+from interpretgan.robustness import Sample, attack_checks
 from interpretgan.statistics import bootstrap_weights
 from interpretgan.store.provenance import provenance
 
@@ -38,7 +37,7 @@ REPLAYED = 4
 def diagnose(
     interpreter: InterpretGAN | Sequence[InterpretGAN],
     judge: Judge,
-    images: Tensor | ImageSource,
+    images: ImageData,
     labels: Tensor | None = None,
     *,
     threat_model: ThreatModel,
@@ -59,7 +58,7 @@ def diagnose(
         interpreter: A trained InterpretGAN, or several of the same layers trained with different seeds: then
             predictions are pooled and the intervals cover the seeds.
         judge: Predicts the class that an image shows; independent of the classifier and harder to fool.
-        images: Held-out natural images with their true classes, or `[N, C, H, W]` within the bounds.
+        images: Held-out natural images with their true classes, of any kind that `as_source` takes.
         labels: True classes `[N]`, with a tensor of images.
         threat_model: The attack.
         examples: How many images, from the first. `None`: all.
@@ -91,7 +90,7 @@ def diagnose(
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
     classifier, layers = _shared(interpreters)
     require_same_pixels(judge, classifier)
-    source = labelled_source(images, labels, classifier.bounds)
+    source = as_source(images, labels, classifier.bounds, labelled=True)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or bootstrap < 0 or not 0 < confidence < 1:
         raise ConfigError(
@@ -110,10 +109,10 @@ def diagnose(
     # Can this model be diagnosed under this attack, and what warns of either?
     checked, checked_labels = source.batch(torch.arange(min(count, CHECKED)))
     checked = classifier.check_images(checked)
-    checked_labels = check_labels(checked_labels, len(checked), classifier, checked[:1])
+    checked_labels = classifier.check_labels(checked_labels, checked)
     attack_checks.require_eval_mode(classifier)
     attack_checks.require_replay(classifier, layers, checked[:REPLAYED])
-    warnings: list[Flag | str] = [*attack_checks.model_flags(classifier, checked, checked_labels)]
+    warnings = attack_checks.model_flags(classifier, checked, checked_labels)
     if adversarial is None:
         sample = Sample(classifier, checked[:SEARCHED], checked_labels[:SEARCHED], seed=seed)
         largest = largest_eps(threat_model.norm, classifier.bounds, checked.shape[1:])
@@ -139,7 +138,7 @@ def diagnose(
     flags = layer_flags(rows)
     if information is not None:
         measured = information.rows(bootstrap_weights(1, count, bootstrap, seed=seed), confidence)
-        flags = [(*found, *_as_flags(row.flags)) for found, row in zip(flags, measured, strict=True)]
+        flags = [(*found, *row.flags) for found, row in zip(flags, measured, strict=True)]
         rows = [dataclasses.replace(row, **vars(more)) for row, more in zip(rows, measured, strict=True)]
     rows = [dataclasses.replace(row, flags=found) for row, found in zip(rows, flags, strict=True)]
 
@@ -158,10 +157,8 @@ def diagnose(
         **agreement(predictions),
     }
     attacks = [threat_model.attack] if adversarial is None else ["given images"]
-    warnings += attack_checks.raised(
-        attack_checks.noise_as_good(accuracy["noise"], accuracy["adversarial"], accuracy["natural"]),
-        attack_checks.gradient_attacks_only(attacks, accuracy["adversarial"]),
-        attack_checks.few_examples(count),
+    warnings += attack_checks.figure_flags(
+        natural=model[0], adversarial=model[1], noise=model[2], attacks=attacks, examples=count
     )
     found = Diagnosis(
         classifier={
@@ -178,7 +175,7 @@ def diagnose(
         provenance={
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [trained.seed for trained in interpreters],
-            "generator": dataclasses.asdict(interpreters[0].config),
+            "generator": dataclasses.asdict(interpreters[0].resolved_config),
             "recognition_network_sha256": interpreters[0].recognition_network_sha256,
             "bootstrap": bootstrap,
             "confidence": confidence,
@@ -186,7 +183,7 @@ def diagnose(
             **({} if information is None else {"information": dict(information.settings)}),
         },
     )
-    return dataclasses.replace(found, flags=_as_flags([*warnings, *diagnosis_flags(found)]))
+    return dataclasses.replace(found, flags=(*warnings, *diagnosis_flags(found)))
 
 
 def _shared(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[Layer, ...]]:
@@ -199,8 +196,3 @@ def _shared(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[Lay
             do="fit them on the same classifier and layers, with different seeds",
         )
     return interpreters[0].classifier, interpreters[0].layers
-
-
-def _as_flags(warnings: Sequence[Flag | str]) -> tuple[Flag, ...]:
-    """Flags as they are; a check that still returns a sentence is wrapped."""
-    return tuple(w if isinstance(w, Flag) else Flag("unnamed", w) for w in warnings)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack, check_perturbation
-from interpretgan.classifier import Classifier, check_labels
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource
 from interpretgan.errors import ImageError, ThreatModelError
 from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
@@ -120,7 +120,7 @@ def collect(
     for first in range(0, count, size):
         x, y = images.batch(torch.arange(first, min(first + size, count)))
         x = classifier.check_images(x)
-        y = check_labels(y, len(x), classifier, x[:1])
+        y = classifier.check_labels(y, x)
         versions = (x, adversarial(x, y, first), noise(x, y, first))
         with classifier.borrowed(), torch.no_grad():
             model = torch.stack([classifier.run(version).argmax(dim=1) for version in versions])

@@ -1,4 +1,4 @@
-"""The discriminator: one for all layers, spectrally normalised, told the layer and what the classifier saw."""
+"""The discriminator: one for all layers, spectrally normalised, conditioned on the layer and on the classification."""
 
 from __future__ import annotations
 
@@ -18,18 +18,8 @@ class Discriminator(nn.Module):
 
     Both enter by projection: `score = w·h + (e_l + E p)·h` on pooled features `h`. Every layer fixes `p`, so nothing
     leaks into an explanation that its latent does not hold; a digit drawn as another class is found out, which deep
-    layers need.
-
-    It works on the coarse grid too: the image is folded (space-to-depth), so that every convolution is a matrix
-    product over a few cells with many channels.
-
-    Args:
-        layers: How many layers there are.
-        classes: How many classes.
-        image_shape: `(C, H, W)`.
-        bounds: Range of the pixels, which are brought to [0, 1] first.
-        width: Channels.
-        blocks: 3x3 convolutions after the first.
+    layers need. It works on the coarse grid too: the image is folded (space-to-depth), so that every convolution is a
+    matrix product over a few cells with many channels. There are `blocks` convolutions after the first.
     """
 
     def __init__(
@@ -47,8 +37,7 @@ class Discriminator(nn.Module):
         self.bounds = bounds
         self.grid = (coarse_grid(height), coarse_grid(wide))
         self.fold = (math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))
-        inputs = channels * self.fold[0] * self.fold[1]
-        sizes = [inputs] + [width] * (blocks + 1)
+        sizes = [channels * self.fold[0] * self.fold[1]] + [width] * (blocks + 1)
         self.convs = nn.ModuleList([spectral_norm(nn.Conv2d(a, b, 3, padding=1)) for a, b in itertools.pairwise(sizes)])
         self.score = spectral_norm(nn.Linear(width, 1))
         self.of_layer = spectral_norm(nn.Embedding(layers, width))
@@ -63,6 +52,6 @@ class Discriminator(nn.Module):
         for conv in self.convs:
             hidden = F.leaky_relu(conv(hidden), 0.2)
         pooled = hidden.sum(dim=(2, 3)) / math.sqrt(hidden.shape[2] * hidden.shape[3])
-        told = self.of_layer(layer) + self.of_classes(probabilities)
-        score: Tensor = self.score(pooled).squeeze(1) + (told * pooled).sum(dim=1)
+        condition = self.of_layer(layer) + self.of_classes(probabilities)
+        score: Tensor = self.score(pooled).squeeze(1) + (condition * pooled).sum(dim=1)
         return score

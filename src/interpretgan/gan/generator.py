@@ -1,9 +1,8 @@
 """The generator: a stem per layer, and one trunk that all layers share.
 
-Each latent, whatever its shape, is brought to the same coarse grid. From there on one network draws the image, told by
-a few numbers per layer (a scale and a shift per channel and block) which layer it is drawing for. Almost all
-arithmetic is done in the trunk on the coarse grid, so the cost of one more layer is its stem and its share of the
-batch.
+Each latent, whatever its shape, is brought to the same coarse grid. From there on one network draws the image; a scale
+and a shift per layer, channel and block say for which layer it is drawn. Almost all arithmetic is done in the trunk on
+the coarse grid, so one more layer costs its stem and its share of the batch.
 """
 
 from __future__ import annotations
@@ -17,45 +16,72 @@ from torch.nn import functional as F
 
 from interpretgan.layers import Layer
 
-FINEST_GRID = 8
-"""The coarse grid has at most this many cells a side."""
-
-
-SHORT = 1024
-"""A small map of at most this many numbers is taken as a vector."""
+FINEST_GRID = 8  # cells a side of the coarse grid, at most
+SHORT = 1024  # numbers of a small map that is taken as a vector, at most
 
 
 def coarse_grid(image_size: int) -> int:
-    """Cells a side: the image's size halved until it is at most `FINEST_GRID` (28 → 7, 32 → 8, 224 → 7)."""
+    """Cells a side: the size of the image halved until it is at most `FINEST_GRID` (28 → 7, 32 → 8, 224 → 7)."""
     grid = image_size
     while grid > FINEST_GRID:
         grid = math.ceil(grid / 2)
     return grid
 
 
-class Stem(nn.Module):
-    """Bring the latent of one layer to the grid: `[N, *shape] → [N, width, grid, grid]`.
+def channels_first(latent: Tensor) -> Tensor:
+    """A latent `[N, *shape]` with its channels in axis 1: those of tokens `(T, D)` are their last axis."""
+    return latent.movedim(2, 1) if latent.ndim == 3 else latent
 
-    - A feature map at least as fine as the grid keeps its layout: it is resized to a multiple of the grid and folded
-      (space-to-depth), so nothing is averaged away.
-    - A vector, or a map so small that all its numbers make a short vector, is mapped by one matrix.
-    - A larger map that is coarser than the grid, or a sequence of tokens `(T, D)`, is mapped channel by channel and
-      stretched over the grid.
 
-    The latent is standardised first, by mean and standard deviation per channel over natural images (`calibrate`);
-    the channels of tokens are their last axis.
+class Standardise(nn.Module):
+    """Mean 0 and deviation 1 in each channel over natural images: `[N, *shape] → [N, C, ...]`, channels first.
+
+    With `drop_still` a channel that never moves becomes zero: it carries nothing, and rounding must not look like
+    something. Else one that moves less than a thousandth of the liveliest is scaled as if it moved that much.
     """
 
     mean: Tensor
     scale: Tensor
 
+    def __init__(self, shape: tuple[int, ...], *, drop_still: bool) -> None:
+        super().__init__()
+        channels = shape[1] if len(shape) == 2 else shape[0]
+        self.drop_still = drop_still
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    @torch.no_grad()
+    def calibrate(self, latent: Tensor) -> None:
+        """Take mean and deviation from latents of natural images `[N, *shape]`."""
+        rows = channels_first(latent.float()).movedim(1, 0).flatten(1)
+        self.mean.copy_(rows.mean(dim=1))
+        deviation = rows.std(dim=1, correction=0)
+        if self.drop_still:
+            moves = deviation > 1e-6 * (1 + rows.abs().amax(dim=1))
+            self.scale.copy_(torch.where(moves, 1 / deviation.clamp_min(1e-12), 0.0))
+        else:
+            self.scale.copy_(1 / deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-12))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """`[N, *shape] → [N, C, ...]`, in single precision."""
+        shape = (1, -1, *[1] * (latent.ndim - 2))
+        standard: Tensor = (channels_first(latent.float()) - self.mean.view(shape)) * self.scale.view(shape)
+        return standard
+
+
+class Stem(nn.Module):
+    """Bring the latent of one layer, standardised, to the grid: `[N, *shape] → [N, width, grid, grid]`.
+
+    - A map at least as fine as the grid is resized to a multiple of it and folded, so nothing is averaged away.
+    - A vector, or a map so small that all its numbers make a short vector, is mapped by one matrix.
+    - A larger coarse map, or a sequence of tokens `(T, D)`, is mapped channel by channel and stretched over the grid.
+    """
+
     def __init__(self, shape: tuple[int, ...], grid: tuple[int, int], width: int) -> None:
         super().__init__()
         self.grid, self.width = grid, width
-        self.channel_axis = 2 if len(shape) == 2 else 1
-        channels = shape[self.channel_axis - 1]
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("scale", torch.ones(channels))
+        self.standardise = Standardise(shape, drop_still=False)
+        channels = len(self.standardise.mean)
         self.fold: tuple[int, int] | None = None
         self.project: nn.Module
         if len(shape) == 3 and shape[1] >= grid[0] and shape[2] >= grid[1]:
@@ -68,31 +94,22 @@ class Stem(nn.Module):
         else:
             self.project = nn.Conv1d(channels, width, 1)
 
-    @torch.no_grad()
-    def calibrate(self, latent: Tensor) -> None:
-        """Set the standardisation from latents of natural images `[N, *shape]`."""
-        rows = latent.float().movedim(self.channel_axis, 0).flatten(1)
-        self.mean.copy_(rows.mean(dim=1))
-        # A channel that never moves keeps its size: it carries nothing that a larger scale could show.
-        deviation = rows.std(dim=1, correction=0)
-        self.scale.copy_(1 / deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-12))
-
     def forward(self, latent: Tensor) -> Tensor:
         """`[N, *shape] → [N, width, grid, grid]`."""
-        channels_last = latent.to(self.mean.dtype).movedim(self.channel_axis, -1)
-        latent = ((channels_last - self.mean) * self.scale).movedim(-1, 1)
-        if isinstance(self.project, nn.Linear):
-            mapped: Tensor = self.project(latent.flatten(1))
-            return mapped.view(-1, self.width, *self.grid)
-        if self.fold is None:
-            mapped = self.project(latent.flatten(2))
-            if latent.ndim == 4:
-                return resize(mapped.view(-1, self.width, *latent.shape[2:]), self.grid)
-            cells = F.interpolate(mapped, size=self.grid[0] * self.grid[1], mode="linear", align_corners=False)
-            return cells.view(-1, self.width, *self.grid)
-        latent = resize(latent, (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1]))
-        folded: Tensor = self.project(space_to_depth(latent, self.fold))
-        return folded
+        latent = self.standardise(latent)
+        mapped: Tensor
+        if self.fold is not None:
+            latent = resize(latent, (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1]))
+            mapped = self.project(space_to_depth(latent, self.fold))
+        elif isinstance(self.project, nn.Linear):
+            mapped = self.project(latent.flatten(1)).view(-1, self.width, *self.grid)
+        elif latent.ndim == 4:
+            mapped = resize(self.project(latent.flatten(2)).view(-1, self.width, *latent.shape[2:]), self.grid)
+        else:
+            cells = self.grid[0] * self.grid[1]
+            mapped = F.interpolate(self.project(latent), size=cells, mode="linear", align_corners=False)
+            mapped = mapped.view(-1, self.width, *self.grid)
+        return mapped
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -123,22 +140,15 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor, layer: Tensor) -> Tensor:
         """`hidden` `[N, width, G, G]`, `layer` `[N]` indices → `[N, width, G, G]`."""
         scale, shift = self.style(layer).to(hidden.dtype)[:, :, None, None].chunk(2, dim=1)
-        inner = F.relu(hidden * (1 + scale) + shift)
-        inner = self.second(F.relu(self.first(inner)))
-        out: Tensor = hidden + inner
+        inner = self.first(F.relu(hidden * (1 + scale) + shift))
+        out: Tensor = hidden + self.second(F.relu(inner))
         return out
 
 
 class Generator(nn.Module):
-    """`x̂ = G_l(z_l, n)` for every layer `l`, in one network.
+    """`x̂ = G_l(z_l, n)` for every layer `l`, in one network; the layers have different latents.
 
-    Args:
-        layers: The layers to draw for; those with `same_as` share the stem of the layer they repeat.
-        image_shape: `(C, H, W)` of the images.
-        bounds: Range of their pixels.
-        width: Channels of the trunk.
-        blocks: Residual blocks of the trunk.
-        noise: Size of the noise `n ~ N(0, I)`.
+    The trunk has `width` channels and `blocks` residual blocks. The noise `n ~ N(0, I)` has `noise` numbers.
     """
 
     def __init__(
@@ -153,14 +163,13 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, wide = image_shape
-        self.image_shape, self.bounds, self.noise = image_shape, bounds, noise
+        self.image_shape, self.bounds = image_shape, bounds
         self.names = tuple(layer.name for layer in layers)
         self.grid = (coarse_grid(height), coarse_grid(wide))
         self.stems = nn.ModuleList([Stem(layer.shape, self.grid, width) for layer in layers])
         self.mix = nn.Linear(noise, width * self.grid[0] * self.grid[1])
         self.blocks = nn.ModuleList([Block(width, len(layers)) for _ in range(blocks)])
-        factor = (math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))
-        doublings = math.ceil(math.log2(max(factor)))
+        doublings = math.ceil(math.log2(max(math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))))
         stages: list[nn.Module] = []
         for left in reversed(range(doublings)):
             narrow = channels if left == 0 else max(width // 2, 16)
@@ -174,17 +183,12 @@ class Generator(nn.Module):
         """Standardise every stem by latents of natural images, `{layer name: [N, *shape]}`."""
         for name, stem in zip(self.names, self.stems, strict=True):
             assert isinstance(stem, Stem)
-            stem.calibrate(latents[name])
+            stem.standardise.calibrate(latents[name])
 
     def forward(self, latents: Sequence[Tensor | None], noise: Tensor) -> Tensor:
-        """Draw images for several layers in one batch.
+        """Images `[Σ N_l, C, H, W]` within the bounds, in the order of the layers, drawn in one batch.
 
-        Args:
-            latents: For each layer, `[N_l, *shape]`, or `None` for a layer that is left out.
-            noise: `[Σ N_l, noise]`, in the order of the layers.
-
-        Returns:
-            `[Σ N_l, C, H, W]` within the bounds, in the order of the layers.
+        Of each layer there are latents `[N_l, *shape]`, or `None`. The noise is `[Σ N_l, noise]`.
         """
         stems = [(i, stem(z)) for i, (stem, z) in enumerate(zip(self.stems, latents, strict=True)) if z is not None]
         layer = torch.cat([torch.full((len(h),), i, device=h.device) for i, h in stems])

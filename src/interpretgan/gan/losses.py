@@ -7,29 +7,20 @@ from torch.nn import functional as F
 
 
 def discriminator_hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """`E[max(0, 1 - D(x))] + E[max(0, 1 + D(x̂))]`: what the discriminator minimises.
-
-    Args:
-        real: Scores `[N]` of natural images.
-        fake: Scores `[M]` of explanations.
-    """
+    """`E[max(0, 1 - D(x))] + E[max(0, 1 + D(x̂))]` of scores `[N]` and `[M]`: what the discriminator minimises."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
 def generator_hinge(fake: Tensor) -> Tensor:
-    """`-E[D(x̂)]`: the realism term `L_adv` that the generator minimises; scores `[N]`."""
+    """`-E[D(x̂)]` of scores `[M]`: the realism term `L_adv` that the generator minimises."""
     return -fake.mean()
 
 
 def information_bound(logits: Tensor, explained_logits: Tensor) -> Tensor:
-    """`L_I = E Σ_y p_f(y|x) · log p_f(y|x̂)`, in nats, at most zero.
+    """`L_I = E Σ_y p_f(y|x) · log p_f(y|x̂)`, in nats, at most zero; logits `[N, K]` of images and of explanations.
 
     The variational lower bound on the mutual information between the explanation and the classification, up to an
     entropy that the generator cannot change, with the frozen classifier as the recognition network (InfoGAN, eq. 5).
-
-    Args:
-        logits: `[N, K]` of the natural images.
-        explained_logits: `[N, K]` of their explanations.
     """
     return (logits.float().softmax(dim=1) * explained_logits.float().log_softmax(dim=1)).sum(dim=1).mean()
 
@@ -42,10 +33,7 @@ def latent_size(latent: Tensor) -> Tensor:
 def latent_consistency(latent: Tensor, explained_latent: Tensor, size: Tensor | None = None) -> Tensor:
     """`L_z = ‖f_{<=l}(x̂) - z_l‖² / ‖z_l‖²`, over the batch, so that an all-zero latent cannot divide by zero.
 
-    Args:
-        latent: `z_l` `[N, ...]` of the natural images.
-        explained_latent: `[N, ...]` of their explanations.
-        size: `‖z_l‖²`, where these images are a share of a batch: its mean over the shares. `None`: of `latent`.
+    Where these latents `[N, ...]` are a share of a batch, `size` is the mean of `‖z_l‖²` over the shares.
     """
     size = latent_size(latent) if size is None else size
     return (explained_latent.float() - latent.float()).square().sum() / size.clamp_min(1e-12)

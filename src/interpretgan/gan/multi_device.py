@@ -1,53 +1,44 @@
-"""Several processes of one machine that train one generator, each on a device of its own, joined by Lightning Fabric.
+"""Several processes of one machine that train one generator, each on a device of its own.
 
 All draw the random numbers that one process alone would draw, and each keeps its share of the rows. As every loss is a
-mean over the images, and the shares are equal, the mean of the processes' gradients is the gradient of the whole batch:
-all take the step that one alone would take, up to rounding.
+mean over the images, and the shares are equal, the mean of the gradients of all processes is the gradient of the whole
+batch: each takes the step that one alone would take, up to rounding.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
-import subprocess
-import sys
+import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from interpretgan.errors import ConfigError, TrainingError
-from interpretgan.store.processes import how_it_ended
+from interpretgan.store.processes import end_with_parent
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-PATIENCE = timedelta(minutes=5)
-"""How long a process waits for the others, at the start and in each step, before it gives them up."""
-GRACE = 10.0
-"""Seconds that a process is given to end: after its last step, or once its connection is lost."""
-TASK = "task.pt"
-"""File with what the followers are handed."""
+PATIENCE = timedelta(minutes=5)  # that a process waits for the others, at the start and in each step
+GRACE = 10.0  # seconds that a process is given to end: after its last step, or once its connection is lost
 
 
+@dataclass(frozen=True)
 class Team:
-    """The processes that train one generator: this one alone, or those that `gathered` starts.
+    """The processes that train one generator: this one alone, or those that `gathered` starts."""
 
-    Args:
-        rank: Number of this process; 0 leads.
-        size: How many there are.
-        fabric: What joins them. `None`: this process is alone, and every tensor stays what it is.
-    """
-
-    def __init__(self, rank: int = 0, size: int = 1, fabric: Fabric | None = None) -> None:
-        self.rank, self.size, self._fabric = rank, size, fabric
+    rank: int = 0  #: Number of this process; 0 leads.
+    size: int = 1  #: How many there are. With 1, every tensor stays what it is.
+    leader: torch.device = torch.device("cpu")  # noqa: RUF009  # it cannot change
+    meeting: str = ""  #: The file where they find each other; a port could be taken by another program meanwhile.
 
     def share(self, rows: Tensor) -> Tensor:
         """This process's rows of `[N, ...]`: every `size`-th, `[N / size, ...]`, so equally many of every layer."""
@@ -56,218 +47,147 @@ class Team:
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the processes, element by element and without gradient."""
         values = values.detach()
-        if self._fabric is None:
-            return values
-        mean = self._fabric.all_reduce(values.clone(), reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        return mean
+        if self.size > 1:
+            values = values.clone()
+            distributed.all_reduce(values)
+            values /= self.size
+        return values
 
     def average(self, network: nn.Module) -> None:
         """Put the mean over the processes in the place of every gradient of a network."""
-        if self._fabric is None:
-            return
-        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-        means = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
-        parts = torch.split(means, [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        if self.size > 1:
+            gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+            means = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+            parts = torch.split(means, [gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    @property
+    def device(self) -> torch.device:
+        """Of this process: `rank` GPUs after the first, or the CPU."""
+        return torch.device("cuda", (self.leader.index or 0) + self.rank) if self.leader.type == "cuda" else self.leader
+
+    def store(self) -> Any:
+        """What they leave for each other at the meeting."""
+        return distributed.FileStore(self.meeting, self.size)  # type: ignore[attr-defined]  # public, not listed
+
+    def join(self) -> None:
+        """Wait until all processes join, so that `mean` works."""
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:  # a lost process is then an error here, and not the end of this process
+            os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+        distributed.init_process_group(
+            "nccl" if on_gpu else "gloo", store=self.store(), rank=self.rank, world_size=self.size, timeout=PATIENCE,
+            device_id=self.device if on_gpu else None,
+        )  # fmt: skip
 
 
 def check_team(devices: int, images_per_layer: int, leader: torch.device | None = None) -> None:
-    """Refuse a number of devices that cannot share a training.
-
-    Args:
-        devices: How many.
-        images_per_layer: What they share, for every layer and step.
-        leader: The first of them. `None`: not known yet, and so not looked for.
-
-    Raises:
-        ConfigError: Fewer than one, unequal shares, a missing package, too few GPUs, or a process that is one of
-            several already.
-    """
+    """Refuse, by a `ConfigError`, a number of devices that cannot share a training (`leader` is the first of them)."""
     if devices < 1:
         raise ConfigError(expected="devices >= 1", got=str(devices), do="1 trains on one device")
     if images_per_layer % devices:
-        raise ConfigError(
-            expected=f"images_per_layer that {devices} devices can share equally",
-            got=str(images_per_layer),
-            do=f"try {devices * (images_per_layer // devices + 1)}, or other devices",
-        )
-    if devices == 1:
-        return
-    if find_spec("lightning_fabric") is None:
-        raise ConfigError(
-            expected=f"the package lightning-fabric for {devices} devices",
-            got="none",
-            do="pip install 'interpretgan[fabric]', or use 1",
-        )
-    if distributed.is_available() and distributed.is_initialized():
-        raise ConfigError(
-            expected=f"a process of its own for a training on {devices} devices",
-            got="one that is in a torch.distributed group already",
-            do="use 1, or start it without torchrun",
-        )
-    if leader is not None and leader.type != "cpu":
+        do = f"try {devices * (images_per_layer // devices + 1)}, or other devices"
+        expected = f"images_per_layer that {devices} devices can share equally"
+        raise ConfigError(expected=expected, got=str(images_per_layer), do=do)
+    if devices > 1 and distributed.is_available() and distributed.is_initialized():
+        got = "one that is in a torch.distributed group already"
+        raise ConfigError(expected="a process of its own", got=got, do="use 1 device, or start it without torchrun")
+    if devices > 1 and leader is not None and leader.type != "cpu":
         first = leader.index or 0
         found = max(0, torch.cuda.device_count() - first) if leader.type == "cuda" else 1
         if found < devices:
-            raise ConfigError(
-                expected=f"{devices} GPUs from {leader.type}:{first} on", got=str(found), do="use fewer devices"
-            )
+            expected = f"{devices} GPUs from {leader.type}:{first} on"
+            raise ConfigError(expected=expected, got=str(found), do="use fewer devices")
 
 
 @contextmanager
-def gathered(devices: int, leader: torch.device, task: Mapping[str, object]) -> Iterator[Team]:
-    """A team for the time of a training, with this process as its first; afterwards no other process is left.
+def gathered(devices: int, work: Callable[..., object], task: Mapping[str, Any]) -> Iterator[Team]:
+    """A team for the time of a training, with this process as its first; afterwards none of the others is left.
 
-    Args:
-        devices: How many processes, as `check_team` accepts them.
-        leader: Device of this one. On a GPU the others take those that follow it; on a CPU they share it, which is no
-            faster and is for tests.
-        task: The arguments of `interpretgan.gan.train.train_share`, for the others.
-
-    Yields:
-        The team.
-
-    Raises:
-        ConfigError: A task that cannot be brought to another process.
-        TrainingError: Another process died, or did not start within `PATIENCE`.
+    The other processes call `work(team=team, **task)`; the task's classifier says on which device this process is. On a
+    GPU the others take those that follow, and tensors of the task come on their own device. On a CPU they share it,
+    which is no faster and is for tests. A task that cannot be brought to another process is a `ConfigError`, a process
+    that died or did not start within `PATIENCE` a `TrainingError`.
     """
     if devices == 1:
         yield Team()
         return
-    with TemporaryDirectory(prefix="interpretgan-") as name:
-        folder, followers = Path(name), list[subprocess.Popen[bytes]]()
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    content, parent, threads = _packed({"work": work, **task}), os.getpid(), torch.get_num_threads()
+    leader: torch.device = task["classifier"].device
+    with TemporaryDirectory(prefix="interpretgan-") as folder:
+        team, *others = (Team(rank, devices, leader, str(Path(folder) / "meeting")) for rank in range(devices))
+        pool = ProcessPoolExecutor(devices - 1)
         try:
-            _hand_over(task, folder / TASK)
-            for rank in range(1, devices):
-                followers.append(_start(folder, rank, devices, leader))
-            _await(folder, followers)
-            (folder / TASK).unlink()  # all have it; it may be large
-            yield join(folder, 0, devices, leader)
+            followers = [pool.submit(_follow, other, content, parent, threads) for other in others]
+            _await_all(team, followers)
+            team.join()
+            yield team
             distributed.destroy_process_group()
-            for follower in followers:
-                with suppress(subprocess.TimeoutExpired):
-                    follower.wait(GRACE)
+            wait(followers, GRACE)
         except RuntimeError as error:  # what torch.distributed raises when it misses one, among others
-            lost = _ended(folder, followers, GRACE)
+            lost = _first_error(followers, GRACE)
             if lost is None:
                 raise
-            raise TrainingError(
-                expected=f"{devices} processes until the end of the training",
-                got=f"one that died: {lost}",
-                do="run it again to go on from the last checkpoint, with fewer devices if need be",
-            ) from error
+            expected, got = f"{devices} processes until the end of the training", f"one that died: {_in_a_line(lost)}"
+            do = "run it again to go on from the last checkpoint, with fewer devices if need be"
+            raise TrainingError(expected=expected, got=got, do=do) from error
         finally:
-            for follower in followers:
-                follower.kill()
-                follower.wait()
-                assert follower.stdin is not None
-                follower.stdin.close()
+            pool.shutdown(kill_workers=True)
             if distributed.is_initialized():
                 distributed.destroy_process_group()
 
 
-def join(folder: Path, rank: int, size: int, leader: torch.device) -> Team:
-    """Make this process one of a team, as soon as all others do the same.
+def _packed(task: Mapping[str, object]) -> bytes:
+    import cloudpickle  # takes classes and functions of notebooks and scripts, too
 
-    Args:
-        folder: Where they meet; empty but for what `gathered` puts there.
-        rank: Number of this process.
-        size: How many there are.
-        leader: Device of the first.
-    """
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning_fabric.strategies.ddp import DDPStrategy
-
-    class Started(LightningEnvironment):
-        """All processes are there: Fabric is to start none, and to read no variable of the environment."""
-
-        @property
-        def creates_processes_externally(self) -> bool:
-            return True
-
-        def local_rank(self) -> int:
-            return rank
-
-    device, options = device_of(leader, rank), dict[str, Any]()
-    if device.type == "cuda":
-        options["device_id"] = device
-        # A lost process is then an error here, and not the end of this process.
-        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
-    # Fabric takes the group that it finds. Its own would need a port, which another program can take meanwhile.
-    distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=distributed.FileStore(str(folder / "store"), size),  # type: ignore[attr-defined]  # public, not listed
-        rank=rank,
-        world_size=size,
-        timeout=PATIENCE,
-        **options,
-    )
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=[device_of(leader, one).index for one in range(size)] if device.type == "cuda" else size,
-        strategy=DDPStrategy(cluster_environment=Started()),
-    )
-    fabric.launch()
-    return Team(rank, size, fabric)
-
-
-def device_of(leader: torch.device, rank: int) -> torch.device:
-    """The device of a process: `rank` GPUs after the first, or the CPU."""
-    return torch.device("cuda", (leader.index or 0) + rank) if leader.type == "cuda" else leader
-
-
-def _hand_over(task: Mapping[str, object], file: Path) -> None:
+    content = io.BytesIO()
     try:
-        torch.save(dict(task), file)
-    except (pickle.PicklingError, AttributeError, TypeError, ValueError, RuntimeError, OSError) as error:
-        raise _not_for_others(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        torch.save(dict(task), content, pickle_module=cloudpickle)
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise _not_for_others(error) from error
+    return content.getvalue()
 
 
-def _start(folder: Path, rank: int, size: int, leader: torch.device) -> subprocess.Popen[bytes]:
-    options = (folder, rank, size, leader, torch.get_num_threads())
-    with (folder / f"log-{rank}").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "interpretgan.gan.follower", *map(str, options)],
-            stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the follower then ends too
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
-            start_new_session=True,  # Ctrl-C is for this process, which ends the others by itself
-        )
+def _follow(team: Team, content: bytes, parent: int, threads: int) -> None:
+    """What the other processes do: their share of the work; the first process keeps the result."""
+    end_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which ends the others by itself
+    torch.set_num_threads(threads)
+    where = {str(team.leader): str(team.device)}
+    task = torch.load(io.BytesIO(content), map_location=where, weights_only=False)  # made by our own first process
+    work = task.pop("work")
+    team.store().set(f"ready-{team.rank}", "")
+    team.join()
+    work(team=team, **task)
+    distributed.destroy_process_group()
 
 
-def _await(folder: Path, followers: Sequence[subprocess.Popen[bytes]]) -> None:
+def _await_all(team: Team, followers: list[Future[None]]) -> None:
     """Wait until all followers have read their task."""
-    until = time.monotonic() + PATIENCE.total_seconds()
-    while not all((folder / f"ready-{rank}").exists() for rank in range(1, len(followers) + 1)):
-        lost = _ended(folder, followers)
+    store, until = team.store(), time.monotonic() + PATIENCE.total_seconds()
+    while not store.check([f"ready-{rank}" for rank in range(1, team.size)]):
+        lost = _first_error(followers, 0.05)
         if lost is not None:
             raise _not_for_others(lost)
         if time.monotonic() > until:
-            raise TrainingError(
-                expected=f"{len(followers)} more processes within {PATIENCE}", got="fewer", do="use fewer devices"
-            )
-        time.sleep(0.05)
+            expected = f"{team.size} processes within {PATIENCE}"
+            raise TrainingError(expected=expected, got="fewer", do="use fewer devices")
 
 
-def _ended(folder: Path, followers: Sequence[subprocess.Popen[bytes]], seconds: float = 0.0) -> str | None:
-    """How the first follower ended that did, within so many seconds; `None` where all are alive."""
-    until = time.monotonic() + seconds
-    while True:
-        for rank, follower in enumerate(followers, start=1):
-            if follower.poll() is not None:
-                return how_it_ended(follower.returncode, folder / f"log-{rank}")
-        if time.monotonic() >= until:
-            return None
-        time.sleep(0.05)
+def _first_error(followers: list[Future[None]], seconds: float) -> BaseException | None:
+    """The error of the first follower that ends with one within so many seconds, else `None`."""
+    ended, _ = wait(followers, seconds, FIRST_COMPLETED)
+    return next((error for error in (future.exception() for future in ended) if error is not None), None)
 
 
-def _not_for_others(why: str) -> ConfigError:
-    return ConfigError(
-        expected="a classifier and images that can be brought to the process of another device",
-        got=why,
-        do="define their classes and functions at the top of a module that can be imported, or use 1 device",
-    )
+def _in_a_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _not_for_others(error: BaseException) -> ConfigError:
+    expected = "a classifier and images that can be brought to the process of another device"
+    do = "leave out what cannot be pickled, such as open files and locks, or use 1 device"
+    return ConfigError(expected=expected, got=_in_a_line(error), do=do)

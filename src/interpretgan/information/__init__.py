@@ -1,9 +1,8 @@
-"""How much each layer forgets: of the image, and of its class."""
+"""Information loss of each layer: of the image, and of its class."""
 
 from __future__ import annotations
 
-from interpretgan.information.decoders import InformationMeter
+from interpretgan.information.decoders import Decoders, InformationConfig
 from interpretgan.information.measure import LayerInformation, Measurement
-from interpretgan.information.training import InformationConfig
 
-__all__ = ["InformationConfig", "InformationMeter", "LayerInformation", "Measurement"]
+__all__ = ["Decoders", "InformationConfig", "LayerInformation", "Measurement"]

@@ -1,191 +1,307 @@
-"""The information meter: decoders and probes for all layers of a classifier, and what they measure."""
+"""Decoders and class probes for all layers of a classifier: how they are trained, and what they measure."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from interpretgan.classifier import Classifier
-from interpretgan.data import ImageSource, as_source
-from interpretgan.errors import ConfigError, LayerError
+from interpretgan.data import ImageData, ImageSource, as_source, content_of
+from interpretgan.errors import ConfigError
+from interpretgan.gan.fitted import Fitted
+from interpretgan.gan.generator import Generator, Standardise
 from interpretgan.information.measure import Measurement
-from interpretgan.information.network import Gauge
-from interpretgan.information.training import InformationConfig, OnStep, batch_size, build_gauge, train_gauge
-from interpretgan.layers import Layer, capture, distinct
-from interpretgan.store.network_files import Header, load_fitted, save_fitted
+from interpretgan.information.probes import MLPProbes, RandomMixture, RandomProjection
+from interpretgan.layers import Layer, capture
+from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
+from interpretgan.store.network_files import Header
+from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
+from interpretgan.training.precision import Precision, autocast
+from interpretgan.training.steps import MovingAverage, OnStep, resumable, warm_up_and_cosine
 
-BATCH = 250
-"""Images that are measured at a time, where their latents are small."""
+BATCH = 250  # images that are measured at a time, where their latents are small
+MEAN_IMAGES = 10_000  # training images that give the mean image and the frequencies of the classes, at most
+CALIBRATION_IMAGES = 512  # training images over which the latents are standardised, at most
+NUMBERS = 2**26  # of all latents of a batch, that are in memory at a time
+LEAST_RATE = 0.02  # share of the peak learning rate at which the cosine ends
 
 
-class InformationMeter:
-    """Measures what each layer of a classifier still holds of the image, and of its class.
+@dataclasses.dataclass(frozen=True)
+class InformationConfig(Checked):
+    """Settings of decoders and probes; one out of range is a `ConfigError`."""
 
-        meter = InformationMeter(classifier, find_layers(classifier, images)).fit(train)
-        diagnosis = diagnose(interpreter, judge, test, threat_model=threat_model, information=meter.measure(test))
+    steps: Count = 400
+    batch: Count = 128  #: Training images per step, all seen by every probe; fewer where their latents are very large.
+    images_per_layer: Count = 8  #: How many of these each decoder sees.
+    learning_rate: Positive = 3e-3  #: Peak of the decoders' AdamW, after a short warm-up, falling along a cosine.
+    probe_rate: Positive = 3e-3  #: The same of the probes.
+    weight_decay: NotNegative = 0.1  #: Of the probes.
+    width: Count = 96  #: Channels of the decoders' trunk.
+    blocks: Count = 2  #: Residual blocks of the trunk.
+    features: Count = 256  #: Numbers of a latent that its probe sees.
+    hidden: Count = 128  #: Units of a probe's hidden layer.
+    ema: Decay = 0.98  #: Decay per step of the moving average of all weights, which is what measures.
+    precision: Precision = "auto"  #: Of the decoders: `auto` (bf16 where the processor is fast at it), `bf16`, `fp32`.
 
-    Args:
-        classifier: The classifier to measure.
-        layers: Its layers, as `find_layers` gives them; those that hold the same tensor are measured once.
-        config: Settings of the training.
-        seed: Of the training.
 
-    Raises:
-        LayerError: No layers, or one named twice.
+class DecoderNetwork(nn.Module):
+    """Decoders, controls and probes of a classifier's layers, which have different latents, in execution order.
+
+    The decoders are InterpretGAN's generator without its noise: a stem per layer, and one trunk that knows the layer.
+    Place 0 is the image, which has a probe and needs no decoder; place `l` is layer `l`. Controls are for those layers
+    whose latent is smaller than the one before; `controls` has their indices, from 0. `random` draws the projections;
+    the weights come from the global random state.
     """
 
-    def __init__(
-        self, classifier: Classifier, layers: Sequence[Layer], *, config: InformationConfig | None = None, seed: int = 0
-    ) -> None:
-        names = [layer.name for layer in layers]
-        if not names or len(set(names)) < len(names):
-            raise LayerError(
-                expected="at least one layer, each once", got=str(names), do="pass the list that find_layers returns"
-            )
-        self.classifier, self.layers, self.seed = classifier, tuple(layers), seed
-        self.config = InformationConfig() if config is None else config
-        self._measured, self._rows = distinct(layers)
-        self._gauge: Gauge | None = None
+    mean_image: Tensor
+    class_bits: Tensor
 
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        image_shape: tuple[int, int, int],
+        classes: int,
+        config: InformationConfig,
+        *,
+        bounds: tuple[float, float],
+        random: torch.Generator,
+    ) -> None:
+        super().__init__()
+        shapes: list[tuple[int, ...]] = [image_shape, *(layer.shape for layer in layers)]
+        self.register_buffer("mean_image", torch.zeros(image_shape))
+        self.register_buffer("class_bits", torch.zeros(classes))
+        self.standards = nn.ModuleList([Standardise(shape, drop_still=True) for shape in shapes])
+        self.mixtures = nn.ModuleList([RandomMixture(math.prod(shape), config.features, random) for shape in shapes])
+        self.controls = [i for i in range(len(layers)) if math.prod(shapes[i + 1]) < math.prod(shapes[i])]
+        projections = [RandomProjection(shapes[i], shapes[i + 1], random) for i in self.controls]
+        self.projections = nn.ModuleList(projections)
+        controls = [
+            Layer(f"control of {layers[i].name}", "", 1, "RandomProjection", projection.shape)
+            for i, projection in zip(self.controls, projections, strict=True)
+        ]
+        # It draws the difference to the mean image, with room to spare: a decoder that drew pixels within the bounds
+        # would start far from images that are mostly black, and some end there, saturated.
+        room = 2 * (bounds[1] - bounds[0])
+        self.bounds = bounds
+        self.decoder = Generator(
+            [*layers, *controls], image_shape, bounds=(-room, room), width=config.width, blocks=config.blocks, noise=1
+        )
+        self.probes = MLPProbes(len(shapes), config.features, config.hidden, classes)
+
+    @torch.no_grad()
+    def calibrate(self, places: Sequence[Tensor]) -> None:
+        """Standardise by natural images and their latents, one per place."""
+        for standard, place in zip(self.standards, places, strict=True):
+            assert isinstance(standard, Standardise)
+            standard.calibrate(place)
+        self.decoder.calibrate(dict(zip(self.decoder.names, self.see(places)[0], strict=True)))
+
+    def see(self, places: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """What the decoders see, those of the layers and then the controls; what the probes see, `[P, N, features]`."""
+        standardised = [standard(place) for standard, place in zip(self.standards, places, strict=True)]
+        controls = [projection(standardised[i]) for i, projection in zip(self.controls, self.projections, strict=True)]
+        features = [mixture(z) for mixture, z in zip(self.mixtures, standardised, strict=True)]
+        return [*places[1:], *controls], torch.stack(features)
+
+    def decode(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Estimates of `E[x|z_l]`, `[Σ N, C, H, W]`, decoder after decoder; within the bounds in eval mode."""
+        count = sum(map(len, inputs))
+        decoded: Tensor = self.mean_image + self.decoder(inputs, torch.zeros(count, 1, device=inputs[0].device))
+        return decoded if self.training else decoded.clamp(*self.bounds)
+
+
+class Decoders(Fitted[InformationConfig, DecoderNetwork]):
+    """Measures what each layer of a classifier still holds of the image, and of its class.
+
+        decoders = Decoders(classifier).fit(train)
+        diagnosis = diagnose(interpreter, judge, test, threat_model=threat_model, information=decoders.measure(test))
+
+    For the arguments, see `Fitted`.
+    """
+
+    config_type = InformationConfig
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()  # whatever the caller has switched off
     def fit(
         self,
-        images: Tensor | ImageSource,
+        images: ImageData,
         labels: Tensor | None = None,
         *,
         checkpoint: Path | None = None,
+        checkpoint_seconds: float = 20.0,
         on_step: OnStep | None = None,
     ) -> Self:
         """Train on natural training images and their true classes.
 
-        Args:
-            images: `[N, C, H, W]` within the classifier's bounds, or a source that is read a batch at a time.
-            labels: True classes `[N]`, with a tensor of images.
-            checkpoint: See `interpretgan.information.training.train_gauge`.
-            on_step: Likewise.
+        min  mean over decoders of log E‖x - D_l(z_l)‖²  +  mean over places of E[-log q_l(y|z_l)]
 
-        Returns:
-            This object.
+        The logarithm weighs each decoder by the inverse of its own error, so that the layers which explain nearly
+        everything are trained as well as those which explain little.
+
+        Args:
+            images: `[N, C, H, W]` within the classifier's bounds, or other `ImageData`. Layers are found on the first
+                of them, where none were given.
+            labels: True classes `[N]`, with a tensor of images.
+            checkpoint: File for the state, written every `checkpoint_seconds` and at the end. Where it exists the
+                training goes on from there.
+            checkpoint_seconds: See `checkpoint`.
+            on_step: See `OnStep`.
 
         Raises:
-            ImageError, LabelError: Images or labels that the classifier refuses.
-            TrainingError: A loss is not finite.
+            ImageError, LabelError, TrainingError: Images or labels that the classifier refuses, a loss is not finite.
         """
-        source = as_source(images, labels, self.classifier.bounds, labelled=True)
-        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
-            self._gauge = train_gauge(
-                self.classifier, self._measured, source, self.config, seed=self.seed, checkpoint=checkpoint,
-                on_step=on_step,
-            )  # fmt: skip
+        classifier, config, device = self.classifier, self.config, self.classifier.device
+        source = as_source(images, labels, classifier.bounds, labelled=True)
+        self._find_layers(source)
+        layers = self.distinct_layers
+        random = torch.Generator().manual_seed(self.seed)
+        count = min(config.batch, _most_images(layers))
+        first = torch.randperm(len(source), generator=random)[: max(2, min(CALIBRATION_IMAGES, _most_images(layers)))]
+        x = classifier.check_images(source.batch(first)[0])
+        logits, _ = capture(classifier, x[:1], [])
+        classes, image_shape = logits.shape[1], tuple(x.shape[1:])
+        network = self._build({"image_shape": image_shape, "classes": classes}).to(device)
+        network.calibrate(self._places(x))
+        mean_image, class_bits = self._averages(source, classes, random)
+        network.mean_image.copy_(mean_image)
+        network.class_bits.copy_(class_bits)
+        average = MovingAverage(network, config.ema)
+        decoder, probes = list(network.decoder.parameters()), list(network.probes.parameters())
+        groups = [
+            {"params": decoder, "weight_decay": 0.0, "peak": config.learning_rate},
+            {"params": probes, "weight_decay": config.weight_decay, "peak": config.probe_rate},
+        ]
+        adam = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+        fingerprint = fingerprint_of(
+            config, self.seed, [(layer.name, layer.shape) for layer in layers], content_of(source), image_shape,
+            classifier.identity(), classifier.state_sha256(),
+        )  # fmt: skip
+        parts = {"network": network, "average": average, "adam": adam}
+        state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
+        for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
+            for group in adam.param_groups:
+                group["lr"] = group["peak"] * warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
+            x, y = source.batch(torch.randint(len(source), (count,), generator=random))
+            x, y = x.to(device), y.to(device)
+            places = self._places(x)
+            inputs, features = network.see(places)
+            # Each decoder sees the images that follow those of the decoder before it.
+            seen = torch.arange(config.images_per_layer, device=device)
+            rows = [(seen + number * config.images_per_layer) % count for number in range(len(inputs))]
+            with autocast(device, config.precision):
+                decoded = network.decode([z[chosen] for z, chosen in zip(inputs, rows, strict=True)])
+            errors = (decoded - x[torch.cat(rows)]).square().mean(dim=(1, 2, 3)).view(len(rows), -1).mean(dim=1)
+            probe_loss = F.cross_entropy(network.probes(features).flatten(0, 1), y.repeat(len(places)))
+            adam.zero_grad()
+            torch.autograd.backward(errors.clamp_min(1e-8).log().mean() + probe_loss)
+            adam.step()
+            average.update(network, step + 1)
+            losses |= {"loss": float(errors.detach().mean()), "probe_loss": float(probe_loss.detach())}
+        network.load_state_dict(average.state)
+        self._network = network.eval().requires_grad_(False)
         return self
+
+    def _places(self, x: Tensor) -> list[Tensor]:
+        """Images, and their latents at every layer."""
+        _, latents = capture(self.classifier, x, self.distinct_layers)
+        return [x, *(latents[layer.name] for layer in self.distinct_layers)]
+
+    def _averages(self, images: ImageSource, classes: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The mean training image, and `-log2` of each class's frequency (a class never seen being counted once)."""
+        device = self.classifier.device
+        chosen = torch.randperm(len(images), generator=random)[:MEAN_IMAGES]
+        totals, counts = list[Tensor](), torch.zeros(classes, device=device)
+        for part in torch.split(chosen, 500):
+            x, y = images.batch(part)
+            x = x.to(device)
+            y = self.classifier.check_labels(y, x)
+            totals.append(x.sum(dim=0))
+            counts += torch.bincount(y, minlength=classes)
+        return sum(totals[1:], totals[0]) / len(chosen), -(counts.clamp_min(1) / counts.sum()).log2()
 
     def measure(
         self,
-        images: Tensor | ImageSource,
+        images: ImageData,
         labels: Tensor | None = None,
         *,
         examples: int | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> Measurement:
-        """Measure on held-out images.
+        """Measure on held-out images, which `fit` was not given.
 
         Args:
-            images: `[N, C, H, W]` within the classifier's bounds, or a source; none that `fit` was given.
+            images: `[N, C, H, W]` within the classifier's bounds, or other `ImageData`.
             labels: True classes `[N]`, with a tensor of images.
             examples: How many images, from the first. `None`: all.
-            on_batch: Told how many are done.
+            on_batch: Called with the number of images that are done.
 
         Raises:
-            ConfigError: `fit` was not called, or nothing to measure.
-            ImageError, LabelError: Images or labels that the classifier refuses.
+            ConfigError, ImageError, LabelError: Not fitted, nothing to measure, or images that the classifier refuses.
         """
-        if self._gauge is None:
-            raise ConfigError(expected="a trained InformationMeter", got="none", do="call fit(images) first")
+        network = self.network
         source = as_source(images, labels, self.classifier.bounds, labelled=True)
         count = len(source) if examples is None else min(examples, len(source))
         if count < 1:
             raise ConfigError(expected="at least one example", got=f"{count}", do="measure some images")
-        size = batch_size(self._measured, BATCH)
-        parts = []
-        for first in range(0, count, size):
-            x, y = source.batch(torch.arange(first, min(first + size, count)))
+        batches = []
+        for indices in torch.split(torch.arange(count), min(BATCH, _most_images(self.distinct_layers))):
+            x, y = source.batch(indices)
             x = self.classifier.check_images(x)
             y = self.classifier.check_labels(y, x)
-            parts.append(self._measure(self._gauge, x, y))
+            batches.append(self._measure(network, x, y))
             if on_batch is not None:
-                on_batch(first + len(x))
+                on_batch(int(indices[-1]) + 1)
         errors, control_errors, variance, bits, right = (
-            np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)
+            torch.cat(parts, dim=-1).cpu().numpy() for parts in zip(*batches, strict=True)
         )
-        rows = [0, *(index + 1 for index in self._rows)]
-        return Measurement(
-            errors=errors[rows],
-            control_errors=control_errors,
-            # Of several layers with one tensor the first one is compared with the layer before.
-            controls=np.array([rows.index(index + 1) for index in self._gauge.controls], dtype=np.int64),
-            variance=variance,
-            bits=bits[rows],
-            right=right[rows] > 0,
-            layers=tuple(layer.name for layer in self.layers),
-            settings={**dataclasses.asdict(self.config), "seed": self.seed},
+        rows = [0, *(index + 1 for index in self.rows)]
+        # Of several layers with one tensor the first one is compared with the layer before.
+        controls = np.array([rows.index(index + 1) for index in network.controls], dtype=np.int64)
+        names, settings = (
+            tuple(layer.name for layer in self.layers),
+            {**dataclasses.asdict(self.config), "seed": self.seed},
         )
+        return Measurement(errors[rows], control_errors, controls, variance, bits[rows], right[rows], names, settings)
 
     @torch.no_grad()
-    def _measure(self, gauge: Gauge, x: Tensor, y: Tensor) -> tuple[np.typing.NDArray[np.float64], ...]:
-        """Errors, controls' errors, variance, bits and what the probes tell right (0 or 1), of one batch."""
-        _, latents = capture(self.classifier, x, self._measured)
-        places = [x, *(latents[layer.name] for layer in self._measured)]
-        standardised = gauge.standardise(places)
-        decoded = gauge.decode(gauge.decoder_inputs(places, standardised)).view(-1, *x.shape)
-        errors = (decoded - x).double().square().sum(dim=(2, 3, 4)).cpu().numpy()
-        variance = (x - gauge.mean_image).double().square().sum(dim=(1, 2, 3)).cpu().numpy()
-        log2 = gauge.classify(standardised).double().log_softmax(dim=2) / np.log(2)
-        bits = log2[:, torch.arange(len(x)), y] + gauge.class_bits[y]
-        right = (log2.argmax(dim=2) == y).double()
-        count = len(self._measured)
-        told = bits.cpu().numpy(), right.cpu().numpy()
-        return np.vstack([np.zeros(len(x)), errors[:count]]), errors[count:], variance, *told
+    def _measure(self, network: DecoderNetwork, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """Errors, errors of the controls, variance, bits, and whether the probes are right, of one batch."""
+        places = self._places(x)
+        inputs, features = network.see(places)
+        decoded = network.decode(inputs).view(-1, *x.shape)
+        errors = (decoded - x).double().square().sum(dim=(2, 3, 4))
+        count = len(self.distinct_layers)
+        log2 = network.probes(features).double().log_softmax(dim=2) / np.log(2)
+        return (
+            torch.cat([torch.zeros_like(errors[:1]), errors[:count]]),
+            errors[count:],
+            (x - network.mean_image).double().square().sum(dim=(1, 2, 3)),
+            log2[:, torch.arange(len(x)), y] + network.class_bits[y],
+            log2.argmax(dim=2) == y,
+        )
 
-    def save(self, path: Path) -> None:
-        """Write decoders, probes, layers and settings to one safetensors file, atomically.
+    def _header(self, network: DecoderNetwork) -> Header:
+        return {"image_shape": list(network.mean_image.shape), "classes": len(network.class_bits)}
 
-        Raises:
-            ConfigError: `fit` was not called.
-            RunFolderError: The file cannot be written.
-        """
-        if self._gauge is None:
-            raise ConfigError(expected="a trained InformationMeter", got="none", do="call fit(images) first")
-        header = {
-            "config": dataclasses.asdict(self.config),
-            "image_shape": list(self._gauge.mean_image.shape),
-            "classes": len(self._gauge.class_bits),
-            "seed": self.seed,
-        }
-        save_fitted(path, self._gauge, self.classifier, self.layers, header)
-
-    @classmethod
-    def load(cls, path: Path, classifier: Classifier) -> InformationMeter:
-        """Read what `save` wrote, for the same classifier.
-
-        Raises:
-            WeightsError: The file is missing, truncated, something else, or of another classifier.
-        """
-
-        def build(header: Header, layers: list[Layer]) -> tuple[InformationMeter, Gauge]:
-            loaded = cls(classifier, layers, config=InformationConfig(**header["config"]), seed=header["seed"])
-            channels, height, width = header["image_shape"]
-            gauge = build_gauge(
-                loaded._measured, (channels, height, width), header["classes"], loaded.config,
-                bounds=classifier.bounds, seed=loaded.seed,
+    def _build(self, header: Header) -> DecoderNetwork:
+        """Untrained; weights and projections are drawn from the seed."""
+        channels, height, width = header["image_shape"]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return DecoderNetwork(
+                self.distinct_layers, (channels, height, width), header["classes"], self.config,
+                bounds=self.classifier.bounds, random=torch.Generator().manual_seed(self.seed),
             )  # fmt: skip
-            return loaded, gauge
 
-        what = "decoders and probes that InformationMeter.save wrote"
-        loaded, gauge = load_fitted(path, classifier, build, what=what, again="fit them again")
-        loaded._gauge = gauge
-        return loaded
+
+def _most_images(layers: Sequence[Layer]) -> int:
+    """How many images leave their latents at all layers below `NUMBERS`, at least one."""
+    return max(1, NUMBERS // sum(math.prod(layer.shape) for layer in layers))

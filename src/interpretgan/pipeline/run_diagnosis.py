@@ -20,8 +20,8 @@ from torch import Tensor
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_image_set
-from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.controls import noise_control
+from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError

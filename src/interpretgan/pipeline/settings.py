@@ -22,7 +22,6 @@ from interpretgan.pipeline.options import (
     TrainingOptions,
 )
 
-
 DIAGNOSE = ("data", "model", "attack", "judge", "generator", "information", "diagnosis")
 """The sections that a diagnosis depends on."""
 

@@ -19,7 +19,7 @@ from PIL import Image
 from interpretgan.errors import ImageError, RunFolderError
 from interpretgan.interpreter import Explanation
 from interpretgan.statistics import Floats
-from interpretgan.store.files import atomic_write_bytes
+from interpretgan.store.files import atomic_write_bytes, write_arrays
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -54,17 +54,10 @@ class Example:
     rows: Mapping[str, Sequence[Picture]]
 
 
-def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays to one compressed .npz, atomically and without pickles."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    atomic_write_bytes(path, buffer.getvalue())
-
-
 def save_explanation(path: Path, explanation: Explanation) -> None:
     """Write all that an explanation has to one compressed .npz."""
     values = {name: value for name, value in vars(explanation).items() if value is not None}
-    save_arrays(path, {name: v.cpu().numpy() if torch.is_tensor(v) else np.array(v) for name, v in values.items()})
+    write_arrays(path, {name: v.cpu().numpy() if torch.is_tensor(v) else np.array(v) for name, v in values.items()})
 
 
 def load_explanation(path: Path) -> Explanation:

@@ -1,54 +1,68 @@
-"""The state of long work on disk: written whole or not at all, read only by the same work."""
+"""The state of long work on disk: written whole or not at all, and read only by the same work."""
 
 from __future__ import annotations
 
 import hashlib
-import io
+import math
 import pickle
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from interpretgan.errors import RunFolderError
-from interpretgan.store.files import atomic_write_bytes
+from interpretgan.store.files import atomic_file
 from interpretgan.store.provenance import package_version
 
 
+class Checkpoint:
+    """A file from which interrupted work goes on.
+
+    Args:
+        path: The file. `None`: nothing is kept.
+        fingerprint: Which work it is; see `fingerprint_of`.
+        every: Seconds between two saves; infinity reads the file and never writes it.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: str, *, every: float = math.inf) -> None:
+        self.path, self.fingerprint, self.every = path, fingerprint, every
+        self._saved_at = time.monotonic()
+
+    def due(self, *, last: bool = False) -> bool:
+        """Whether it is time to save, as it always is after the last step."""
+        overdue = last or time.monotonic() - self._saved_at >= self.every
+        return self.path is not None and math.isfinite(self.every) and overdue
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write tensors and plain values in place of what was saved before."""
+        assert self.path is not None, "save where it is due"
+        with atomic_file(self.path) as file:
+            torch.save({"fingerprint": self.fingerprint, "state": dict(state)}, file)
+        self._saved_at = time.monotonic()
+
+    def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+        """What was saved last, with its tensors on a device; `None` where there is no file.
+
+        A file that is damaged, or of other work, is a `RunFolderError`.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            content = torch.load(self.path, map_location=device, weights_only=True)
+            fingerprint, state = content["fingerprint"], dict(content["state"])
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            got, do = f"{self.path}, which cannot be read", "delete it to start over"
+            raise RunFolderError(expected="a complete checkpoint", got=got, do=do) from error
+        if fingerprint != self.fingerprint:
+            got = f"{self.path}, of another model, data set, setting or version"
+            do = "choose another file, or delete it to start over"
+            raise RunFolderError(expected="a checkpoint of the same work", got=got, do=do)
+        return state
+
+
 def fingerprint_of(*parts: object) -> str:
-    """Hash of all that must be the same for a checkpoint to be continued, with the versions that numbers depend on."""
+    """Hash of all that must be the same for a checkpoint to be continued, and of the versions of what computes."""
     versions = [package_version(name) for name in ("interpretgan", "torch", "pyautoattack")]
     return hashlib.sha256(repr((*parts, versions)).encode()).hexdigest()
-
-
-def save_checkpoint(path: Path, fingerprint: str, state: dict[str, Any]) -> None:
-    """Write tensors and plain values, in place of an older checkpoint.
-
-    Raises:
-        RunFolderError: The place cannot be written.
-    """
-    content = io.BytesIO()
-    torch.save({"fingerprint": fingerprint, "state": state}, content)
-    atomic_write_bytes(path, content.getvalue())
-
-
-def load_checkpoint(path: Path, fingerprint: str, place: torch.device) -> dict[str, Any]:
-    """What `save_checkpoint` was given.
-
-    Raises:
-        RunFolderError: The file is damaged, or of other work.
-    """
-    try:
-        content = torch.load(path, map_location=place, weights_only=True)
-        saved, state = content["fingerprint"], dict(content["state"])
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise RunFolderError(
-            expected="a complete checkpoint", got=f"{path}, which cannot be read", do="delete it to start over"
-        ) from error
-    if saved != fingerprint:
-        raise RunFolderError(
-            expected="a checkpoint of the same work",
-            got=f"{path}, of another model, data set, setting or version",
-            do="choose another file, or delete it to start over",
-        )
-    return state

@@ -11,23 +11,18 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from interpretgan.errors import RunFolderError
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A new binary file that a reader sees whole or not at all.
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file to write to, which takes the place of `path` when the block ends; missing folders are made.
 
-    The block writes a temporary file in the same folder. When the block ends it is synced and renamed to `path`; when
-    the block fails it is removed. Missing folders are made.
-
-    Args:
-        path: The file to write or replace.
-
-    Raises:
-        RunFolderError: The disk is full, or the place cannot be written. What was at `path` is still there.
+    The data goes to a temporary file in the same folder, which is synced and then renamed: a reader sees the old
+    content or the new one, never half of it. After an error, a `RunFolderError` where it is of the disk, nothing has
+    changed.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -47,27 +42,18 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` as the whole content of a file; see `atomic_file`."""
+    """Write the whole content of a file through `atomic_file`."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` in UTF-8 as the whole content of a file; see `atomic_file`."""
+    """Write a text in UTF-8 through `atomic_file`."""
     atomic_write_bytes(path, text.encode())
 
 
 def write_npy(path: str | os.PathLike[str], shape: tuple[int, ...], batches: Iterable[Any]) -> None:
-    """Write an array to .npy batch by batch, so that it need not be in memory as a whole; see `atomic_file`.
-
-    Args:
-        path: The file to write or replace.
-        shape: Of the whole array.
-        batches: Arrays of one type, which make it up along its first axis.
-
-    Raises:
-        RunFolderError: See `atomic_file`.
-    """
+    """Write an array of a shape to .npy through `atomic_file`, from batches along its first axis, one at a time."""
     import numpy as np
 
     with atomic_file(path) as file:
@@ -78,58 +64,42 @@ def write_npy(path: str | os.PathLike[str], shape: tuple[int, ...], batches: Ite
             file.write(np.ascontiguousarray(batch).tobytes())
 
 
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name to one compressed .npz through `atomic_file`."""
+    import numpy as np
+
+    with atomic_file(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
 def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Write a value as indented JSON, atomically.
-
-    Numbers stay numbers (NumPy and torch scalars and arrays included), keys keep their order, and NaN and
-    infinity become `null`, which every JSON reader understands.
-
-    Args:
-        path: The file to write or replace.
-        value: Mappings with string keys, sequences, strings, paths, numbers, booleans and `None`, nested.
-
-    Raises:
-        RunFolderError: See `atomic_write_bytes`.
-        TypeError: The value holds something that is not JSON.
-    """
+    """Write a value, made `plain`, as indented JSON through `atomic_file`."""
     atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        RunFolderError: The file is missing, unreadable, truncated or no JSON.
-    """
+    """The value in a JSON file; a `RunFolderError` where it is missing, unreadable, truncated or not JSON."""
+    with reading(path, "JSON file"):
+        content = Path(path).read_bytes()
     try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise RunFolderError(
-            expected=f"a readable JSON file {path}", got=reason(error), do="check the path, or run the command again"
-        ) from error
+        return json.loads(content)
     except ValueError as error:
-        raise RunFolderError(
-            expected=f"JSON in {path}",
-            got=f"a truncated or damaged file ({error})",
-            do="delete the file and run the command that writes it again",
-        ) from error
+        got, do = f"a truncated or damaged file ({error})", "delete the file and run the command that writes it again"
+        raise RunFolderError(expected=f"JSON in {path}", got=got, do=do) from error
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits.
-
-    Raises:
-        RunFolderError: The file cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise RunFolderError(expected=f"a readable file {path}", got=reason(error), do="check the path") from error
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with reading(path), Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def plain(value: object) -> object:
-    """The same value out of `dict`, `list`, `str`, `int`, `float`, `bool` and `None` alone."""
+    """A value as JSON has it: made of `dict`, `list`, `str`, `int`, `float`, `bool` and `None` alone.
+
+    Numbers stay numbers (scalars and arrays of NumPy and torch included), keys keep their order, paths become strings,
+    and NaN and infinity `None`. Anything else is a `TypeError`, and so are keys that are not strings.
+    """
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -148,26 +118,31 @@ def plain(value: object) -> object:
     raise TypeError(f"a {type(value).__name__} is not JSON: {value!r}")
 
 
-def reason(error: OSError) -> str:
-    """What went wrong, e.g. `no such file or directory`."""
-    return (error.strerror or str(error)).lower()
+@contextmanager
+def reading(path: str | os.PathLike[str], what: str = "file") -> Iterator[None]:
+    """Turn an `OSError` in the block, which reads `path`, into a `RunFolderError`."""
+    try:
+        yield
+    except OSError as error:
+        do = "check the path, or run what makes it again"
+        raise RunFolderError(expected=f"a readable {what} {path}", got=_reason(error), do=do) from error
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn an `OSError` in the block, which writes `path`, into a `RunFolderError` that says what to do."""
     try:
         yield
     except OSError as error:
+        expected, got, do = f"a writable path {path}", _reason(error), "choose a folder that you may write to"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunFolderError(
-                expected=f"room on the disk for {path}",
-                got="a full disk",
-                do="free some space, then run the same command again",
-            ) from error
-        raise RunFolderError(
-            expected=f"a writable path {path}", got=reason(error), do="choose a folder that you may write to"
-        ) from error
+            expected, got = f"room on the disk for {path}", "a full disk"
+            do = "free some space, then run the same command again"
+        raise RunFolderError(expected=expected, got=got, do=do) from error
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _sync_folder(folder: Path) -> None:

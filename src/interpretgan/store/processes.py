@@ -5,26 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 
-def end_with_parent() -> None:
-    """End this process when the one that started it is gone: its end of our standard input is closed then."""
+def end_with_parent(parent: int | None = None) -> None:
+    """End this process when the one that started it is gone, however that ended; `parent` is its process number."""
+    known = os.getppid() if parent is None else parent
 
-    def wait() -> None:
-        os.read(0, 1)  # not through sys.stdin, whose lock would be in the way when the interpreter ends
+    def watch() -> None:
+        while os.getppid() == known:
+            time.sleep(0.5)
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def how_it_ended(status: int, log: Path) -> str:
-    """An exit status in words, with the last line that the process wrote.
-
-    Args:
-        status: Of the process, as `subprocess` gives it: negative for a signal.
-        log: What the process wrote.
-    """
+    """An exit status of `subprocess` in words, with the last line that the process wrote to its log."""
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}: {last_line(log)}"
 
 

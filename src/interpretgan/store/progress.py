@@ -2,95 +2,98 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Self, TextIO
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import KW_ONLY, dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 
-class Progress:
+@dataclass
+class Progress(AbstractContextManager["Progress"]):
     """How far a loop is, how fast, and how long it still takes, on stderr.
 
-    On a terminal one line is rewritten in place; elsewhere, as in a log file, a line is printed every ten
-    seconds. The last state is always printed.
-
-    Args:
-        total: How many units there are in all, at least 1.
-        label: What is being done, e.g. `"training the judge"`.
-        unit: Name of one unit, for the rate.
-        start: Units done before this process began; they do not count in the rate.
-        stream: Where to write. `None`: stderr.
-        clock: Seconds that never run backwards.
+    On a terminal one line is rewritten in place. Elsewhere, as in a log file, a line is printed every ten seconds, and
+    the last state.
     """
 
-    def __init__(
-        self,
-        total: int,
-        label: str,
-        *,
-        unit: str = "step",
-        start: int = 0,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.total, self.label, self.unit, self.done = total, label, unit, start
-        self._start, self._clock = start, clock
-        self._stream = sys.stderr if stream is None else stream
-        self._rewrites = self._stream.isatty()
-        self._interval = 0.1 if self._rewrites else 10.0
-        self._began = clock()
-        self._shown_at = self._began if not self._rewrites else -math.inf
-        self._note = ""
-        self._closed = False
+    total: int  #: How many units there are in all, at least 1.
+    label: str  #: What is being done, e.g. `"training the judge"`.
+    _: KW_ONLY
+    unit: str = "step"  #: Name of one unit, for the rate.
+    start: int = 0  #: Units done before this process began; they do not count in the rate.
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+    clock: Callable[[], float] = time.monotonic  #: Seconds that never run backwards.
+
+    def __post_init__(self) -> None:
+        rewrites = self.console.is_terminal and not self.console.is_dumb_terminal
+        # What goes to stdout is a result, which must not be sent to stderr with the line.
+        self._live = Live(console=self.console, auto_refresh=False, redirect_stdout=False) if rewrites else None
+        self.done, self._note, self._closed = self.start, "", False
+        self._began, self._interval = self.clock(), 0.1 if rewrites else 10.0
+        self._due = self._began if rewrites else self._began + self._interval
 
     def update(self, done: int, note: str = "") -> None:
         """Report that `done` units are complete in all; `note` says something about them, e.g. the loss."""
         self.done, self._note = done, note
-        now = self._clock()
-        if now - self._shown_at >= self._interval:
-            self._shown_at = now
-            self._show(now)
+        if self.clock() >= self._due:
+            self._due = self.clock() + self._interval
+            self._show()
 
     def close(self) -> None:
         """Print the last state and end the line. Further calls do nothing."""
         if not self._closed:
             self._closed = True
-            self._show(self._clock(), last=True)
+            self._show()
+            if self._live is not None:
+                self._live.stop()
 
-    def __enter__(self) -> Self:
-        """The progress line itself."""
-        return self
+    def __exit__(self, *_: object) -> None:
+        self.close()  # also after an error, so that its message starts on a line of its own
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the line, also after an error, so that its message starts on a line of its own."""
-        self.close()
-
-    def _show(self, now: float, *, last: bool = False) -> None:
-        seconds = now - self._began
-        fresh = self.done - self._start
+    def _show(self) -> None:
+        seconds, done_here = self.clock() - self._began, self.done - self.start
         parts = [f"{self.label}: {self.done}/{self.total}"]
-        if fresh > 0 and seconds > 0:
-            rate = fresh / seconds
-            parts.append(f"{rate:.3g} {self.unit}/s")
-            if not last:
-                parts.append(f"{duration((self.total - self.done) / rate)} left")
-        if last:
+        if done_here > 0 and seconds > 0:
+            parts.append(f"{done_here / seconds:.3g} {self.unit}/s")
+            if not self._closed:
+                parts.append(f"{duration((self.total - self.done) * seconds / done_here)} left")
+        if self._closed:
             parts.append(f"took {duration(seconds)}")
-        if self._note:
-            parts.append(self._note)
-        line = "  ".join(parts)
-        if self._rewrites:
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f"\r\x1b[K{line[:width]}{chr(10) if last else ''}")
+        line = Text("  ".join(filter(None, [*parts, self._note])), no_wrap=True, overflow="ellipsis")
+        if self._live is None:
+            self.console.print(line, soft_wrap=True)
         else:
-            self._stream.write(f"{line}\n")
-        self._stream.flush()
+            self._live.start()
+            self._live.update(line, refresh=True)
+
+
+@dataclass
+class ProgressOfStages(AbstractContextManager["ProgressOfStages"]):
+    """A `Progress` for each of several stages in turn, whose totals are known when they begin."""
+
+    label: str
+    unit: str = "step"
+    _line: Progress | None = None
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """Report that `done` of the `total` units of a stage are complete; with the last one its line ends."""
+        self._line = self._line or Progress(total, f"{self.label} {stage}", unit=self.unit)
+        self._line.update(done)
+        if done == total:
+            self.close()
+
+    def close(self) -> None:
+        """End the line of the stage under way."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def duration(seconds: float) -> str:
@@ -98,9 +101,7 @@ def duration(seconds: float) -> str:
     if seconds < 59.95:  # from here on one decimal would say 60.0 s
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @contextmanager

@@ -9,31 +9,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+# Packages whose version can change a number, and so goes into every provenance.
 RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "foolbox", "pyautoattack")
-"""Packages whose version can change a number, and so goes into every provenance."""
 
 
 def provenance(seed: int, *, device: str = "cpu") -> dict[str, Any]:
     """Where a result comes from: enough to repeat it, and to see why a repeat differs.
 
-    Args:
-        seed: The seed of the run.
-        device: The torch device that it ran on.
-
-    Returns:
-        `version` of this package, `seed`, `versions` of Python and of each package that numbers depend on,
-        `device`, `processor`, `threads` of torch, and `created` (UTC, ISO 8601).
+    It has the `version` of this package, `seed`, `versions` of Python and of each package that numbers depend on, the
+    torch `device`, `processor`, `threads` of torch, and `created` (UTC, ISO 8601).
     """
     import torch
 
     on_gpu = torch.device(device).type == "cuda"
+    packages = {name: package_version(name) for name in RECORDED_PACKAGES}
     return {
         "version": package_version("interpretgan"),
         "seed": seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: package_version(name) for name in RECORDED_PACKAGES},
-        },
+        "versions": {"python": platform.python_version(), **packages},
         "device": str(device),
         "processor": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "threads": torch.get_num_threads(),
@@ -43,10 +36,9 @@ def provenance(seed: int, *, device: str = "cpu") -> dict[str, Any]:
 
 def package_version(package: str) -> str | None:
     """Version of an installed package, or `None`."""
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def _processor() -> str:

@@ -14,19 +14,7 @@ from interpretgan.training.objectives import (
 from interpretgan.training.recipes import Recipe, adversarial_objective, default_recipe, judge_recipe
 
 __all__ = [
-    "OBJECTIVES",
-    "AdversarialTraining",
-    "Batch",
-    "Natural",
-    "Objective",
-    "Recipe",
-    "Trades",
-    "TrainingResult",
-    "adversarial_objective",
-    "build_objective",
-    "default_recipe",
-    "evaluate_accuracy",
-    "fast_training",
-    "judge_recipe",
-    "train_classifier",
-]
+    "OBJECTIVES", "AdversarialTraining", "Batch", "Natural", "Objective", "Recipe", "Trades", "TrainingResult",
+    "adversarial_objective", "build_objective", "default_recipe", "evaluate_accuracy", "fast_training",
+    "judge_recipe", "train_classifier",
+]  # fmt: skip

@@ -1,11 +1,12 @@
-"""One training loop for every classifier, and its accuracy afterwards."""
+"""The training of every classifier, and its accuracy afterwards."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,41 +18,32 @@ from interpretgan.attacks import ThreatModel, attack, seed_generators
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, DataError, ModelError
-from interpretgan.store.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
-from interpretgan.training.augmentation import augment
-from interpretgan.training.averaging import AveragedWeights, State, copy_of, swapped, tensors_of
+from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
+from interpretgan.training.checks import require_finite
 from interpretgan.training.objectives import Batch, Objective
-from interpretgan.training.precision import has_fast_bf16
-from interpretgan.training.recipes import Recipe
+from interpretgan.training.precision import channels_last, has_fast_bf16
+from interpretgan.training.recipes import Recipe, augment
+from interpretgan.training.steps import MovingAverage, State, copy_of, resumable, swapped, tensors_of
 
-MOMENTUM = 0.9
-"""Of SGD."""
+MOMENTUM = 0.9  # of SGD
+REPORT_SECONDS = 0.5  # between two reports within an epoch
 
-Progress = Callable[[dict[str, Any]], None]
+OnProgress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """What a training did.
+    """What a training did."""
 
-    Attributes:
-        steps: Steps in all, those before a resume included.
-        loss: Mean loss of the last epoch that was run here (NaN if none was left to run).
-        seconds: Wall-clock time, with that of the epochs that were finished before a resume.
-        images_per_second: Training images per second of it, the validation's time included.
-        history: Per finished epoch: epoch, epochs, step, steps, loss, accuracy (both of its last batch), lr, seconds,
-            and with a validation the accuracies on the images held out, natural and robust.
-        best: The epoch of `history` whose weights the model has; `None` without a validation.
-        last: The weights after the last epoch where the model has those of a better one, else `None`.
-    """
-
-    steps: int
-    loss: float
-    seconds: float
-    images_per_second: float
+    steps: int  #: In all, those before a resume included.
+    loss: float  #: Mean of the last epoch that was run here (NaN if none was left to run).
+    seconds: float  #: Wall-clock time, with that of the epochs that were finished before a resume.
+    images_per_second: float  #: Training images per second of it, the time of the validation included.
+    #: Per finished epoch: epoch, epochs, step, steps, loss, accuracy (both of its last batch), lr, seconds, and with a
+    #: validation the accuracies on the images held out, validation_natural and validation_robust.
     history: tuple[dict[str, float], ...] = ()
-    best: dict[str, float] | None = None
-    last: State | None = None
+    best: dict[str, float] | None = None  #: The epoch whose weights the model has; `None` without a validation.
+    last: State | None = None  #: The weights after the last epoch where the model has those of a better one.
 
 
 def train_classifier(
@@ -65,203 +57,152 @@ def train_classifier(
     bf16: bool | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> TrainingResult:
     """Train a classifier in place; the norm of its gradient is clipped to 1.
 
-    Every random number follows from `seed` and the number of the step, so a training that was interrupted and
-    resumed from its checkpoint gives the same weights, bit for bit, as one that was not.
+    Every random number follows from `seed` and the number of the step, so a training that was resumed from its
+    checkpoint gives the same weights, bit for bit, as one that was not interrupted. With a validation in the recipe the
+    model ends with the weights of the best epoch: robust networks overfit, and lose robustness while the loss still
+    falls (Rice et al. 2020). Averaged weights, where the recipe has them, are what is measured and kept.
 
-    With a validation in the recipe, each epoch is measured on images that are never trained on, and the model
-    ends with the weights of the best: robust networks overfit, and lose robustness while the loss still falls
-    (Rice et al. 2020). Averaged weights, where the recipe has them, are what is measured and kept.
-
-    Args:
-        classifier: Its model is changed; its train/eval flags are as before afterwards, and so is the global
-            random state.
-        train: Training images; a last batch that is not full is left out of the epoch.
-        objective: The loss.
-        recipe: Everything else that decides the result.
-        seed: Of the order of the images, their augmentation, the split, and the objective.
-        device: Where to train; the model stays there. `None`: where it is.
-        bf16: bfloat16 autocast. `None`: where the device is fast in it.
-        checkpoint: File of the state, written each epoch and every `checkpoint_seconds`, read if it exists.
-        checkpoint_seconds: See there.
-        on_progress: Called about twice a second and after each epoch with epoch, epochs, step, steps, loss,
-            accuracy (both of the batch), lr, images_per_second and seconds; after a validation with
-            validation_natural and validation_robust as well.
+    The model stays on the device. Its train/eval flags and the global random state are as before afterwards. `bf16` is
+    bfloat16 autocast, by default where the device is fast in it. The checkpoint is written every `checkpoint_seconds`
+    and at the end, and read if it exists. `on_progress` is called about twice a second and after each epoch with what
+    `TrainingResult.history` has, and with images_per_second; the seconds are those of this process.
 
     Raises:
-        ConfigError: More images held out than there are.
-        DataError: More classes in the data than logits.
-        ModelError: The loss is no longer finite.
-        RunFolderError: The checkpoint is damaged or of another training, or cannot be written.
+        ConfigError, DataError: More images held out than there are, more classes in the data than logits.
+        ModelError, TrainingError: No parameters to train, outputs that are no logits, a loss that is not finite.
+        RunFolderError: See `Checkpoint`.
     """
     train = train.scaled(classifier.bounds)
     model = classifier.model
     model.to(classifier.device if device is None else device)
     place = classifier.device
     bf16 = has_fast_bf16(place) if bf16 is None else bf16
-    kept, held = _split(len(train), recipe.validation, seed)
+    kept, held_out = _split(len(train), recipe.validation, seed)
     batch_size = min(recipe.batch_size, len(kept))
-    batches = max(1, len(kept) // batch_size // objective.replays)
-    steps_per_epoch = batches * objective.replays
+    steps_per_epoch = max(1, len(kept) // batch_size // objective.replays) * objective.replays
     total = recipe.epochs * steps_per_epoch
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ModelError(expected="a model with parameters to train", got="none", do="set requires_grad on them")
     shapes = [(name, tuple(value.shape)) for name, value in tensors_of(model).items()]
     fingerprint = fingerprint_of(shapes, classifier.identity(), train.sha256, objective, recipe, seed, bf16)
+    _check_classes(classifier, train, place)
 
-    flags = [(module, module.training) for module in model.modules()]
-    cuda = range(torch.cuda.device_count()) if place.type == "cuda" else ()
-    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
-        try:
-            _check_classes(classifier, train, place)
-            model.train()
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-            optimizer = _optimizer(recipe, parameters)
-            average = AveragedWeights(model, recipe.averaging) if recipe.averaging else None
-            best: State | None = None
-            history: list[dict[str, float]] = []
-            step = 0
-            if checkpoint is not None and checkpoint.exists():
-                saved_state = load_checkpoint(checkpoint, fingerprint, place)
-                model.load_state_dict(saved_state["model"])
-                optimizer.load_state_dict(saved_state["optimizer"])
-                objective.restore(saved_state["objective"])
-                step, history, best = saved_state["step"], saved_state["history"], saved_state["best"]
-                if average is not None:
-                    average.state = saved_state["average"]
-            earlier = history[-1]["seconds"] if history else 0.0
-            first, began = step, time.perf_counter()
-            saved = reported = began
-            order = torch.empty(0)
-            losses: list[Tensor] = []
-            while step < total:
-                epoch, position = divmod(step, steps_per_epoch)
-                if not position or not len(order):
-                    order = kept[torch.randperm(len(kept), generator=_generator(seed, "order", epoch))]
-                    losses = []
-                number, replay = divmod(position, objective.replays)
-                indices = order[number * batch_size : (number + 1) * batch_size]
-                generator = _generator(seed, "step", step)
-                images, labels = train.batch(indices)
-                # a replayed batch is the same batch, so its augmentation is that of its first step
-                drawn = generator if not replay else _generator(seed, "step", step - replay)
-                images = augment(images, recipe.augmentation, drawn, fill=classifier.bounds[0])
-                images = images.to(place, memory_format=torch.channels_last)
-                labels = labels.to(place)
-                rate = recipe.rate(step / total)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                seed_generators(place, int(torch.randint(2**62, (), generator=generator)))  # for dropout
-                with torch.autocast(place.type, dtype=torch.bfloat16, enabled=bf16):
-                    loss, logits = objective.loss(
-                        classifier, Batch(images, labels, indices, step / total, replay, generator)
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-                nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                step += 1
-                if average is not None:
-                    average.update(model, step)
-                losses.append(loss.detach())
-                now, epoch_ends = time.perf_counter(), step % steps_per_epoch == 0
-                if epoch_ends or now - reported > 0.5:
-                    reported = now
-                    value = float(loss.detach())
-                    if not math.isfinite(value):
-                        raise ModelError(
-                            expected="a finite training loss",
-                            got=f"{value} at step {step}",
-                            do="lower the learning rate",
-                        )
-                    report: dict[str, Any] = {
-                        "epoch": epoch + 1,
-                        "epochs": recipe.epochs,
-                        "step": step,
-                        "steps": total,
-                        "loss": value,
-                        "accuracy": float((logits.detach().argmax(dim=1) == labels).float().mean()),
-                        "lr": rate,
-                    }
-                    if epoch_ends:
-                        if len(held):
-                            weights = tensors_of(model) if average is None else average.state
-                            with swapped(model, weights):
-                                measured = validate(classifier, *train.batch(held), objective.selection, seed=seed)
-                            report |= {f"validation_{name}": value for name, value in measured.items()}
-                            if all(_merit(report) > _merit(earlier) for earlier in history):
-                                best = copy_of(weights)
-                        history.append({**report, "seconds": earlier + time.perf_counter() - began})
-                    spent = time.perf_counter() - began
-                    report |= {"images_per_second": (step - first) * batch_size / spent, "seconds": spent}
-                    if on_progress is not None:
-                        on_progress(report)
-                if checkpoint is not None and (epoch_ends or now - saved > checkpoint_seconds):
-                    state = {
-                        "step": step,
-                        "model": model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "objective": objective.state(),
-                        "average": None if average is None else average.state,
-                        "best": best,
-                        "history": history,
-                    }
-                    save_checkpoint(checkpoint, fingerprint, state)
-                    saved = time.perf_counter()
-            seconds = earlier + time.perf_counter() - began
+    with _training(model, place):
+        optimizer = _optimizer(recipe, parameters)
+        average = MovingAverage(model, recipe.averaging)  # of decay 0: the weights themselves
+        epochs, order, losses, steps_here = _Epochs(), torch.empty(0), list[Tensor](), 0
+        parts = {
+            "model": model, "optimizer": optimizer, "objective": objective, "average": average, "epochs": epochs
+        }  # fmt: skip
+        began = reported = time.perf_counter()
+        for step, _ in resumable(total, parts, Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)):
+            epoch, position = divmod(step, steps_per_epoch)
+            if not position or not steps_here:
+                order = kept[torch.randperm(len(kept), generator=_generator(seed, "order", epoch))]
+                losses = []
+            number, replay = divmod(position, objective.replays)
+            indices = order[number * batch_size : (number + 1) * batch_size]
+            generator = _generator(seed, "step", step)
+            images, labels = train.batch(indices)
+            # A replayed batch is the same batch, so its augmentation is that of its first step.
+            drawn = generator if not replay else _generator(seed, "step", step - replay)
+            images = augment(images, recipe.augmentation, drawn, fill=classifier.bounds[0])
+            images, labels = images.to(place, memory_format=torch.channels_last), labels.to(place)
+            rate = recipe.rate(step / total)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            seed_generators(place, int(torch.randint(2**62, (), generator=generator)))  # for dropout
+            with torch.autocast(place.type, dtype=torch.bfloat16, enabled=bf16):
+                batch = Batch(images, labels, indices, step / total, replay, generator)
+                loss, logits = objective.loss(classifier, batch)
             optimizer.zero_grad(set_to_none=True)
-            if average is not None:
-                model.load_state_dict(average.state)
-            last: State | None = None
-            if best is not None:
-                chosen = max(history, key=_merit)  # the first of equals, as above
-                if chosen is not history[-1]:
-                    last = copy_of(tensors_of(model))
-                model.load_state_dict(best)
-        finally:
-            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above
-            for module, training in flags:
-                module.training = training
-    return TrainingResult(
-        steps=step,
-        loss=float(torch.stack(losses).mean()) if losses else math.nan,
-        seconds=seconds,
-        images_per_second=step * batch_size / seconds,
-        history=tuple(history),
-        best=None if best is None else chosen,
-        last=last,
-    )
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            average.update(model, step + 1)
+            losses.append(loss.detach())
+            steps_here += 1
+
+            now, epoch_ends = time.perf_counter(), position + 1 == steps_per_epoch
+            if not epoch_ends and now - reported <= REPORT_SECONDS:
+                continue  # a GPU waits where its loss is read
+            reported = now
+            report: dict[str, Any] = {
+                "epoch": epoch + 1, "epochs": recipe.epochs, "step": step + 1, "steps": total,
+                "loss": float(loss.detach()),
+                "accuracy": float((logits.detach().argmax(dim=1) == labels).float().mean()), "lr": rate,
+            }  # fmt: skip
+            require_finite({"loss": report["loss"]}, step + 1)
+            if epoch_ends:
+                if len(held_out):
+                    with swapped(model, average.state):
+                        report |= _validate(classifier, *train.batch(held_out), objective.selection, seed)
+                epochs.add(report, average.state, time.perf_counter() - began)
+            spent = time.perf_counter() - began
+            if on_progress is not None:
+                on_progress({**report, "images_per_second": steps_here * batch_size / spent, "seconds": spent})
+        optimizer.zero_grad(set_to_none=True)
+        model.load_state_dict(average.state)
+        last = best = None
+        if epochs.best_weights is not None:
+            best = max(epochs.history, key=_merit)  # the first of equals
+            last = copy_of(model) if best is not epochs.history[-1] else None
+            model.load_state_dict(epochs.best_weights)
+    seconds = epochs.seconds_before + time.perf_counter() - began
+    loss_here, history = float(torch.stack(losses).mean()) if losses else math.nan, tuple(epochs.history)
+    return TrainingResult(total, loss_here, seconds, total * batch_size / seconds, history, best, last)
 
 
 def evaluate_accuracy(classifier: Classifier, data: ImageSet, batch_size: int = 512) -> float:
     """Share of the images whose highest logit is the true class, 0 to 1. Full precision."""
     right = 0
     for images, labels in data.scaled(classifier.bounds).batches(batch_size):
-        logits = classifier.logits(images)
-        right += int((logits.argmax(dim=1).cpu() == labels).sum())
+        right += int((classifier.logits(images).argmax(dim=1).cpu() == labels).sum())
     return right / len(data)
 
 
-def validate(
-    classifier: Classifier, images: Tensor, labels: Tensor, selection: ThreatModel | None, *, seed: int
+def _validate(
+    classifier: Classifier, images: Tensor, labels: Tensor, selection: ThreatModel | None, seed: int
 ) -> dict[str, float]:
-    """Accuracy on held-out images, 0 to 1: `natural`, and `robust` under the selection's attack if there is one.
+    """Accuracy on held-out images, natural and under the attack of the selection if there is one.
 
-    The same seed in every epoch: epochs are compared under the same random starts. Full precision.
+    The seed is the same in every epoch, so epochs are compared under the same random starts.
     """
-
-    def accuracy(inputs: Tensor) -> float:
-        return float((classifier.logits(inputs).argmax(dim=1) == labels).float().mean())
-
     images, labels = images.to(classifier.device), labels.to(classifier.device)
-    measured = {"natural": accuracy(images)}
+    versions = {"validation_natural": images}
     if selection is not None:
-        measured["robust"] = accuracy(attack(classifier, images, labels, selection, seed=seed))
-    return measured
+        versions["validation_robust"] = attack(classifier, images, labels, selection, seed=seed)
+    return {
+        name: float((classifier.logits(version).argmax(dim=1) == labels).float().mean())
+        for name, version in versions.items()
+    }
+
+
+class _Epochs:
+    """The epochs that are finished, and the weights after the best of them."""
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, float]] = []
+        self.best_weights: State | None = None
+        self.seconds_before = 0.0  # the resume
+
+    def add(self, report: dict[str, float], weights: State, seconds: float) -> None:
+        """Add an epoch that ended `seconds` after the start of this process."""
+        if "validation_natural" in report and all(_merit(report) > _merit(earlier) for earlier in self.history):
+            self.best_weights = {name: value.clone() for name, value in weights.items()}
+        self.history.append({**report, "seconds": self.seconds_before + seconds})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "best_weights": self.best_weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history, self.best_weights = state["history"], state["best_weights"]
+        self.seconds_before = self.history[-1]["seconds"] if self.history else 0.0
 
 
 def _merit(report: dict[str, float]) -> float:
@@ -272,11 +213,8 @@ def _merit(report: dict[str, float]) -> float:
 def _split(count: int, validation: int, seed: int) -> tuple[Tensor, Tensor]:
     """Indices that are trained on, and those that are held out."""
     if validation >= count:
-        raise ConfigError(
-            expected=f"fewer images held out than the {count} there are",
-            got=f"validation={validation}",
-            do="hold out less",
-        )
+        expected = f"fewer images held out than the {count} there are"
+        raise ConfigError(expected=expected, got=f"validation={validation}", do="hold out less")
     if not validation:
         return torch.arange(count), torch.empty(0, dtype=torch.int64)
     order = torch.randperm(count, generator=_generator(seed, "validation", 0))
@@ -297,11 +235,22 @@ def _generator(seed: int, purpose: str, index: int) -> torch.Generator:
 
 
 def _check_classes(classifier: Classifier, train: ImageSet, place: torch.device) -> None:
-    images, _ = train.batch(slice(0, 1))
-    logits = classifier.logits(images.to(place))
+    logits = classifier.logits(train.batch(slice(0, 1))[0].to(place))
     if logits.shape[1] < len(train.classes):
-        raise DataError(
-            expected=f"at most {logits.shape[1]} classes, as the classifier has",
-            got=f"{len(train.classes)} in {train.name}",
-            do="build the model with num_classes=len(data.classes)",
-        )
+        expected = f"at most {logits.shape[1]} classes, as the classifier has"
+        do = "build the model with num_classes=len(data.classes)"
+        raise DataError(expected=expected, got=f"{len(train.classes)} in {train.name}", do=do)
+
+
+@contextmanager
+def _training(model: nn.Module, place: torch.device) -> Iterator[None]:
+    """The model in train mode with its channels last, with gradients; the global random state is kept."""
+    flags = [(module, module.training) for module in model.modules()]
+    cuda = range(torch.cuda.device_count()) if place.type == "cuda" else ()
+    with torch.random.fork_rng(devices=cuda), torch.enable_grad(), channels_last(model):
+        try:
+            model.train()
+            yield
+        finally:
+            for module, training in flags:
+                module.training = training

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from interpretgan.errors import ConfigError
-
-PRECISIONS = ("auto", "bf16", "fp32")
+Precision = Annotated[str, ("auto", "bf16", "fp32")]
 
 
 def has_fast_bf16(device: torch.device | str = "cpu") -> bool:
@@ -25,25 +24,15 @@ def has_fast_bf16(device: torch.device | str = "cpu") -> bool:
     return any(bool(getattr(torch.cpu, check, bool)()) for check in checks)
 
 
-def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
-    """Autocast to bfloat16 under `bf16`, or under `auto` where the device is fast at it; off under `fp32`.
-
-    Raises:
-        ConfigError: Another precision.
-    """
-    if precision not in PRECISIONS:
-        raise ConfigError(expected=f"a precision of {', '.join(PRECISIONS)}", got=precision, do="choose one of them")
+def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
+    """Autocast to bfloat16 under `bf16`, or under `auto` where the device is fast at it; off under `fp32`."""
     enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """A model with its channels last inside, where attacks in full precision take a quarter less, and first outside.
-
-    The last digits of what it computes depend on the layout, so nothing else may be computed in one or the other by
-    chance.
-    """
+    """A model with its channels last inside, where convolutions are faster; the last digits depend on the layout."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     try:
         yield

@@ -4,68 +4,52 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from interpretgan.attacks import ThreatModel
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError
-from interpretgan.training.augmentation import AUGMENTATIONS
+from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive, WholeNumber
 from interpretgan.training.objectives import OBJECTIVES, AdversarialTraining
 
-WARMUP_SHARE = 0.2
-"""Share of the training in which the learning rate of one cycle rises; it falls over the rest."""
-DROPS = (0.5, 0.75)
-"""Shares of the training after which the learning rate of the step schedule falls to a tenth."""
+AUGMENTATIONS = ("none", "shift", "shift-flip")
+SHIFT = 8  # images are shifted by up to an eighth of their side: four pixels of 32, as is usual on CIFAR-10
+WARMUP_SHARE = 0.2  # of the training, in which the learning rate of one cycle rises; it falls over the rest
+DROPS = (0.5, 0.75)  # shares of the training after which the learning rate of the step schedule falls to a tenth
+
+SMALL_SET = 10_000
+"""Below this many images a batch is halved, and the fewest steps are the budget: more only overfit."""
+NATURAL_STEPS = (500, 1400)  # fewest and most, on grey images
+ADVERSARIAL_STEPS = (400, 500)  # the same for the judge; colour images take four times as many
+ROBUST_EPOCHS = 20  # over a large set of grey images
+COLOUR_EPOCHS, FAST_COLOUR_EPOCHS = 12, 15  # over a large set of colour images; the steps of fast training are cheap
+AVERAGING = 0.995  # where robust networks are trained
+VALIDATION = 500  # images that the best epoch of a robust training is selected on
+INNER_STEPS = 3  # of the inner attack of the judge's training; more cost proportionally
+LARGE_EPS = 0.25  # above this L-infinity size training needs help; see `adversarial_objective`
+# A judge is then trained so many times as long, at half the rate: in one epoch of MNIST at 0.3 it hardly learns.
+LARGE_EPS_EPOCHS = 3
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything about a training but its objective, its data and its seed.
+class Recipe(Checked):
+    """Everything about a training but its objective, its data and its seed; see `Checked`."""
 
-    Attributes:
-        epochs: Passes over the images, at least 1.
-        batch_size: Images per step.
-        lr: Highest learning rate of the schedule.
-        weight_decay: Of the optimiser.
-        optimizer: `"adamw"`, or `"sgd"` with Nesterov momentum 0.9, as most published robust networks.
-        schedule: `"one-cycle"`, a linear rise and a cosine to zero, or `"step"`, a tenth after half and after
-            three quarters of the training.
-        augmentation: `"none"`, `"shift"` or `"shift-flip"`; see `augment`.
-        averaging: Decay of an exponential moving average of the weights, which is then what is evaluated and
-            kept. 0: none.
-        validation: Images held out of the training, on which the best epoch is selected. 0: the last is kept.
-
-    Raises:
-        ConfigError: A setting out of range.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
-    weight_decay: float = 5e-4
-    optimizer: str = "adamw"
-    schedule: str = "one-cycle"
-    augmentation: str = "none"
-    averaging: float = 0.0
-    validation: int = 0
-
-    def __post_init__(self) -> None:
-        """Check every setting."""
-        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0 or self.weight_decay < 0 or self.validation < 0:
-            raise ConfigError(
-                expected="epochs >= 1, batch_size >= 1, lr > 0, weight_decay >= 0 and validation >= 0",
-                got=f"{self.epochs}, {self.batch_size}, {self.lr}, {self.weight_decay} and {self.validation}",
-                do="correct the setting",
-            )
-        if not 0 <= self.averaging < 1:
-            raise ConfigError(expected="averaging from 0 to below 1", got=f"{self.averaging}", do="try 0.995")
-        choices = {
-            "optimizer": ("adamw", "sgd"), "schedule": ("one-cycle", "step"), "augmentation": AUGMENTATIONS,
-        }  # fmt: skip
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    expected=f"{name} among {', '.join(known)}", got=repr(getattr(self, name)), do="choose one"
-                )
+    epochs: Count
+    batch_size: Count
+    lr: Positive  #: Highest learning rate of the schedule.
+    weight_decay: NotNegative = 5e-4
+    optimizer: Annotated[str, ("adamw", "sgd")] = "adamw"  #: SGD has Nesterov momentum 0.9, as is usual.
+    #: A linear rise and a cosine to zero, or a tenth after half and after three quarters of the training.
+    schedule: Annotated[str, ("one-cycle", "step")] = "one-cycle"
+    augmentation: Annotated[str, AUGMENTATIONS] = "none"  #: See `augment`.
+    averaging: Decay = 0.0  #: Of a moving average of the weights, which is then evaluated and kept. 0: none.
+    #: Images held out of the training, on which the best epoch is selected. 0: the last is kept.
+    validation: WholeNumber = 0
 
     def rate(self, done: float) -> float:
         """The learning rate when `done` of the training, 0 to 1, is behind."""
@@ -76,65 +60,54 @@ class Recipe:
         return self.lr * (0.5 * (1 + math.cos(math.pi * (done - WARMUP_SHARE) / (1 - WARMUP_SHARE))))
 
 
-NATURAL_STEPS = (500, 1400)
-"""Fewest and most steps on grey images."""
-ADVERSARIAL_STEPS = (400, 500)
-"""The same for the judge's adversarial training; colour images take four times as many."""
-ROBUST_EPOCHS = {"fast": 20, "pgd": 20, "trades": 20}
-"""Passes of robust training over a large set of grey images."""
-COLOUR_EPOCHS = {"natural": 12, "fast": 15, "pgd": 12, "trades": 12}
-"""Passes over a large set of colour images."""
-AVERAGING = 0.995
-"""Decay of the averaged weights where robust networks are trained."""
-VALIDATION = 500
-"""Images that the best epoch of a robust training is selected on."""
-INNER_STEPS = 3
-"""Iterations of the inner attack of the judge's training; more cost proportionally."""
-LARGE_EPS = 0.25
-"""Above this L-infinity size training needs help; see `adversarial_objective`."""
-LARGE_EPS_EPOCHS = 3
-"""There a judge is trained so many times as long, at half the rate. In one epoch of MNIST at 0.3 it learns to withstand
-little; in three its own PGD-20 leaves it right on most images."""
-SMALL_SET = 10_000
-"""Below this many images a batch is halved, and the fewest steps are the budget: more only overfit."""
+def augment(images: Tensor, kind: str, generator: torch.Generator, *, fill: float = 0.0) -> Tensor:
+    """Images `[N, C, H, W]`, each shifted by its own whole number of pixels; what comes in at the border is `fill`.
+
+    `"shift-flip"` mirrors half of the images left to right as well. The generator is on the CPU.
+    """
+    if kind == "none":
+        return images
+    count, channels, height, width = images.shape
+    rows, columns = height // SHIFT, width // SHIFT
+    padded = F.pad(images, (columns, columns, rows, rows), value=fill)
+    down = torch.randint(2 * rows + 1, (count, 1), generator=generator) + torch.arange(height)
+    right = torch.randint(2 * columns + 1, (count, 1), generator=generator) + torch.arange(width)
+    if kind == "shift-flip":
+        flipped = torch.rand(count, 1, generator=generator) < 0.5
+        right = torch.where(flipped, right.flip(1), right)
+    down, right = down.to(images.device), right.to(images.device)
+    example = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
+    return padded[example, channel, down[:, None, :, None], right[:, None, None, :]]
 
 
 def default_recipe(data: ImageSet, objective: str) -> Recipe:
     """A recipe that reaches the plateau of a small network in little time.
 
-    Natural training on grey images is counted in steps, not epochs: a set of a thousand images needs many
-    epochs, one of sixty thousand one to three. Robust training takes longer and selects its best epoch on images
-    held out. On colour images that is done in every training, with shifts and flips.
+    Natural training on grey images is counted in steps, not epochs: a set of a thousand images needs many epochs, one
+    of sixty thousand one to three. Robust training takes longer and selects its best epoch on images held out. On
+    colour images that is done in every training, with shifts and flips.
 
-    Args:
-        data: The training images: their number and channels count.
-        objective: A key of `OBJECTIVES`, or `"judge"` for the short adversarial training of a judge.
-
-    Raises:
-        ConfigError: Another `objective`.
+    It depends on the number and channels of the training images, and on the objective: a key of `OBJECTIVES`, or
+    `"judge"` for the short adversarial training of a judge.
     """
     if objective not in (*OBJECTIVES, "judge"):
-        raise ConfigError(
-            expected=f"a recipe for judge, {', '.join(OBJECTIVES)}", got=repr(objective), do="choose one of them"
-        )
+        expected = f"a recipe for judge, {', '.join(OBJECTIVES)}"
+        raise ConfigError(expected=expected, got=repr(objective), do="choose one of them")
     small, colour = len(data) < SMALL_SET, data.shape[0] > 1
     batch_size = min(64 if small else 128, len(data))
-    lr = 4e-3
 
-    def epochs(steps: int) -> int:
-        return max(1, round(steps * batch_size / len(data)))
+    def recipe(*, steps: int = 0, epochs: int = 0, **more: Any) -> Recipe:
+        return Recipe(epochs or max(1, round(steps * batch_size / len(data))), batch_size, 4e-3, **more)
 
     if objective == "judge":
-        fewest, most = ADVERSARIAL_STEPS
-        return Recipe(epochs((fewest if small else most) * (4 if colour else 1)), batch_size, lr)
-    robust = objective != "natural"
-    if not colour and not robust:
-        return Recipe(epochs(NATURAL_STEPS[0] if small else NATURAL_STEPS[1]), batch_size, lr)
-    table = COLOUR_EPOCHS if colour else ROBUST_EPOCHS
-    return Recipe(
-        epochs(2 * NATURAL_STEPS[0]) if small else table[objective],
-        batch_size,
-        lr,
+        return recipe(steps=ADVERSARIAL_STEPS[not small] * (4 if colour else 1))
+    if objective == "natural" and not colour:
+        return recipe(steps=NATURAL_STEPS[not small])
+    colour_epochs = FAST_COLOUR_EPOCHS if objective == "fast" else COLOUR_EPOCHS
+    return recipe(
+        steps=2 * NATURAL_STEPS[0],
+        epochs=0 if small else colour_epochs if colour else ROBUST_EPOCHS,
         augmentation="shift-flip" if colour else "none",
         averaging=AVERAGING,
         validation=min(VALIDATION, len(data) // 10),
@@ -142,12 +115,7 @@ def default_recipe(data: ImageSet, objective: str) -> Recipe:
 
 
 def judge_recipe(data: ImageSet, threat_model: ThreatModel) -> Recipe:
-    """The recipe of a judge: that of the data, and longer where eps is large; see `adversarial_objective`.
-
-    Args:
-        data: The training images.
-        threat_model: What the judge is to withstand.
-    """
+    """The recipe of a judge of such training images: longer where the eps to withstand is large."""
     recipe = default_recipe(data, "judge")
     if _large(threat_model) and len(data) >= SMALL_SET:
         return replace(recipe, epochs=LARGE_EPS_EPOCHS * recipe.epochs, lr=recipe.lr / 2)
@@ -159,11 +127,7 @@ def adversarial_objective(data: ImageSet, threat_model: ThreatModel) -> Adversar
 
     eps grows over the first third. Large sizes (L-infinity above a quarter of the range [0, 1]) stall at chance that
     way, so there it grows for longer. From a small set they cannot be learned at all: there eps grows to the end, and
-    half of the loss is on the natural images, so that the network still reads what is not attacked.
-
-    Args:
-        data: The training images.
-        threat_model: What the judge is to withstand.
+    half of the loss is on the natural images, so that the network still recognises what is not attacked.
     """
     inner = ThreatModel(threat_model.norm, threat_model.eps, steps=INNER_STEPS)
     if not _large(threat_model):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from interpretgan.information.projections import RandomConvolution, RandomMixture, RandomProjection, Standardise
+from interpretgan.gan.generator import Standardise
+from interpretgan.information.probes import RandomConvolution, RandomMixture, RandomProjection, RidgeProbe
 
 
 def seeded() -> torch.Generator:
@@ -67,7 +68,7 @@ def test_a_random_convolution_is_its_formula_place_by_place() -> None:
 def test_a_control_has_the_size_of_the_next_layer(
     before: tuple[int, ...], after: tuple[int, ...], shape: tuple[int, ...]
 ) -> None:
-    standard, projection = Standardise(before), RandomProjection(before, after, seeded())
+    standard, projection = Standardise(before, drop_still=True), RandomProjection(before, after, seeded())
     latent = torch.randn(3, *before, generator=seeded())
     found = projection(standard(latent))
     assert found.shape == (3, *shape) == (3, *projection.shape)
@@ -79,10 +80,31 @@ def test_a_control_has_the_size_of_the_next_layer(
 def test_standardising_is_per_channel_and_leaves_out_what_never_moves(shape: tuple[int, ...], channel: int) -> None:
     latent = 5 + 3 * torch.randn(50, *shape, generator=seeded())
     latent.movedim(channel, 0)[2] = 0.3  # a channel that never moves
-    standard = Standardise(shape)
+    standard = Standardise(shape, drop_still=True)
     standard.calibrate(latent)
     found = standard(latent).movedim(1, 0).flatten(1)
     moving = [0, 1, 3]
     torch.testing.assert_close(found[moving].mean(dim=1), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(found[moving].std(dim=1, correction=0), torch.ones(3), atol=1e-5, rtol=0)
     assert (found[2] == 0).all()
+
+
+def test_a_ridge_probe_predicts_the_classes_that_a_projection_keeps() -> None:
+    random = torch.Generator().manual_seed(5)
+    classes = torch.arange(300) % 3
+    latents = 40 * torch.eye(3)[classes].repeat(1, 20) + torch.randn(300, 60, generator=random)
+    latents[:, 7] = 0.3  # what never moves is no help and no harm
+    mixture = RandomMixture(60, 16, random)
+    probe = RidgeProbe(mixture(latents[:200]), classes[:200], 3)
+    assert torch.equal(probe.predict(mixture(latents[200:])), classes[200:])
+
+
+def test_a_ridge_probe_is_the_formula_in_double_precision() -> None:
+    random = torch.Generator().manual_seed(6)
+    features, classes = torch.randn(50, 4, generator=random), torch.arange(50) % 2
+    z = (features - features.mean(dim=0)) / features.std(dim=0, correction=0)
+    wanted = torch.eye(2)[classes].double()
+    a = torch.cat([z.double(), 0.5**0.5 * torch.eye(4).double()])  # the penalty as further examples
+    b = torch.cat([wanted - wanted.mean(dim=0), torch.zeros(4, 2)])
+    expected = z.double() @ torch.linalg.lstsq(a, b).solution + wanted.mean(dim=0)
+    assert torch.equal(RidgeProbe(features, classes, 2).predict(features), expected.argmax(dim=1))

@@ -1,0 +1,110 @@
+"""What InterpretGAN and the decoders of `interpretgan.information` share: a network fitted to a classifier's layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from torch import nn
+
+from interpretgan.classifier import Classifier
+from interpretgan.data import ImageSource
+from interpretgan.errors import ConfigError, LayerError, WeightsError
+from interpretgan.layers import Layer, distinct, find_layers
+from interpretgan.store.network_files import Header, read_network, write_network
+
+Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Fitted(ABC, Generic[Config, Network]):
+    """A network for the layers of a classifier, kept in one file with its settings and what it was fitted to.
+
+    Args:
+        classifier: The classifier.
+        layers: Its layers, each once. `None`: `fit` finds all of them. Those that hold the same tensor are fitted once:
+            `distinct_layers` has one for each tensor, and `rows` for each of `layers` its place there.
+        config: Settings of the training. `None`: the defaults.
+        seed: Of the training.
+    """
+
+    config_type: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        layers: Sequence[Layer] | None = None,
+        *,
+        config: Config | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.classifier, self.seed = classifier, seed
+        self.config: Config = self.config_type() if config is None else config
+        self._network: Network | None = None
+        self.layers: tuple[Layer, ...] = ()
+        if layers is not None:
+            self._set_layers(layers)
+
+    def _set_layers(self, layers: Sequence[Layer]) -> None:
+        names = [layer.name for layer in layers]
+        if not names or len(set(names)) < len(names):
+            do = "pass the list that find_layers returns"
+            raise LayerError(expected="at least one layer, each once", got=str(names), do=do)
+        self.layers = tuple(layers)
+        self.distinct_layers, self.rows = distinct(layers)
+
+    def _find_layers(self, images: ImageSource) -> None:
+        """Find the layers on the first images, where none were given."""
+        if not self.layers:
+            self._set_layers(find_layers(self.classifier, images))
+
+    @property
+    def network(self) -> Network:
+        """The fitted network; a `ConfigError` where `fit` was not called."""
+        if self._network is None:
+            raise ConfigError(expected=f"a fitted {type(self).__name__}", got="none", do="call fit(images) first")
+        return self._network
+
+    def save(self, path: Path) -> None:
+        """Write the network, its layers and settings to one safetensors file, atomically."""
+        header = {
+            "config": dataclasses.asdict(self.config),  # type: ignore[call-overload]  # every config is a dataclass
+            "seed": self.seed,
+            "layers": [dataclasses.asdict(layer) for layer in self.layers],
+            "fitted_to": _identity(self.classifier),
+        }
+        write_network(path, self.network, {**header, **self._header(self.network)})
+
+    @classmethod
+    def load(cls, path: Path, classifier: Classifier) -> Self:
+        """Read what `save` wrote, for the same classifier; any other file is a `WeightsError`."""
+        with read_network(path, what=f"a file that {cls.__name__}.save wrote") as (header, state):
+            layers = [Layer(**{**layer, "shape": tuple(layer["shape"])}) for layer in header["layers"]]
+            loaded = cls(classifier, layers, config=cls.config_type(**header["config"]), seed=header["seed"])
+            network = loaded._build(header)
+            network.load_state_dict(state)
+            fitted_to = header["fitted_to"]
+        if fitted_to != _identity(classifier):
+            got = "another one, or the same with other weights, bounds or normalisation"
+            do = "load the weights that it was fitted to, or fit it again"
+            raise WeightsError(expected=f"the classifier that {path} was fitted to", got=got, do=do)
+        loaded._network = network.to(classifier.device).eval().requires_grad_(False)
+        return loaded
+
+    @abstractmethod
+    def _header(self, network: Network) -> Header:
+        """Plain values that `_build` needs beside config, seed and layers."""
+
+    @abstractmethod
+    def _build(self, header: Header) -> Network:
+        """The network without its weights."""
+
+
+def _identity(classifier: Classifier) -> Header:
+    """Which classifier it is, and what it takes for a pixel, as JSON has it."""
+    pixels = {"bounds": classifier.bounds, "mean": classifier.mean, "std": classifier.std}
+    plain_pixels = {name: None if value is None else list(value) for name, value in pixels.items()}
+    return {"sha256": classifier.state_sha256(), **plain_pixels}

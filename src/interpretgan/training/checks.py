@@ -1,0 +1,49 @@
+"""What every training refuses: settings out of their range, and losses that are no longer finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, get_args, get_type_hints
+
+from interpretgan.errors import ConfigError, TrainingError
+
+RANGES: dict[str, Callable[[float], bool]] = {
+    ">= 1": lambda value: value >= 1,
+    ">= 0": lambda value: value >= 0,
+    "> 0": lambda value: value > 0,
+    "from 0 to 1": lambda value: 0 <= value <= 1,
+    "from 0 to below 1": lambda value: 0 <= value < 1,
+}
+Count = Annotated[int, ">= 1"]
+WholeNumber = Annotated[int, ">= 0"]
+Positive = Annotated[float, "> 0"]
+NotNegative = Annotated[float, ">= 0"]
+Share = Annotated[float, "from 0 to 1"]
+Decay = Annotated[float, "from 0 to below 1"]
+
+
+class Checked:
+    """Base of a dataclass whose values are checked against their annotations.
+
+    A `Count` must be in its range, and an `Annotated[str, ("a", "b")]` one of these two. `None` is in any range.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse, by a `ConfigError`, a value out of its range, not finite, or not among its choices."""
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name, None)
+            for rule in (rule for part in (hint, *get_args(hint)) for rule in getattr(part, "__metadata__", ())):
+                choices = isinstance(rule, tuple)
+                fits = value in rule if choices else value is None or (math.isfinite(value) and RANGES[rule](value))
+                if not fits:
+                    expected = f"{name} among {', '.join(rule)}" if choices else f"{name} {rule}"
+                    do = f"try {getattr(type(self), name)}" if hasattr(type(self), name) else f"correct {name}"
+                    raise ConfigError(expected=expected, got=repr(value), do=do)
+
+
+def require_finite(losses: Mapping[str, float], step: int) -> None:
+    """Stop a training, by a `TrainingError`, after a step whose losses are not all finite."""
+    if not all(map(math.isfinite, losses.values())):
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
+        raise TrainingError(expected="finite losses", got=f"{shown} at step {step}", do="lower the learning rate")

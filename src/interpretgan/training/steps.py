@@ -1,0 +1,110 @@
+"""What the trainings of this package share: the learning rate, the moving average, and steps that can be resumed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interpretgan.store.checkpoints import Checkpoint
+from interpretgan.training.checks import require_finite
+
+State = dict[str, Tensor]
+OnStep = Callable[[int, dict[str, float]], None]
+"""Called after each step with the number of finished steps and the losses of the step."""
+
+
+def warm_up_and_cosine(step: int, steps: int, *, floor: float) -> float:
+    """Share of the peak learning rate at a step: up over 20 steps, then along half a cosine to `floor`."""
+    return min(1.0, (step + 1) / 20) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+class MovingAverage:
+    """An exponential moving average of a network's parameters and buffers, from its present state on.
+
+    At update `t` the old average keeps the share `min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = copy_of(network)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, t: int) -> None:
+        """Take in the network's state at update `t`; at 0 the average becomes that state. Counters are copied."""
+        decay = min(self.decay, (1 + t) / (10 + t)) if t else 0.0
+        for name, value in tensors_of(network).items():
+            if decay and value.is_floating_point():
+                self.state[name].lerp_(value, 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+    def state_dict(self) -> State:
+        """The averaged tensors, under the names that the network's own `state_dict` has."""
+        return self.state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: State) -> None:
+        """Take back what `state_dict` returned."""
+        for name, value in self.state.items():
+            value.copy_(state[name])
+
+
+def tensors_of(network: nn.Module) -> State:
+    """The network's parameters and buffers themselves, by name."""
+    return {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+
+
+def copy_of(network: nn.Module) -> State:
+    """The network's parameters and buffers as they are now, contiguous."""
+    tensors = tensors_of(network).items()
+    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors}
+
+
+@contextmanager
+def swapped(network: nn.Module, state: State) -> Iterator[None]:
+    """The network with another state inside, and with its own again outside."""
+    own = copy_of(network)
+    try:
+        network.load_state_dict(state)
+        yield
+    finally:
+        network.load_state_dict(own)
+
+
+def resumable(
+    steps: int,
+    parts: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    *,
+    random: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """The steps of a training, from where its checkpoint stands, to the weights that no interruption would have given.
+
+    Each step is yielded with the number of finished steps and a dictionary that it puts its losses into, which must be
+    finite (`require_finite`). `parts` is all that a step changes, each with `state_dict` and `load_state_dict`, and
+    `random` where it takes its random numbers from, if they do not follow from its number. An error that `on_step`
+    raises ends the training before the step is saved.
+    """
+    step, saved = 0, checkpoint.load()
+    if saved is not None:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        if random is not None:
+            random.set_state(saved["random"])
+        step = saved["step"]
+    while step < steps:
+        losses: dict[str, float] = {}
+        yield step, losses
+        step += 1
+        require_finite(losses, step)
+        if on_step is not None:
+            on_step(step, losses)
+        if checkpoint.due(last=step == steps):
+            state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+            checkpoint.save({"step": step, "random": None if random is None else random.get_state(), **state})
