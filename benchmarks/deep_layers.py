@@ -1,10 +1,10 @@
 """What makes the explanations of a photograph's deep layers readable: an ablation on CIFAR-10.
 
 The classifier is the pretrained `vgg-small-max`. Four variants train InterpretGAN for some of its layers up to the
-last. They differ in who reads the explanations in the information bound (the classifier itself, as in the paper,
-through the noise that is its default; or a robust recognition network, through little noise) and in the weight of
-latent consistency. A judge that is neither of them, with another pooling and objective, reads natural explanations of
-held-out images. A picture shows what it reads.
+last. They differ in the network that classifies explanations in the information bound (the classifier itself, as in
+the paper, through the noise that is its default; or a robust recognition network, through little noise) and in the
+weight of latent consistency. A judge that is neither of them, with another pooling and objective, predicts the class
+of natural explanations of held-out images. A picture shows these explanations.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, find_lay
 from interpretgan.statistics import wilson
 from interpretgan.store.files import write_json
 
-CLASSIFIER, RECOGNISER, JUDGE = "vgg-small-max", "vgg-small-max-pgd", "vgg-small-avg-trades"
-CUTS = ("pool2", "relu4_1", "mean", "fc")
-ARMS: dict[str, tuple[bool, dict[str, float]]] = {
-    "the method, λ_z = 10": (False, {}),
-    "the method, λ_z = 2": (False, {"latent": 2.0}),
-    "robust recognition network, λ_z = 10": (True, {"recognition_noise": 0.05}),
-    "robust recognition network, λ_z = 2": (True, {"latent": 2.0, "recognition_noise": 0.05}),
+CLASSIFIER, RECOGNITION_NETWORK, JUDGE = "vgg-small-max", "vgg-small-max-pgd", "vgg-small-avg-trades"
+LAYERS = ("pool2", "relu4_1", "mean", "fc")
+VARIANTS: dict[str, tuple[bool, float]] = {
+    "the method, λ_z = 10": (False, 10.0),
+    "the method, λ_z = 2": (False, 2.0),
+    "robust recognition network, λ_z = 10": (True, 10.0),
+    "robust recognition network, λ_z = 2": (True, 2.0),
 }
-"""Whether there is a robust recognition network, and the settings that differ from the default."""
+"""Whether there is a robust recognition network, and the weight of latent consistency."""
 SHOWN = 10
 RESULT = Path("results/benchmarks/deep_layers.json")
 
@@ -43,10 +43,10 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[str
     return asdict(wilson(int(right.sum()), len(right), 0.95))
 
 
-def variant(
+def fitted(
     classifier: Classifier, recognition_network: Classifier | None, train: ImageSet, config: GANConfig, *, seed: int
 ) -> InterpretGAN:
-    layers = [layer for layer in find_layers(classifier, train.batch(range(4))[0]) if layer.name in CUTS]
+    layers = [layer for layer in find_layers(classifier, train.batch(range(4))[0]) if layer.name in LAYERS]
     return InterpretGAN(classifier, layers, config=config, seed=seed).fit(
         train, recognition_network=recognition_network
     )
@@ -78,34 +78,37 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
 
-    classifier, recognition_network, judge = (load_classifier(name) for name in (CLASSIFIER, RECOGNISER, JUDGE))
+    classifier, recognition_network, judge = (
+        load_classifier(name) for name in (CLASSIFIER, RECOGNITION_NETWORK, JUDGE)
+    )
     train, test = (load_data("cifar10", split, data_dir=options.data_dir) for split in ("train", "test"))
     images, labels = test.batch(range(options.examples))
     machine = describe()
     result: dict[str, Any] = {
-        "machine": machine, "classifier": CLASSIFIER, "recognition_network": RECOGNISER, "judge": JUDGE, "seed":
-        options.seed, "steps": options.steps, "examples": len(images),
+        "machine": machine, "classifier": CLASSIFIER, "recognition_network": RECOGNITION_NETWORK, "judge": JUDGE,
+        "seed": options.seed, "steps": options.steps, "examples": len(images),
         "image": {"judge": accuracy(judge, images, labels), "classifier": accuracy(classifier, images, labels)},
         "variants": [],
     }  # fmt: skip
-    print(f"natural images: the judge reads {result['image']['judge']['value']:.3f} right")
+    print(f"natural images: the judge predicts {result['image']['judge']['value']:.3f} right")
     rows: dict[str, Tensor] = {}
-    for name, (robust, settings) in ARMS.items():
-        config = GANConfig(steps=options.steps, images_per_layer=12, width=128, **settings)  # type: ignore[arg-type]  # floats
+    for name, (robust, latent) in VARIANTS.items():
+        config = GANConfig(steps=options.steps, images_per_layer=12, width=128, latent=latent)
+        config = config.resolved(recognition_network=robust)
         began = time.perf_counter()
-        interpreter = variant(classifier, recognition_network if robust else None, train, config, seed=options.seed)
+        interpreter = fitted(classifier, recognition_network if robust else None, train, config, seed=options.seed)
         seconds = time.perf_counter() - began
         noise = interpreter.noise(len(images), generator=torch.Generator().manual_seed(options.seed))
         parts = [interpreter.draw(x, n) for x, n in zip(torch.split(images, 250), torch.split(noise, 250), strict=True)]
         drawn = torch.cat(parts, dim=1)
         layers = {
             layer: {"judge": accuracy(judge, pictures, labels), "classifier": accuracy(classifier, pictures, labels)}
-            for layer, pictures in zip(CUTS, drawn, strict=True)
+            for layer, pictures in zip(LAYERS, drawn, strict=True)
         }
         result["variants"].append({"name": name, "seconds": seconds, "config": asdict(config), "layers": layers})
-        rows |= {f"{name}: {layer}": pictures[:SHOWN] for layer, pictures in zip(CUTS, drawn, strict=True)}
-        told = "  ".join(f"{layer} {found['judge']['value']:.3f}" for layer, found in layers.items())
-        print(f"{name}: {told}  ({seconds:.0f} s)", flush=True)
+        rows |= {f"{name}: {layer}": pictures[:SHOWN] for layer, pictures in zip(LAYERS, drawn, strict=True)}
+        shares = "  ".join(f"{layer} {found['judge']['value']:.3f}" for layer, found in layers.items())
+        print(f"{name}: {shares}  ({seconds:.0f} s)", flush=True)
     write_json(options.out, result)
     picture(images, rows, options.out.with_suffix(".png"))
     print(f"result: {options.out}")

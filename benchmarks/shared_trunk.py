@@ -4,8 +4,9 @@ All variants explain the same LeNet-5 at all its layers, with as many images per
 trains all layers in one generator, in the default precision. The other variants train one generator per layer in fp32:
 once with the same objective, once with the plain one of the paper (no latent consistency, no noise before the
 recognition network). Each takes the smallest of its budgets that reaches the shared variant's quality at that layer:
-as many natural explanations read right (within `TOLERANCE`), and no larger image error (within `ERROR_TOLERANCE`).
-Failed budgets are not charged; where no budget gets there, the largest is charged, so the ratio is a lower bound.
+the judge predicts as many natural explanations right (within `TOLERANCE`), and the image error is no larger (within
+`ERROR_TOLERANCE`). Failed budgets are not charged; where no budget gets there, the largest is charged, so the ratio is
+a lower bound.
 """
 
 from __future__ import annotations
@@ -25,9 +26,19 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from benchmarks.machine import Flops, describe
-from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, Judge, Layer, ThreatModel, attack, load_data
-from interpretgan.judge import train_judge
-from interpretgan.layers import examine
+from interpretgan import (
+    Classifier,
+    GANConfig,
+    ImageSet,
+    InterpretGAN,
+    Judge,
+    Layer,
+    ThreatModel,
+    attack,
+    find_layers,
+    load_data,
+    train_judge,
+)
 from interpretgan.models import build_model
 from interpretgan.store.files import write_json
 from interpretgan.training import Natural, default_recipe, train_classifier
@@ -46,7 +57,7 @@ RESULT = Path("results/benchmarks/shared_trunk.json")
 
 
 @dataclasses.dataclass
-class Arm:
+class Variant:
     """What one training gave at its layers."""
 
     seconds: float
@@ -56,7 +67,8 @@ class Arm:
     predictions: Tensor  # adversarial, [L, N]
 
 
-def read(interpreter: InterpretGAN, judge: Judge, x: Tensor, adversarial: Tensor, y: Tensor) -> tuple[Any, ...]:
+def quality(interpreter: InterpretGAN, judge: Judge, x: Tensor, adversarial: Tensor, y: Tensor) -> tuple[Any, ...]:
+    """What the judge predicts of natural and adversarial explanations, and how far the natural ones are off."""
     noise = interpreter.noise(len(x), generator=torch.Generator().manual_seed(1))
     parts = [slice(first, first + 250) for first in range(0, len(x), 250)]
     natural, turned = (
@@ -106,18 +118,20 @@ def main() -> None:
     judge = train_judge(images, test, threat_model=THREAT, seed=1)
     x, y = test.batch(slice(0, EXAMPLES))
     adversarial = attack(classifier, x, y, THREAT, seed=0)
-    layers = examine(classifier, x[:4]).distinct
+    layers = find_layers(classifier, x[:4])
 
     config = GANConfig(steps=options.steps)
     together, seconds, step = train(classifier, layers, images, config, seed=0)
-    shared = Arm(seconds, step, *read(together, judge, x, adversarial, y))
+    shared = Variant(seconds, step, *quality(together, judge, x, adversarial, y))
     print(f"shared: {seconds:.0f} s, natural {min(shared.natural):.3f} and more", flush=True)
     flops = step_flops(classifier, layers, images, config)
     fp32_step = train(classifier, layers, images, dataclasses.replace(config, steps=12, precision="fp32"), seed=0)[2]
 
     def profile(natural: list[float], predictions: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-        right = [float((judge.predict(images) == y).float().mean()) for images in (x, adversarial)]
-        kept = [right[1] / right[0], *((predictions == y).float().mean(dim=1).numpy() / np.array(natural))]
+        of_image = float((judge.predict(adversarial) == y).float().mean()) / float(
+            (judge.predict(x) == y).float().mean()
+        )
+        kept = [of_image, *((predictions == y).float().mean(dim=1).numpy() / np.array(natural))]
         return -np.diff(np.array(kept, dtype=np.float64))
 
     together_profile = profile(shared.natural, shared.predictions)
@@ -143,7 +157,7 @@ def main() -> None:
             for budget in budgets:
                 own = dataclasses.replace(config, steps=budget, precision="fp32", **changes)  # type: ignore[arg-type]  # floats
                 single, seconds, step = train(classifier, [layer], images, own, seed=0)
-                variant = Arm(seconds, step, *read(single, judge, x, adversarial, y))
+                variant = Variant(seconds, step, *quality(single, judge, x, adversarial, y))
                 reached = (
                     variant.natural[0] >= shared.natural[index] - TOLERANCE
                     and variant.error[0] <= ERROR_TOLERANCE * shared.error[index]

@@ -3,7 +3,8 @@
 interpretgan layers   --model examples.residual_digits:make_net
 interpretgan diagnose --model examples.residual_digits:make_net --mean 0.3 --std 0.35 --out runs/residual
 
-Without --weights the network is trained first. The layers inside the residual branch are no layers; the block is.
+Without --weights the network is trained first. The modules inside a residual branch cannot be diagnosed, because their
+outputs alone do not fix the logits. The whole block can.
 """
 
 from __future__ import annotations

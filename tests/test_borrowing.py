@@ -22,7 +22,6 @@ from interpretgan import (
     load_data,
 )
 from interpretgan.attacks import attack, require_gradient
-from interpretgan.classifier import check_labels
 from interpretgan.diagnosis.predictions import attacker
 from interpretgan.information import Decoders, InformationConfig
 from interpretgan.judge import measure_judge
@@ -104,7 +103,7 @@ def _other_definitions(one: Bench) -> None:
 USES: dict[str, Callable[[Bench], object]] = {
     "classify": lambda one: one.classifier.logits(one.images),
     "accuracy": lambda one: evaluate_accuracy(one.classifier, one.test),
-    "labels": lambda one: check_labels(torch.zeros(4, dtype=torch.int64), 4, one.classifier, one.images[:1]),
+    "labels": lambda one: one.classifier.check_labels(torch.zeros(4, dtype=torch.int64), one.images),
     "gradient": lambda one: require_gradient(one.classifier, one.images),
     "layers": lambda one: examine(one.classifier, one.images),
     "attack": lambda one: attack(one.classifier, *one.test.batch(range(5)), THREAT_MODEL, seed=0),

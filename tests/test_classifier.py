@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from interpretgan.classifier import Classifier
-from interpretgan.errors import ImageError, ModelError
+from interpretgan.errors import ImageError, LabelError, ModelError
 from tests.networks import Careless, Residual
 
 
@@ -80,6 +83,61 @@ def test_normalisation_is_applied_once_per_channel() -> None:
     torch.testing.assert_close(logits, expected)
 
 
+def test_called_as_a_module_it_gives_gradients_and_gives_the_model_back() -> None:
+    """What attribution methods do: a forward pass, and the gradient of a class at the image."""
+    model = Residual().train()
+    before, classifier = copy.deepcopy(model.state_dict()), Classifier(model, mean=(0.3,), std=(0.5,))
+    images = torch.rand(3, 1, 9, 11, requires_grad=True)
+    (gradient,) = torch.autograd.grad(classifier(images)[:, 1].sum(), images)
+    assert gradient.flatten(1).abs().sum(dim=1).min() > 0
+    torch.testing.assert_close(classifier(images), classifier.logits(images))
+    assert model.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_attack_libraries_take_it_as_it_is() -> None:
+    from foolbox.attacks.fast_gradient_method import LinfFastGradientAttack
+    from foolbox.models.pytorch import PyTorchModel
+
+    classifier, images = Classifier(Residual()), torch.rand(4, 1, 9, 11)
+    labels = classifier.logits(images).argmax(dim=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wrapped = PyTorchModel(classifier, bounds=classifier.bounds)
+    _, found, _ = LinfFastGradientAttack()(wrapped, images, labels, epsilons=0.1)
+    assert 0 < float((found - images).abs().max()) <= 0.1 + 1e-6
+    assert classifier.model.training
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda classifier: pickle.loads(pickle.dumps(classifier))])  # noqa: S301  # our own
+def test_copies_and_pickles_are_the_same_classifier(copied: Callable[[Classifier], Classifier]) -> None:
+    torch.manual_seed(0)
+    classifier, images = Classifier(Residual(), bounds=(-1, 1), mean=(0.2,), std=(0.5,)), torch.rand(2, 1, 9, 11)
+    other = copied(classifier)
+    assert other.model is not classifier.model
+    assert (other.identity(), other.state_sha256()) == (classifier.identity(), classifier.state_sha256())
+    assert torch.equal(other.logits(images), classifier.logits(images))
+
+
+def test_the_identity_tells_networks_and_pixels_apart_and_not_weights() -> None:
+    same = [Classifier(Residual()), Classifier(Residual())]
+    others = [Classifier(Careless()), Classifier(Residual(), bounds=(-1, 1)), Classifier(Residual(), std=(0.5,))]
+    assert same[0].identity() == same[1].identity()
+    assert all(other.identity() != same[0].identity() for other in others)
+
+
+def test_labels_are_checked_against_images_and_logits() -> None:
+    classifier, images = Classifier(Careless()), torch.rand(2, 1, 3, 3)
+    checked = classifier.check_labels(torch.tensor([3, 0], dtype=torch.int32), images)
+    assert checked.dtype == torch.int64
+    assert checked.tolist() == [3, 0]
+    for labels in ([3, 0], torch.tensor([0]), torch.tensor([0.0, 1.0]), torch.tensor([0, 4]), torch.tensor([-1, 0])):
+        with pytest.raises(LabelError):
+            classifier.check_labels(labels, images)  # type: ignore[arg-type]  # a list is one of the mistakes
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -146,5 +204,5 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         Classifier(Careless(), bounds=(0, float("inf")))
     with pytest.raises(ImageError, match="images of 3 channels, as std has"):
         Classifier(Careless(), std=(1, 1, 1)).logits(torch.rand(2, 1, 3, 3))
-    with pytest.raises(ModelError, match=r"expected a torch\.nn\.Module, got str"):
+    with pytest.raises(ModelError, match=r"expected a torch\.nn\.Module, got a str"):
         Classifier("model.pt")  # type: ignore[arg-type]  # the mistake under test

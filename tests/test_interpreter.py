@@ -11,7 +11,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError, ImageError, LayerError, WeightsError
 from interpretgan.gan.train import GANConfig
 from interpretgan.interpreter import Explanation, InterpretGAN
-from interpretgan.layers import capture, find_layers
+from interpretgan.layers import capture, examine, find_layers
 from interpretgan.report import draw_explanation
 from tests import reference
 from tests.networks import ReusedReLU, Tiny
@@ -100,7 +100,7 @@ def test_layers_with_one_tensor_share_one_explanation() -> None:
     torch.manual_seed(0)
     classifier = Classifier(ReusedReLU())
     images = torch.rand(4, 1, 28, 28)
-    interpreter = InterpretGAN(classifier, find_layers(classifier, images), config=CONFIG).fit(images)
+    interpreter = InterpretGAN(classifier, examine(classifier, images).layers, config=CONFIG).fit(images)
     found = interpreter.explain(images[:2])
     row = {name: index for index, name in enumerate(found.layers)}
     assert len(found.layers) == len(interpreter.distinct_layers) + 3

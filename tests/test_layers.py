@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from interpretgan.classifier import Classifier
+from interpretgan.data import as_image_set
 from interpretgan.errors import LayerError, ModelError
 from interpretgan.layers import capture, capturing, examine, find_layers, replay
 from tests.networks import Functional, Residual, ReusedReLU
@@ -38,9 +40,10 @@ def test_reused_in_place_relu_has_a_layer_per_call() -> None:
     assert torch.equal(latents["features.conv1"].relu(), latents["features.relu1:1"])
 
 
-def test_layers_come_in_execution_order_and_repeats_are_told() -> None:
+def test_layers_come_in_execution_order_once_for_each_tensor() -> None:
     classifier, images = build(ReusedReLU, 1, 28, 28)
     anatomy = examine(classifier, images)
+    assert find_layers(classifier, images) == anatomy.distinct
     assert [layer.name for layer in anatomy.distinct][-4:] == [
         "features.relu1:5",
         "classifier.fc2",
@@ -121,7 +124,7 @@ def test_no_hook_stays(net: Net, failing: bool) -> None:
     ("network", "name", "message"),
     [
         (ReusedReLU, "features.conv9", "did you mean 'features.conv"),
-        (ReusedReLU, "features.relu3", "called 6 times; pick one of features.relu1:1, features.relu1:2"),
+        (ReusedReLU, "features.relu3", "called 6 times; choose one of features.relu1:1, features.relu1:2"),
         (Residual, "blocks.0.conv2", "use 'blocks.0'"),
     ],
 )
@@ -139,6 +142,13 @@ def test_images_that_are_all_alike_suffice() -> None:
     assert [layer.name for layer in find_layers(classifier, blank)] == [
         layer.name for layer in find_layers(classifier, images)
     ]
+
+
+def test_layers_are_found_on_whatever_holds_images() -> None:
+    classifier, images = build(ReusedReLU, 1, 28, 28)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    for data in ((images, labels), TensorDataset(images, labels), as_image_set((images, labels), "test")):
+        assert find_layers(classifier, data) == find_layers(classifier, images)
 
 
 def test_a_model_that_ignores_the_image_is_refused() -> None:

@@ -127,7 +127,7 @@ def test_labels_that_are_no_tensor_or_too_few_are_told(
     images, labels = digits[1].batch(slice(0, 6))
     interpreter = InterpretGAN(classifier, find_layers(classifier, images), config=SMALL).fit(images)
     judge = Judge(classifier, 0.9, 0.5, "tiny")
-    with pytest.raises(LabelError, match=r"labels \[6\] with a tensor of images, got list"):
+    with pytest.raises(LabelError, match=r"labels \[6\] with a tensor of images, got a list"):
         diagnose(interpreter, judge, images, labels.tolist(), threat_model=ThreatModel("linf", 0.1))  # type: ignore[arg-type]
     with pytest.raises(LabelError, match=r"labels \[6\], got \(2,\)"):
         interpreter.explain(images, labels=labels[:2])

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from interpretgan.errors import ImageError, LabelError, ModelError
+from interpretgan.errors import ImageError, LabelError, ModelError, kind_of
 
 RANGE_TOLERANCE = 1e-5
 """How far a pixel may leave the bounds, as a share of their width, before it counts as an error."""
@@ -21,22 +21,20 @@ RANGE_TOLERANCE = 1e-5
 class Classifier(nn.Module):
     """An image classifier `f`, with the range of its pixels and its normalisation.
 
-    The model is borrowed, not owned: while it is in use it runs in eval mode with frozen parameters, and
-    afterwards, also after an exception, its train/eval flags, `requires_grad`, gradients, buffers, hooks and the global
-    random state are as they were.
+    The model is borrowed, not owned. While it is in use it runs in eval mode with frozen parameters. Afterwards, also
+    after an exception, its train/eval flags, `requires_grad`, gradients, buffers, hooks and the global random state are
+    as they were.
 
-    Called as a module it gives logits with gradients to the images, unchecked, so that attribution and attack libraries
-    take it as it is; `logits` checks what it is given and what comes out.
+    Called as a module it gives logits with gradients to the images, without checks, so that attribution and attack
+    libraries take it as it is. `logits` checks the images and the output.
 
     Args:
         model: Any module that maps `[N, C, H, W]` to logits `[N, K]` with `K >= 2`.
         bounds: Lowest and highest value of a pixel, e.g. `(0, 1)`. Rounded to float32, as pixels are.
-        mean: Per-channel mean that is subtracted before the model, in units of the bounds. `None`: zero.
-        std: Per-channel scale that is divided by after that. `None`: one.
+        mean: Subtracted from each channel before the model, in units of the bounds. `None`: zero.
+        std: Each channel is divided by it after that. `None`: one.
 
-    Raises:
-        ModelError: `model` is no `nn.Module`.
-        ImageError: The bounds, mean or std are not usable.
+    Raises `ModelError` where `model` is not an `nn.Module`, `ImageError` where bounds, mean or std are unusable.
     """
 
     def __init__(
@@ -48,22 +46,15 @@ class Classifier(nn.Module):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ModelError(
-                expected="a torch.nn.Module",
-                got=type(model).__name__,
-                do="pass the module itself, not its output or path",
+                expected="a torch.nn.Module", got=kind_of(model), do="pass the module, not its output or path"
             )
-        if not all(map(math.isfinite, bounds)) or not bounds[0] < bounds[1]:
-            raise ImageError(
-                expected="bounds (low, high) with low < high", got=f"{bounds}", do="pass e.g. bounds=(0, 1)"
-            )
-        if mean is not None and not all(map(math.isfinite, mean)):
-            raise ImageError(
-                expected="a finite mean in every channel", got=f"{tuple(mean)}", do="pass the mean per channel"
-            )
-        if std is not None and any(not 0 < s < math.inf for s in std):
-            raise ImageError(
-                expected="std > 0 in every channel", got=f"{tuple(std)}", do="pass the standard deviation per channel"
-            )
+        for usable, expected, got in (
+            (all(map(math.isfinite, bounds)) and bounds[0] < bounds[1], "bounds (low, high) with low < high", bounds),
+            (mean is None or all(map(math.isfinite, mean)), "a finite mean in every channel", mean),
+            (std is None or all(0 < s < math.inf for s in std), "std > 0 in every channel", std),
+        ):
+            if not usable:
+                raise ImageError(expected=expected, got=f"{got}", do="pass e.g. bounds=(0, 1), mean=(0.5,), std=(0.2,)")
         super().__init__()
         self.training = False
         self.model = model
@@ -113,7 +104,7 @@ class Classifier(nn.Module):
         if self._depth:
             yield
             return
-        flags = [(module, module.training) for module in self.model.modules()]
+        modes = [(module, module.training) for module in self.model.modules()]
         parameters = [(p, p.requires_grad, p.grad) for p in self.model.parameters()]
         buffers = [
             (module, name, buffer, buffer.detach().clone())
@@ -131,7 +122,7 @@ class Classifier(nn.Module):
             yield
         finally:
             self._depth -= 1
-            for module, training in flags:
+            for module, training in modes:
                 module.training = training
             for parameter, requires_grad, grad in parameters:
                 parameter.requires_grad_(requires_grad)
@@ -151,33 +142,24 @@ class Classifier(nn.Module):
             return self.run(images)
 
     def run(self, images: Tensor) -> Tensor:
-        """Normalise and classify, without any check. Gradients flow to `images`.
+        """Normalise and classify, without checks; gradients flow to `images`.
 
-        Call it inside `borrowed()`; hooks on the model see exactly what they would see in the user's own code.
+        Call it inside `borrowed()`. Hooks on the model see what they would see in the user's own code.
         """
         output = self.model(self.normalise(images))
         if not isinstance(output, Tensor):
-            raise ModelError(
-                expected="a model that returns one tensor of logits [N, K]",
-                got=f"a {type(output).__name__}",
-                do="wrap the model so that it returns the logits alone",
-            )
+            expected, do = "a model that returns one tensor of logits [N, K]", "wrap it so that it returns logits alone"
+            raise ModelError(expected=expected, got=kind_of(output), do=do)
         return output
 
     def try_run(self, images: Tensor) -> Tensor:
-        """`run`, where a model that cannot take such images is told in one line: for a first pass.
-
-        Raises:
-            ModelError: The model raised an error, or returned no tensor.
-        """
+        """`run` for a first pass: whatever the model raises becomes one line, a `ModelError`."""
         try:
             return self.run(images)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise ModelError(
-                expected=f"a model that takes images {list(images.shape)}",
-                got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-                do="check the number of channels and the size of the images, and mean and std",
-            ) from error
+            got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            do = "check the number of channels and the size of the images, and mean and std"
+            raise ModelError(expected=f"a model that takes images {list(images.shape)}", got=got, do=do) from error
 
     def normalise(self, images: Tensor) -> Tensor:
         """`(images - mean) / std`, per channel, in the precision of the model's parameters; always a new tensor."""
@@ -190,17 +172,11 @@ class Classifier(nn.Module):
         return images.clone() if images is given else images  # a model may change its input in place
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits of images, both checked.
-
-        Args:
-            images: Floating point `[N, C, H, W]`, within `bounds`.
-
-        Returns:
-            Logits `[N, K]`, without gradient.
+        """Logits `[N, K]` of floating point images `[N, C, H, W]` within `bounds`, both checked, without gradient.
 
         Raises:
             ImageError: Wrong shape or type, NaN, or pixels outside the bounds.
-            ModelError: The output is no finite `[N, K]` tensor, or looks like probabilities.
+            ModelError: The output is not a finite `[N, K]` tensor, or looks like probabilities.
         """
         images = self.check_images(images)
         with self.borrowed(), torch.no_grad():
@@ -209,99 +185,61 @@ class Classifier(nn.Module):
         return logits
 
     def check_images(self, images: Tensor) -> Tensor:
-        """The images on the model's device, clipped by no more than the rounding tolerance.
-
-        Raises:
-            ImageError: See `logits`.
-        """
+        """The images on the model's device, with what rounding moved out of the bounds moved back; see `logits`."""
         given: object = images  # whatever a caller without type checks hands in
         if not isinstance(given, Tensor) or given.ndim != 4 or not given.is_floating_point() or not len(given):
-            got = f"{given.dtype} of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-            raise ImageError(
-                expected="a floating point tensor [N, C, H, W] with N >= 1",
-                got=got,
-                do="stack the images and convert them, e.g. uint8 / 255",
+            expected, do = (
+                "a floating point tensor [N, C, H, W] with N >= 1",
+                "stack and convert them, e.g. uint8 / 255",
             )
+            raise ImageError(expected=expected, got=kind_of(given), do=do)
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and images.shape[1] != len(values):
-                raise ImageError(
-                    expected=f"images of {len(values)} channels, as {name} has",
-                    got=f"{images.shape[1]} channels",
-                    do=f"pass one {name} per image channel",
-                )
+                expected, got = f"images of {len(values)} channels, as {name} has", f"{images.shape[1]} channels"
+                raise ImageError(expected=expected, got=got, do=f"pass one {name} per image channel")
         low, high = self.bounds
         least, most = (float(v) for v in images.detach().aminmax())
         if not math.isfinite(least) or not math.isfinite(most):
-            raise ImageError(
-                expected="finite pixels",
-                got=f"{int((~images.isfinite()).sum())} NaN or infinite",
-                do="remove or repair the broken images",
-            )
+            broken = int((~images.isfinite()).sum())
+            raise ImageError(expected="finite pixels", got=f"{broken} NaN or infinite", do="remove the broken images")
         slack = RANGE_TOLERANCE * (high - low)
         if least < low - slack or most > high + slack:
-            raise ImageError(
-                expected=f"pixels within the bounds [{low:g}, {high:g}]",
-                got=f"[{least:.4g}, {most:.4g}]",
-                do="scale the images, or pass the true range as Classifier(model, bounds=(low, high)) "
-                "with any normalisation as mean and std",
-            )
+            expected, got = f"pixels within the bounds [{low:g}, {high:g}]", f"[{least:.4g}, {most:.4g}]"
+            do = "scale the images, or pass their true range to Classifier(model, bounds, mean, std)"
+            raise ImageError(expected=expected, got=got, do=do)
         return images.to(self.device).clamp(low, high)
+
+    def check_labels(self, labels: Tensor, images: Tensor) -> Tensor:
+        """True classes of checked images: int64 `[N]` on the model's device. One image is classified to count logits.
+
+        `LabelError` for labels of the wrong shape, type or range.
+        """
+        given: object = labels  # whatever a caller without type checks hands in
+        if not isinstance(given, Tensor) or given.shape != (len(images),) or given.is_floating_point():
+            expected = f"an integer tensor of {len(images)} labels, one per image"
+            raise LabelError(expected=expected, got=kind_of(given), do="pass true classes as int64 [N]")
+        with self.borrowed(), torch.no_grad():
+            logits = self.run(images[:1])
+        check_logits(logits, 1)
+        classes, least, most = logits.shape[1], int(labels.min()), int(labels.max())
+        if least < 0 or most >= classes:
+            expected = f"labels from 0 to {classes - 1}, as the classifier has {classes} classes"
+            do = "check that the data and the classifier belong together"
+            raise LabelError(expected=expected, got=f"labels from {least} to {most}", do=do)
+        return labels.detach().to(images.device, torch.int64).clone()
 
 
 def check_logits(logits: Tensor, count: int) -> None:
-    """Raise unless `logits` is a finite `[count, K >= 2]` tensor that does not look like probabilities.
-
-    Raises:
-        ModelError: It is not.
-    """
+    """Raise `ModelError` unless `logits` is a finite `[count, K >= 2]` tensor that does not look like probabilities."""
     if logits.ndim != 2 or logits.shape[0] != count or logits.shape[1] < 2:
-        raise ModelError(
-            expected=f"logits of shape [{count}, K] with K >= 2",
-            got=f"{tuple(logits.shape)}",
-            do="wrap the model so that it returns one row of class scores per image",
-        )
+        do = "wrap the model so that it returns one row of class scores per image"
+        raise ModelError(expected=f"logits of shape [{count}, K] with K >= 2", got=f"{tuple(logits.shape)}", do=do)
     if not bool(torch.isfinite(logits).all()):
+        broken = int((~torch.isfinite(logits)).sum())
         raise ModelError(
-            expected="finite logits",
-            got=f"{int((~torch.isfinite(logits)).sum())} NaN or infinite values",
-            do="check the weights and the normalisation",
+            expected="finite logits", got=f"{broken} NaN or infinite", do="check weights and normalisation"
         )
     rows = logits.detach().float()
     if bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all()):
-        raise ModelError(
-            expected="logits",
-            got="probabilities (every row is >= 0 and sums to 1)",
-            do="remove the final softmax: it hides gradients from attacks",
-        )
-
-
-def check_labels(labels: object, count: int, classifier: Classifier, probe: Tensor) -> Tensor:
-    """The labels on the classifier's device, int64.
-
-    Args:
-        labels: True classes.
-        count: How many there must be.
-        classifier: Its number of classes is read from its output on `probe`.
-        probe: At least one checked image.
-
-    Raises:
-        LabelError: Wrong shape, type or range.
-        ModelError: The output is no logits.
-    """
-    if not isinstance(labels, Tensor) or labels.shape != (count,) or labels.is_floating_point():
-        got = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise LabelError(
-            expected=f"an integer tensor of {count} labels, one per image", got=got, do="pass true classes as int64 [N]"
-        )
-    with classifier.borrowed(), torch.no_grad():
-        logits = classifier.run(probe)
-    check_logits(logits, len(probe))
-    classes = logits.shape[1]
-    least, most = (int(v) for v in labels.aminmax())
-    if least < 0 or most >= classes:
-        raise LabelError(
-            expected=f"labels from 0 to {classes - 1}, as the classifier has {classes} classes",
-            got=f"labels from {least} to {most}",
-            do="check that the data and the classifier belong together",
-        )
-    return labels.detach().to(probe.device, torch.int64).clone()
+        got = "probabilities (every row is >= 0 and sums to 1)"
+        raise ModelError(expected="logits", got=got, do="remove the final softmax: it hides gradients from attacks")

@@ -45,7 +45,7 @@ class ModelError(InputError):
 
 
 class LayerError(InputError):
-    """A layer name that does not exist or that is not a layer of the network."""
+    """A layer that the network does not have, or a module call whose output does not fix the logits."""
 
 
 class ThreatModelError(InputError):
@@ -53,7 +53,7 @@ class ThreatModelError(InputError):
 
 
 class DataError(InputError):
-    """A data set that is missing, truncated or empty."""
+    """Data that are missing, truncated, empty or of a kind that cannot be read."""
 
 
 class WeightsError(InputError):
@@ -70,6 +70,16 @@ class ConfigError(InputError):
 
 class TrainingError(InputError):
     """A training that left the range of finite numbers, or that lost one of its processes."""
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for `got`: its class, or type and shape of a tensor or array."""
+    if value is None:
+        return "none"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 @dataclass(frozen=True)
@@ -105,10 +115,7 @@ class FlagKind:
         NOISE = FlagKind("noise_control", "failure", "random noise alone moves it by {value:+.3f}")
         flag = NOISE(layer="fc1", value=0.04, threshold=0.03)
 
-    Attributes:
-        code: See `Flag`.
-        severity: Likewise.
-        template: The message, with `{layer}`, `{value}`, `{threshold}` and the names of details in braces.
+    The template is the message, with `{layer}`, `{value}`, `{threshold}` and the names of details in braces.
     """
 
     code: str

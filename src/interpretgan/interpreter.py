@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.classifier import Classifier
-from interpretgan.data import ImageSource, as_source
+from interpretgan.data import ImageData, as_source
 from interpretgan.errors import ConfigError, ImageError, LabelError
 from interpretgan.gan.fitted import Fitted
 from interpretgan.gan.generator import Generator
@@ -91,7 +91,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
 
     def fit(
         self,
-        images: Tensor | ImageSource,
+        images: ImageData,
         *,
         recognition_network: Classifier | None = None,
         checkpoint: Path | None = None,
@@ -101,8 +101,8 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         """Train on natural images.
 
         Args:
-            images: `[N, C, H, W]` within the classifier's bounds, or a source that is read a batch at a time (an
-                `ImageSet` is brought to the bounds). The layers are found on the first of them, where none were given.
+            images: `[N, C, H, W]` within the classifier's bounds, or other `ImageData`, read a batch at a time. Layers
+                are found on the first of them, where none were given.
             recognition_network: A robust classifier of the same classes, trained apart from the judge, that recognises
                 the explanations in place of the explained one. On natural photographs that one is satisfied with
                 textures that only it recognises.
@@ -167,7 +167,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
 
         Raises:
             ConfigError: `fit` was not called, or a judge of other bounds.
-            ImageError, LabelError: Images that the classifier refuses, or adversarial images or labels of another number.
+            ImageError, LabelError: Images that the classifier refuses, or not one adversarial image and label for each.
         """
         images = self.classifier.check_images(images)
         if adversarial is not None:

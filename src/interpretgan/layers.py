@@ -1,8 +1,8 @@
 """Find the layers of a network, capture their latents, and replay the network from them.
 
-A *layer* is a module call whose output alone fixes the logits: `f = f_{>l} ∘ f_{<=l}`. Layers are found by running the
-network, never by reading its code, so in-place, reused and functional layers need no special case. All hooks of
-this package live in this file.
+A *layer* is a module call whose output fixes the logits: `f = f_{>l} ∘ f_{<=l}`. Layers are found by running the
+network, not by reading its code, so in-place, reused and functional operations need no special case. All hooks of the
+package are in this file.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.classifier import Classifier, check_logits
-from interpretgan.errors import LayerError, ModelError
+from interpretgan.data import ImageData, as_source
+from interpretgan.errors import LayerError, ModelError, kind_of
 
 PROBE_IMAGES = 4
-"""How many images the complete-cut test runs on."""
+"""How many images the test of a layer runs on."""
 
 SPREAD_TOLERANCE = 1e-4
 """Logits count as equal when they differ by less than this share of the difference between two inputs' logits."""
@@ -28,7 +29,7 @@ SPREAD_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Layer:
-    """A place in the network whose tensor fixes the logits.
+    """A module call whose output fixes the logits.
 
     Attributes:
         name: Qualified module name, with `:k` for the k-th call (from 1) of a module that is called more than once.
@@ -36,7 +37,7 @@ class Layer:
         call: Which call of the module, from 1.
         kind: Class of the module, e.g. `Conv2d`.
         shape: Shape of the latent without the batch axis.
-        same_as: Name of another layer that holds the very same tensor (a container and its last layer, dropout in eval
+        same_as: Name of the layer that stands for the same tensor (a container and its last layer, dropout in eval
             mode, a flatten), or `None`. Explaining one of the two explains both.
     """
 
@@ -50,7 +51,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Refused:
-    """A module call that does not fix the logits, with the reason and the nearest layer that can stand in for it."""
+    """A module call whose output does not fix the logits, the reason, and the nearest layer."""
 
     name: str
     kind: str
@@ -61,60 +62,50 @@ class Refused:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Every module call of a network, sorted into layers and refused calls, both in execution order."""
+    """Every module call of a network, in execution order."""
 
     layers: tuple[Layer, ...]
+    """Those that only repeat another one's tensor included."""
     refused: tuple[Refused, ...]
     order: tuple[str, ...]
+    """Names of all calls."""
     same_module: dict[str, str]
+    """For each further name of a module that has several, its first name."""
 
     @property
     def distinct(self) -> list[Layer]:
-        """The layers that hold different tensors: one name for each."""
+        """One layer for each tensor."""
         return [layer for layer in self.layers if layer.same_as is None]
 
     def select(self, names: Sequence[str]) -> list[Layer]:
-        """The named layers, in execution order.
-
-        Raises:
-            LayerError: A name that does not exist, that is ambiguous, or that is no layer.
-        """
-        return [layer for layer in self.layers if layer.name in {self._find(name).name for name in names}]
+        """The named layers, in execution order; `LayerError` for a name that is unknown, ambiguous or not a layer's."""
+        chosen = {self._find(name) for name in names}
+        return [layer for layer in self.layers if layer in chosen]
 
     def _find(self, name: str) -> Layer:
         layers = {layer.name: layer for layer in self.layers}
         if name in layers:
             return layers[name]
-        for refused in self.refused:
-            if refused.name == name:
-                raise LayerError(
-                    expected="a layer whose output fixes the logits",
-                    got=f"'{name}', a module call that does not: {refused.reason}",
-                    do=f"use '{refused.nearest}'" if refused.nearest else "pick another layer",
-                )
-        calls = [other for other in self.order if other.rpartition(":")[0] == self.same_module.get(name, name)]
-        if calls:
-            raise LayerError(
-                expected="one call of a module",
-                got=f"'{name}', which is called {len(calls)} times",
-                do=f"pick one of {', '.join(calls)}",
-            )
-        if name in self.same_module:
-            raise LayerError(
-                expected="a layer name of the network",
-                got=f"'{name}', another name of the module '{self.same_module[name]}'",
-                do=f"use '{self.same_module[name]}'",
-            )
-        close = difflib.get_close_matches(name, list(layers) or list(self.order), n=1, cutoff=0.0)
-        raise LayerError(
-            expected="a layer name of the network",
-            got=f"'{name}'",
-            do=f"did you mean '{close[0]}'? `interpretgan layers` lists them all" if close else "list the layers",
-        )
+        expected, first = "a layer name of the network", self.same_module.get(name, name)
+        calls = [other for other in self.order if other.rpartition(":")[0] == first]
+        refused = next((call for call in self.refused if call.name == name), None)
+        if refused is not None:
+            expected, got = "a module call whose output fixes the logits", f"'{name}', where {refused.reason}"
+            do = f"use '{refused.nearest}'" if refused.nearest else "choose another layer"
+        elif calls:
+            expected, got = "one call of a module", f"'{name}', which is called {len(calls)} times"
+            do = f"choose one of {', '.join(calls)}"
+        elif first != name:
+            got, do = f"'{name}', another name of the module '{first}'", f"use '{first}'"
+        else:
+            close = difflib.get_close_matches(name, list(layers) or list(self.order), n=1, cutoff=0.0)
+            got = f"'{name}'"
+            do = f"did you mean '{close[0]}'? `interpretgan layers` lists them all" if close else "list the layers"
+        raise LayerError(expected=expected, got=got, do=do)
 
 
 def distinct(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], list[int]]:
-    """The layers that hold different tensors, and for every given layer the index of the one that holds its tensor."""
+    """One layer for each tensor, and for every given layer the index of the one that stands for it."""
     first: dict[str, Layer] = {}
     for layer in layers:
         first.setdefault(layer.same_as or layer.name, layer)
@@ -130,23 +121,23 @@ Visit = Callable[[str, int, nn.Module, object], object | None]
 
 @contextmanager
 def _visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | None = None) -> Iterator[None]:
-    """Run `visit` after every call of every module (or of the named ones), the root's name being empty."""
+    """Run `visit` after every call of every module, or of the named ones. The name of the whole network is empty."""
     calls: Counter[str] = Counter()
-    handles = []
 
-    def attach(name: str, module: nn.Module) -> None:
+    def hook_of(name: str) -> Callable[[nn.Module, object, object], object | None]:
         def hook(module: nn.Module, _inputs: object, output: object) -> object | None:
             calls[name] += 1
             return visit(name, calls[name], module, output)
 
-        handles.append(module.register_forward_hook(hook))
+        return hook
 
+    handles = []
     try:
         # Registered first, so that each pass through the network counts its calls from one.
         handles.append(classifier.model.register_forward_pre_hook(lambda *_: calls.clear()))
         for name, module in classifier.model.named_modules():
             if modules is None or name in modules:
-                attach(name, module)
+                handles.append(module.register_forward_hook(hook_of(name)))
         yield
     finally:
         for handle in handles:
@@ -157,58 +148,38 @@ def _visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | Non
 def capturing(
     classifier: Classifier, layers: Sequence[Layer], rows: Mapping[str, slice] | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """Collect the latents of the given layers in every pass of the classifier.
+    """Collect the latents of layers in every pass of the classifier.
 
-    Each latent is copied when its module returns, so that a later in-place layer cannot change it; gradients flow.
+    A latent is copied when its module returns, so that a later in-place operation cannot change it; gradients flow.
 
-    Args:
-        classifier: The classifier.
-        layers: Where to look.
-        rows: For each layer the images whose latent is kept. `None`: all of them.
-
-    Yields:
-        A dictionary from layer name to latent `[N, *layer.shape]`, refilled by each pass.
+    Yields a dictionary from layer name to latent `[N, *layer.shape]`, which each pass refills. `rows` says for each
+    layer of which images the latent is kept; `None`: of all.
     """
     wanted = {(layer.module, layer.call): layer.name for layer in layers}
     latents: dict[str, Tensor] = {}
 
-    def visit(name: str, call: int, _module: nn.Module, output: object) -> None:
-        layer_name = wanted.get((name, call))
-        if layer_name is not None:
+    def visit(module_name: str, call: int, _module: nn.Module, output: object) -> None:
+        name = wanted.get((module_name, call))
+        if name is not None:
             assert isinstance(output, Tensor)
-            latents[layer_name] = (output if rows is None else output[rows[layer_name]]).clone()
+            latents[name] = (output if rows is None else output[rows[name]]).clone()
 
     with _visiting(classifier, visit, [layer.module for layer in layers]):
         yield latents
 
 
 def capture(classifier: Classifier, images: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and latents of one batch, without gradient.
-
-    Args:
-        classifier: The classifier.
-        images: `[N, C, H, W]` within the classifier's bounds.
-        layers: Where to look.
-
-    Returns:
-        Logits `[N, K]`, and a dictionary from layer name to latent `[N, *layer.shape]`.
-    """
+    """Logits `[N, K]`, and the latents `[N, *layer.shape]` by layer name, of images within the bounds; no gradient."""
     with classifier.borrowed(), torch.no_grad(), capturing(classifier, layers) as latents:
         logits = classifier.run(images)
     return logits, dict(latents)
 
 
 def replay(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor) -> Tensor:
-    """Logits of the network when the layer's output is replaced: `f_{>l}(latent)`.
+    """Logits `[N, K]` of the network when a layer's output is replaced by `latent`: `f_{>l}(latent)`.
 
-    Args:
-        classifier: The classifier.
-        layer: The layer to replay from.
-        latent: `[N, *layer.shape]`.
-        images: Any `[N, C, H, W]`; they run the network up to the layer and have no influence on the result.
-
-    Returns:
-        Logits `[N, K]`, with gradient to `latent` where autograd is on.
+    The latent is `[N, *layer.shape]`; gradients flow to it where autograd is on. The images, any
+    `[N, C, H, W]`, run the network up to the layer and have no influence on the result.
     """
 
     def visit(_name: str, call: int, _module: nn.Module, _output: object) -> Tensor | None:
@@ -218,7 +189,7 @@ def replay(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor)
         return classifier.run(images)
 
 
-# --- the complete-cut test ---------------------------------------------------------------------------------------
+# --- which calls are layers --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -228,71 +199,62 @@ class _Call:
     kind: str
     output: object  # kept alive, so that its address stays its own
     value: Tensor | None  # a copy by value, None when the output is not one tensor
+    name: str = ""
+    follows_batch: bool = True  # whether its first axis becomes shorter with the batch
+    reason: str | None = None  # why it is not a layer
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        return tuple(self.value.shape[1:]) if self.value is not None else None
+        return None if self.value is None else tuple(self.value.shape[1:])
 
 
-def find_layers(classifier: Classifier, images: Tensor) -> list[Layer]:
-    """All layers of a network, in execution order, the logits last.
+def find_layers(classifier: Classifier, images: ImageData) -> list[Layer]:
+    """The layers of a network, one for each tensor, in execution order; the logits are the last.
 
     A module call is a layer exactly when running the network on one input, with the call's output replaced by the one
-    it gave on a second input, gives the second input's logits.
+    that it gave on a second input, gives the second input's logits.
 
     Args:
         classifier: The classifier.
-        images: A few images `[N, C, H, W]` within its bounds (four are used).
+        images: Images within its bounds, of which four are used: `[N, C, H, W]`, or data (see `as_source`).
 
     Raises:
-        ImageError: Images that the classifier refuses.
-        ModelError: A model whose output is not logits, or whose logits do not depend on the image.
+        ImageError, ModelError: Images that the classifier refuses, or logits that are none or ignore the image.
     """
-    return list(examine(classifier, images).layers)
+    return examine(classifier, images).distinct
 
 
-def examine(classifier: Classifier, images: Tensor) -> Anatomy:
-    """Like `find_layers`, with the refused module calls and the reason for each."""
-    images = classifier.check_images(images[:PROBE_IMAGES])
-    low, high = classifier.bounds
-    generator = torch.Generator().manual_seed(0)
-    noise = low + (high - low) * torch.rand(images.shape, generator=generator).to(images)
-    others = [noise] if len(images) == 1 else [noise, images.roll(1, dims=0)]
+def examine(classifier: Classifier, images: ImageData) -> Anatomy:
+    """Every module call of a network, sorted into layers and others with the reason; see `find_layers`."""
+    source = as_source(images, None, classifier.bounds)
+    probe = classifier.check_images(source.batch(torch.arange(min(PROBE_IMAGES, len(source))))[0])
+    count, (low, high) = len(probe), classifier.bounds
+    noise = low + (high - low) * torch.rand(probe.shape, generator=torch.Generator().manual_seed(0)).to(probe)
     with classifier.borrowed(), torch.no_grad():
-        classifier.try_run(images)
-        logits, calls = _trace(classifier, images)
-        check_logits(logits, len(images))
-        # An axis that is as long as the batch by chance does not follow it.
-        fewer = len(images) - 1
-        shorter = _trace(classifier, images[:fewer])[1] if fewer else []
-        first = {(one.module, one.index): () if one.value is None else one.value.shape[:1] for one in shorter}
-        fixed = {place for place, length in first.items() if length != (fewer,)}
-        again = classifier.run(images)
+        classifier.try_run(probe)
+        logits, calls = _trace(classifier, probe)
+        check_logits(logits, count)
+        again = classifier.run(probe)
         if not torch.allclose(logits, again, rtol=1e-4, atol=1e-5 * float(logits.abs().max())):
-            raise ModelError(
-                expected="the same logits from two passes over the same images",
-                got=f"a difference of {float((logits - again).abs().max()):.3g}",
-                do="remove the randomness that stays on in eval mode",
-            )
-        plain = [(other, classifier.run(other)) for other in others]
-        telling = [(other, own) for other, own in plain if _differ(own, logits)]
-        if not telling:
-            raise ModelError(
-                expected="logits that depend on the image",
-                got="the same logits on different images",
-                do="check the weights and the normalisation",
-            )
-        names = _qualify(calls)
-        reasons = [
-            _no_batch_axis(call.value, len(images))
-            if call.value is not None and (call.module, call.index) in fixed
-            else _why_not_a_layer(classifier, call, len(images), telling, logits)
-            for call in calls
-        ]
-    return _sort(classifier, calls, names, reasons)
+            got, do = f"a difference of {_spread(logits, again):.3g}", "remove the randomness that stays in eval mode"
+            raise ModelError(expected="the same logits from two passes over the same images", got=got, do=do)
+        # Other images and their own logits, where these are others.
+        runs = [(other, classifier.run(other)) for other in ([noise] if count == 1 else [noise, probe.roll(1, dims=0)])]
+        others = [(other, own) for other, own in runs if _spread(own, logits) > 1e-6 * float(logits.abs().max())]
+        if not others:
+            got, do = "the same logits on different images", "check the weights and the normalisation"
+            raise ModelError(expected="logits that depend on the image", got=got, do=do)
+        # An axis that is as long as the batch by chance does not become shorter with it.
+        shorter = _trace(classifier, probe[:-1])[1] if count > 1 else []
+        lengths = {(call.module, call.index): () if call.value is None else call.value.shape[:1] for call in shorter}
+        for call in calls:
+            call.follows_batch = lengths.get((call.module, call.index), (count - 1,)) == (count - 1,)
+            call.reason = _why_not_a_layer(classifier, call, others, logits)
+    return _anatomy(classifier, calls)
 
 
 def _trace(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[_Call]]:
+    """Logits, and every call of a module with its name: with `:k` where there are several, `logits` for the root's."""
     calls: list[_Call] = []
 
     def visit(name: str, index: int, module: nn.Module, output: object) -> None:
@@ -301,29 +263,25 @@ def _trace(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[_Call]]
 
     with _visiting(classifier, visit):
         logits = classifier.run(images)
+    counts = Counter(call.module for call in calls)
+    for call in calls:
+        call.name = call.module + (f":{call.index}" if counts[call.module] > 1 else "")
+    calls[-1].name = "output" if "logits" in counts else "logits"
     return logits, calls
 
 
-def _qualify(calls: Sequence[_Call]) -> list[str]:
-    """Names of the calls: the module's, with `:k` where it is called more than once; `logits` for the root's."""
-    counts = Counter(call.module for call in calls)
-    names = [call.module + (f":{call.index}" if counts[call.module] > 1 else "") for call in calls]
-    names[-1] = "logits" if "logits" not in names else "output"
-    return names
-
-
 def _why_not_a_layer(
-    classifier: Classifier, call: _Call, count: int, others: Sequence[tuple[Tensor, Tensor]], logits: Tensor
+    classifier: Classifier, call: _Call, others: Sequence[tuple[Tensor, Tensor]], logits: Tensor
 ) -> str | None:
-    """`None` for a layer, else the reason."""
+    """The reason, or `None` for a layer."""
     value = call.value
     if value is None:
-        return f"it returns a {type(call.output).__name__}, not one tensor"
+        return f"it returns {kind_of(call.output)}, not one tensor"
     if not value.is_floating_point():
         return f"it returns {value.dtype}, not real numbers"
-    if value.ndim < 2 or value.shape[0] != count:
-        return _no_batch_axis(value, count)
-    for other, plain in others:
+    if value.ndim < 2 or value.shape[0] != len(logits) or not call.follows_batch:
+        return f"its output {tuple(value.shape)} has no batch axis of {len(logits)} in front"
+    for other, own in others:
         replaced = False
 
         def visit(_name: str, index: int, _module: nn.Module, _output: object) -> Tensor | None:
@@ -341,80 +299,63 @@ def _why_not_a_layer(
                 return f"the network fails when its output is replaced ({str(error).splitlines()[0]})"
         if not replaced:
             return "it is not called on every image"
-        if float((swapped - logits).abs().max()) > SPREAD_TOLERANCE * float((plain - logits).abs().max()):
+        if _spread(swapped, logits) > SPREAD_TOLERANCE * _spread(own, logits):
             return "information flows around it (a skip connection or a parallel branch)"
     return None
 
 
-def _no_batch_axis(value: Tensor, count: int) -> str:
-    return f"its output {tuple(value.shape)} has no batch axis of {count} in front"
+def _spread(logits: Tensor, other: Tensor) -> float:
+    return float((logits - other).abs().max())
 
 
-def _differ(some: Tensor, other: Tensor) -> bool:
-    return float((some - other).abs().max()) > 1e-6 * float(other.abs().max())
-
-
-def _sort(
-    classifier: Classifier, calls: Sequence[_Call], names: Sequence[str], reasons: Sequence[str | None]
-) -> Anatomy:
-    same_as = _same_tensor(calls, names, reasons)
+def _anatomy(classifier: Classifier, calls: Sequence[_Call]) -> Anatomy:
+    same_as = _same_tensor(calls)
     layers: list[Layer] = []
     refused: list[Refused] = []
-    for position, (call, name, reason) in enumerate(zip(calls, names, reasons, strict=True)):
-        if reason is not None:
-            refused.append(Refused(name, call.kind, call.shape, reason, _nearest(position, names, reasons, same_as)))
-        elif call.module or same_as.get(name) is None:  # the root only where no other call returns the logits
+    for position, call in enumerate(calls):
+        if call.reason is not None:
+            # The layer that follows, or the one before where none does.
+            near = [other.name for other in (*calls[position + 1 :], *calls[:position][::-1]) if other.reason is None]
+            nearest = same_as.get(near[0], near[0]) if near else None
+            refused.append(Refused(call.name, call.kind, call.shape, call.reason, nearest))
+        elif call.module or call.name not in same_as:  # the root only where no other call returns the logits
             assert call.shape is not None
-            layers.append(Layer(name, call.module, call.index, call.kind, call.shape, same_as.get(name)))
+            layers.append(Layer(call.name, call.module, call.index, call.kind, call.shape, same_as.get(call.name)))
     first = {id(module): name for name, module in classifier.model.named_modules()}
     every = classifier.model.named_modules(remove_duplicate=False)
     same_module = {name: first[id(module)] for name, module in every if first[id(module)] != name}
-    return Anatomy(tuple(layers), tuple(refused), tuple(names), same_module)
+    return Anatomy(tuple(layers), tuple(refused), tuple(call.name for call in calls), same_module)
 
 
-def _same_tensor(calls: Sequence[_Call], names: Sequence[str], reasons: Sequence[str | None]) -> dict[str, str]:
+def _same_tensor(calls: Sequence[_Call]) -> dict[str, str]:
     """For each layer that only repeats another one's tensor, the name that stands for both.
 
-    The name kept is the innermost module that has a refused call inside (a residual block is called by its own name,
-    not by its last ReLU's), else the call that returned first (a layer, not the container around it).
+    That is the innermost module that has a refused call inside (a residual block keeps its own name, not that of its
+    last ReLU), else the call that returned first (a layer, not the container around it).
     """
-    groups: list[list[int]] = []
-    for position, call in enumerate(calls):
-        if reasons[position] is not None:
-            continue
-        for group in groups:
-            if _shares(calls[group[-1]], call):
-                group.append(position)
-                break
-        else:
-            groups.append([position])
-    refused = [call.module for call, reason in zip(calls, reasons, strict=True) if reason is not None]
+    groups: list[list[_Call]] = []
+    for call in calls:
+        if call.reason is None:
+            group = next((group for group in groups if _same_memory(group[-1], call)), None)
+            if group is None:
+                groups.append([call])
+            else:
+                group.append(call)
+    refused = [call.module for call in calls if call.reason is not None]
     same_as: dict[str, str] = {}
     for group in groups:
         # The root comes last and stays out: a network's own output is named by the layer that returns it.
-        blocks = [p for p in group if calls[p].module and any(r.startswith(calls[p].module + ".") for r in refused)]
-        kept = max(blocks, key=lambda p: (len(calls[p].module), -p)) if blocks else group[0]
-        same_as |= {names[p]: names[kept] for p in group if p != kept}
+        blocks = [one for one in group if one.module and any(r.startswith(one.module + ".") for r in refused)]
+        kept = max(blocks, key=lambda block: len(block.module)) if blocks else group[0]
+        same_as |= {call.name: kept.name for call in group if call is not kept}
     return same_as
 
 
-def _shares(earlier: _Call, later: _Call) -> bool:
-    """Whether two calls returned one and the same memory with the same content (reshaped or not)."""
-    a, b = earlier.value, later.value
+def _same_memory(earlier: _Call, later: _Call) -> bool:
+    """Whether two calls that may be layers returned the same memory with the same content, reshaped or not."""
     assert isinstance(earlier.output, Tensor)
     assert isinstance(later.output, Tensor)
-    assert a is not None
-    assert b is not None
-    return (
-        earlier.output.data_ptr() == later.output.data_ptr()
-        and a.numel() == b.numel()
-        and torch.equal(a.flatten(1), b.flatten(1))
-    )
-
-
-def _nearest(position: int, names: Sequence[str], reasons: Sequence[str | None], same_as: dict[str, str]) -> str | None:
-    """The layer that follows a refused call, or the one before it where none follows."""
-    after = [i for i in range(position + 1, len(names)) if reasons[i] is None]
-    before = [i for i in range(position) if reasons[i] is None]
-    found = after[0] if after else before[-1] if before else None
-    return None if found is None else same_as.get(names[found], names[found])
+    assert earlier.value is not None
+    assert later.value is not None
+    a, b = earlier.value.flatten(1), later.value.flatten(1)
+    return earlier.output.data_ptr() == later.output.data_ptr() and torch.equal(a, b)

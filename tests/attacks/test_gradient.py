@@ -21,6 +21,7 @@ from interpretgan.attacks import (
     require_gradient,
     search,
 )
+from interpretgan.attacks.noise import random_starts
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ImageError, LabelError, ModelError, ThreatModelError
 
@@ -61,18 +62,14 @@ def test_perturbation_stays_within_eps_and_bounds(norm: str, method: str, eps: f
     assert found.max() <= low + width
 
 
-def test_l2_random_start_is_drawn_per_example() -> None:
-    """One tiny step shows the start: inside the ball, of all lengths and directions."""
+def test_random_starts_are_uniform_in_the_ball() -> None:
     count = 400
     x = torch.full((count, *SHAPE[1:]), 0.5)
-    classifier = small()
-    y = torch.zeros(count, dtype=torch.int64)
-    with classifier.borrowed(), torch.enable_grad():
-        torch.manual_seed(0)
-        started = search(classifier.run, x, y, ThreatModel("l2", 0.4, steps=1, step_size=1e-7), (0, 1))
-    delta = (started - x).flatten(1)
-    lengths = delta.norm(dim=1)
-    dimension = delta.shape[1]
+    linf = random_starts(x, ThreatModel("linf", 0.4), seed=0, restart=0, first_index=0) - x
+    assert linf.abs().max() <= 0.4 + 1e-6
+    assert abs(float(linf.std()) - 0.4 / 3**0.5) < 0.002
+    delta = (random_starts(x, ThreatModel("l2", 0.4), seed=0, restart=0, first_index=0) - x).flatten(1)
+    lengths, dimension = delta.norm(dim=1), delta.shape[1]
     assert lengths.max() <= 0.4 + 1e-6
     # uniform in the ball: (length / eps) ** dimension is uniform on [0, 1]
     uniform = (lengths.double() / 0.4) ** dimension
@@ -82,6 +79,20 @@ def test_l2_random_start_is_drawn_per_example() -> None:
     assert cosines.abs().max() < 0.5
     assert abs(float(cosines.std()) - dimension**-0.5) < 0.01
     assert delta.view(count, *SHAPE[1:]).std(dim=3).min() > 0, "the start is constant along the width"
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_is_found_does_not_depend_on_the_batches(norm: str) -> None:
+    """Also not where the caller hands in the images in parts, as a diagnosis does."""
+    classifier, (x, y) = small(), examples(count=13)
+    threat_model = ThreatModel(norm, 0.1, steps=3, restarts=2)
+    whole = attack(classifier, x, y, threat_model, seed=4)
+    batches = attack(classifier, x, y, threat_model, seed=4, batch_size=5)
+    parts = [attack(classifier, x[i : i + 4], y[i : i + 4], threat_model, seed=4, first_index=i) for i in (0, 4, 8, 12)]
+    torch.testing.assert_close(batches, whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-5)
+    other = attack(classifier, x, y, threat_model, seed=4, first_index=1)
+    assert (other - whole).flatten(1).abs().amax(dim=1).min() > 1e-3, "each image has a start of its own"
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -113,7 +124,7 @@ def test_worst_case_over_restarts_never_gets_better_for_the_defender() -> None:
         was_wrong, previous = wrong, loss
 
 
-def test_misclassification_beats_a_higher_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misclassification_beats_a_higher_loss() -> None:
     """Logits read off three pixels: the second candidate is wrong with the lower cross-entropy."""
     classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3, 3, bias=False)))
     with torch.no_grad():
@@ -122,8 +133,9 @@ def test_misclassification_beats_a_higher_loss(monkeypatch: pytest.MonkeyPatch) 
     right_but_torn = torch.tensor([[0.6, 0.599, 0.599]]).view(1, 1, 1, 3)  # cross-entropy log 3
     wrong_but_close = torch.tensor([[0.500, 0.501, 0.0]]).view(1, 1, 1, 3)  # cross-entropy log 2
     candidates = iter([right_but_torn, wrong_but_close, right_but_torn])
-    monkeypatch.setattr("interpretgan.attacks.search", lambda *_: next(candidates))
-    found = attack(classifier, x, y, ThreatModel("linf", 0.7, restarts=3), seed=0)
+    found = attack(
+        classifier, x, y, ThreatModel("linf", 0.7, restarts=3), seed=0, method=lambda *_, **__: next(candidates)
+    )
     assert torch.equal(found, wrong_but_close)
 
 
@@ -212,7 +224,7 @@ def test_what_is_found_on_the_way_is_kept() -> None:
     assert fooled.any()
     far = (x + 0.35).clamp(0, 1), expected - 2, torch.full_like(x, torch.nan)
 
-    def forgetful(run: Callable[[Tensor], Tensor], natural: Tensor, *_: object) -> Tensor:
+    def forgetful(run: Callable[[Tensor], Tensor], natural: Tensor, *_: object, **__: object) -> Tensor:
         for image in (expected, *far):
             run(image)
         return natural
@@ -226,8 +238,8 @@ def test_the_best_iterate_is_at_least_as_good_as_the_last() -> None:
     classifier, (x, y) = small(), examples(count=60)
     threat_model = ThreatModel("linf", 0.08, steps=9, step_size=0.08)
     with classifier.borrowed(), torch.enable_grad():
-        torch.manual_seed(4)
-        last = search(classifier.run, x, y, threat_model, classifier.bounds)
+        start = random_starts(x, threat_model, seed=4, restart=0, first_index=0)
+        last = search(classifier.run, x, y, threat_model, classifier.bounds, start=start)
     best = attack(classifier, x, y, threat_model, seed=4)
     assert bool((loss_of(classifier, best, y) >= loss_of(classifier, last, y) - 1e-6).all())
     assert bool((loss_of(classifier, best, y) > loss_of(classifier, last, y) + 1e-4).any())
@@ -276,13 +288,6 @@ def test_refused_inputs() -> None:
         attack(classifier, x + 1, y, threat_model, seed=0)
     with pytest.raises(ThreatModelError, match="size"):
         check_perturbation(x, (x + 0.2).clamp(0, 1), threat_model, (0, 1))
-
-
-def test_batches_cover_every_example() -> None:
-    classifier, (x, y) = small(), examples(count=10)
-    threat_model = ThreatModel("linf", 0.05, "fgsm")
-    whole = attack(classifier, x, y, threat_model, seed=0)
-    assert torch.allclose(whole, attack(classifier, x, y, threat_model, seed=0, batch_size=3), atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,15 @@ def test_evaluate_writes_the_record_and_prints_the_table(tmp_path: Path, capsys:
     record = json.loads(file.read_text())
     assert list(record["accuracy"]) == ["natural", "fgsm", "pgd", "autoattack", "worst_case"]
     assert all(share.keys() == {"value", "low", "high"} for share in record["accuracy"].values())
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert record["curves"].keys() == {"eps", "steps"}
     assert record["threat_model"]["eps"] == pytest.approx(0.4)
     assert record["attacks"]["pgd"]["steps"] == 3
     assert record["classifier"]["checkpoint"] in ("best", "last")
     assert record["data"]["name"] == "digits"
-    assert "only 30 examples: fewer than 1,000" in record["flags"]
+    assert "few_examples" in [flag["code"] for flag in record["flags"]]
     for flag in record["flags"]:
-        assert f"! {flag}" in printed.out
+        assert f"! {flag['message']}" in printed.out
     assert "30 images, linf, eps 0.4" in printed.out
     for name, share in record["accuracy"].items():
         (line,) = [
@@ -86,7 +87,7 @@ def test_an_interrupted_evaluation_goes_on(
 
         return autoattack(*arguments, checkpoint_seconds=0, on_batch=stopped, **options)
 
-    monkeypatch.setattr("interpretgan.robustness.evaluate.autoattack", often)
+    monkeypatch.setattr(import_module("interpretgan.robustness.evaluate"), "autoattack", often)
     assert run_command([*command, str(parts)]) == 130
     assert state.exists()
     assert not (parts / "evaluation.json").exists()

@@ -5,7 +5,8 @@ import torch
 from interpretgan.attacks import ThreatModel, perturbation_size
 from interpretgan.classifier import Classifier
 from interpretgan.data import TensorImages
-from interpretgan.diagnosis.predictions import BATCH, PIXELS, attacker, batch_size, noise_control
+from interpretgan.diagnosis.controls import noise_control
+from interpretgan.diagnosis.predictions import BATCH, PIXELS, attacker, batch_size
 from tests.networks import Tiny
 
 

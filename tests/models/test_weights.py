@@ -68,9 +68,9 @@ def test_refused_weights_leave_the_model_as_it_was(tmp_path: Path) -> None:
     torch.save(lenet(1), tmp_path / "module.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     good = (tmp_path / "good.safetensors").read_bytes()
-    (tmp_path / "layer.safetensors").write_bytes(good[: len(good) // 2])
+    (tmp_path / "half.safetensors").write_bytes(good[: len(good) // 2])
     whole = (tmp_path / "more.pt").read_bytes()
-    (tmp_path / "layer.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "w.h5").write_text("")
     for name, words in {
@@ -79,8 +79,8 @@ def test_refused_weights_leave_the_model_as_it_was(tmp_path: Path) -> None:
         "more.pt": "'zz.weight'",
         "module.pt": "save model.state_dict",
         "list.pt": "a list",
-        "layer.safetensors": "layer.safetensors, which cannot be read",
-        "layer.pt": "layer.pt",
+        "half.safetensors": "half.safetensors, which cannot be read",
+        "half.pt": "half.pt",
         "text.pt": "text.pt",
         "w.h5": "save_weights",
         "missing.pt": "no file",

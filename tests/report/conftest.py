@@ -1,17 +1,22 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from interpretgan.diagnosis.result import Diagnosis
 from tests.report.samples import deep_diagnosis, lenet_diagnosis
 
 
-@pytest.fixture
-def lenet() -> dict[str, Any]:
+@pytest.fixture(scope="session")
+def lenet() -> Diagnosis:
     return lenet_diagnosis()
 
 
-@pytest.fixture
-def deep() -> dict[str, Any]:
+@pytest.fixture(scope="session")
+def deep() -> Diagnosis:
     return deep_diagnosis()
+
+
+@pytest.fixture(scope="session", params=["lenet", "deep"])
+def diagnosis(request: pytest.FixtureRequest) -> Diagnosis:
+    found: Diagnosis = request.getfixturevalue(request.param)
+    return found

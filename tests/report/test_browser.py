@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.report import write_report
-from tests.report.samples import examples_of
+from tests.report.samples import explanation_of
 
 pytestmark = pytest.mark.needs_browser
 
@@ -126,11 +127,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened.close()
 
 
-@pytest.fixture(params=["lenet", "deep"])
-def page(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def page(diagnosis: Diagnosis, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of seven or of twenty-five layers."""
-    diagnosis = request.getfixturevalue(request.param)
-    return write_report(diagnosis, examples_of(diagnosis, count=2), tmp_path)
+    return write_report(diagnosis, tmp_path_factory.mktemp("report"), explanation_of(diagnosis, count=2))
 
 
 def pixels(file: bytes) -> Any:

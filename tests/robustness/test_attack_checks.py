@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from interpretgan.attacks import (
-    ThreatModel,
-    attack,
-    check_perturbation,
-    require_eps_within_range,
-    require_gradient,
-    search,
-    seeded,
-)
+from interpretgan.attacks import ThreatModel, attack, check_perturbation, require_eps_within_range, require_gradient
 from interpretgan.classifier import Classifier
-from interpretgan.errors import ImageError, LayerError, ModelError, ThreatModelError
+from interpretgan.errors import Flag, ImageError, LayerError, ModelError, ThreatModelError
 from interpretgan.layers import Layer, find_layers
-from interpretgan.robustness import attack_checks as trust
-from interpretgan.robustness.curves import Sample
+from interpretgan.robustness import Sample
+from interpretgan.robustness import attack_checks as checks
 from tests.networks import Answers, Residual, Tiny, detached
 
 Examples = tuple[Tensor, Tensor]
@@ -109,14 +101,26 @@ def randomised(net: nn.Module) -> Classifier:
     return Classifier(Around(net, after=lambda logits: logits + 3 * torch.randn_like(logits)))
 
 
+def centred(net: nn.Module) -> Classifier:
+    return Classifier(Around(net, before=lambda x: x - x.mean(dim=0)))
+
+
+def sigmoid(net: nn.Module) -> Classifier:
+    return Classifier(Around(net, after=torch.sigmoid))
+
+
+def codes(flags: list[Flag]) -> list[str]:
+    return [flag.code for flag in flags]
+
+
 # --- refusals ----------------------------------------------------------------------------------------------------
 
 
 def test_a_threat_model_must_be_stated() -> None:
-    assert trust.require_threat_model(THREAT) is THREAT
+    assert checks.require_threat_model(THREAT) is THREAT
     for nothing in (None, 0.3, {"norm": "linf", "eps": 0.3}):
         with pytest.raises(ThreatModelError, match="a stated threat model, got"):
-            trust.require_threat_model(nothing)
+            checks.require_threat_model(nothing)
 
 
 def test_pixels_outside_the_bounds_and_perturbations_over_eps_are_refused(sound: Classifier, digits: Examples) -> None:
@@ -139,10 +143,10 @@ def test_an_eps_beyond_the_range_of_the_pixels_is_refused(norm: str, most: float
 
 def test_a_model_that_stays_in_train_mode_is_refused(net: Tiny) -> None:
     model = Tiny().train()
-    trust.require_eval_mode(Classifier(model))
+    checks.require_eval_mode(Classifier(model))
     assert model.training, "the flags are given back"
     with pytest.raises(ModelError, match="AlwaysTraining in train mode"):
-        trust.require_eval_mode(Classifier(AlwaysTraining(net)))
+        checks.require_eval_mode(Classifier(AlwaysTraining(net)))
 
 
 def test_no_gradient_is_refused(sound: Classifier, digits: Examples) -> None:
@@ -155,13 +159,13 @@ def test_a_layer_that_does_not_reproduce_the_logits_is_refused() -> None:
     torch.manual_seed(0)
     classifier, images = Classifier(Residual()), torch.rand(4, 1, 12, 12)
     layers = find_layers(classifier, images)
-    trust.require_replay(classifier, layers, images)
-    trust.require_replay(classifier, layers, images[:1])
+    checks.require_replay(classifier, layers, images)
+    checks.require_replay(classifier, layers, images[:1])
     around = Layer("blocks.0.conv2", "blocks.0.conv2", 1, "Conv2d", (4, 10, 10), None)
     with pytest.raises(LayerError, match=r"replayed from blocks\.0\.conv2"):
-        trust.require_replay(classifier, [*layers, around], images)
-    with pytest.raises(LayerError, match=r"call 2 of the layer stem\.0"):
-        trust.require_replay(classifier, [dataclasses.replace(layers[0], call=2)], images)
+        checks.require_replay(classifier, [*layers, around], images)
+    with pytest.raises(LayerError, match=r"call 2 of the module stem\.0"):
+        checks.require_replay(classifier, [dataclasses.replace(layers[0], call=2)], images)
 
 
 # --- warnings about the model ------------------------------------------------------------------------------------
@@ -169,128 +173,136 @@ def test_a_layer_that_does_not_reproduce_the_logits_is_refused() -> None:
 
 def test_a_sound_model_raises_no_flag(sound: Classifier, digits: Examples) -> None:
     images, labels = digits
-    assert trust.model_flags(sound, images, labels) == []
+    assert checks.model_flags(sound, images, labels) == []
+    assert checks.model_flags(sound, images[:1], labels[:1]) == []
     sample = Sample(sound, images, labels, seed=0)
-    assert trust.search_flags(sample.accuracy, len(images), THREAT, 1.0) == []
-    assert trust.lost_iterates(sound, images, labels, pgd) is None
+    assert checks.search_flags(sample.accuracy, len(images), THREAT, 1.0) == []
 
 
-def test_passes_that_differ(net: Tiny, digits: Examples) -> None:
-    images, _ = digits
-    for model in (randomised(net), Classifier(Counting(net))):
-        assert "logits differ between two passes" in (trust.passes_differ(model, images) or "")
-
-
-def test_dynamic_models(net: Tiny, digits: Examples) -> None:
-    images, _ = digits
-    centred = Classifier(Around(net, before=lambda x: x - x.mean(dim=0)))
-    assert "other images of its batch" in (trust.dynamic(centred, images) or "")
-    for backward in (False, True):
-        flag = trust.dynamic(Classifier(Purifying(net, backward=backward)), images)
-        assert "computes gradients" in (flag or "")
-    assert trust.dynamic(Classifier(net), images[:1]) is None
-
-
-def test_outputs_that_look_like_probabilities(net: Tiny, digits: Examples) -> None:
-    images, _ = digits
-    for squash in (torch.sigmoid, lambda logits: logits.softmax(dim=1)):
-        assert "look like probabilities" in (trust.probabilities(Classifier(Around(net, after=squash)), images) or "")
-    with pytest.raises(ModelError, match="remove the final softmax"):  # rows that sum to one are no logits at all
-        Classifier(Answers(lambda logits: logits.softmax(dim=1))).logits(images)
+@pytest.mark.parametrize(
+    ("model", "code", "word"),
+    [
+        (randomised, "passes_differ", ""),
+        (lambda net: Classifier(Counting(net)), "passes_differ", ""),
+        (centred, "dynamic_model", "batch"),
+        (lambda net: Classifier(Purifying(net)), "dynamic_model", "gradients"),
+        (lambda net: Classifier(Purifying(net, backward=True)), "dynamic_model", "gradients"),
+        (sigmoid, "probabilities", ""),
+        (lambda net: Classifier(Answers(lambda logits: logits.softmax(dim=1))), "probabilities", ""),
+    ],
+)
+def test_a_model_that_looks_robust_is_told_by_what_it_does(
+    model: Callable[[nn.Module], Classifier], code: str, word: str, *, net: Tiny, digits: Examples
+) -> None:
+    (flag,) = checks.model_flags(model(net), *digits)
+    assert (flag.code, flag.severity) == (code, "warning")
+    assert word in str(flag.details.get("why", ""))
 
 
 def test_gradients_that_cannot_be_used_are_counted(net: Tiny, digits: Examples) -> None:
     images, labels = digits
-    flag = trust.unusable_gradients(quantised(net), images, labels, batch_size=30)
-    assert "some of 80 examples (80 zero, 0 NaN, 0 infinite)" in (flag or "")
-    assert " zero, 0 NaN" in (trust.unusable_gradients(saturated(net), images, labels) or "")
     dark = images.clone()
     dark[:3, 0, 0, 0], dark[3:, 0, 0, 0] = 0, 1
-    rooted = Classifier(Around(net, before=lambda x: x + 0 * x[:, :, :1, :1].sqrt()))
-    assert "(0 zero, 3 NaN, 0 infinite)" in (trust.unusable_gradients(rooted, dark, labels) or "")
-    steep = Classifier(Around(net, before=lambda x: x + 1e-9 * x[:, :, :1, :1].sqrt()))
-    assert "(0 zero, 0 NaN, 3 infinite)" in (trust.unusable_gradients(steep, dark, labels) or "")
+    cases: list[tuple[Classifier, Tensor, dict[str, int]]] = [
+        (quantised(net), images, {"zero": 80, "nan": 0, "infinite": 0}),
+        (saturated(net), images, {"nan": 0, "infinite": 0}),
+        (Classifier(Around(net, before=lambda x: x + 0 * x[:, :, :1, :1].sqrt())), dark, {"zero": 0, "nan": 3}),
+        (Classifier(Around(net, before=lambda x: x + 1e-9 * x[:, :, :1, :1].sqrt())), dark, {"nan": 0, "infinite": 3}),
+    ]
+    for classifier, x, counts in cases:
+        (flag,) = checks.model_flags(classifier, x, labels, batch_size=30)
+        assert flag.code == "unusable_gradients"
+        assert flag.value is not None
+        assert flag.value > 0
+        assert flag.details.items() >= (counts | {"examples": 80}).items()
 
 
 # --- warnings about the attack -----------------------------------------------------------------------------------
-
-
-def pgd(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    return attack(classifier, images, labels, THREAT, seed=0)
 
 
 @pytest.mark.parametrize("mask", [saturated, quantised])
 def test_a_masked_model_raises_the_flags_of_the_search(
     mask: Callable[[nn.Module], Classifier], net: Tiny, digits: Examples
 ) -> None:
-    images, labels = digits
-    sample = Sample(mask(net), images, labels, seed=0)
-    text = "\n".join(trust.search_flags(sample.accuracy, len(images), ThreatModel("linf", 0.05, steps=10), 1.0))
-    assert "no better than one step" in text
-    assert "every image can be made grey" in text
+    sample = Sample(mask(net), *digits, seed=0)
+    flags = checks.search_flags(sample.accuracy, 80, ThreatModel("linf", 0.05, steps=10), 1.0)
+    assert {"one_step_as_good", "robust_at_any_size"} <= {*codes(flags)}
 
 
-def test_too_few_steps_and_too_few_restarts_are_told(sound: Classifier, digits: Examples) -> None:
-    sample = Sample(sound, *digits, seed=0)
+def test_too_few_steps_are_told(sound: Classifier, digits: Examples) -> None:
     weak = ThreatModel("linf", 0.1, steps=2, step_size=0.02)
-    assert any("twice the steps" in flag for flag in trust.search_flags(sample.accuracy, len(digits[1]), weak, 1.0))
-    assert "twice the restarts still move" in (trust.not_converged("restarts", 0.5, 0.47, 100) or "")
-    assert trust.not_converged("restarts", 0.5, 0.496, 1000) is None
-    assert trust.not_converged("restarts", 0.5, 0.49, 100) is None, "one example of a hundred may be luck"
+    flags = checks.search_flags(Sample(sound, *digits, seed=0).accuracy, 80, weak, 1.0)
+    (flag,) = (flag for flag in flags if flag.code == "not_converged" and flag.details["what"] == "steps")
+    assert flag.value is not None
+    assert flag.threshold is not None
+    assert flag.value < flag.threshold
 
 
-def test_an_attack_that_loses_what_it_found_is_told(sound: Classifier, digits: Examples) -> None:
-    images, labels = digits
+@pytest.mark.parametrize(
+    ("one_step", "pgd", "steps", "restarts", "anywhere", "examples", "expected"),
+    [
+        (0.5, 0.4, 0.4, 0.4, 0.04, 100, []),
+        (0.5, 0.5, 0.5, 0.5, 0.0, 100, ["one_step_as_good"]),
+        (0.0, 0.02, 0.0, 0.0, 0.0, 100, []),  # nothing is left to attack
+        (0.9, 0.5, 0.47, 0.5, 0.0, 100, ["not_converged"]),
+        (0.9, 0.5, 0.5, 0.47, 0.0, 100, ["not_converged"]),
+        (0.9, 0.5, 0.496, 0.496, 0.0, 1000, []),
+        (0.9, 0.5, 0.49, 0.49, 0.0, 100, []),  # one example of a hundred may be luck
+        (0.9, 0.5, 0.5, 0.5, 0.3, 100, ["robust_at_any_size"]),
+    ],
+)
+def test_the_same_attack_with_other_settings_tells_of_the_search(
+    *, one_step: float, pgd: float, steps: float, restarts: float, anywhere: float, examples: int, expected: list[str]
+) -> None:
+    def accuracy(threat_model: ThreatModel) -> float:
+        if threat_model.attack == "fgsm":
+            return one_step
+        if threat_model.eps > THREAT.eps:
+            return anywhere
+        return steps if threat_model.steps > THREAT.steps else restarts if threat_model.restarts > 1 else pgd
 
-    def forgetful(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
-        with classifier.borrowed(), torch.enable_grad(), seeded(x.device, 0):
-            search(classifier.run, x, y, THREAT, classifier.bounds)
-        return x
-
-    flag = trust.lost_iterates(sound, images, labels, forgetful) or ""
-    assert "keep the best iterate" in flag
-    found = pgd(sound, images, labels)
-    natural, misled = sound.logits(images).argmax(dim=1) == labels, sound.logits(found).argmax(dim=1) != labels
-    (lost,) = re.findall(r"lost (\d+) of 80", flag)
-    most = int((natural & misled).sum())
-    assert most - 2 <= int(lost) <= most  # the last iterate is not shown to the model any more
-
-
-def test_a_black_box_attack_that_wins_is_told() -> None:
-    assert trust.black_box_wins(0.5, 0.498) is None
-    assert "from 0.500 to 0.497" in (trust.black_box_wins(0.5, 0.497) or "")
-
-
-def test_an_iterative_attack_must_beat_one_step() -> None:
-    assert trust.no_better_than_one_step(0.5, 0.4) is None
-    assert trust.no_better_than_one_step(0.0, 0.02) is None, "nothing is left to attack"
-    for iterated in (0.5, 0.6):
-        assert "no better than one step" in (trust.no_better_than_one_step(0.5, iterated) or "")
-
-
-def test_the_attack_must_beat_noise() -> None:
-    assert trust.noise_as_good(0.9, 0.4, 0.95) is None
-    assert trust.noise_as_good(0.0, 0.0, 0.0) is None, "the model is always wrong"
-    assert "0.400 against 0.400" in (trust.noise_as_good(0.4, 0.4, 0.95) or "")
+    flags = checks.search_flags(accuracy, examples, THREAT, 1.0)
+    assert codes(flags) == expected
+    assert all(flag.severity == ("warning" if flag.code == "robust_at_any_size" else "note") for flag in flags)
 
 
-def test_success_must_grow_with_eps() -> None:
-    assert trust.not_growing([0.98, 0.7, 0.7, 0.705, 0.0], 1000) is None
-    assert trust.not_growing([0.9, 0.6, 0.7], 10) is None, "one example of ten may be luck"
-    assert "0.200 of accuracy is won back" in (trust.not_growing([0.98, 0.5, 0.7, 0.6], 1000) or "")
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (checks.black_box_flags(0.5, 0.498), []),
+        (checks.black_box_flags(0.5, 0.497), [("black_box_wins", 0.497, 0.5)]),
+        (checks.curve_flags([0.98, 0.7, 0.7, 0.705, 0.0], 1000), []),
+        (checks.curve_flags([0.9, 0.6, 0.7], 10), []),  # one example of ten may be luck
+        (checks.curve_flags([0.98, 0.5, 0.75, 0.6], 1000), [("not_growing", 0.25, 0.01)]),
+    ],
+)
+def test_a_figure_that_an_attack_should_not_leave_is_told(
+    flags: list[Flag], expected: list[tuple[str, float, float]]
+) -> None:
+    assert [(flag.code, flag.value, flag.threshold) for flag in flags] == expected
 
 
-def test_nothing_is_robust_at_any_size() -> None:
-    assert trust.robust_at_any_size(0.5, 0.04) is None
-    assert "still 0.300 at eps 0.5" in (trust.robust_at_any_size(0.5, 0.3) or "")
-
-
-def test_gradient_attacks_alone_are_no_evidence() -> None:
-    assert trust.gradient_attacks_only(["fgsm", "pgd", "autoattack"], 0.6) is None
-    assert trust.gradient_attacks_only(["pgd"], 0.02) is None, "nothing is left that a black box could take"
-    assert (trust.gradient_attacks_only(["fgsm", "pgd"], 0.6) or "").startswith("fgsm, pgd only")
-
-
-def test_few_examples_are_told() -> None:
-    assert trust.few_examples(1000) is None
-    assert trust.few_examples(999) == "only 999 examples: fewer than 1,000"
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, []),
+        ({"noise": 0.4}, ["noise_as_good"]),
+        ({"natural": 0.0, "adversarial": 0.0, "noise": 0.0}, []),  # the model is always wrong
+        ({"attacks": ("fgsm", "pgd")}, ["gradient_attacks_only"]),
+        ({"attacks": ("pgd",), "adversarial": 0.02}, []),  # nothing is left that a black box could take
+        ({"examples": 999}, ["few_examples"]),
+    ],
+)
+def test_the_figures_need_a_black_box_examples_and_more_than_noise(
+    changed: dict[str, Any], expected: list[str]
+) -> None:
+    good: dict[str, Any] = {
+        "natural": 0.95,
+        "adversarial": 0.4,
+        "noise": 0.9,
+        "attacks": ("pgd", "autoattack"),
+        "examples": 1000,
+    }
+    flags = checks.figure_flags(**(good | changed))
+    assert codes(flags) == expected
+    assert all(flag.severity == ("warning" if flag.code == "noise_as_good" else "note") for flag in flags)

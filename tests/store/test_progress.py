@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from interpretgan.store.progress import Progress, duration, stage_seconds
+from interpretgan.store.progress import Progress, ProgressOfStages, duration, stage_seconds
 
 
 class Clock:
@@ -70,6 +70,16 @@ def test_an_error_still_ends_the_line_once(terminal: bool, monkeypatch: pytest.M
     progress.close()
     assert "0/3" in text_of(stream)
     assert text_of(stream).count("\n") == 1
+
+
+def test_every_stage_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressOfStages("attack", unit="image") as progress:
+        progress.update("first", 3, 7)
+        progress.update("first", 7, 7)
+        progress.update("second", 1, 2)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("attack first: 7/7  ")
+    assert second.startswith("attack second: 1/2  ")
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ MISTAKES: list[tuple[str, str, object, str]] = [
     ("repair", "repair.layers", 0, "repair.layers to be greater than or equal to 1, got 0"),
     ("repair", "repair.norm", "l2", "an eps beside norm = 'l2' in repair"),
     ("pooling", "threads", True, "threads to be a valid integer, got True"),
-    ("pooling", "devices", 0, "devices >= 1"),
+    ("pooling", "devices", 0, "devices to be greater than or equal to 1"),
 ]
 
 

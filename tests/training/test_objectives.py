@@ -190,7 +190,7 @@ def test_bad_input_of_the_table() -> None:
         build_objective("mart", eps=0.3)
     with pytest.raises(ConfigError, match="expected an eps for the objective trades"):
         build_objective("trades")
-    with pytest.raises(ConfigError, match="no parameter for natural"):
+    with pytest.raises(ConfigError, match="no setting for natural"):
         build_objective("natural", eps=0.3)
     with pytest.raises(ConfigError, match="eps, steps, step_size for pgd"):
         build_objective("pgd", eps=0.3, beta=6)

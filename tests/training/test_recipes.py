@@ -10,8 +10,7 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.data import ImageSet, load_data
 from interpretgan.errors import ConfigError
 from interpretgan.training import OBJECTIVES, Recipe, adversarial_objective, default_recipe, judge_recipe
-from interpretgan.training.augmentation import augment
-from interpretgan.training.recipes import SMALL_SET
+from interpretgan.training.recipes import SMALL_SET, augment
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,35 @@
-"""Adversarial examples under a stated threat model, the noise control, and doubts about the result.
+"""Attacks that climb the loss: the search for adversarial examples, and the worst that it finds for each image.
 
-The attacks themselves are foolbox's; this module states what was asked for, keeps the worst case per example
-and checks what came back.
+The steps are foolbox's. This file states what was asked for, keeps the worst case and checks what came back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interpretgan.attacks.noise import seeded
-from interpretgan.attacks.threat_model import Bounds, ThreatModel, _slack, check_perturbation, perturbation_size
-from interpretgan.classifier import Classifier, check_labels
+from interpretgan.attacks.noise import random_starts, seeded
+from interpretgan.attacks.threat_model import Bounds, ThreatModel, check_perturbation, perturbation_size
+from interpretgan.classifier import Classifier
 from interpretgan.errors import ModelError
 
 Run: TypeAlias = Callable[[Tensor], Tensor]
 """Images `[N, C, H, W]` to logits `[N, K]`."""
 
 
-Search: TypeAlias = Callable[[Run, Tensor, Tensor, ThreatModel, Bounds], Tensor]
-"""One run of an attack, as `search` is: logits, images, true classes, threat model, bounds to its last images."""
+class Search(Protocol):
+    """One run of an attack, as `search` is."""
+
+    def __call__(
+        self, run: Run, x: Tensor, y: Tensor, threat_model: ThreatModel, bounds: Bounds, /, *, start: Tensor | None
+    ) -> Tensor:
+        """Perturbed images."""
 
 
 def attack(
@@ -35,6 +40,7 @@ def attack(
     *,
     seed: int,
     batch_size: int = 256,
+    first_index: int = 0,
     method: Search | None = None,
 ) -> Tensor:
     """The worst image that the attack finds for each example.
@@ -49,21 +55,40 @@ def attack(
         labels: True classes, int64 `[N]`.
         threat_model: Size and search.
         seed: Of the random starts. The global random state is left alone.
-        batch_size: Images that are attacked at a time; the random starts depend on it.
+        batch_size: Images that are attacked at a time. It decides memory and speed, not the random starts.
+        first_index: Number of the first image, where these are a part of more: a random start follows from the seed
+            and the number of the image, so that parts find what the whole would.
         method: Another search than the threat model's own, held to the same norm, eps and restarts. `None`: `search`.
 
     Returns:
         float32 `[N, C, H, W]` on the classifier's device, within the bounds and within eps of `images`.
 
     Raises:
-        ImageError: See `Classifier`.
-        LabelError: Labels of the wrong shape, type or range.
-        ModelError: No gradient reaches the input, or the output is no logits.
-        ThreatModelError: The attack library left the allowed ball.
+        ImageError, LabelError: Images or labels of the wrong shape, type or range.
+        ModelError: No gradient reaches the input, or the output is not logits.
+        ThreatModelError: The attack left the allowed ball.
     """
+    batch_size, found = max(1, batch_size), []
+    with ready(classifier, images, labels, seed=seed) as (natural, classes):
+        for first in range(0, len(natural), batch_size):
+            x, y = natural[first : first + batch_size], classes[first : first + batch_size]
+            worst = _Worst(classifier, x, y, threat_model)
+            worst.compare(x)
+            for restart in range(threat_model.restarts):
+                start = None
+                if threat_model.attack == "pgd":
+                    start = random_starts(x, threat_model, seed=seed, restart=restart, first_index=first_index + first)
+                worst.compare((method or search)(worst.watched, x, y, threat_model, classifier.bounds, start=start))
+            found.append(worst.images)
+    adversarial = torch.cat(found)
+    check_perturbation(natural, adversarial, threat_model, classifier.bounds)
+    return adversarial
+
+
+@contextmanager
+def ready(classifier: Classifier, images: Tensor, labels: Tensor, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Checked images and labels, while the classifier is borrowed, in full precision, with gradients and a seed."""
     images = classifier.check_images(images).detach().to(torch.float32)
-    batch_size = max(1, batch_size)
-    found = []
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -72,22 +97,9 @@ def attack(
         seeded(images.device, seed),
     ):
         images = images.clone()  # an inference tensor from outside cannot take part in autograd
-        labels = check_labels(labels, len(images), classifier, images[:1])
+        labels = classifier.check_labels(labels, images)
         input_gradient(classifier, images[:1], labels[:1])  # raises if there is none
-        for start in range(0, len(images), batch_size):
-            x, y = images[start : start + batch_size], labels[start : start + batch_size]
-            found.append(_worst_case(classifier, x, y, threat_model, method or search))
-    adversarial = torch.cat(found)
-    check_perturbation(images, adversarial, threat_model, classifier.bounds)
-    return adversarial
-
-
-def _worst_case(classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel, method: Search) -> Tensor:
-    worst = _Worst(classifier, x, y, threat_model)
-    worst.compare(x)
-    for _ in range(threat_model.restarts):
-        worst.compare(method(worst.watched, x, y, threat_model, classifier.bounds))
-    return worst.images
+        yield images, labels
 
 
 class _Worst:
@@ -96,7 +108,7 @@ class _Worst:
     def __init__(self, classifier: Classifier, x: Tensor, y: Tensor, threat_model: ThreatModel) -> None:
         self.images = x
         self._classifier, self._x, self._y, self._norm = classifier, x, y, threat_model.norm
-        self._most = threat_model.eps + _slack(threat_model, classifier.bounds)
+        self._most = threat_model.allowed(classifier.bounds)
         self._wrong = torch.zeros_like(y, dtype=torch.bool)
         self._loss = torch.full(y.shape, -math.inf, device=y.device)
 
@@ -113,7 +125,7 @@ class _Worst:
     def compare(self, images: Tensor) -> None:
         """Keep those images that are worse than what was kept before."""
         logits = self._classifier.run(images)
-        wrong, loss = logits.argmax(dim=1) != self._y, self._loss_of(logits)
+        wrong, loss = logits.argmax(dim=1) != self._y, F.cross_entropy(logits.float(), self._y, reduction="none")
         self._keep(images, logits, (wrong & ~self._wrong) | ((wrong == self._wrong) & (loss > self._loss)))
 
     def _keep(self, images: Tensor, logits: Tensor, worse: Tensor) -> None:
@@ -123,18 +135,11 @@ class _Worst:
         worse &= (flat.amin(dim=1) >= low) & (flat.amax(dim=1) <= high)
         self.images = torch.where(worse.view(-1, 1, 1, 1), images, self.images)
         self._wrong = torch.where(worse, logits.argmax(dim=1) != self._y, self._wrong)
-        self._loss = torch.where(worse, self._loss_of(logits), self._loss)
-
-    def _loss_of(self, logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), self._y, reduction="none")
+        self._loss = torch.where(worse, F.cross_entropy(logits.float(), self._y, reduction="none"), self._loss)
 
 
 class Logits(nn.Module):
-    """The module that attack libraries want: float32 logits of images.
-
-    Args:
-        run: Images to logits. A function, so that the user's model is not registered or moved.
-    """
+    """The module that attack libraries want: float32 logits of images, by a function that leaves the model alone."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -153,44 +158,37 @@ def search(
     threat_model: ThreatModel,
     bounds: Bounds,
     *,
-    loss: Callable[[Tensor], Tensor] | None = None,
     start: Tensor | None = None,
+    loss: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """One run of the attack from one start, unchecked: the core of `attack` and of adversarial training.
 
-    Call it with gradients enabled, the model in eval mode and its parameters frozen. Random starts come from
-    the global random state.
+    Call it with gradients enabled, the model in eval mode and its parameters frozen.
 
     Args:
         run: Images to logits.
-        x: Images `[N, C, H, W]` within `bounds`.
+        x: Images `[N, C, H, W]` within `bounds`; the result is the last iterate of the same shape.
         y: True classes `[N]`.
         threat_model: Size and search; restarts are the caller's.
         bounds: Lowest and highest value of a pixel.
+        start: Where PGD starts, `[N, C, H, W]`. `None`: drawn uniformly from the ball, by the global random state.
         loss: What PGD maximises: logits `[N, K]` to a scalar, summed over the examples. `None`: cross-entropy.
-        start: Where PGD starts, `[N, C, H, W]`. `None`: drawn uniformly from the ball.
-
-    Returns:
-        The last iterate, `[N, C, H, W]`.
     """
     from eagerpy.astensor import astensor
-    from foolbox.attacks.fast_gradient_method import L2FastGradientAttack, LinfFastGradientAttack
-    from foolbox.attacks.projected_gradient_descent import (
-        L2ProjectedGradientDescentAttack,
-        LinfProjectedGradientDescentAttack,
-    )
+    from foolbox.attacks import fast_gradient_method as fgm
+    from foolbox.attacks import projected_gradient_descent as pgd
     from foolbox.criteria import Misclassification
     from foolbox.models.pytorch import PyTorchModel
 
-    tm = threat_model
+    tm, linf = threat_model, threat_model.norm == "linf"
     model = PyTorchModel(Logits(run), bounds=bounds, device=x.device)
     if tm.attack == "fgsm":
-        one_step = LinfFastGradientAttack if tm.norm == "linf" else L2FastGradientAttack
-        found: Tensor = one_step().run(model, x, Misclassification(y), epsilon=tm.eps)
+        one_step = fgm.LinfFastGradientAttack() if linf else fgm.L2FastGradientAttack()
+        found: Tensor = one_step.run(model, x, Misclassification(y), epsilon=tm.eps)
     else:
-        iterated = LinfProjectedGradientDescentAttack if tm.norm == "linf" else L2ProjectedGradientDescentAttack
+        descent = pgd.LinfProjectedGradientDescentAttack if linf else pgd.L2ProjectedGradientDescentAttack
         # the step is ours: foolbox's own default, a fortieth of eps or less, is too short for few steps
-        method = iterated(abs_stepsize=tm.resolved_step_size, steps=tm.steps, random_start=True)
+        method = descent(abs_stepsize=tm.resolved_step_size, steps=tm.steps, random_start=True)
         if loss is not None:
             # foolbox says of this method and the next that users can override them
             method.get_loss_fn = lambda model, labels: lambda inputs: astensor(loss(model(inputs).raw))  # type: ignore[method-assign]
@@ -201,11 +199,7 @@ def search(
 
 
 def require_gradient(classifier: Classifier, images: Tensor) -> None:
-    """Raise unless gradients reach the images: neither attacks nor InterpretGAN work without.
-
-    Raises:
-        ModelError: They do not.
-    """
+    """Raise `ModelError` unless gradients reach the images: neither attacks nor InterpretGAN work without."""
     x = classifier.check_images(images[:1])
     classifier.logits(x)  # any other fault of the model is told by its own message
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
@@ -213,18 +207,15 @@ def require_gradient(classifier: Classifier, images: Tensor) -> None:
 
 
 def input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
-    """Gradient of the summed cross-entropy at the images, `[N, C, H, W]`; inside `borrowed()`, gradients enabled.
+    """Gradient of the summed cross-entropy at the images, `[N, C, H, W]`; `ModelError` where there is none.
 
-    Raises:
-        ModelError: There is none.
+    Call it inside `borrowed()`, with gradients enabled.
     """
     x = x.detach().clone().requires_grad_()
     loss = F.cross_entropy(classifier.run(x).float(), y, reduction="sum")
     gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:
-        raise ModelError(
-            expected="a model through which gradients reach the images",
-            got="an output that does not depend on them differentiably",
-            do="remove no_grad, detach or numpy from its forward pass, or pass the differentiable model",
-        )
+        do = "remove no_grad, detach or numpy from its forward pass, or pass the differentiable model"
+        got = "an output that does not depend on them differentiably"
+        raise ModelError(expected="a model through which gradients reach the images", got=got, do=do)
     return gradient

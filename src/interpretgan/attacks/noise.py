@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,22 +20,31 @@ def equal_norm_noise(
     L-infinity: every pixel moves by +eps or -eps. L2: a direction drawn uniformly from the sphere, of length
     eps. The result is clipped to the bounds, so the noise is shorter where a pixel was near them.
 
-    Args:
-        images: `[N, C, H, W]` within `bounds`.
-        threat_model: Its norm and eps.
-        bounds: Lowest and highest value of a pixel.
-        generator: On the CPU, for the same noise on every device.
-
-    Returns:
-        Noisy images, same shape, type and device.
+    Images are `[N, C, H, W]` within the bounds. The generator is on the CPU, for the same noise on every device.
     """
     draw = torch.randn(images.shape, generator=generator)
     if threat_model.norm == "linf":
         direction = torch.where(draw < 0, -1.0, 1.0)
     else:
         direction = draw / perturbation_size(draw, "l2").clamp_min(1e-12).view(-1, 1, 1, 1)
-    noise = (threat_model.eps * direction).to(images)
-    return (images + noise).clamp(*bounds)
+    return (images + (threat_model.eps * direction).to(images)).clamp(*bounds)
+
+
+def random_starts(x: Tensor, threat_model: ThreatModel, *, seed: int, restart: int, first_index: int) -> Tensor:
+    """A point drawn uniformly from the ball of the threat model around each image `[N, C, H, W]`.
+
+    It follows from the seed, the number of the restart and the number of the image alone, whichever batch the image is
+    in; the first image has the number `first_index`.
+    """
+    size, steps = x[0].numel(), []
+    for number in range(first_index, first_index + len(x)):
+        random = np.random.default_rng([seed % 2**64, restart, number])
+        if threat_model.norm == "linf":
+            steps.append(2 * random.random(size, dtype=np.float32) - 1)
+        else:  # the first coordinates of a point on a sphere with two dimensions more (Voelker et al. 2017)
+            draw = random.standard_normal(size + 2, dtype=np.float32)
+            steps.append((draw / np.linalg.norm(draw))[:size])
+    return x + threat_model.eps * torch.from_numpy(np.stack(steps)).view(x.shape).to(x)
 
 
 @contextmanager

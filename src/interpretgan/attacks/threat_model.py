@@ -12,14 +12,11 @@ from torch import Tensor
 from interpretgan.errors import ThreatModelError
 
 NORMS = ("linf", "l2")
-
-
 ATTACKS = ("fgsm", "pgd")
-
-
 TOLERANCE = 1e-6
 """Rounding allowed above eps: relative to the largest of one, eps and the size of a pixel, as float32 rounds."""
-
+SMALL = 0.1
+"""Sizes below this are told in 255ths, of pixels from 0 to 1."""
 
 Bounds: TypeAlias = tuple[float, float]
 
@@ -38,8 +35,7 @@ class ThreatModel:
             usual choice, e.g. 0.05 at 0.2 and 2/255 at 8/255); else 2.5 eps / steps (as in Madry et al.
             [25]), at most eps.
 
-    Raises:
-        ThreatModelError: A setting out of range.
+    Raises `ThreatModelError` for a setting out of range.
     """
 
     norm: str
@@ -51,32 +47,25 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        if self.norm not in NORMS:
-            raise ThreatModelError(expected="a norm of linf or l2", got=repr(self.norm), do="choose one of them")
-        if self.attack not in ATTACKS:
-            raise ThreatModelError(expected="an attack of fgsm or pgd", got=repr(self.attack), do="choose one of them")
-        for name in ("eps", "step_size"):
+        for name, known in (("norm", NORMS), ("attack", ATTACKS)):
+            if getattr(self, name) not in known:
+                got = repr(getattr(self, name))
+                raise ThreatModelError(expected=f"{name} {' or '.join(known)}", got=got, do="choose one of them")
+        number, whole = (int, float), (int,)
+        for name, types in (("eps", number), ("step_size", number), ("steps", whole), ("restarts", whole)):
             value = getattr(self, name)
             if value is None and name == "step_size":
                 continue
-            if not _is_number(value) or not 0 < value < math.inf:
-                raise ThreatModelError(
-                    expected=f"a finite {name} > 0",
-                    got=repr(value),
-                    do="state it in the units of the pixels, e.g. 0.2 for images in [0, 1]",
-                )
-            object.__setattr__(self, name, float(value))
-        for name in ("steps", "restarts"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ThreatModelError(expected=f"a whole number of {name} >= 1", got=repr(value), do=f"raise {name}")
+            if isinstance(value, bool) or not isinstance(value, types) or not 0 < value < math.inf:
+                expected = f"a finite {name} > 0" if float in types else f"a whole number of {name} >= 1"
+                do = "pass e.g. eps=0.2 (in the units of the pixels), steps=20, restarts=1"
+                raise ThreatModelError(expected=expected, got=repr(value), do=do)
+            object.__setattr__(self, name, types[-1](value))
         if self.attack == "fgsm":
             if self.restarts > 1 or self.step_size not in (None, self.eps):
-                raise ThreatModelError(
-                    expected="fgsm with one restart and a step of eps",
-                    got=f"restarts={self.restarts}, step_size={self.step_size}",
-                    do="leave both at their defaults, or use pgd",
-                )
+                got = f"restarts={self.restarts}, step_size={self.step_size}"
+                do = "leave both at their defaults, or use pgd"
+                raise ThreatModelError(expected="fgsm with one restart and a step of eps", got=got, do=do)
             object.__setattr__(self, "steps", 1)  # the default belongs to PGD; the record states what is run
 
     @property
@@ -90,67 +79,13 @@ class ThreatModel:
             return self.eps / 4
         return min(self.eps, 2.5 * self.eps / self.steps)
 
+    def allowed(self, bounds: Bounds) -> float:
+        """Eps with the rounding that is allowed above it."""
+        return self.eps + TOLERANCE * max(1.0, self.eps, *map(abs, bounds))
+
     def to_dict(self) -> dict[str, Any]:
         """All settings, the step size resolved."""
         return asdict(self) | {"step_size": self.resolved_step_size}
-
-
-def perturbation_size(difference: Tensor, norm: str) -> Tensor:
-    """Norm of each example of `difference` `[N, C, H, W]`: `[N]`, in the units of the pixels."""
-    flat = difference.flatten(1)
-    return flat.abs().amax(dim=1) if norm == "linf" else flat.norm(dim=1)
-
-
-def _slack(threat_model: ThreatModel, bounds: Bounds) -> float:
-    return TOLERANCE * max(1.0, threat_model.eps, *map(abs, bounds))
-
-
-def check_perturbation(images: Tensor, adversarial: Tensor, threat_model: ThreatModel, bounds: Bounds) -> None:
-    """Raise unless every perturbed image is within eps (up to rounding) of its image, and within the bounds.
-
-    Raises:
-        ThreatModelError: It is not.
-    """
-    low, high = bounds
-    sizes = perturbation_size(adversarial - images, threat_model.norm)
-    largest = float(sizes.max())
-    least, most = (float(v) for v in adversarial.aminmax())
-    if not (largest <= threat_model.eps + _slack(threat_model, bounds) and least >= low and most <= high):
-        raise ThreatModelError(
-            expected=f"a {threat_model.norm} perturbation <= {threat_model.eps:g} within [{low:g}, {high:g}]",
-            got=f"size {largest:.8g}, pixels within [{least:.8g}, {most:.8g}]",
-            do="report this, with the versions of foolbox and torch",
-        )
-
-
-def largest_eps(norm: str, bounds: Bounds, shape: Sequence[int]) -> float:
-    """The distance between the darkest and the brightest image `[C, H, W]`: no perturbation can be larger."""
-    width = bounds[1] - bounds[0]
-    return width if norm == "linf" else width * math.sqrt(math.prod(shape))
-
-
-def require_eps_within_range(threat_model: ThreatModel, bounds: Bounds, shape: Sequence[int]) -> None:
-    """Raise if eps allows more than the whole range of the pixels, as an eps in other units than theirs does.
-
-    Args:
-        threat_model: Its norm and eps.
-        bounds: Lowest and highest value of a pixel.
-        shape: Channels, height and width of an image.
-
-    Raises:
-        ThreatModelError: It does.
-    """
-    most = largest_eps(threat_model.norm, bounds, shape)
-    if threat_model.eps > most:
-        raise ThreatModelError(
-            expected=f"a {threat_model.norm} eps <= {most:g}, for pixels within [{bounds[0]:g}, {bounds[1]:g}]",
-            got=f"{threat_model.eps:g}",
-            do="state it in the units of the pixels, e.g. 8/255 for 8 of 255 levels",
-        )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def iterated(threat_model: ThreatModel) -> ThreatModel:
@@ -164,8 +99,35 @@ def resized(threat_model: ThreatModel, eps: float) -> ThreatModel:
     return replace(threat_model, eps=eps, step_size=None if step is None else step * eps / threat_model.eps)
 
 
-SMALL = 0.1
-"""Sizes below this are told in 255ths, of pixels from 0 to 1."""
+def perturbation_size(difference: Tensor, norm: str) -> Tensor:
+    """Norm of each example of `difference` `[N, C, H, W]`: `[N]`, in the units of the pixels."""
+    flat = difference.flatten(1)
+    return flat.abs().amax(dim=1) if norm == "linf" else flat.norm(dim=1)
+
+
+def check_perturbation(images: Tensor, adversarial: Tensor, threat_model: ThreatModel, bounds: Bounds) -> None:
+    """Raise `ThreatModelError` unless every perturbed image is within eps (up to rounding), and within the bounds."""
+    largest = float(perturbation_size(adversarial - images, threat_model.norm).max())
+    (low, high), (least, most) = bounds, (float(v) for v in adversarial.aminmax())
+    if not (largest <= threat_model.allowed(bounds) and least >= low and most <= high):
+        expected = f"a {threat_model.norm} perturbation <= {threat_model.eps:g} within [{low:g}, {high:g}]"
+        got = f"size {largest:.8g}, pixels within [{least:.8g}, {most:.8g}]"
+        raise ThreatModelError(expected=expected, got=got, do="state the threat model that the images were made under")
+
+
+def largest_eps(norm: str, bounds: Bounds, shape: Sequence[int]) -> float:
+    """The distance between the darkest and the brightest image `[C, H, W]`: no perturbation can be larger."""
+    width = bounds[1] - bounds[0]
+    return width if norm == "linf" else width * math.sqrt(math.prod(shape))
+
+
+def require_eps_within_range(threat_model: ThreatModel, bounds: Bounds, shape: Sequence[int]) -> None:
+    """Refuse (`ThreatModelError`) an eps beyond the whole range of the pixels: it is in other units than theirs."""
+    most = largest_eps(threat_model.norm, bounds, shape)
+    if threat_model.eps > most:
+        expected = f"a {threat_model.norm} eps <= {most:g}, for pixels within [{bounds[0]:g}, {bounds[1]:g}]"
+        do = "state it in the units of the pixels, e.g. 8/255 for 8 of 255 levels"
+        raise ThreatModelError(expected=expected, got=f"{threat_model.eps:g}", do=do)
 
 
 def fraction(eps: float) -> str:

@@ -1,25 +1,19 @@
-"""The command line: parse, run the job, print the answer. Heavy packages are imported by the commands that use them."""
+"""The command line: parse, call, print. Heavy packages are imported by the commands that use them."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
-from interpretgan.attacks import fraction
 from interpretgan.cli.study import study
-from interpretgan.cli.text import evaluation_table, table
+from interpretgan.cli.text import print_json, print_table
 from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
-from interpretgan.pipeline.config import Settings
 from interpretgan.pipeline.options import (
-    DEMO_GENERATOR_STEPS,
-    DEMO_INFORMATION_STEPS,
     AttackOptions,
     DataOptions,
     DiagnosisOptions,
@@ -31,13 +25,18 @@ from interpretgan.pipeline.options import (
     RunOptions,
     TrainingOptions,
 )
+from interpretgan.pipeline.settings import DIAGNOSE, Settings
 
 if TYPE_CHECKING:
     from interpretgan.diagnosis.result import Diagnosis
-    from interpretgan.pipeline.run_diagnosis import Job
+    from interpretgan.pipeline.run_diagnosis import Run
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+DEMO_STEPS = 400
+"""Generator steps of the demonstration: enough for the digits."""
+DEMO_INFORMATION_STEPS = 120
+"""Likewise."""
 
 DryRun = Annotated[bool, Parameter(negative="", group="Run")]
 
@@ -50,11 +49,10 @@ app = App(
 )
 
 TRAIN = ("data", "model")
-ATTACK = (*TRAIN, "attack")
+ATTACK = (*TRAIN, "attack", "diagnosis")
 EVALUATE = (*TRAIN, "evaluation")
 FIT = (*TRAIN, "generator")
 EXPLAIN = (*TRAIN, "attack", "judge", "generator")
-DIAGNOSE = (*EXPLAIN, "information", "diagnosis")
 
 
 @app.command
@@ -64,12 +62,8 @@ def demo(*, run: RunOptions = RunOptions(), dry_run: DryRun = False) -> None:
     Args:
         dry_run: Print the resolved settings and stop.
     """
-    settings = Settings(
-        generator=GeneratorOptions(generator_steps=DEMO_GENERATOR_STEPS),
-        information=InformationOptions(DEMO_INFORMATION_STEPS),
-        run=run,
-    )
-    _diagnose("demo", settings, dry_run)
+    generator, information = GeneratorOptions(generator_steps=DEMO_STEPS), InformationOptions(DEMO_INFORMATION_STEPS)
+    _diagnose("demo", Settings(generator=generator, information=information, run=run), dry_run=dry_run)
 
 
 @app.command
@@ -80,25 +74,18 @@ def layers(
 
     With --out, the same as layers.json in that folder.
     """
-    settings = Settings(data=data, model=model, run=run)
-    with _job(settings, TRAIN, None) as job:
-        anatomy = job.subject.anatomy(job.subject.built)
-    rows = [("layer", "kind", "shape", "")]
-    for layer in anatomy.layers:
-        rows.append(
-            (
-                layer.name,
-                layer.kind,
-                _shape(layer.shape),
-                f"the same tensor as {layer.same_as}" if layer.same_as else "",
-            )
-        )
-    print(table(rows))
+    with _open(Settings(data=data, model=model, run=run), TRAIN) as started:
+        anatomy = started.inputs.anatomy(started.inputs.classifier)
+    found = [
+        (layer.name, layer.kind, _shape(layer.shape), f"the same tensor as {layer.same_as}" if layer.same_as else "")
+        for layer in anatomy.layers
+    ]
+    print_table(("layer", "kind", "shape", ""), found)
     if anatomy.refused:
-        rows = [("no layer", "kind", "shape", "why; use instead")]
-        rows += [(r.name, r.kind, _shape(r.shape), f"{r.reason}; {r.nearest or '-'}") for r in anatomy.refused]
-        print("\n" + table(rows))
-    print(f"\n{len(anatomy.distinct)} layers to diagnose, {len(anatomy.refused)} calls that are no layer")
+        print()
+        refused = [(r.name, r.kind, _shape(r.shape), f"{r.reason}; {r.nearest or '-'}") for r in anatomy.refused]
+        print_table(("no layer", "kind", "shape", "why; use instead"), refused)
+    print(f"\n{len(anatomy.distinct)} layers to diagnose, {len(anatomy.refused)} module calls that are none")
     if run.out is not None:
         from dataclasses import asdict
 
@@ -108,7 +95,7 @@ def layers(
             "layers": [asdict(layer) for layer in anatomy.layers],
             "refused": [asdict(r) for r in anatomy.refused],
         }
-        write_json(run.out / "layers.json", record)
+        write_json(run.out / "layers.json", {"schema": 2, **record})
 
 
 @app.command
@@ -118,27 +105,29 @@ def models() -> None:
     A pretrained classifier is taken with its name and --weights pretrained, e.g.
     `interpretgan diagnose --data mnist --model lenet5-avg-trades --weights pretrained`.
 
-    The first "at eps" is the size that a classifier was trained at, the second that of the attacks. "doubts" counts the
-    reasons to distrust these accuracies, which `interpretgan evaluate` prints and the card lists.
+    The first "at eps" is the size that a classifier was trained at, the second that of the attacks. "warnings" counts
+    the reasons to distrust these accuracies, which `interpretgan evaluate` prints.
     """
+    from interpretgan.attacks import fraction
     from interpretgan.models import MODELS, card_names, read_card
 
     known = [(name, f"{spec.parameters:,}", ", ".join(spec.pools), spec.source) for name, spec in MODELS.items()]
-    print(table([("architecture", "parameters", "--pool", "source"), *known]))
+    print_table(("architecture", "parameters", "--pool", "source"), known)
     print(
         "\nParameters are for 10 classes and width 1; the first pooling is the default. Any wrn-DEPTH-WIDENING works.\n"
     )
-    rows = [("pretrained", "data", "objective", "at eps", "natural", "PGD", "AutoAttack", "at eps", "images", "doubts")]
+    rows = []
     for card in map(read_card, card_names()):
         figures = [card.figure(name) for name in ("natural", "pgd", "autoattack")]
-        shown = ("-" if figure is None else f"{figure['value']:.1%}" for figure in figures)
-        measured = ("-", "-", "-")
+        shown = ["-" if figure is None else f"{figure['value']:.1%}" for figure in figures]
+        measured = ["-", "-", "-"]
         if card.figures is not None and figures[0] is not None:
             attacked = fraction(card.figures["threat_model"]["eps"])
-            measured = (attacked, f"{figures[0]['examples']:,}", str(len(card.figures["flags"])))
+            measured = [attacked, f"{figures[0]['examples']:,}", str(len(card.figures["flags"]))]
         trained = "-" if card.eps is None else fraction(card.eps)
         rows.append((card.name, card.data["name"], card.objective["name"], trained, *shown, *measured))
-    print(table(rows))
+    head = ("pretrained", "data", "objective", "at eps", "natural", "PGD", "AutoAttack", "at eps", "images", "warnings")
+    print_table(head, rows)
 
 
 @app.command
@@ -162,16 +151,14 @@ def train(
     Args:
         dry_run: Print the resolved settings and stop.
     """
-    settings = Settings(data=data, model=model, run=run, training=training)
     if model.given:
         raise ConfigError(
             expected="a model to train", got="one with weights", do="leave --weights and --pretrained out"
         )
-    if _dry(settings, TRAIN, dry_run):
-        return
-    with _job(settings, TRAIN, _out(run, "train")) as job:
-        _ = job.subject.classifier
-        print(f"weights: {job.folder / 'classifier.safetensors' if job.folder else ''}")
+    settings = Settings(data=data, model=model, run=run, training=training)
+    with _open(settings, TRAIN, "train", dry_run=dry_run) as started:
+        _ = started.classifier
+        print(f"weights: {started.path('classifier.safetensors')}")
 
 
 @app.command
@@ -190,15 +177,12 @@ def attack(
         dry_run: Print the resolved settings and stop.
     """
     settings = Settings(data=data, model=model, attack=attack, diagnosis=diagnosis, run=run)
-    sections = (*ATTACK, "diagnosis")
-    if _dry(settings, sections, dry_run):
-        return
-    with _job(settings, sections, _out(run, "attack")) as job:
-        record = job.attack()
-        accuracy = record["accuracy"]
+    with _open(settings, ATTACK, "attack", dry_run=dry_run) as started:
+        record = started.attack()
+        shares = record["accuracy"]
         print(
-            f"accuracy on {record['examples']} images: natural {accuracy['natural']:.1%}, "
-            f"adversarial {accuracy['adversarial']:.1%}, random noise of the same size {accuracy['noise']:.1%}"
+            f"accuracy on {record['examples']} images: natural {shares['natural']:.1%}, "
+            f"adversarial {shares['adversarial']:.1%}, random noise of the same size {shares['noise']:.1%}"
         )
 
 
@@ -213,8 +197,8 @@ def evaluate(
 ) -> None:
     """Measure how robust a classifier is: its accuracy under several attacks, and whether that figure can be trusted.
 
-    Prints the accuracy under each attack and in the worst case per example, with intervals, then every reason to doubt
-    it. evaluation.json has that and all settings, and the accuracy over eps and over steps; evaluation.npz has which
+    Prints the accuracy under each attack and in the worst case per example, with intervals, then every warning.
+    evaluation.json has that and all settings, and the accuracy over eps and over steps; evaluation.npz has which
     examples are right.
 
     Example: `interpretgan evaluate --data mnist --model lenet5-avg-trades --weights pretrained --eps 0.3`
@@ -222,13 +206,12 @@ def evaluate(
     Args:
         dry_run: Print the resolved settings and stop.
     """
+    from interpretgan.cli.text import print_evaluation
+
     settings = Settings(data=data, model=model, evaluation=evaluation, run=run)
-    if _dry(settings, EVALUATE, dry_run):
-        return
-    with _job(settings, EVALUATE, _out(run, "evaluate")) as job:
-        result = job.evaluation()
-        print(evaluation_table(result))
-        print(f"\nevaluation: {job.folder / 'evaluation.json' if job.folder else ''}")
+    with _open(settings, EVALUATE, "evaluate", dry_run=dry_run) as started:
+        print_evaluation(started.evaluation())
+        print(f"\nevaluation: {started.path('evaluation.json')}")
 
 
 @app.command
@@ -246,11 +229,9 @@ def fit(
         dry_run: Print the resolved settings and stop.
     """
     settings = Settings(data=data, model=model, generator=generator, run=run)
-    if _dry(settings, FIT, dry_run):
-        return
-    with _job(settings, FIT, _out(run, "fit")) as job:
-        _ = job.instruments.interpreters
-        print(f"generator: {job.folder.path if job.folder else ''}/generator-{run.seed}.safetensors")
+    with _open(settings, FIT, "fit", dry_run=dry_run) as started:
+        _ = started.interpreters
+        print(f"generator: {started.path(f'generator-{run.seed}.safetensors')}")
 
 
 @app.command
@@ -274,22 +255,18 @@ def explain(
         dry_run: Print the resolved settings and stop.
     """
     settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
-    indices = _whole_numbers(index)
-    if _dry(settings, EXPLAIN, dry_run):
-        return
-    with _job(settings, EXPLAIN, _out(run, "explain")) as job:
-        explanation = job.explain(indices)
-        classes, file = job.workshop.test.classes, job.draw(explanation)
-        assert explanation.labels is not None
-        assert explanation.adversarial_predictions is not None
+    try:
+        indices = [int(part) for part in index.split(",")]
+    except ValueError:
+        raise ConfigError(expected="whole numbers a,b,c", got=f"'{index}'", do="e.g. --index 0,3,7") from None
+    from interpretgan.cli.text import turn_sentence
+    from interpretgan.report import draw_explanation
+
+    with _open(settings, EXPLAIN, "explain", dry_run=dry_run) as started:
+        explanation, classes = started.explanation(indices), started.inputs.test.classes
+        file = draw_explanation(explanation, started.path("figures/explained.png"), classes)
         for row, number in enumerate(indices):
-            true, turn = classes[int(explanation.labels[row])], explanation.turns[row]
-            turned_at = len(explanation.layers) if turn is None else ("image", *explanation.layers).index(turn)
-            shown = classes[int(explanation.adversarial_predictions[turned_at, row])]
-            print(
-                f"image {number}: {true}"
-                + (f" stays {true} at every layer" if turn is None else f" → {shown} at {turn}")
-            )
+            print(f"image {number}: {turn_sentence(explanation, row, classes)}")
         print(f"pictures: {file}")
 
 
@@ -306,7 +283,7 @@ def diagnose(
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
-    """Diagnose a classifier: how much each layer contributes to the accuracy lost under attack, and what it forgets.
+    """Diagnose a classifier: how much each layer contributes to the accuracy lost under attack, and what it loses.
 
     Does whatever is still missing in the run folder (train the classifier, train the judge, fit InterpretGAN), says so,
     and ends with the answer and the path of the report. Run the same command again to go on after an interruption.
@@ -315,7 +292,7 @@ def diagnose(
         dry_run: Print the resolved settings and stop.
     """
     settings = Settings(data, model, attack, judge, generator, diagnosis, run, information=information)
-    _diagnose("diagnose", settings, dry_run)
+    _diagnose("diagnose", settings, dry_run=dry_run)
 
 
 @app.command
@@ -327,8 +304,7 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
             --device and --devices change nothing that is drawn.
     """
     from interpretgan.diagnosis.result import Diagnosis
-    from interpretgan.report import write_report
-    from interpretgan.report.examples import load_examples
+    from interpretgan.report import load_explanation, write_report
 
     place = folder or run.out
     if place is None:
@@ -337,14 +313,9 @@ def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> Non
         raise RunFolderError(
             expected=f"a finished diagnosis in {place}", got="no diagnosis.json", do="run `interpretgan diagnose` first"
         )
-    result = Diagnosis.load(place)
-    pictures = place / "explanations.npz"
-    file = write_report(
-        result.to_dict(),
-        load_examples(pictures, result.data.get("classes") or []) if pictures.exists() else None,
-        run.out or place,
-    )
-    _answer(result, file)
+    result, pictures = Diagnosis.load(place), place / "explanations.npz"
+    explanation = load_explanation(pictures) if pictures.exists() else None
+    _print_answer(result, write_report(result, run.out or place, explanation))
 
 
 app.command(study)
@@ -353,58 +324,39 @@ app.command(study)
 # --- shared ------------------------------------------------------------------------------------------------------
 
 
-def _diagnose(command: str, settings: Settings, dry_run: bool) -> None:
-    if _dry(settings, DIAGNOSE, dry_run):
-        return
-    with _job(settings, DIAGNOSE, _out(settings.run, command)) as job:
-        from interpretgan.pipeline.run_diagnosis import took
+def _diagnose(command: str, settings: Settings, *, dry_run: bool) -> None:
+    from interpretgan.store.progress import duration
 
-        result = job.diagnosis()
-        file = job.report(result)
-        _say(f"took {took(dict(result.provenance['seconds']))}")
-    _answer(result, file)
+    with _open(settings, DIAGNOSE, command, dry_run=dry_run) as started:
+        result = started.diagnosis()
+        file = started.report(result)
+    seconds = result.provenance["seconds"].items()
+    took = ", ".join(f"{name} {duration(value)}" for name, value in seconds if name != "total")
+    print(f"took {took}", file=sys.stderr, flush=True)
+    _print_answer(result, file)
 
 
-def _answer(result: Diagnosis, file: Path) -> None:
+class _DryRunEnds(Exception):
+    """A dry run has printed its settings."""
+
+
+def _open(settings: Settings, sections: Sequence[str], command: str = "", *, dry_run: bool = False) -> Run:
+    """A run in its folder, by default runs/COMMAND. A dry run prints the resolved settings, and ends the command."""
+    from interpretgan.pipeline.inputs import Inputs
+    from interpretgan.pipeline.run_diagnosis import Run
+
+    folder = (settings.run.out or Path("runs") / command) if command and not dry_run else None
+    run = Run(Inputs(settings), sections, folder)
+    if dry_run:
+        print_json(run.config)
+        raise _DryRunEnds
+    return run
+
+
+def _print_answer(result: Diagnosis, file: Path) -> None:
     from interpretgan.report import answer_sentence, summary_table
 
-    print(f"{summary_table(result.to_dict())}\n\n{answer_sentence(result.to_dict())}\n\nreport: {file}")
-
-
-@contextlib.contextmanager
-def _job(settings: Settings, sections: tuple[str, ...], folder: Path | None) -> Iterator[Job]:
-    from interpretgan.pipeline.run_diagnosis import Job
-
-    job = Job(settings, sections, folder, _say)
-    try:
-        yield job
-    finally:
-        job.close()
-
-
-def _out(run: RunOptions, command: str) -> Path:
-    return Path("runs") / command if run.out is None else run.out
-
-
-def _dry(settings: Settings, sections: tuple[str, ...], dry_run: bool) -> bool:
-    """Whether this is a dry run, which prints the settings, resolved with the data and the models at hand."""
-    if dry_run:
-        from interpretgan.store.files import plain
-
-        with _job(settings, sections, None) as job:
-            print(json.dumps(plain(job.config), indent=2))
-    return dry_run
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _whole_numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(expected="whole numbers a,b,c", got=f"'{text}'", do="e.g. --index 0,3,7") from None
+    print(f"{summary_table(result)}\n\n{answer_sentence(result)}\n\nreport: {file}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -421,6 +373,8 @@ def run_command(arguments: list[str]) -> int:
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
+    except _DryRunEnds:
+        return 0
     except (InterpretGANError, CycloptsError) as error:
         print(f"interpretgan: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT

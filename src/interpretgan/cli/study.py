@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from interpretgan.cli.text import table
+from interpretgan.cli.text import print_table
 from interpretgan.errors import RunFolderError
 
 study = App(name="study", help="Whole experiments, each one command: information, pooling, repair; and conclude.")
@@ -72,11 +72,13 @@ def conclude(*folders: Path) -> None:
 def _print(record: Mapping[str, Any], folder: Path) -> None:
     from interpretgan.studies.verdicts import STUDY_FILE
 
-    rows = [("claim", "measured", "interval", "verdict")]
+    rows = []
     for verdict in record["verdicts"]:
         known = verdict["measured"] is not None
         measured = f"{verdict['measured']:+.3f}" if known else "-"
         span = f"[{verdict['low']:+.3f}, {verdict['high']:+.3f}]" if known else "-"
         rows.append((verdict["claim"], measured, span, verdict["verdict"]))
-    flags = "".join(f"\n! {flag['message']}" for flag in record["flags"])
-    print(f"{table(rows)}{flags}\n\nstudy: {folder / STUDY_FILE}")
+    print_table(("claim", "measured", "interval", "verdict"), rows)
+    for flag in record["flags"]:
+        print(f"! {flag['message']}")
+    print(f"\nstudy: {folder / STUDY_FILE}")

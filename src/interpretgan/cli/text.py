@@ -1,36 +1,53 @@
-"""Plain text for the terminal: tables of words and figures."""
+"""What the commands print: tables, sentences, settings."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from interpretgan.attacks import fraction
-
 if TYPE_CHECKING:
+    from interpretgan.interpreter import Explanation
     from interpretgan.robustness import Evaluation
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns as wide as they need, a line under the first row."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they need, a line under the head."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    print("\n".join(line.rstrip() for line in (lines[0], "-" * len(lines[0].rstrip()), *lines[1:])))
 
 
-def evaluation_table(result: Evaluation) -> str:
-    """The figures of an evaluation as a table, then its flags."""
-    shares = {**result.accuracy, "random noise": result.controls["noise"]}
+def print_json(value: object) -> None:
+    """A value as indented JSON."""
+    from interpretgan.store.files import plain
+
+    print(json.dumps(plain(value), indent=2))
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """The figures of an evaluation as a table, then its warnings."""
+    from interpretgan.attacks import fraction
+
+    threat_model, count = result.threat_model, result.data["examples"]
+    print(f"{count} images, {threat_model['norm']}, eps {fraction(threat_model['eps'])}\n")
     level = f"{100 * result.provenance['confidence']:g} % interval"
-    rows = [("attack", "accuracy %", level)]
-    rows += [
-        (
-            name.replace("worst_case", "worst case"),
-            f"{100 * share.value:.1f}",
-            f"[{100 * share.low:.1f}, {100 * share.high:.1f}]",
-        )
-        for name, share in shares.items()
+    rows = [
+        (name.replace("_", " "), f"{100 * share.value:.1f}", f"[{100 * share.low:.1f}, {100 * share.high:.1f}]")
+        for name, share in {**result.accuracy, "random noise": result.controls["noise"]}.items()
     ]
-    tm, count = result.threat_model, result.data["examples"]
-    title = f"{count} images, {tm['norm']}, eps {fraction(tm['eps'])}"
-    return "\n".join([title, "", table(rows), *(f"! {flag}" for flag in result.flags)])
+    print_table(("attack", "accuracy %", level), rows)
+    for flag in result.flags:
+        print(f"! {flag}")
+
+
+def turn_sentence(explanation: Explanation, row: int, classes: Sequence[str]) -> str:
+    """Where the explanation of one adversarial image turns into another class: `7 → 3 at fc1`."""
+    labels, predictions, turn = explanation.labels, explanation.adversarial_predictions, explanation.turns[row]
+    assert labels is not None
+    assert predictions is not None
+    true = classes[int(labels[row])]
+    if turn is None:
+        return f"{true} stays {true} at every layer"
+    place = ("image", *explanation.layers).index(turn)
+    return f"{true} → {classes[int(predictions[place, row])]} at {turn}"

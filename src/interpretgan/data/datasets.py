@@ -1,4 +1,4 @@
-"""Image sets: embedded digits, MNIST and CIFAR-10 as parquet or from the public hub, folders of images.
+"""Image sets by name: embedded digits, MNIST and CIFAR-10 as parquet or from the public hub, folders of images.
 
 Encoded images are decoded once, in a stream, to an uncompressed cache that is mapped into memory afterwards.
 So memory does not grow with the set, and loading it again takes milliseconds.
@@ -8,174 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from interpretgan.data.readers import SPLITS, Example, Source, find_source, hash_of
-from interpretgan.data.sources import ImageSource, TensorImages
-from interpretgan.errors import DataError, LabelError
+from interpretgan.data.readers import SPLITS, Source, find_source, hash_of, readable
+from interpretgan.data.sources import ImageSet
+from interpretgan.errors import DataError, InputError, RunFolderError
+from interpretgan.store.files import read_json, write_json, write_npy
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
 
 CACHE_VARIABLE = "INTERPRETGAN_CACHE"
-CACHE_SCHEMA = 1
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images and their true classes.
-
-    Attributes:
-        name: Name or path that it was loaded by.
-        split: `"train"` or `"test"`.
-        images: uint8 `[N, C, H, W]`, 0 to 255; possibly a read-only map of a file.
-        labels: int64 `[N]`, 0 to K - 1.
-        classes: Names of the K classes.
-        sha256: Of shape, pixels and labels.
-        note: Which files were read and how they are encoded: to be stated beside figures.
-        bounds: What 0 and 255 become in `batch`.
-    """
-
-    name: str
-    split: str
-    images: Pixels
-    labels: Labels
-    classes: tuple[str, ...]
-    sha256: str
-    note: str = ""
-    bounds: tuple[float, float] = (0.0, 1.0)
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.labels)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
-
-    def batch(self, indices: Tensor | Sequence[int] | npt.NDArray[np.int64] | slice) -> tuple[Tensor, Tensor]:
-        """The chosen examples: float32 `[n, C, H, W]` within `bounds`, and int64 `[n]`."""
-        chosen = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
-        images = torch.from_numpy(np.array(self.images[chosen]))  # a copy: the map is read-only
-        floats = images.to(torch.float32).div_(255)
-        low, high = self.bounds
-        if self.bounds != (0.0, 1.0):
-            floats.mul_(high - low).add_(low).clamp_(low, high)
-        return floats, torch.from_numpy(np.array(self.labels[chosen]))
-
-    def scaled(self, bounds: tuple[float, float]) -> ImageSet:
-        """The same images for a classifier that takes pixels within `bounds`."""
-        return replace(self, bounds=bounds)
-
-    def batches(self, batch_size: int, *, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every example once, `batch_size` at a time (the last batch may be smaller).
-
-        Args:
-            batch_size: At least 1.
-            generator: Shuffles. `None`: in order.
-        """
-        order = None if generator is None else torch.randperm(len(self), generator=generator)
-        for start in range(0, len(self), batch_size):
-            chosen = slice(start, start + batch_size)
-            yield self.batch(chosen if order is None else order[chosen])
-
-    def head(self, n: int) -> ImageSet:
-        """The first `n` examples, or all if there are fewer.
-
-        Raises:
-            DataError: `n` is below 1.
-        """
-        if n < 1:
-            raise DataError(expected="at least one example", got=f"{n}", do="ask for more")
-        if n >= len(self):
-            return self
-        images, labels = self.images[:n], self.labels[:n]
-        return replace(self, images=images, labels=labels, sha256=content_hash(images, labels))
-
-
-ImageData = ImageSet
-
-
-def as_image_set(
-    data: ImageData, split: str, *, bounds: tuple[float, float] = (0.0, 1.0), classes: Sequence[str] | None = None
-) -> ImageSet:
-    """Stands in for the function that other rooms are to get."""
-    return data.scaled(bounds)
-
-
-def as_source(images: Tensor | ImageSource, labels: Tensor | None, bounds: tuple[float, float]) -> ImageSource:
-    """Images as a source whose pixels are within `bounds`, whichever way they came.
-
-    Args:
-        images: A tensor `[N, C, H, W]` or a source within the bounds, or an `ImageSet`, which is scaled to them.
-        labels: int64 `[N]` that belong to a tensor.
-        bounds: Range of the classifier's pixels.
-    """
-    if isinstance(images, ImageSet):
-        return images.scaled(bounds)
-    return TensorImages(images, labels) if isinstance(images, Tensor) else images
-
-
-def labelled_source(images: Tensor | ImageSource, labels: Tensor | None, bounds: tuple[float, float]) -> ImageSource:
-    """`as_source`, for what needs true classes: they come with a tensor of images, and with nothing else.
-
-    Raises:
-        LabelError: They do not.
-    """
-    if not isinstance(images, Tensor) and labels is not None:
-        raise LabelError(
-            expected="labels beside a tensor of images only",
-            got=f"labels beside a {type(images).__name__}, which has its own",
-            do="leave labels out",
-        )
-    given: object = labels  # whatever a caller without type checks hands in
-    if isinstance(images, Tensor) and (not isinstance(given, Tensor) or len(given) != len(images)):
-        raise LabelError(
-            expected=f"labels [{len(images)}] with a tensor of images",
-            got="none" if given is None else f"{getattr(given, 'shape', type(given).__name__)}",
-            do="pass them right after the images",
-        )
-    return as_source(images, labels, bounds)
-
-
-def content_of(images: ImageSource) -> str:
-    """A hash of images and labels that are in memory; of others all that is known of them, their number."""
-    if isinstance(images, ImageSet):
-        return images.sha256
-    if isinstance(images, TensorImages):
-        return content_hash(images.images.cpu().numpy(), images.labels.cpu().numpy())
-    return str(len(images))
-
-
-def describe(images: Tensor | ImageSource) -> dict[str, Any]:
-    """What is known of images, for the record of a result: nothing, unless they are an `ImageSet`."""
-    if not isinstance(images, ImageSet):
-        return {}
-    return {
-        "name": images.name,
-        "split": images.split,
-        "classes": list(images.classes),
-        "sha256": images.sha256,
-        "note": images.note,
-    }
+CACHE_SCHEMA = 2
 
 
 def load_data(
@@ -196,12 +51,9 @@ def load_data(
         data_dir: Folder with `mnist/train-*.parquet` and so on, columns `image` or `img` (encoded bytes) and
             `label`. `None`: the environment variable `INTERPRETGAN_DATA`; without it the public hub, through
             the optional package `datasets`.
-        image_size: Height and width to resize to; one number for a square. `None`: the size of the first
-            image.
+        image_size: Height and width to resize to; one number for a square. `None`: the size of the first image,
+            which also decides whether the set is grey or RGB.
         cache_dir: Where decoded images are kept. `None`: `INTERPRETGAN_CACHE`, else the user's cache folder.
-
-    Returns:
-        The set. Grey or RGB as the first image is.
 
     Raises:
         DataError: Unknown name or split, missing, truncated or empty data, labels out of range.
@@ -230,115 +82,83 @@ def _load_digits(split: str, size: tuple[int, int]) -> ImageSet:
         image = Image.fromarray((digits.images[index] * (255 / 16)).astype(np.float32))
         resized = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))
         images[row, 0] = np.rint(resized.clip(0, 255)).astype(np.uint8)
-    labels = digits.target[chosen].astype(np.int64)
-    return ImageSet(
-        name="digits",
-        split=split,
-        images=images,
-        labels=labels,
-        classes=tuple(str(digit) for digit in range(10)),
-        sha256=content_hash(images, labels),
-        note=f"scikit-learn digits, 8x8 resized to {size[0]}x{size[1]} (bicubic)",
-    )
+    note = f"scikit-learn digits, 8x8 resized to {size[0]}x{size[1]} (bicubic)"
+    return ImageSet("digits", split, images, digits.target[chosen], tuple(map(str, range(10))), note=note)
+
+
+# --- the cache of decoded images ---------------------------------------------------------------------------------
+
+
+def _cache_folder(cache_dir: str | Path | None) -> Path:
+    chosen = cache_dir or os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "interpretgan"
 
 
 def _cached(source: Source, size: tuple[int, int] | None, folder: Path) -> ImageSet:
-    """The decoded source, from its cache if that is whole."""
+    """The decoded source, from its cache, which is made again where it is missing, damaged or stale.
+
+    The cache is an array of images and a header with the labels, which is written last: without it there is no cache.
+    """
     key = hash_of([str(CACHE_SCHEMA), source.fingerprint, source.split, str(size)])
-    stem = f"{Path(source.name).name}-{source.split}-{key[:16]}"
-    found = _read_cache(source, folder, stem, key)
-    if found is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write_cache(source, size, folder, stem, key)
-        except OSError as error:
-            raise DataError(
-                expected=f"a cache folder with room for {source.count:,} images",
-                got=str(error),
-                do=f"name another one in {CACHE_VARIABLE}",
-            ) from error
-        found = _read_cache(source, folder, stem, key)
-    if found is None:
-        raise DataError(
-            expected=f"a cache in {folder} that can be read back",
-            got=f"a damaged file {stem}",
-            do=f"check the disk, or name another folder in {CACHE_VARIABLE}",
-        )
-    return found
+    stem = folder / f"{Path(source.name).name}-{source.split}-{key[:16]}"
+    images_file, header_file = Path(f"{stem}-images.npy"), Path(f"{stem}.json")
+    for made in (False, True):
+        with suppress(InputError, OSError, ValueError, EOFError, KeyError, TypeError):
+            header, images = read_json(header_file), np.load(images_file, mmap_mode="r")
+            if header["key"] == key and list(images.shape) == header["shape"]:
+                labels, sha256, note = np.array(header["labels"], dtype=np.int64), header["sha256"], header["note"]
+                return ImageSet(source.name, source.split, images, labels, source.classes, sha256, note)
+        if not made:
+            try:
+                header = _decode_all(source, size, images_file)
+                write_json(header_file, {"key": key, **header})
+            except RunFolderError as error:
+                expected = f"a cache folder with room for {source.count:,} images"
+                do = f"name another one in {CACHE_VARIABLE}"
+                raise DataError(expected=expected, got=error.got, do=do) from error
+    do = f"check the disk, or name another folder in {CACHE_VARIABLE}"
+    raise DataError(expected=f"a cache in {folder} that can be read back", got=f"a damaged {stem.name}", do=do)
 
 
-def _read_cache(source: Source, folder: Path, stem: str, key: str) -> ImageSet | None:
-    """The cached set, or `None` if it is missing, truncated or stale."""
-    try:
-        header = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
-        images = np.load(folder / f"{stem}-images.npy", mmap_mode="r")
-        labels = np.load(folder / f"{stem}-labels.npy")
-        whole = (
-            header["key"] == key
-            and images.dtype == np.uint8
-            and list(images.shape) == header["shape"]
-            and labels.dtype == np.int64
-            and labels.shape == images.shape[:1]
-        )
-        sha256, note = str(header["sha256"]), str(header["note"])
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
-        return None
-    if not whole:
-        return None
-    return ImageSet(source.name, source.split, images, labels, source.classes, sha256, note)
-
-
-def _write_cache(source: Source, size: tuple[int, int] | None, folder: Path, stem: str, key: str) -> None:
-    """Decode the source in a stream. The header is written last: without it there is no cache."""
-    if not source.count:
-        raise DataError(
-            expected=f"images in the {source.split} split of {source.name}", got="none", do="fetch or copy it again"
-        )
-    labels = np.empty(source.count, dtype=np.int64)
-    digest = hashlib.sha256()
+def _decode_all(source: Source, size: tuple[int, int] | None, file: Path) -> dict[str, Any]:
+    """Decode the source to a file in a stream; what else there is to keep of it."""
     examples = source.examples()
-    first = next(examples, (b"", 0, source.origin))
-    with _decodable(first[2]):
+    first = next(examples, None)
+    if first is None:
+        raise DataError(expected=f"images in {source.name}, {source.split}", got="none", do="fetch or copy it again")
+    with _decodable(first[2], 0):
         model = _open(source.reference or first[0])
-    mode, encoding = ("L" if _is_grey(model) else "RGB"), str(model.format)
-    height, width = size or (model.height, model.width)
+    mode, (height, width) = "L" if _is_grey(model) else "RGB", size or (model.height, model.width)
     shape = (source.count, 1 if mode == "L" else 3, height, width)
-    digest.update(str(shape).encode())
-    seen = 0
-    with _atomic(folder / f"{stem}-images.npy") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for data, label, where in _chain(first, examples):
-            if seen == source.count:
-                break
+    digest, labels = hashlib.sha256(str(shape).encode()), list[int]()
+
+    def decoded() -> Iterator[Pixels]:
+        for data, label, where in itertools.islice(itertools.chain([first], examples), source.count):
             if not 0 <= label < len(source.classes):
-                raise DataError(
-                    expected=f"labels from 0 to {len(source.classes) - 1}",
-                    got=f"{label} at example {seen} of {where}",
-                    do="correct the labels or the class names",
-                )
-            with _decodable(where, seen):
-                pixels = _decode(_open(data), mode, height, width).tobytes()
-            file.write(pixels)
-            digest.update(pixels)
-            labels[seen] = label
-            seen += 1
-        if seen != source.count:
-            raise DataError(
-                expected=f"{source.count:,} examples in {source.origin}", got=f"{seen:,}", do="fetch or copy it again"
-            )
-    digest.update(labels.astype("<i8").tobytes())
-    with _atomic(folder / f"{stem}-labels.npy") as file:
-        np.save(file, labels)
-    note = f"{source.origin} ({encoding} images)"
-    content = {"key": key, "shape": list(shape), "sha256": digest.hexdigest(), "note": note}
-    with _atomic(folder / f"{stem}.json") as file:
-        file.write(json.dumps(content).encode())
+                got = f"{label} at example {len(labels)} of {where}"
+                expected = f"labels from 0 to {len(source.classes) - 1}"
+                raise DataError(expected=expected, got=got, do="correct the labels or the class names")
+            with _decodable(where, len(labels)):
+                pixels = _decode(_open(data), mode, height, width)
+            digest.update(pixels.tobytes())
+            labels.append(label)
+            yield pixels
+        if len(labels) != source.count:
+            expected = f"{source.count:,} examples in {source.origin}"
+            raise DataError(expected=expected, got=f"{len(labels):,}", do="fetch or copy it again")
 
-
-def _chain(first: Example, rest: Iterable[Example]) -> Iterator[Example]:
-    yield first
-    yield from rest
+    write_npy(file, shape, decoded())
+    digest.update(np.array(labels, dtype="<i8").tobytes())
+    note = f"{source.origin} ({model.format} images)"
+    return {"shape": shape, "labels": labels, "sha256": digest.hexdigest(), "note": note}
 
 
 def _open(data: bytes) -> Image.Image:
@@ -347,6 +167,11 @@ def _open(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
+
+
+def _decodable(where: str, index: int) -> AbstractContextManager[None]:
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
+    return readable("an image that can be decoded", f"a damaged one, example {index} of {where}", Exception)
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -368,49 +193,3 @@ def _decode(image: Image.Image, mode: str, height: int, width: int) -> Pixels:
         image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
-
-
-@contextmanager
-def _decodable(where: str, index: int = 0) -> Iterator[None]:
-    """Turns what Pillow raises on a broken image into a DataError."""
-    try:
-        yield
-    except Exception as error:  # its decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-        raise DataError(
-            expected="an image that can be decoded",
-            got=f"a damaged one, example {index} of {where} ({type(error).__name__}: {error})",
-            do="fetch or copy it again",
-        ) from error
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _cache_folder(cache_dir: str | Path | None) -> Path:
-    chosen = cache_dir or os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "interpretgan"
-
-
-def content_hash(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> str:
-    """Hash of the shape and pixels of images, and of their labels: 64 hexadecimal digits."""
-    digest = hashlib.sha256(str(tuple(int(n) for n in images.shape)).encode())
-    digest.update(np.ascontiguousarray(images).data)
-    digest.update(labels.astype("<i8").tobytes())
-    return digest.hexdigest()

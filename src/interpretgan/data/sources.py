@@ -1,19 +1,32 @@
-"""Shapes and protocols that several parts share.
+"""What a user hands in as images, brought to one interface.
 
-Images are `[N, C, H, W]` float32 within the classifier's bounds, labels int64 `[N]`, logits `[N, K]`. `L` counts
-layers.
+Images are float32 `[N, C, H, W]` within a classifier's bounds, labels int64 `[N]`. Everywhere in this package images
+may come as an `ImageSet`, a `torch.utils.data.Dataset` of (image, label), a pair of tensors, or another `ImageSource`;
+where labels are not needed, also as a tensor. `as_source` takes all of these, and `as_image_set` where the number of
+classes or the hash of all images is needed.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import hashlib
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from interpretgan.errors import ImageError
+from interpretgan.errors import DataError, ImageError, LabelError, kind_of
+
+READ_AT_A_TIME = 1024
+"""Images of a data set that are read at a time while it is copied."""
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Labelled images that are read a batch at a time, so that memory does not grow with their number."""
 
@@ -24,29 +37,245 @@ class ImageSource(Protocol):
         """Images `[n, C, H, W]` and labels `[n]` at int64 indices `[n]`."""
 
 
-class TensorImages:
-    """An `ImageSource` over tensors that are in memory anyway.
+ImageData: TypeAlias = ImageSource | Dataset[Any] | tuple[Tensor, Tensor] | Tensor
+"""What images may come as, see above."""
 
-    Args:
-        images: Floating point `[N, C, H, W]` within the classifier's bounds.
-        labels: int64 `[N]`; zeros where nothing reads them.
 
-    Raises:
-        ImageError: No images, or not four axes.
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and their true classes.
+
+    Attributes:
+        name: Name or path that it was loaded by.
+        split: `"train"` or `"test"`.
+        images: `[N, C, H, W]`: uint8, 0 to 255, or float32 within `bounds`; possibly a read-only map of a file.
+        labels: int64 `[N]`, 0 to K - 1.
+        classes: Names of the K classes.
+        sha256: Of shape, pixels and labels. Empty: computed.
+        note: Which files were read and how they are encoded: to be stated beside figures.
+        bounds: Range of the pixels that `batch` returns.
+        stored: Lowest and highest value in `images`, which become the bounds. `None`: 0 and 255, or `bounds` of floats.
+
+    Raises `ImageError` for images of another shape, type or range, `LabelError` for labels that do not fit.
     """
+
+    name: str
+    split: str
+    images: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    sha256: str = ""
+    note: str = ""
+    bounds: tuple[float, float] = (0.0, 1.0)
+    stored: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the arrays, and fill in what was left out."""
+        images, labels = np.asanyarray(self.images), np.asarray(self.labels)
+        if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
+            expected = "images [N, C, H, W] of uint8 from 0 to 255, or of float32 within the bounds"
+            raise ImageError(expected=expected, got=kind_of(images), do="convert them")
+        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+            raise LabelError(expected=f"{len(images)} integer labels", got=kind_of(labels), do="pass one per image")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+            expected = f"labels from 0 to {len(self.classes) - 1}, as there are {len(self.classes)} classes"
+            do = "correct the labels or the names of the classes"
+            raise LabelError(expected=expected, got=f"{labels.min()} to {labels.max()}", do=do)
+        low, high = stored = self.stored or ((0.0, 255.0) if images.dtype == np.uint8 else self.bounds)
+        if images.dtype == np.float32 and len(images):
+            least, most, slack = float(images.min()), float(images.max()), 1e-5 * (high - low)
+            if not (least >= low - slack and most <= high + slack):  # NaN is not
+                expected, got = f"pixels within the bounds [{low:g}, {high:g}]", f"[{least:.4g}, {most:.4g}]"
+                raise ImageError(expected=expected, got=got, do="state bounds=(low, high), or scale the images")
+        sha256 = self.sha256 or content_hash(images, labels)
+        filled = {"images": images, "labels": labels.astype(np.int64, copy=False), "sha256": sha256, "stored": stored}
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def batch(self, indices: Tensor | Sequence[int] | npt.NDArray[np.int64] | slice) -> tuple[Tensor, Tensor]:
+        """The chosen examples: float32 `[n, C, H, W]` within `bounds`, and int64 `[n]`."""
+        chosen = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
+        floats = torch.from_numpy(np.array(self.images[chosen])).to(torch.float32)  # a copy: the map is read-only
+        assert self.stored is not None
+        (least, most), (low, high) = self.stored, self.bounds
+        if self.stored != self.bounds:
+            floats.sub_(least).div_(most - least)
+            if self.bounds != (0.0, 1.0):
+                floats.mul_(high - low).add_(low).clamp_(low, high)
+        return floats, torch.from_numpy(np.array(self.labels[chosen]))
+
+    def scaled(self, bounds: tuple[float, float]) -> ImageSet:
+        """The same images for a classifier that takes pixels within `bounds`."""
+        return self if bounds == self.bounds else replace(self, bounds=bounds)
+
+    def batches(self, batch_size: int, *, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every example once, in order or shuffled, `batch_size` >= 1 at a time (the last batch may be smaller)."""
+        order = None if generator is None else torch.randperm(len(self), generator=generator)
+        for start in range(0, len(self), batch_size):
+            chosen = slice(start, start + batch_size)
+            yield self.batch(chosen if order is None else order[chosen])
+
+    def head(self, n: int) -> ImageSet:
+        """The first `n` >= 1 examples, or all if there are fewer."""
+        if n < 1:
+            raise DataError(expected="at least one example", got=f"{n}", do="ask for more")
+        return self if n >= len(self) else replace(self, images=self.images[:n], labels=self.labels[:n], sha256="")
+
+
+class TensorImages:
+    """An `ImageSource` over tensors in memory: floats `[N, C, H, W]` within the bounds, and int64 `[N]` or zeros."""
 
     def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
         if images.ndim != 4 or not len(images):
-            raise ImageError(
-                expected="images [N, C, H, W] with N >= 1", got=f"shape {tuple(images.shape)}", do="stack the images"
-            )
+            raise ImageError(expected="images [N, C, H, W] with N >= 1", got=kind_of(images), do="stack the images")
         self.images = images
         self.labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.images)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images and labels at the indices."""
         return self.images[indices], self.labels[indices]
+
+    @property
+    def sha256(self) -> str:
+        """See `content_hash`."""
+        return content_hash(self.images.cpu().numpy(), self.labels.cpu().numpy())
+
+
+class DatasetImages:
+    """An `ImageSource` over a map-style data set of (image, label), read an example at a time.
+
+    An image is a floating point tensor `[C, H, W]` within the classifier's bounds, a label a whole number. Without
+    `labelled` it may be missing.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, labelled: bool) -> None:
+        self.dataset, self.labelled = dataset, labelled
+        if not len(self):
+            raise DataError(expected="at least one example", got="an empty data set", do="check its path and split")
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # torch's class leaves it to map-style data sets
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels at the indices; `ImageError` or `LabelError` for what cannot be stacked."""
+        images, labels = zip(*(self._example(int(index)) for index in indices), strict=True)
+        shapes = sorted({tuple(image.shape) for image in images})
+        if len(shapes) > 1:
+            got, do = f"{shapes[0]} and {shapes[1]}", "add a transform to the data set that resizes them"
+            raise ImageError(expected="images of one shape", got=got, do=do)
+        return torch.stack(images), torch.tensor(labels)
+
+    def _example(self, index: int) -> tuple[Tensor, int]:
+        example = self.dataset[index]
+        image, *rest = example if isinstance(example, tuple | list) and example else (example,)
+        if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
+            expected = "examples (image, label) whose image is a floating point tensor [C, H, W]"
+            do = "add a ToTensor transform to the data set, or convert the images"
+            raise ImageError(expected=expected, got=f"{kind_of(image)} in example {index}", do=do)
+        if not rest and not self.labelled:
+            return image, 0
+        try:
+            return image, operator.index(rest[0])
+        except (TypeError, IndexError) as error:
+            got = f"{kind_of(rest[0]) if rest else 'no label'} in example {index}"
+            expected = "examples (image, label) whose label is a whole number"
+            raise LabelError(expected=expected, got=got, do="return the number of the class as the label") from error
+
+
+def as_source(
+    images: ImageData, labels: Tensor | None, bounds: tuple[float, float], *, labelled: bool = False
+) -> ImageSource:
+    """Images as a source whose pixels are within `bounds`, whichever way they came.
+
+    Args:
+        images: See above. All but an `ImageSet`, which is scaled, have pixels within the bounds already.
+        labels: int64 `[N]` that belong to a tensor of images.
+        bounds: Range of the classifier's pixels.
+        labelled: Whether true classes are needed.
+
+    Raises:
+        DataError, ImageError: Another kind of data, or a tensor of another shape.
+        LabelError: Labels that are missing, of another number, or beside data that have their own.
+    """
+    given: Any = images
+    if isinstance(given, TensorDataset):
+        given = given.tensors if len(given.tensors) > 1 else given.tensors[0]
+    if labels is not None and not isinstance(given, Tensor):
+        got = f"labels beside {kind_of(given)}, which has its own"
+        raise LabelError(expected="labels beside a tensor of images only", got=got, do="leave labels out")
+    if isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], Tensor):
+        given, labels = given
+    if isinstance(given, Tensor):
+        counted: Any = labels  # whatever a caller without type checks hands in
+        if (labelled or counted is not None) and not (isinstance(counted, Tensor) and len(counted) == len(given)):
+            expected, got = f"labels [{len(given)}] with a tensor of images", kind_of(counted)
+            raise LabelError(expected=expected, got=got, do="pass them right after the images")
+        return TensorImages(given, labels)
+    if isinstance(given, ImageSet):
+        return given.scaled(bounds)
+    if isinstance(given, ImageSource):
+        return given
+    map_style = hasattr(given, "__len__") and hasattr(given, "__getitem__")
+    if map_style and not isinstance(given, np.ndarray | str | Mapping | tuple | IterableDataset):
+        return DatasetImages(given, labelled=labelled)
+    raise DataError(
+        expected="an ImageSet, a Dataset of (image, label), a pair of tensors (images, labels), or a tensor of images",
+        got=kind_of(given),
+        do="pass loader.dataset of a DataLoader, and torch.from_numpy(...) of arrays",
+    )
+
+
+def as_image_set(
+    data: ImageData, split: str, *, bounds: tuple[float, float] = (0.0, 1.0), classes: Sequence[str] | None = None
+) -> ImageSet:
+    """Labelled images as an `ImageSet` whose pixels are within `bounds`, whichever way they came; held in memory.
+
+    Args:
+        data: See above, with labels; what does not fit raises as `as_source` and `ImageSet` do.
+        split: `"train"` or `"test"`, for the record.
+        bounds: Range of the pixels.
+        classes: Names of the classes. `None`: those of the data (`data.classes`), else the numbers that occur.
+    """
+    if isinstance(data, ImageSet):
+        return data.scaled(bounds)
+    source = as_source(data, None, bounds, labelled=True)
+    firsts = range(0, len(source), READ_AT_A_TIME)
+    parts = (source.batch(torch.arange(first, min(first + READ_AT_A_TIME, len(source)))) for first in firsts)
+    images, labels = zip(*((x.cpu().float().numpy(), y.cpu().numpy()) for x, y in parts), strict=True)
+    known, numbers = classes or getattr(data, "classes", None), np.concatenate(labels)
+    names = known or range(int(numbers.max()) + 1)
+    name = type(data).__name__
+    return ImageSet(name, split, np.concatenate(images), numbers, tuple(map(str, names)), bounds=bounds)
+
+
+def content_of(images: ImageSource) -> str:
+    """A hash of images and labels that are in memory; of others all that is known of them, their number."""
+    return str(getattr(images, "sha256", len(images)))
+
+
+def describe(images: object) -> dict[str, Any]:
+    """What is known of images, for the record of a result: nothing, unless they are an `ImageSet`."""
+    if not isinstance(images, ImageSet):
+        return {}
+    known = ("name", "split", "classes", "sha256", "note")
+    return {name: getattr(images, name) for name in known} | {"classes": list(images.classes)}
+
+
+def content_hash(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> str:
+    """Hash of the shape and pixels of images, and of their labels: 64 hexadecimal digits."""
+    digest = hashlib.sha256(str(tuple(int(n) for n in images.shape)).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()

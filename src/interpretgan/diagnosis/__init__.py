@@ -1,1 +1,1 @@
-"""The diagnosis: how much of the loss of accuracy each layer contributes."""
+"""The diagnosis: how much of a classifier's loss of accuracy under attack each layer contributes."""

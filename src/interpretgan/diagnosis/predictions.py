@@ -1,24 +1,25 @@
-"""What the judge reads at every layer, in natural, adversarial and noisy images: the raw data of a diagnosis."""
+"""What the judge predicts at every layer, for natural, adversarial and noisy images: the raw data of a diagnosis."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from interpretgan.attacks import ThreatModel, attack, equal_norm_noise
-from interpretgan.classifier import Classifier, check_labels
+from interpretgan.attacks import ThreatModel, attack, check_perturbation
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource
+from interpretgan.errors import ImageError, ThreatModelError
 from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
-
-Classes = npt.NDArray[np.int64]
+from interpretgan.statistics import Integers
 
 BATCH = 250
-"""Images that are read at a time, where they are small."""
+"""Images in a batch, where they are small."""
 PIXELS = 2**25
 """Pixels, of all explanations of a batch, that are in memory at a time."""
 
@@ -28,21 +29,27 @@ Perturb = Callable[[Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Classes read in `N` images, row 0 in the image itself and row `l` in the explanation of layer `l`.
+    """Classes predicted for `N` images: row 0 for the image itself, row `l` for the explanation of layer `l`.
 
     Attributes:
         labels: True classes `[N]`.
-        natural: What the judge reads of natural images, `[L + 1, N]`.
-        adversarial: Of adversarial images.
-        noise: Of images with random noise of the same size.
-        model: What the classifier itself predicts of the three, `[3, N]`.
+        natural: Predictions of the judge for natural images, `[L + 1, N]`.
+        adversarial: The same for adversarial images.
+        noise: The same for images with random noise of the same size.
+        model: Predictions of the classifier itself for the three, `[3, N]`.
     """
 
-    labels: Classes
-    natural: Classes
-    adversarial: Classes
-    noise: Classes
-    model: Classes
+    labels: Integers
+    natural: Integers
+    adversarial: Integers
+    noise: Integers
+    model: Integers
+
+    @classmethod
+    def pooled(cls, predictions: Sequence[Self]) -> Self:
+        """The predictions of several batches, or of all `S` generators, side by side: `[..., S·N]`."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: np.concatenate([getattr(p, name) for p in predictions], axis=-1) for name in names})
 
 
 def attacker(classifier: Classifier, threat_model: ThreatModel, *, seed: int) -> Perturb:
@@ -50,12 +57,32 @@ def attacker(classifier: Classifier, threat_model: ThreatModel, *, seed: int) ->
     return lambda images, labels, first: attack(classifier, images, labels, threat_model, seed=seed + first)
 
 
-def noise_control(classifier: Classifier, threat_model: ThreatModel, *, seed: int) -> Perturb:
-    """Random noise of the size that the threat model allows."""
+def given_adversarial(adversarial: Tensor | Perturb, classifier: Classifier, threat_model: ThreatModel) -> Perturb:
+    """Adversarial images that were made elsewhere, each batch held to the threat model that the record names.
 
-    def perturb(images: Tensor, _labels: Tensor, first: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed + first)
-        return equal_norm_noise(images, threat_model, classifier.bounds, generator=generator)
+    Args:
+        adversarial: `x'` `[N, C, H, W]` in the order of the images, or a function that makes them.
+        classifier: Its bounds hold for them.
+        threat_model: What the perturbation must keep to.
+    """
+
+    def perturb(images: Tensor, labels: Tensor, first: int) -> Tensor:
+        given = (
+            adversarial(images, labels, first) if callable(adversarial) else adversarial[first : first + len(images)]
+        )
+        given = classifier.check_images(given)
+        if given.shape != images.shape:
+            raise ImageError(
+                expected=f"adversarial images {tuple(images.shape)}, from the image {first} on",
+                got=f"{tuple(given.shape)}",
+                do="pass one for each image, in the order of the images",
+            )
+        try:
+            check_perturbation(images, given, threat_model, classifier.bounds)
+        except ThreatModelError as error:
+            do = "state the threat model that they were made under, and pass them in the order of the images"
+            raise ThreatModelError(expected=error.expected, got=error.got, do=do) from None
+        return given
 
     return perturb
 
@@ -71,53 +98,44 @@ def collect(
     seed: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Predictions]:
-    """Read the first `count` images at every layer, a batch at a time.
+    """The judge's predictions for the first `count` images at every layer, for each interpreter.
 
     Each image is attacked once, for all interpreters. Its explanations, natural and perturbed, are drawn with the same
     noise `n`, each interpreter having noise of its own.
 
     Args:
         interpreters: Trained on one classifier.
-        judge: Reads classes.
+        judge: Predicts classes.
         images: Natural images with their true labels.
-        count: How many to read.
+        count: How many of them.
         adversarial: Makes `x'`.
-        noise: Makes `u`.
+        noise: Makes the noisy images.
         seed: Of the generators' noise.
-        on_batch: Told how many images are done.
-
-    Returns:
-        The predictions of each interpreter.
+        on_batch: Called with the number of images that are done.
     """
     classifier = interpreters[0].classifier
     size = batch_size(images, len(interpreters[0].layers))
-    random = [torch.Generator().manual_seed(seed + number) for number in range(len(interpreters))]
-    labels: list[Tensor] = []
-    model: list[Tensor] = []
-    read: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []) for _ in interpreters]
+    generators = [torch.Generator().manual_seed(seed + number) for number in range(len(interpreters))]
+    collected: list[list[Predictions]] = [[] for _ in interpreters]
     for first in range(0, count, size):
         x, y = images.batch(torch.arange(first, min(first + size, count)))
         x = classifier.check_images(x)
-        y = check_labels(y, len(x), classifier, x[:1])
+        y = classifier.check_labels(y, x)
         versions = (x, adversarial(x, y, first), noise(x, y, first))
-        labels.append(y)
         with classifier.borrowed(), torch.no_grad():
-            model.append(torch.stack([classifier.run(version).argmax(dim=1) for version in versions]))
-        for interpreter, generator, batches in zip(interpreters, random, read, strict=True):
+            model = torch.stack([classifier.run(version).argmax(dim=1) for version in versions])
+        for interpreter, generator, batches in zip(interpreters, generators, collected, strict=True):
             n = interpreter.noise(len(x), generator=generator)
-            for rows, version in zip(batches, versions, strict=True):
-                rows.append(predict_all(judge, version, interpreter.draw(version, n)))
+            natural, attacked, noisy = (
+                predict_all(judge, version, interpreter.draw(version, n)) for version in versions
+            )
+            batches.append(Predictions(*(t.cpu().numpy() for t in (y, natural, attacked, noisy, model))))
         if on_batch is not None:
             on_batch(first + len(x))
-    true, predicted = _array(labels), _array(model)
-    return [Predictions(true, _array(x), _array(x_adversarial), _array(u), predicted) for x, x_adversarial, u in read]
+    return [Predictions.pooled(batches) for batches in collected]
 
 
 def batch_size(images: ImageSource, layers: int) -> int:
-    """As many images as leave their explanations at all layers below `PIXELS`."""
+    """As many images as keep their explanations at all layers below `PIXELS`."""
     pixels = images.batch(torch.tensor([0]))[0].numel()
     return max(1, min(BATCH, PIXELS // (pixels * layers)))
-
-
-def _array(batches: list[Tensor]) -> Classes:
-    return torch.cat(batches, dim=-1).cpu().numpy().astype(np.int64)

@@ -1,86 +1,51 @@
-"""A diagnosis as a record: a row per layer, with intervals, and the file that keeps it."""
+"""A diagnosis as a record: a row per layer, with intervals and warnings, and the file that keeps it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interpretgan.errors import RunFolderError
+from interpretgan.errors import Flag, RunFolderError
 from interpretgan.statistics import Interval
 from interpretgan.store.files import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
-INFORMATION = (
-    "unexplained", "information_loss", "information_control", "class_information", "class_information_loss",
-    "class_accuracy",
-)  # fmt: skip
-"""Figures of a row that stand there where information was measured."""
-NOISE_CONTROL = "noise control"
-"""How flags begin that say that random noise moves a layer's vulnerability."""
-BROKEN = 1 / 3
-"""A judge that keeps less of its own accuracy when it is attacked itself is flagged."""
-
-
-def control_flags(
-    layers: Sequence[Mapping[str, Any]], controls: Mapping[str, float], judge: Mapping[str, Any]
-) -> list[str]:
-    """What the controls of a whole diagnosis leave in doubt.
-
-    Args:
-        layers: Rows with their `name` and `flags`.
-        controls: See `Diagnosis`.
-        judge: See `Diagnosis`.
-    """
-    flags = []
-    moved = [str(row["name"]) for row in layers if any(flag.startswith(NOISE_CONTROL) for flag in row["flags"])]
-    if moved:
-        most = controls["noise_max_abs_vulnerability"]
-        flags.append(
-            f"{NOISE_CONTROL} failed: random noise alone moves {', '.join(moved)}, by up to {most:.3f}: what these "
-            "layers seem to contribute is not all the attack's"
-        )
-    if judge["adversarial"] < BROKEN * judge["natural"]:
-        flags.append(
-            f"weak judge: attacked itself it reads {judge['adversarial']:.3f} right instead of {judge['natural']:.3f}; "
-            "train it longer (--judge-epochs)"
-        )
-    return flags
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class LayerResult:
-    """One row of a diagnosis: the image itself, or a layer and the layer that ends there.
+    """One row of a diagnosis: a layer, or the image itself in the first row.
 
     Attributes:
         name: `image`, or the layer's name.
         kind: Class of the module.
         shape: Shape of the latent.
-        natural: Share of natural explanations that show the true class, 0 to 1, as all accuracies.
+        natural: Share of natural explanations for which the judge predicts the true class, 0 to 1 as all accuracies.
         adversarial: The same for adversarial explanations.
         noise: The same under random noise of the same size.
-        survival: `adversarial / natural`.
-        bits: Information between the true class and what adversarial explanations show.
+        survival: The retained accuracy, `adversarial / natural`.
+        bits: Information between the true class and the judge's predictions for adversarial explanations.
         vulnerability: `V_l = survival_{l-1} - survival_l`; 0 for the image.
         share: `V_l / Σ V`, its share of the whole loss; 0 where it is not sure that anything is lost.
         vulnerability_bits: `bits_{l-1} - bits_l`.
         vulnerability_noise: `V_l` with noise in place of the attack: the control.
         intervals: Of `natural`, `adversarial`, `noise` and `survival`.
-        transitions: Counts, true class by class shown, of adversarial explanations.
-        flags: Reasons to distrust the row.
+        transitions: Counts of adversarial explanations, true class by predicted class.
+        flags: What warns of the row.
         unexplained: `u_l`, the share of the image's variance that the layer no longer explains; 0 for the image. This
-            and all below `None` where information was not measured.
+            and all below are `None` where information was not measured.
         information_loss: `u_l - u_{l-1}`, as measured.
         information_control: The same for a random projection of the layer before to the size of this one; `None` also
             where this one is not smaller.
         class_information: What a probe of fixed capacity tells of the class, in bits.
         class_information_loss: By how many bits it falls.
-        class_accuracy: Share of the images of which the probe tells the true class.
+        class_accuracy: Share of the images for which the probe predicts the true class.
     """
 
     name: str
@@ -97,7 +62,7 @@ class LayerResult:
     vulnerability_noise: Interval
     intervals: Mapping[str, Interval]
     transitions: tuple[tuple[int, ...], ...]
-    flags: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
     unexplained: Interval | None = None
     information_loss: Interval | None = None
     information_control: Interval | None = None
@@ -108,18 +73,19 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Which layer lets the perturbations through. Immutable; `save` and `load` are inverse.
+    """How much of a classifier's loss of accuracy under attack each layer contributes; `save` and `load` are inverse.
 
     Attributes:
         classifier: Name, number of parameters, and what else is known of the model.
-        data: Name, split and number of examples.
+        data: Number of examples, and what else is known of the data.
         threat_model: Norm, eps, attack, steps, restarts, step size.
-        accuracy: Of the model on natural, adversarial and noisy images, and of the judge on the first two.
-        layers: The image, then the layers in execution order.
-        controls: Largest absolute vulnerability at eps = 0 (exactly 0) and under noise; with several generators, how
-            well they agree.
-        judge: Name and held-out accuracies of the judge.
-        flags: Reasons to distrust the whole.
+        accuracy: Of the model on `natural`, `adversarial` and `noise` images, and of the judge on the first two
+            (`judge_natural`, `judge_adversarial`).
+        layers: The image, then the layers in execution order, at least one.
+        controls: `eps0_max_abs_vulnerability` and `noise_max_abs_vulnerability`, the largest |V| without a perturbation
+            (exactly 0) and under noise; with several generators `seeds_spearman` and `seeds_same_top`.
+        judge: `name` of the judge, and its held-out accuracies, `natural` and `adversarial` (attacked itself).
+        flags: What warns of the whole.
         provenance: Seeds, versions, device, date.
     """
 
@@ -130,18 +96,13 @@ class Diagnosis:
     layers: tuple[LayerResult, ...]
     controls: Mapping[str, float]
     judge: Mapping[str, Any]
-    flags: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
         """The loss that the layers share: `survival_0 - survival_L`, the sum of all `V_l`."""
         return self.layers[0].survival - self.layers[-1].survival
-
-    @property
-    def top(self) -> LayerResult:
-        """The layer that contributes most."""
-        return max(self.layers[1:], key=lambda layer: layer.vulnerability.value)
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in `diagnosis.json`."""
@@ -153,19 +114,14 @@ class Diagnosis:
 
         rows = []
         for layer in self.layers:
-            row = {
-                name: getattr(layer, name)
-                for name in ("name", "kind", "shape", "natural", "adversarial", "noise", "survival", "bits")
-            }
-            for name, interval in layer.intervals.items():
-                row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
-            for name in ("vulnerability", "share", "vulnerability_bits", "vulnerability_noise"):
-                interval = getattr(layer, name)
-                row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-            for name in INFORMATION:
-                if (interval := getattr(layer, name)) is not None:
+            row: dict[str, Any] = {}
+            for name, value in vars(layer).items():
+                interval = value if isinstance(value, Interval) else layer.intervals.get(name)
+                if interval is not None:
                     row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-            rows.append(row | {"flags": "; ".join(layer.flags)})
+                elif name in ("name", "kind", "shape", "bits"):
+                    row[name] = value
+            rows.append(row | {"flags": "; ".join(flag.message for flag in layer.flags)})
         return pd.DataFrame(rows)
 
     def save(self, path: str | Path) -> Path:
@@ -174,8 +130,7 @@ class Diagnosis:
         Raises:
             RunFolderError: The file cannot be written.
         """
-        path = Path(path)
-        file = path / "diagnosis.json" if path.suffix != ".json" else path
+        file = _file(path)
         write_json(file, self.to_dict())
         return file
 
@@ -186,8 +141,9 @@ class Diagnosis:
         Raises:
             RunFolderError: The file is missing, damaged, or of another schema.
         """
-        path = Path(path)
-        file = path / "diagnosis.json" if path.suffix != ".json" else path
+        from pydantic import TypeAdapter, ValidationError
+
+        file = _file(path)
         value = read_json(file)
         found = value.get("schema") if isinstance(value, dict) else None
         if found != SCHEMA:
@@ -195,22 +151,16 @@ class Diagnosis:
                 expected=f"a diagnosis of schema {SCHEMA} in {file}", got=f"schema {found}", do="diagnose again"
             )
         try:
-            fields = {item.name: value[item.name] for item in dataclasses.fields(cls)}
-            layers = tuple(_layer(layer) for layer in value["layers"])
-        except (KeyError, TypeError) as error:
+            return TypeAdapter(cls).validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
             raise RunFolderError(
-                expected=f"a whole diagnosis in {file}", got=f"one without {error}", do="diagnose again"
+                expected=f"a whole diagnosis in {file}",
+                got=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+                do="diagnose again",
             ) from error
-        return cls(**fields | {"layers": layers, "flags": tuple(value["flags"])})
 
 
-def _layer(row: dict[str, Any]) -> LayerResult:
-    plain = dict(row)
-    for name in ("vulnerability", "share", "vulnerability_bits", "vulnerability_noise"):
-        plain[name] = Interval(**row[name])
-    for name in INFORMATION:  # not in diagnoses of older versions
-        plain[name] = None if row.get(name) is None else Interval(**row[name])
-    plain["intervals"] = {name: Interval(**interval) for name, interval in row["intervals"].items()}
-    plain["shape"], plain["flags"] = tuple(row["shape"]), tuple(row["flags"])
-    plain["transitions"] = tuple(tuple(counts) for counts in row["transitions"])
-    return LayerResult(**plain)
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".json" else path / "diagnosis.json"

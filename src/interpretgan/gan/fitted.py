@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import torch
 from torch import nn
 
 from interpretgan.classifier import Classifier
@@ -60,8 +59,7 @@ class Fitted(ABC, Generic[Config, Network]):
     def _find_layers(self, images: ImageSource) -> None:
         """Find the layers on the first images, where none were given."""
         if not self.layers:
-            first, _ = images.batch(torch.arange(min(4, len(images))))
-            self._set_layers(find_layers(self.classifier, first))
+            self._set_layers(find_layers(self.classifier, images))
 
     @property
     def network(self) -> Network:

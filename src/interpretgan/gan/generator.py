@@ -72,8 +72,7 @@ class Standardise(nn.Module):
 class Stem(nn.Module):
     """Bring the latent of one layer, standardised, to the grid: `[N, *shape] → [N, width, grid, grid]`.
 
-    - A map at least as fine as the grid is resized to a multiple of it and folded (space-to-depth): nothing is averaged
-      away.
+    - A map at least as fine as the grid is resized to a multiple of it and folded, so nothing is averaged away.
     - A vector, or a map so small that all its numbers make a short vector, is mapped by one matrix.
     - A larger coarse map, or a sequence of tokens `(T, D)`, is mapped channel by channel and stretched over the grid.
     """

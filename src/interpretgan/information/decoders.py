@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interpretgan.classifier import check_labels
-from interpretgan.data import ImageSource, content_of, labelled_source
+from interpretgan.data import ImageData, ImageSource, as_source, content_of
 from interpretgan.errors import ConfigError
 from interpretgan.gan.fitted import Fitted
 from interpretgan.gan.generator import Generator, Standardise
@@ -133,7 +132,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
     @torch.enable_grad()  # whatever the caller has switched off
     def fit(
         self,
-        images: Tensor | ImageSource,
+        images: ImageData,
         labels: Tensor | None = None,
         *,
         checkpoint: Path | None = None,
@@ -148,8 +147,8 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         everything are trained as well as those which explain little.
 
         Args:
-            images: `[N, C, H, W]` within the classifier's bounds, or a source that is read a batch at a time. The
-                layers are found on the first of them, where none were given.
+            images: `[N, C, H, W]` within the classifier's bounds, or other `ImageData`. Layers are found on the first
+                of them, where none were given.
             labels: True classes `[N]`, with a tensor of images.
             checkpoint: File for the state, written every `checkpoint_seconds` and at the end. Where it exists the
                 training goes on from there.
@@ -160,7 +159,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
             ImageError, LabelError, TrainingError: Images or labels that the classifier refuses, a loss is not finite.
         """
         classifier, config, device = self.classifier, self.config, self.classifier.device
-        source = labelled_source(images, labels, classifier.bounds)
+        source = as_source(images, labels, classifier.bounds, labelled=True)
         self._find_layers(source)
         layers = self.distinct_layers
         random = torch.Generator().manual_seed(self.seed)
@@ -223,14 +222,14 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         for part in torch.split(chosen, 500):
             x, y = images.batch(part)
             x = x.to(device)
-            y = check_labels(y.to(device), len(x), self.classifier, x[:1])
+            y = self.classifier.check_labels(y, x)
             totals.append(x.sum(dim=0))
             counts += torch.bincount(y, minlength=classes)
         return sum(totals[1:], totals[0]) / len(chosen), -(counts.clamp_min(1) / counts.sum()).log2()
 
     def measure(
         self,
-        images: Tensor | ImageSource,
+        images: ImageData,
         labels: Tensor | None = None,
         *,
         examples: int | None = None,
@@ -239,7 +238,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         """Measure on held-out images, which `fit` was not given.
 
         Args:
-            images: `[N, C, H, W]` within the classifier's bounds, or a source.
+            images: `[N, C, H, W]` within the classifier's bounds, or other `ImageData`.
             labels: True classes `[N]`, with a tensor of images.
             examples: How many images, from the first. `None`: all.
             on_batch: Called with the number of images that are done.
@@ -248,7 +247,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
             ConfigError, ImageError, LabelError: Not fitted, nothing to measure, or images that the classifier refuses.
         """
         network = self.network
-        source = labelled_source(images, labels, self.classifier.bounds)
+        source = as_source(images, labels, self.classifier.bounds, labelled=True)
         count = len(source) if examples is None else min(examples, len(source))
         if count < 1:
             raise ConfigError(expected="at least one example", got=f"{count}", do="measure some images")
@@ -256,7 +255,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         for indices in torch.split(torch.arange(count), min(BATCH, _most_images(self.distinct_layers))):
             x, y = source.batch(indices)
             x = self.classifier.check_images(x)
-            y = check_labels(y, len(x), self.classifier, x[:1])
+            y = self.classifier.check_labels(y, x)
             batches.append(self._measure(network, x, y))
             if on_batch is not None:
                 on_batch(int(indices[-1]) + 1)

@@ -30,8 +30,7 @@ class LayerInformation:
     class_information: Interval  #: What a probe of fixed capacity finds out about the class, in bits.
     class_information_loss: Interval  #: How far it falls; negative where the class becomes easier to predict.
     class_accuracy: Interval  #: Share of the images of which the probe predicts the true class.
-    #: Information loss of a random projection of the layer before to the size of this one, where this one is smaller.
-    information_control: Interval | None = None
+    information_control: Interval | None = None  #: Loss of a random projection to this size, if smaller than before.
     flags: tuple[Flag, ...] = ()  #: Reasons to doubt them.
 
 
@@ -43,8 +42,7 @@ class Measurement:
     control_errors: Floats  #: The same of each control's decoder, `[C, N]`.
     controls: npt.NDArray[np.int64]  #: The row that each control belongs to, `[C]`.
     variance: Floats  #: `‖x - x̄‖²` `[N]`, `x̄` being the mean training image.
-    #: `log2 q_l(y|z_l) - log2 p(y)` of each probe, `[L + 1, N]`; `p(y)` is the frequency of the class in training.
-    bits: Floats
+    bits: Floats  #: `log2 q_l(y|z_l) - log2 p(y)` of each probe, `[L + 1, N]`; `p(y)`: of the class in training.
     right: npt.NDArray[np.bool_]  #: Whether the true class is the probe's first choice, `[L + 1, N]`.
     layers: tuple[str, ...]  #: Names of the layers, `L`.
     settings: Mapping[str, Any]  #: Of the training, and its seed.

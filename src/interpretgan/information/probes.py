@@ -31,7 +31,7 @@ class MLPProbes(nn.Module):
 
 
 class RidgeProbe:
-    """A linear probe of standardised features `[N, D]` for their classes `[N]`: ridge regression in double precision."""
+    """A linear probe of features `[N, D]` for their classes `[N]`: ridge regression, standardised, in doubles."""
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
         self._standardise = Standardise((features.shape[1],), drop_still=True)

@@ -1,4 +1,4 @@
-"""Classifiers by name, and their weights on disk."""
+"""Networks by name: the table of those that come with the package, and the user's own."""
 
 from __future__ import annotations
 
@@ -17,115 +17,55 @@ from typing import Any
 
 from torch import nn
 
-from interpretgan.errors import ConfigError, ModelError
+from interpretgan.errors import ConfigError, ModelError, kind_of
 from interpretgan.models.architectures.judge_net import JudgeNet
-from interpretgan.models.architectures.lenet import LeNet5
-from interpretgan.models.architectures.mnist_cnn import MnistWide
+from interpretgan.models.architectures.lenet import LeNet5, MnistWide
 from interpretgan.models.architectures.vgg import VGG
 from interpretgan.models.architectures.wide_resnet import WideResNet, depth_and_widening
-from interpretgan.models.weights import load_weights, save_weights
-
-__all__ = [
-    "MODELS",
-    "VGG",
-    "JudgeNet",
-    "LeNet5",
-    "MnistWide",
-    "ModelSpec",
-    "WideResNet",
-    "build_model",
-    "load_weights",
-    "published_pool",
-    "save_weights",
-    "source_file",
-]
 
 POOLS = ("max", "avg", "stride", "blur")
 WRN_POOLS = ("stride", "max", "avg", "blur")
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """An architecture that can be built by name.
-
-    Attributes:
-        factory: Called with the keywords in_channels, num_classes, image_size (height, width), pool and width.
-        pools: The poolings it knows, the published one first.
-        description: One line for the list of models.
-        source: Where the architecture comes from.
-        input_shape: Channels, height and width of the images that it is meant for.
-        parameters: Number of trained values for such images, 10 classes and width 1, whatever the pooling.
-    """
+    """An architecture that can be built by name."""
 
     factory: Callable[..., nn.Module]
+    """Called with the keywords in_channels, num_classes, image_size (height, width), pool and width."""
     pools: tuple[str, ...]
-    description: str
-    source: str
+    """The poolings that it knows, the published one first."""
+    smallest: int
+    """Smallest height and width of an image: below, its map would vanish."""
     input_shape: tuple[int, int, int]
+    """Channels, height and width of the images that it is meant for."""
     parameters: int
+    """Number of trained values for such images, 10 classes and width 1, whatever the pooling."""
+    source: str
 
 
-def _wide_resnet(name: str, parameters: int) -> ModelSpec:
+def _vgg(variant: str, smallest: int, parameters: int, source: str) -> ModelSpec:
+    return ModelSpec(partial(VGG, variant=variant), POOLS, smallest, COLOUR, parameters, source)
+
+
+def _wide_resnet(name: str, parameters: int = 0) -> ModelSpec:
     depth, widening = depth_and_widening(name)
-    return ModelSpec(
-        factory=partial(WideResNet, depth=depth, widening=widening),
-        pools=WRN_POOLS,
-        description=f"wide residual network of depth {depth}, {16 * widening} to {64 * widening} channels",
-        source="Zagoruyko and Komodakis 2016, Wide residual networks",
-        input_shape=(3, 32, 32),
-        parameters=parameters,
-    )
+    factory = partial(WideResNet, depth=depth, widening=widening)
+    return ModelSpec(factory, WRN_POOLS, 4, COLOUR, parameters, "Zagoruyko and Komodakis 2016, Wide residual networks")
 
+
+LECUN = "LeCun et al. 1998, Gradient-based learning applied to document recognition"
+MADRY = "Madry et al. 2018, Towards deep learning models resistant to adversarial attacks"
+OWN = "this project, after VGG (Simonyan and Zisserman 2015)"
 
 MODELS: dict[str, ModelSpec] = {
-    "lenet5": ModelSpec(
-        factory=LeNet5,
-        pools=POOLS,
-        description="two 5x5 convolutions, three linear layers, ReLU",
-        source="LeCun et al. 1998, Gradient-based learning applied to document recognition",
-        input_shape=(1, 28, 28),
-        parameters=61_706,
-    ),
-    "mnist-wide": ModelSpec(
-        factory=MnistWide,
-        pools=POOLS,
-        description="two padded 5x5 convolutions with 32 and 64 channels, 1,024 hidden units",
-        source="Madry et al. 2018, Towards deep learning models resistant to adversarial attacks",
-        input_shape=(1, 28, 28),
-        parameters=3_274_634,
-    ),
-    "judge": ModelSpec(
-        factory=JudgeNet,
-        pools=POOLS,
-        description="strided stem, three 3x3 convolutions with BatchNorm: the default judge",
-        source="this project, after VGG (Simonyan and Zisserman 2015)",
-        input_shape=(1, 28, 28),
-        parameters=93_890,
-    ),
-    "vgg-small": ModelSpec(
-        factory=partial(VGG, variant="vgg-small"),
-        pools=POOLS,
-        description="seven 3x3 convolutions with BatchNorm, 32 to 128 channels",
-        source="this project, after VGG (Simonyan and Zisserman 2015)",
-        input_shape=(3, 32, 32),
-        parameters=437_034,
-    ),
-    "vgg11": ModelSpec(
-        factory=partial(VGG, variant="vgg11"),
-        pools=POOLS,
-        description="eight 3x3 convolutions with BatchNorm, 64 to 512 channels, one linear layer",
-        source="Simonyan and Zisserman 2015, configuration A",
-        input_shape=(3, 32, 32),
-        parameters=9_231_114,
-    ),
-    "vgg16": ModelSpec(
-        factory=partial(VGG, variant="vgg16"),
-        pools=POOLS,
-        description="thirteen 3x3 convolutions with BatchNorm, 64 to 512 channels, one linear layer",
-        source="Simonyan and Zisserman 2015, configuration D",
-        input_shape=(3, 32, 32),
-        parameters=14_728_266,
-    ),
+    "lenet5": ModelSpec(LeNet5, POOLS, 12, GREY, 61_706, LECUN),
+    "mnist-wide": ModelSpec(MnistWide, POOLS, 4, GREY, 3_274_634, MADRY),
+    "judge": ModelSpec(JudgeNet, POOLS, 8, GREY, 93_890, OWN),
+    "vgg-small": _vgg("vgg-small", 8, 437_034, OWN),
+    "vgg11": _vgg("vgg11", 32, 9_231_114, "Simonyan and Zisserman 2015, configuration A"),
+    "vgg16": _vgg("vgg16", 32, 14_728_266, "Simonyan and Zisserman 2015, configuration D"),
     "wrn-16-4": _wide_resnet("wrn-16-4", 2_748_890),
     "wrn-28-10": _wide_resnet("wrn-28-10", 36_479_194),
     "wrn-34-10": _wide_resnet("wrn-34-10", 46_160_474),
@@ -159,11 +99,8 @@ def build_model(
     """
     size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
     if in_channels < 1 or num_classes < 2 or min(size) < 1:
-        raise ConfigError(
-            expected="in_channels >= 1, num_classes >= 2 and image_size >= 1",
-            got=f"{in_channels}, {num_classes} and {size[0]}x{size[1]}",
-            do="take them from the data: images [N, C, H, W] and its classes",
-        )
+        expected, got = "in_channels >= 1, num_classes >= 2, image_size >= 1", f"{in_channels}, {num_classes}, {size}"
+        raise ConfigError(expected=expected, got=got, do="take them from the data: images [N, C, H, W] and its classes")
     if not (math.isfinite(width) and width > 0):
         raise ConfigError(expected="a width above 0", got=str(width), do="pass 1 for the published channels")
     arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": size}
@@ -173,74 +110,63 @@ def build_model(
         arguments["width"] = width
     if ":" in name:
         return _call_user_factory(name, arguments)
-    factory, pools = _factory(name)
-    if pool is not None and pool not in pools:
-        raise ConfigError(
-            expected=f"a pooling among {', '.join(pools)} for {name}", got=repr(pool), do="choose one of them"
-        )
-    return factory(**arguments)
+    spec = _spec(name)
+    if pool is not None and pool not in spec.pools:
+        expected = f"a pooling among {', '.join(spec.pools)} for {name}"
+        raise ConfigError(expected=expected, got=repr(pool), do="choose one of them")
+    if min(size) < spec.smallest:
+        expected, got = f"images of at least {spec.smallest}x{spec.smallest} for {name}", f"{size[0]}x{size[1]}"
+        raise ConfigError(expected=expected, got=got, do="load the data with a larger image_size")
+    return spec.factory(**arguments)
 
 
 def published_pool(name: str) -> str | None:
-    """The pooling of a network where none is chosen; `None` of a network of the user's own.
-
-    Raises:
-        ModelError: Unknown name.
-    """
-    return None if ":" in name else _factory(name)[1][0]
+    """The pooling of a network where none is chosen; `None` of a network of the user's own."""
+    return None if ":" in name else _spec(name).pools[0]
 
 
-def _factory(name: str) -> tuple[Callable[..., nn.Module], tuple[str, ...]]:
-    """What builds the network of that name, and the poolings it knows."""
+def _spec(name: str) -> ModelSpec:
     if name in MODELS:
-        return MODELS[name].factory, MODELS[name].pools
+        return MODELS[name]
     if name.startswith("wrn-"):
-        depth, widening = depth_and_widening(name)
-        return partial(WideResNet, depth=depth, widening=widening), WRN_POOLS
+        return _wide_resnet(name)
     nearest = get_close_matches(name.lower(), MODELS, n=1, cutoff=0.3)
-    raise ModelError(
-        expected=f"a model among {', '.join(MODELS)}, wrn-D-K or package.module:factory",
-        got=repr(name),
-        do=f"did you mean {nearest[0]}?" if nearest else "choose one of them",
-    )
+    expected = f"a model among {', '.join(MODELS)}, wrn-D-K or package.module:factory"
+    do = f"did you mean {nearest[0]}?" if nearest else "choose one of them"
+    raise ModelError(expected=expected, got=repr(name), do=do)
 
 
 def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
     """The module that `"package.module:factory"` returns."""
     where, _, attribute = name.partition(":")
-
-    def refuse(got: str, do: str, cause: Exception | None = None) -> ModelError:
-        error = ModelError(expected="package.module:factory, a callable that returns a torch.nn.Module", got=got, do=do)
-        error.__cause__ = cause
-        return error
-
+    cause: Exception | None = None
     with _current_directory_importable():
         try:
             factory = getattr(importlib.import_module(where), attribute)
-        except Exception as error:  # the user's module may raise anything while it is imported
-            problem = f"{name!r}, which fails with {type(error).__name__}: {error}"
-            raise refuse(problem, "check the name, and that the module imports on its own", error) from error
-        if not callable(factory):
-            raise refuse(f"{name!r}, a {type(factory).__name__}", "name a class or a function")
-        try:
-            parameters = inspect.signature(factory).parameters.values()
-        except (TypeError, ValueError):  # some built-in callables have no signature
-            parameters = {}.values()
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-            arguments = {
-                p.name: arguments[p.name]
-                for p in parameters
-                if p.name in arguments and p.kind is not inspect.Parameter.POSITIONAL_ONLY
-            }
-        try:
-            model = factory(**arguments)
-        except Exception as error:  # likewise while it is called
-            problem = f"{name!r}, which fails with {type(error).__name__}: {error}"
-            remedy = "give its other parameters defaults (it is called with those of in_channels, num_classes, "
-            raise refuse(problem, remedy + "image_size, pool and width that it accepts)", error) from error
+            model = factory(**_accepted(factory, arguments)) if callable(factory) else factory
+            problem = f"gives {kind_of(model)}"
+        except Exception as error:  # noqa: BLE001  # the user's code may raise anything
+            model, cause, problem = None, error, f"fails with {type(error).__name__}: {error}"
     if not isinstance(model, nn.Module):
-        raise refuse(f"{name!r}, which returns a {type(model).__name__}", "return the module itself")
+        raise ModelError(
+            expected="package.module:factory, a callable that returns a torch.nn.Module",
+            got=f"{name!r}, which {problem}",
+            do="check the name and that the module imports on its own; give its other parameters defaults (it gets "
+            "those of in_channels, num_classes, image_size, pool and width that it accepts)",
+        ) from cause
     return model
+
+
+def _accepted(factory: Callable[..., object], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that a callable takes as keywords."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # some built-in callables have no signature
+        return {}
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return arguments
+    named = {p.name for p in parameters if p.kind is not inspect.Parameter.POSITIONAL_ONLY}
+    return {key: value for key, value in arguments.items() if key in named}
 
 
 def source_file(name: str) -> Path | None:

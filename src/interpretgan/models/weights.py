@@ -9,32 +9,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from interpretgan.errors import WeightsError
+from interpretgan.errors import WeightsError, kind_of
 from interpretgan.store.files import atomic_write_bytes
-
-__all__ = ["load_weights", "save_weights"]
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 NESTED_KEYS = ("state_dict", "model_state_dict", "model")
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write the state of `model` as safetensors: a reader sees the old file or the new one, never half of it.
-
-    Raises:
-        WeightsError: The suffix is not `.safetensors`.
-        RunFolderError: The place cannot be written.
-    """
+    """Write the state of `model` to a `.safetensors` file, atomically (else `WeightsError` or `RunFolderError`)."""
     from safetensors.torch import save
 
-    path = Path(path)
-    if path.suffix != ".safetensors":
+    if Path(path).suffix != ".safetensors":
         raise WeightsError(expected="a path that ends in .safetensors", got=str(path), do="rename the output")
-    # safetensors refuses tied and channels_last tensors, a contiguous copy of each is neither
-    state = {
-        key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in _state(model).items()
-    }
-    atomic_write_bytes(path, save(state))
+    atomic_write_bytes(path, save({key: contiguous(value) for key, value in _tensors(model.state_dict()).items()}))
+
+
+def contiguous(value: Tensor) -> Tensor:
+    """A copy as safetensors takes it, which refuses tied and channels_last tensors."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -51,18 +44,27 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             is then unchanged.
     """
     path = Path(path)
-    found = _read_state(path)
-    wanted = _state(model)
+    found, wanted = _read_state(path), _tensors(model.state_dict())
     if found and all(key.startswith("module.") for key in found) and not any(k.startswith("module.") for k in wanted):
         found = {key.removeprefix("module."): value for key, value in found.items()}
-    _check_same_architecture(wanted, found, model, path)
+    for key in (*wanted, *found):
+        if key not in found:
+            problem = f"no tensor {key!r} in {path}"
+        elif key not in wanted:
+            problem = f"a tensor {key!r} in {path} that the model does not have"
+        elif found[key].shape != wanted[key].shape:
+            problem = f"{key!r} of shape {list(found[key].shape)} instead of {list(wanted[key].shape)} in {path}"
+        else:
+            continue
+        do = "build the architecture that the weights were saved from"
+        raise WeightsError(expected=f"weights of {type(model).__name__}", got=problem, do=do)
     with torch.no_grad():
         for key, tensor in wanted.items():
             tensor.copy_(found[key])
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -73,63 +75,24 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(expected="a weights file", got=f"no file at {path}", do="check the path")
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
-        raise WeightsError(
-            expected=f"a weights file ending in .safetensors or {', '.join(TORCH_SUFFIXES)}",
-            got=str(path),
-            do="convert it with interpretgan.models.save_weights",
-        )
+        expected = f"a weights file ending in .safetensors or {', '.join(TORCH_SUFFIXES)}"
+        raise WeightsError(expected=expected, got=str(path), do="convert it with interpretgan.models.save_weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            expected="a file of tensors alone",
-            got=f"{path}, which is damaged or holds other objects ({_first_line(error)})",
-            do="save model.state_dict(), not the model",
-        ) from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise WeightsError(
-            expected="a complete weights file",
-            got=f"{path}, which cannot be read ({_first_line(error)})",
-            do="copy or save it again",
-        ) from error
+    except (pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        lines = str(error).strip().splitlines()
+        problem = lines[0].rstrip(".") if lines else type(error).__name__
+        got = f"{path}, which cannot be read ({problem})"
+        do = "save model.state_dict() and not the model, or copy the file again"
+        raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from error
     for key in NESTED_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(
-            expected="a state dict of tensors",
-            got=f"a {type(content).__name__} in {path}",
-            do="save model.state_dict()",
-        )
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def _check_same_architecture(
-    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], model: nn.Module, path: Path
-) -> None:
-    """Raise at the first name, in the model's order, that is missing, differs in shape or is not wanted."""
-    problem = ""
-    for key, tensor in wanted.items():
-        if key not in found:
-            problem = f"no tensor {key!r} in {path}"
-        elif found[key].shape != tensor.shape:
-            problem = f"{key!r} of shape {list(found[key].shape)} instead of {list(tensor.shape)} in {path}"
-        if problem:
-            break
-    extra = [key for key in found if key not in wanted]
-    if not problem and extra:
-        problem = f"a tensor {extra[0]!r} in {path} that the model does not have"
-    if problem:
-        raise WeightsError(
-            expected=f"weights of {type(model).__name__}",
-            got=problem,
-            do="build the architecture that the weights were saved from",
-        )
+    tensors = _tensors(content) if isinstance(content, Mapping) else {}
+    if not tensors:
+        got = f"{kind_of(content)} in {path}"
+        raise WeightsError(expected="a state dict of tensors", got=got, do="save model.state_dict()")
+    return tensors

@@ -1,4 +1,7 @@
-"""What a user can choose: typed, in groups as the command line shows them, each checked on its own."""
+"""What a user can choose: typed, in groups as the command line shows them, each checked on its own.
+
+A default stands here, or, where a part of the package has its own settings, there.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,17 @@ if TYPE_CHECKING:
     from interpretgan.information import InformationConfig
     from interpretgan.training import Objective, Recipe
 
-DEMO_GENERATOR_STEPS = 400
-"""Enough for the digits; the demonstration is to end within three minutes."""
-DEMO_INFORMATION_STEPS = 120
-"""Likewise."""
+
+def _number(text: str) -> float:
+    return float(Fraction(text)) if "/" in text else float(text)
 
 
 def parse_number(_type: object, tokens: tuple[Token, ...]) -> float:
     """A number or a fraction: `0.2`, `8/255`."""
-    text = tokens[0].value
     try:
-        return _number(text)
+        return _number(tokens[0].value)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"expected a number or a fraction like 8/255, got '{text}'") from None
-
-
-def _number(text: str) -> float:
-    return float(Fraction(text)) if "/" in text else float(text)
+        raise ValueError(f"expected a number or a fraction like 8/255, got '{tokens[0].value}'") from None
 
 
 def parse_numbers(_type: object, tokens: tuple[Token, ...]) -> tuple[float, ...]:
@@ -47,6 +44,23 @@ def parse_numbers(_type: object, tokens: tuple[Token, ...]) -> tuple[float, ...]
 
 Number = Annotated[float, Parameter(converter=parse_number)]
 Numbers = Annotated[tuple[float, ...] | None, Parameter(converter=parse_numbers, n_tokens=1, negative="")]
+Norm = Literal["linf", "l2"]
+
+
+def _at_least(options: object, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(expected=f"{name} >= {least}", got=str(value), do=f"raise --{name.replace('_', '-')}")
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ConfigError(expected="0 < confidence < 1", got=str(confidence), do="try 0.95")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @Parameter(name="*", group="Data")
@@ -86,6 +100,21 @@ class ModelOptions:
     epochs: int | None = None
     """Passes over the training images, where the classifier is trained [default: by the size of the data]."""
 
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "epochs")
+        if self.pretrained and (self.file is not None or not self.own):
+            raise ConfigError(
+                expected="--pretrained with a factory of your own and no weights",
+                got=f"model {self.model}" + (f" with weights {self.weights}" if self.weights else ""),
+                do="name the model as package.module:factory, or say --weights pretrained for one of this package",
+            )
+        if self.shipped and (self.mean is not None or self.std is not None):
+            raise ConfigError(
+                expected=f"{self.model} with the normalisation that it was trained with",
+                got="--mean or --std",
+                do="leave them out",
+            )
+
     @property
     def own(self) -> bool:
         """Whether the model comes from a factory of the user's."""
@@ -121,7 +150,7 @@ class TrainingOptions:
     """What for: accuracy on natural images, or robustness: fast (one gradient step), pgd, trades."""
     eps: Number | None = None
     """Largest perturbation to be robust against, for pixels in [0, 1]; fractions like 8/255 are fine."""
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Norm = "linf"
     """How the size of a perturbation is measured."""
     inner_steps: int | None = None
     """Steps of the attack inside the training [default: 7 for pgd, 10 for trades]."""
@@ -147,11 +176,7 @@ class TrainingOptions:
     """Training images held out to choose the best epoch on; 0 keeps the last."""
 
     def build(self) -> Objective:
-        """The checked objective.
-
-        Raises:
-            ConfigError, ThreatModelError: A parameter missing, too many or out of range.
-        """
+        """The checked objective."""
         from interpretgan.training import build_objective
 
         return build_objective(
@@ -164,19 +189,11 @@ class TrainingOptions:
         )
 
     def recipe(self, data: ImageSet, epochs: int | None = None) -> Recipe:
-        """The recipe that suits the data and the objective, with what was chosen in place of its defaults.
-
-        Args:
-            data: The training images.
-            epochs: Passes over them. `None`: the recipe's.
-
-        Raises:
-            ConfigError: A setting out of range.
-        """
+        """The recipe that suits the data and the objective, with what was chosen in place of its defaults."""
         from interpretgan.training import default_recipe
 
         recipe = default_recipe(data, self.objective)
-        chosen = {field.name: getattr(self, field.name, None) for field in fields(recipe)} | {"epochs": epochs}
+        chosen = {item.name: getattr(self, item.name, None) for item in fields(recipe)} | {"epochs": epochs}
         recipe = replace(recipe, **{name: value for name, value in chosen.items() if value is not None})
         if recipe.validation >= len(data):
             raise ConfigError(
@@ -194,7 +211,7 @@ class AttackOptions:
 
     attack: Literal["fgsm", "pgd"] = "pgd"
     """How the adversary searches."""
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Norm = "linf"
     """How the size of a perturbation is measured."""
     eps: Number = 0.2
     """Largest perturbation, for pixels in [0, 1]; fractions like 8/255 are fine."""
@@ -206,11 +223,7 @@ class AttackOptions:
     """Length of a step [default: eps/4 with ten steps or more]."""
 
     def threat_model(self) -> ThreatModel:
-        """The checked threat model.
-
-        Raises:
-            ThreatModelError: A setting out of range.
-        """
+        """The checked threat model."""
         from interpretgan.attacks import ThreatModel
 
         steps = 1 if self.attack == "fgsm" else self.steps
@@ -220,7 +233,7 @@ class AttackOptions:
 @Parameter(name="*", group="Judge")
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Who reads the explanations."""
+    """Who predicts the class that an explanation shows."""
 
     judge: str = "judge"
     """Its architecture: another one than the classifier's."""
@@ -228,6 +241,9 @@ class JudgeOptions:
     """Its weights [default: it is trained against the threat model]."""
     judge_epochs: int | None = None
     """Passes over the training images, where it is trained [default: by the size of the data]."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "judge_epochs")
 
 
 @Parameter(name="*", group="InterpretGAN")
@@ -244,8 +260,8 @@ class GeneratorOptions:
     images_per_layer: int = 16
     """Images per layer and step."""
     recognition_network: str | None = None
-    """Who reads explanations in that training: a robust one of `interpretgan models`, or robust, which trains one
-    [default: the classifier itself]. Photographs need it."""
+    """What classifies explanations in that training: a robust classifier of `interpretgan models`, or robust, which
+    trains one [default: the classifier itself]. Photographs need it."""
     information: float = 1.0
     """Weight of the mutual information term."""
     latent: float | None = None
@@ -253,18 +269,13 @@ class GeneratorOptions:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the training; auto takes bf16 where the processor is fast at it."""
 
-    def gan(self) -> GANConfig:
-        """The checked settings of the training.
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "generator_seeds")
 
-        Raises:
-            ConfigError: A setting out of range.
-        """
+    def config(self) -> GANConfig:
+        """The checked settings of the training."""
         from interpretgan.gan.train import GANConfig
 
-        if self.generator_seeds < 1:
-            raise ConfigError(
-                expected="generator_seeds >= 1", got=str(self.generator_seeds), do="train one generator at least"
-            )
         return GANConfig(
             steps=self.generator_steps,
             images_per_layer=self.images_per_layer,
@@ -274,15 +285,10 @@ class GeneratorOptions:
         ).resolved(self.recognition_network is not None)
 
     def names(self) -> list[str] | None:
-        """The chosen layers, or `None` for all.
-
-        Raises:
-            ConfigError: No name at all.
-        """
+        """The chosen layers, or `None` for all."""
         if self.layers is None:
             return None
-        names = [name.strip() for name in self.layers.split(",") if name.strip()]
-        if not names:
+        if not (names := _names(self.layers)):
             raise ConfigError(expected="names of layers a,b,c", got=f"'{self.layers}'", do="leave --layers out for all")
         return names
 
@@ -293,47 +299,33 @@ class InformationOptions:
     """How the information at each layer is measured."""
 
     information_steps: int = 400
-    """Training steps of the decoders and probes that measure how much each layer forgets; 0 leaves that out."""
+    """Training steps of the decoders and probes that measure the information loss of each layer; 0 leaves that out."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "information_steps")
 
     def config(self, precision: str) -> InformationConfig | None:
-        """The checked settings of the training; `None` where information is left out.
-
-        Args:
-            precision: Of the arithmetic, as the generator's.
-
-        Raises:
-            ConfigError: A setting out of range.
-        """
+        """The checked settings of the training, in the generator's precision; `None` where information is left out."""
         from interpretgan.information import InformationConfig
 
-        if self.information_steps < 0:
-            raise ConfigError(
-                expected="information-steps >= 0", got=str(self.information_steps), do="0 leaves information out"
-            )
         return InformationConfig(steps=self.information_steps, precision=precision) if self.information_steps else None
 
 
 @Parameter(name="*", group="Diagnosis")
 @dataclass(frozen=True)
 class DiagnosisOptions:
-    """How much is read."""
+    """How many images are attacked, and how sure the intervals are."""
 
     examples: int = 2000
-    """Test images that are attacked and read, from the first."""
+    """Test images that are attacked and explained, from the first."""
     bootstrap: int = 2000
     """Bootstrap replicates behind each interval."""
     confidence: float = 0.95
     """Level of the intervals."""
 
     def __post_init__(self) -> None:
-        if self.examples < 1:
-            raise ConfigError(expected="examples >= 1", got=str(self.examples), do="read some images")
-        if self.bootstrap < 1 or not 0 < self.confidence < 1:
-            raise ConfigError(
-                expected="bootstrap >= 1 and 0 < confidence < 1",
-                got=f"bootstrap={self.bootstrap}, confidence={self.confidence}",
-                do="try 2000 and 0.95",
-            )
+        _at_least(self, 1, "examples", "bootstrap")
+        _check_confidence(self.confidence)
 
 
 @Parameter(name="*", group="Evaluation")
@@ -343,7 +335,7 @@ class EvaluationOptions:
 
     attacks: str = "fgsm,pgd,autoattack"
     """Attacks with commas between, of fgsm, pgd, cw, deepfool and autoattack."""
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Norm = "linf"
     """How the size of a perturbation is measured."""
     eps: Number = 0.2
     """Largest perturbation, for pixels in [0, 1]; fractions like 8/255 are fine."""
@@ -361,31 +353,20 @@ class EvaluationOptions:
     """Level of the intervals."""
 
     def __post_init__(self) -> None:
-        for name in ("examples", "curve_examples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(expected=f"{name} >= 1", got=str(getattr(self, name)), do="attack some images")
-        if not 0 < self.confidence < 1:
-            raise ConfigError(expected="0 < confidence < 1", got=f"{self.confidence}", do="try 0.95")
+        _at_least(self, 1, "examples", "curve_examples")
+        _check_confidence(self.confidence)
 
     def threat_model(self) -> ThreatModel:
-        """The checked threat model.
-
-        Raises:
-            ThreatModelError: A setting out of range.
-        """
+        """The checked threat model."""
         from interpretgan.attacks import ThreatModel
 
         return ThreatModel(self.norm, self.eps, "pgd", self.steps, self.restarts, self.step_size)
 
     def names(self) -> tuple[str, ...]:
-        """The checked names of the attacks.
+        """The checked names of the attacks."""
+        from interpretgan.attacks.named_attacks import check_names
 
-        Raises:
-            ConfigError: One that does not exist, or none.
-        """
-        from interpretgan.attacks.methods import check_names
-
-        return check_names([name.strip() for name in self.attacks.split(",") if name.strip()])
+        return check_names(_names(self.attacks))
 
 
 @Parameter(name="*", group="Run")
@@ -401,7 +382,7 @@ class RunOptions:
     device: str = "auto"
     """auto (a GPU if there is one), cpu, or cuda[:k]."""
     devices: int = 1
-    """How many devices share the training of the generator: --device and the GPUs after it."""
+    """How many devices share the training of the generator: --device and the GPUs after it ."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:

@@ -5,20 +5,23 @@ One process at a time owns a folder, and the configuration is on disk before the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from interpretgan.errors import RunFolderError
 from interpretgan.store.files import plain, read_json, write_json, writing
 
 CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "classifier.safetensors"
 LOCK_FILE = ".lock"
-OURS = (LOCK_FILE, "layers.json")
+OWNER_FILE = ".owner"
+OURS = (LOCK_FILE, OWNER_FILE, "layers.json")
 """Files of ours that a folder may hold before a run begins in it."""
 UP_TO_ROUNDING = ("devices",)
 """Settings that change no more than the last digits of a result: a run may go on with others."""
@@ -39,53 +42,46 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.resumed = False
-        self._lock: BinaryIO | None = None
+        self._lock = FileLock(self.path / LOCK_FILE, blocking=False)
 
-    def open(self, config: Mapping[str, Any], *, resume: bool = True) -> Self:
+    def open(self, config: Mapping[str, Any]) -> Self:
         """Claim the folder for this process and for this configuration.
 
         A new or empty folder gets `config.json`. A folder of the same configuration is resumed: `resumed` is
         true, and temporary files of a killed run are removed. Configurations are compared as JSON, so a tuple
-        equals a list; settings of `UP_TO_ROUNDING` may differ.
+        equals a list; a section that only one of them has is no difference, nor is a setting of `UP_TO_ROUNDING`.
 
         Args:
             config: The resolved configuration, everything that the results depend on.
-            resume: `False` refuses a folder that already holds a run.
-
-        Returns:
-            This folder.
 
         Raises:
             RunFolderError: The folder holds a run of another configuration (the message names the keys that
                 differ) or files that are no run, another process is using it, or it cannot be written.
         """
         wanted = json.loads(json.dumps(plain(config)))
-        config_path = self.path / CONFIG_FILE
+        file = self.path / CONFIG_FILE
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_other_files()
             self._claim()
         try:
-            self.resumed = config_path.exists()
-            if self.resumed:
-                found = self._compare(read_json(config_path), wanted, resume=resume)
-                with writing(self.path):
-                    for leftover in self.path.rglob(".*.tmp"):
-                        leftover.unlink()
-                if {**found, **wanted} != found:
-                    write_json(config_path, {**found, **wanted})
-            else:
-                write_json(config_path, wanted)
+            self.resumed = file.exists()
+            found = self._agreeing(read_json(file), wanted) if self.resumed else {}
+            with writing(self.path):
+                for leftover in self.path.rglob(".*.tmp"):
+                    leftover.unlink()
+            if found | wanted != found:
+                write_json(file, found | wanted)
         except BaseException:
             self.close()
             raise
         return self
 
     def close(self) -> None:
-        """Release the folder for other processes. The files stay."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Release the folder for other processes. What the run wrote stays."""
+        if self._lock.is_locked:
+            (self.path / OWNER_FILE).unlink(missing_ok=True)
+            self._lock.release()
 
     def __truediv__(self, name: str | os.PathLike[str]) -> Path:
         """The path of a file in the folder."""
@@ -112,68 +108,62 @@ class RunFolder:
             )
 
     def _claim(self) -> None:
-        if self._lock is not None:
-            raise RunFolderError(
-                expected=f"a run folder {self.path} that is not open", got="one opened twice", do="close it first"
-            )
-        lock = (self.path / LOCK_FILE).open("a+b")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().decode(errors="replace").strip() or "unknown"
-            lock.close()
-            raise RunFolderError(
-                expected=f"a run folder {self.path} that no other process is using",
-                got=f"one in use by process {owner}",
-                do="wait until it ends, or choose another folder",
-            ) from None
-        except BaseException:
-            lock.close()
-            raise
-        self._lock = lock
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n".encode())
-        lock.flush()
+        owner = self.path / OWNER_FILE
+        if not self._lock.is_locked:
+            try:
+                self._lock.acquire()
+                owner.write_text(str(os.getpid()))
+                return
+            except Timeout:
+                pass
+        process = owner.read_text() if owner.exists() else "unknown"
+        raise RunFolderError(
+            expected=f"a run folder {self.path} that nobody is using",
+            got=f"one in use by process {process}",
+            do="wait until it ends, or choose another folder",
+        )
 
-    def _compare(self, found: object, wanted: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+    def _agreeing(self, found: object, wanted: dict[str, Any]) -> dict[str, Any]:
         """The folder's configuration, which agrees with `wanted` in every section that both have."""
-        if not resume:
-            raise RunFolderError(
-                expected=f"a new run folder {self.path}",
-                got="one that already holds a run",
-                do="choose another folder, or allow it to be resumed",
-            )
         if not isinstance(found, dict):
             raise RunFolderError(
                 expected=f"a configuration in {self.path / CONFIG_FILE}",
                 got=_short(found),
                 do="delete the folder, or choose a new one",
             )
-        compared = [key for key in found if key in wanted and key not in UP_TO_ROUNDING]
-        different = [line for key in compared for line in differences(found[key], wanted[key], key)]
+        shared = [key for key in found if key in wanted and key not in UP_TO_ROUNDING]
+        different = differences({key: found[key] for key in shared}, {key: wanted[key] for key in shared})
         if different:
+            weights = self.path / WEIGHTS_FILE
+            trained_otherwise = all(key.startswith(("model.training.", "model.epochs")) for key in different)
             raise RunFolderError(
                 expected=f"the configuration that made {self.path}",
-                got=f"another one: {', '.join(different)}",
-                do="use the old settings to resume it, or choose a new folder",
+                got=f"another one: {', '.join(different.values())}",
+                do="use the old settings to resume it, or "
+                + (
+                    f"take its classifier to a new folder with --weights {weights}"
+                    if trained_otherwise and weights.exists()
+                    else "choose a new folder"
+                ),
             )
         return found
 
 
-def differences(found: object, wanted: object, name: str = "") -> Iterator[str]:
-    """Each dotted key whose value differs, with both values."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in dict.fromkeys([*found, *wanted]):
-            dotted = f"{name}.{key}" if name else str(key)
-            if key not in wanted:
-                yield f"{dotted} ({_short(found[key])} there, absent here)"
-            elif key not in found:
-                yield f"{dotted} (absent there, {_short(wanted[key])} here)"
-            else:
-                yield from differences(found[key], wanted[key], dotted)
-    elif found != wanted:
-        yield f"{name or 'config'} ({_short(found)} there, {_short(wanted)} here)"
+def differences(found: object, wanted: object, name: str = "") -> dict[str, str]:
+    """Each dotted key whose value differs, with a text that has the key and both values."""
+    if not (isinstance(found, dict) and isinstance(wanted, dict)):
+        key = name or "config"
+        return {} if found == wanted else {key: f"{key} ({_short(found)} there, {_short(wanted)} here)"}
+    texts: dict[str, str] = {}
+    for key in dict.fromkeys([*found, *wanted]):
+        dotted = f"{name}.{key}" if name else str(key)
+        if key not in wanted:
+            texts[dotted] = f"{dotted} ({_short(found[key])} there, absent here)"
+        elif key not in found:
+            texts[dotted] = f"{dotted} (absent there, {_short(wanted[key])} here)"
+        else:
+            texts |= differences(found[key], wanted[key], dotted)
+    return texts
 
 
 def _short(value: object) -> str:

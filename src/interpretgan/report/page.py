@@ -1,286 +1,146 @@
-"""The HTML report: what the page shows, computed here, and how it looks, in report.html.j2."""
+"""The HTML report: what the page shows is computed here; how it looks and what it says stands in the templates."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from interpretgan.report import figures, wording
-from interpretgan.store.files import atomic_write_bytes, atomic_write_text
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
 
-if TYPE_CHECKING:
-    import jinja2
-    import markupsafe
+from interpretgan.attacks import fraction
+from interpretgan.diagnosis.reliability import QUIET, is_unreliable
+from interpretgan.diagnosis.result import Diagnosis, LayerResult
+from interpretgan.interpreter import Explanation
+from interpretgan.report import figures, pictures, wording
+from interpretgan.statistics import Interval
+from interpretgan.store.files import atomic_write_text
+from interpretgan.store.progress import duration
 
-HERE = Path(__file__).parent
-NOISE_LIMIT = 0.03  # vulnerability under random noise that counts as near zero
-CLASSES_IN_A_TABLE = 16  # confusion tables of more classes become lists of the commonest changes
+NORMS = {"linf": "L∞", "l2": "L2"}
+CLASSES_IN_A_TABLE = 16
+"""Confusion tables of more classes become lists of the commonest changes."""
 
 
-def write_report(diagnosis: dict[str, Any], examples: dict[str, Any] | None, folder: Path) -> Path:
+def write_report(
+    diagnosis: Diagnosis, folder: str | Path = ".", explanation: Explanation | Mapping[str, Any] | None = None
+) -> Path:
     """Write the report of one diagnosis: a page that needs no other file and no network.
 
     Args:
-        diagnosis: The content of diagnosis.json. Missing, null and NaN figures are shown as a dash.
-        examples: Arrays for the explanation grid, or None to leave it out: `layers`, `images` and
-            `adversarial` [N, C, H, W] in `bounds`, `natural_explanations` and `adversarial_explanations`
-            [L, N, C, H, W], `labels` [N], `natural_predictions` and `adversarial_predictions` [L+1, N] (the image
-            first), `turns` (a layer or None per example), `bounds` and `classes`.
+        diagnosis: The diagnosis.
         folder: Where to write; made if missing.
+        explanation: Natural and adversarial explanations for the grid of pictures, or their arrays under the names of
+            `Explanation`. `None`: the page has no pictures.
 
     Returns:
-        The path of report.html. Beside it lie figures/vulnerability.svg and, with examples,
+        The path of report.html. Beside it lie figures/vulnerability.svg and, with an explanation,
         figures/explanations.png. Every file is complete or absent.
 
     Raises:
-        ImageError: The arrays of the examples do not fit each other.
+        ConfigError: The explanation has no adversarial images.
+        ImageError: The arrays of the explanation do not fit each other.
+        RunFolderError: A file cannot be written.
     """
+    folder = Path(folder)
     answer = wording.answer(diagnosis)
-    chart = figures.chart(diagnosis, answer.layers)
-    checked = None if examples is None else figures.check_examples(examples)
-    shown = figures.grid(checked) if checked else []
-    templates = _templates()
-    page = templates.get_template("report.html.j2").render(
-        answer=answer,
-        chart=chart,
-        grid=shown,
-        scales=figures.difference_scales(checked) if checked else None,
-        examples=checked,
-        **_context(diagnosis),
-    )
-    files = {
-        "figures/vulnerability.svg": templates.get_template("vulnerability.svg.j2").render(
-            chart=chart, answer=answer, **_context(diagnosis)
-        ),
-        "report.html": page,
+    classes = [str(name) for name in diagnosis.data.get("classes") or ()]
+    explanation = None if explanation is None else pictures.as_explanation(explanation)
+    examples, scales = ([], None) if explanation is None else pictures.grid(explanation, classes)
+    context = {
+        "diagnosis": diagnosis,
+        "model": str(diagnosis.classifier["name"]),
+        "answer": answer,
+        "names": [layer.name for layer in diagnosis.layers],
+        "top": [layer.name in answer.layers for layer in diagnosis.layers],
+        "unreliable": [is_unreliable(layer) for layer in diagnosis.layers],
+        "panels": figures.panels(diagnosis),
+        "curves": figures.curves(diagnosis),
+        "explanation": explanation,
+        "examples": examples,
+        "scales": scales,
+        "threat": threat_words(diagnosis.threat_model),
+        "confusions": [_confusion(layer, classes) for layer in diagnosis.layers],
+        "level": wording.level(diagnosis),
+        "quiet": QUIET,
     }
-    if shown:
-        atomic_write_bytes(folder / "figures" / "explanations.png", figures.explanation_sheet(shown))
-    for name, content in files.items():
-        atomic_write_text(folder / name, content)
+    templates = _templates()
+    drawing = templates.get_template("vulnerability.svg.j2").render(context)
+    page = templates.get_template("report.html.j2").render(context)
+    if explanation is not None:
+        pictures.draw_explanation(explanation, folder / "figures" / "explanations.png", classes)
+    atomic_write_text(folder / "figures" / "vulnerability.svg", drawing)
+    atomic_write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
 def _templates() -> jinja2.Environment:
-    import jinja2
-
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
-        undefined=jinja2.ChainableUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     templates.filters.update(
         percent=wording.percent,
-        signed=wording.signed,
-        span=wording.span,
-        meaning=wording.flag_meaning,
-        unreliable=wording.is_unreliable,
+        number=wording.number,
+        figure=_figure,
+        meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
         breakable=_breakable,
-        picture=lambda pixels: figures.data_uri(figures.png(pixels)),
+        duration=duration,
+        fact=_fact,
+        picture=pictures.data_uri,
     )
     return templates
 
 
-def _breakable(name: str) -> markupsafe.Markup:
+def _figure(interval: Interval | None, scale: float = 100, digits: int = 1, *, sign: bool = False) -> Markup:
+    """The cell of a table: a value with its interval, or a dash."""
+    if interval is None:
+        return Markup("–")
+    value = wording.number(interval.value, scale, digits, sign=sign) + (" %" if scale == 100 and not sign else "")
+    return Markup("{}<small>{}</small>").format(value, wording.span(interval, scale, digits))
+
+
+def _breakable(name: str) -> Markup:
     """The name of a layer that may break after its separators."""
-    import markupsafe
-
-    return markupsafe.Markup(re.sub(r"([._:/])", r"\1<wbr>", str(markupsafe.escape(name))))
+    return Markup(re.sub(r"([._:/])", r"\1<wbr>", str(escape(name))))
 
 
-def _context(diagnosis: dict[str, Any]) -> dict[str, Any]:
-    """What the templates need beside the figures."""
-    layers = list(diagnosis.get("layers") or ())
-    return {
-        "model": str((diagnosis.get("classifier") or {}).get("name") or "the model"),
-        "data": diagnosis.get("data") or {},
-        "threat": diagnosis.get("threat_model") or {},
-        "threat_words": threat_words(diagnosis.get("threat_model") or {}),
-        "accuracy": diagnosis.get("accuracy") or {},
-        "judge": diagnosis.get("judge") or {},
-        "layers": layers,
-        "flags": [str(flag) for flag in diagnosis.get("flags") or ()],
-        "controls": _controls(diagnosis),
-        "confusions": [found for found in (_confusion(layer, diagnosis) for layer in layers) if found],
-        "provenance": _provenance(diagnosis),
-        "level": wording.level(diagnosis),
-    }
-
-
-def threat_words(threat: dict[str, Any]) -> str:
+def threat_words(threat: Mapping[str, Any]) -> str:
     """A threat model in words, for instance `L∞, ε = 0.2, PGD, 20 steps, 1 restart`."""
-    norms = {"linf": "L∞", "l2": "L2"}
-    words = [norms.get(str(threat["norm"]), str(threat["norm"]))] if threat.get("norm") else []
-    eps = wording.number(threat.get("eps"))
-    if eps is not None:
-        steps = eps * 255
-        pixels = abs(steps - round(steps)) < 1e-3 and 1 <= round(steps) <= 32
-        words.append(f"ε = {round(steps)}/255" if pixels else f"ε = {eps:.4g}")
-    if threat.get("attack"):
-        words.append(str(threat["attack"]).upper())
-    for key in ("steps", "restarts"):
-        count = wording.number(threat.get(key))
-        if count is not None:
-            words.append(f"{count:g} {key if count != 1 else key.removesuffix('s')}")
-    return ", ".join(words)
+    counts = [f"{threat[key]} {key if threat[key] != 1 else key[:-1]}" for key in ("steps", "restarts")]
+    return ", ".join([NORMS[threat["norm"]], f"ε = {fraction(threat['eps'])}", threat["attack"].upper(), *counts])
 
 
-def _controls(diagnosis: dict[str, Any]) -> list[dict[str, Any]]:
-    """The controls: what was measured, whether it holds (None: a figure without a verdict), what it means."""
-    controls = diagnosis.get("controls") or {}
-    accuracy, judge = diagnosis.get("accuracy") or {}, diagnosis.get("judge") or {}
-    zero = wording.number(controls.get("eps0_max_abs_vulnerability"))
-    noise = wording.number(controls.get("noise_max_abs_vulnerability"))
-    before, after = (wording.percent(accuracy.get(key)) for key in ("judge_natural", "judge_adversarial"))
-    found: list[tuple[str, str, bool | None, str]] = [
-        (
-            "No perturbation (ε = 0)",
-            "–" if zero is None else f"{100 * zero:.3g} points",
-            None if zero is None else zero == 0,
-            (
-                "The largest vulnerability that the same measurement reports when nothing was attacked. "
-                "It must be exactly 0."
-            ),
-        ),
-        (
-            "Random noise of the same size",
-            "–" if noise is None else f"{100 * noise:.1f} points",
-            None if noise is None else noise <= NOISE_LIMIT,
-            (
-                "The largest vulnerability, in size, when random noise of the same norm takes the "
-                f"attack's place. Up to {100 * NOISE_LIMIT:.0f} points count as near zero: the layers then "
-                "respond to the attack and not to any change of the image."
-            ),
-        ),
-        *_seeds(controls),
-        (
-            "The judge on images it was not trained on",
-            wording.percent(judge.get("natural")),
-            None,
-            "Its accuracy on natural images. Explanations can hardly be read better than this.",
-        ),
-        (
-            "The judge under attacks against itself",
-            wording.percent(judge.get("adversarial")),
-            None,
-            (
-                "How hard the judge itself is to fool. A judge that is easily fooled would blame layers "
-                "for its own mistakes."
-            ),
-        ),
-        (
-            "The judge on the attacked images",
-            "–" if before == after == "–" else f"{before} → {after}",
-            None,
-            (
-                "Its accuracy on the images before and after the attack on the model. What it loses here "
-                "is visible in the image itself and is charged to no layer."
-            ),
-        ),
-    ]
-    return [dict(zip(("name", "value", "holds", "meaning"), row, strict=True)) for row in found]
-
-
-def _seeds(controls: dict[str, Any]) -> list[tuple[str, str, bool | None, str]]:
-    """How well generators of different seeds agree, where several were trained."""
-    agreement = wording.number(controls.get("seeds_spearman"))
-    if agreement is None:
-        return []
-    same = bool(controls.get("seeds_same_top"))
-    return [
-        (
-            "Generators of different seeds",
-            f"ρ = {agreement:.2f}, {'the same' if same else 'another'} top layer",
-            same,
-            (
-                "The lowest rank correlation between the vulnerabilities that two generators find, and whether they "
-                "blame the same layer first. The intervals cover what they disagree on."
-            ),
-        )
-    ]
-
-
-def _confusion(layer: dict[str, Any], diagnosis: dict[str, Any]) -> dict[str, Any] | None:
-    """One layer's confusion table, with its commonest changes; None if it was not recorded."""
-    counts = layer.get("transitions")
-    if not counts:
-        return None
-    names = [str(name) for name in (diagnosis.get("data") or {}).get("classes") or ()]
-    names += [str(index) for index in range(len(names), len(counts))]
-    total = sum(sum(row) for row in counts)
-    changes = sorted(
-        ((count, true, shown) for true, row in enumerate(counts) for shown, count in enumerate(row) if true != shown),
-        key=lambda change: -change[0],
-    )
+def _confusion(layer: LayerResult, classes: list[str]) -> dict[str, Any]:
+    """One layer's confusion table, with its commonest changes first; `rows` is empty where there are many classes."""
+    counts = np.array(layer.transitions)
+    names = [*classes, *map(str, range(len(classes), len(counts)))]
+    turned = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    order = np.argsort(-turned, axis=None, kind="stable")[: np.count_nonzero(turned)]
     listed = len(counts) > CLASSES_IN_A_TABLE
-    rows = [
-        {
-            "name": names[true],
-            "cells": [
-                {
-                    "count": count,
-                    "share": round(100 * count / max(sum(row), 1)),
-                    "right": true == shown,
-                    "title": f"{names[true]} shown as {names[shown]}: {count}",
-                }
-                for shown, count in enumerate(row)
-            ],
-        }
-        for true, row in enumerate(counts)
-    ]
     return {
-        "name": str(layer["name"]),
-        "total": total,
-        "right": sum(row[index] for index, row in enumerate(counts)),
+        "name": layer.name,
+        "total": int(counts.sum()),
+        "right": int(np.trace(counts)),
         "classes": names[: len(counts)],
-        "rows": [] if listed else rows,
+        "rows": [] if listed else list(zip(names, counts.tolist(), strict=False)),
         "changes": [
-            {"true": names[true], "shown": names[shown], "count": count}
-            for count, true, shown in changes[: 24 if listed else 3]
-            if count
+            (names[true], names[shown], int(counts[true, shown]))
+            for true, shown in (divmod(int(place), len(counts)) for place in order[: 24 if listed else 3])
         ],
     }
 
 
-def _provenance(diagnosis: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Everything that identifies the run, as titled lists of names and values."""
-    record = diagnosis.get("provenance") or {}
-    timings = record.get("seconds") or {}
-    groups: list[tuple[str, dict[str, Any]]] = [
-        ("Model", diagnosis.get("classifier") or {}),
-        ("Data", diagnosis.get("data") or {}),
-        ("Threat model", diagnosis.get("threat_model") or {}),
-        ("Judge", diagnosis.get("judge") or {}),
-        ("Run", {key: value for key, value in record.items() if key not in ("versions", "seconds")}),
-        ("Software", record.get("versions") or {}),
-        ("Time", {key: _duration(value) for key, value in timings.items()}),
-    ]
-    return [(title, list(_flat(values))) for title, values in groups if values]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for key, value in values.items():
-        name = f"{prefix}{str(key).replace('_', ' ')}"
-        if isinstance(value, dict):
-            pairs += _flat(value, f"{name}: ")
-        elif isinstance(value, (list, tuple)):
-            pairs.append((name, ", ".join(map(str, value)) or "–"))
-        elif isinstance(value, float):
-            found = wording.number(value)
-            pairs.append((name, "–" if found is None else f"{found:.6g}"))
-        elif isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 and key != "seed":
-            pairs.append((name, f"{value:,}"))
-        else:
-            pairs.append((name, "–" if value is None else str(value)))
-    return pairs
-
-
-def _duration(value: Any) -> str:
-    seconds = wording.number(value)
-    if seconds is None:
-        return "–"
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+def _fact(value: object) -> str:
+    """A value of the record in words: numbers with six digits or with commas, a dash where there is none."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "–"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}" if value >= 10_000 else str(value)
+    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,147 +1,97 @@
-"""The words of the report: numbers as text, the answer, the flags, the table for the terminal."""
+"""The words of the report: numbers as text, the answer, what flags mean, the table for the terminal."""
 
 from __future__ import annotations
 
+import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from numbers import Real
-from typing import Any
 
-NO_LOSS = 0.02  # survival lost between the image and the last layer below which no layer is named
-NAMED_AT_MOST = 3  # layers that cannot be told apart are named one by one up to this many
+from rich.console import Console
+from rich.table import Table
 
-# What a flag means, by the first of these entries with a word that occurs in it.
-FLAG_MEANINGS: dict[tuple[str, ...], str] = {
-    ("below zero",): (
-        "No layer can know more of the image than the one before it, and no probe should do worse than one that has "
-        "seen nothing. The decoders and probes are trained, and never quite to the end: differences of this size "
-        "between layers say nothing. More --information-steps make them smaller."
-    ),
-    ("differ between two passes", "dynamic model"): (
-        "The same image does not always get the same answer, and an attack aims at an answer that is gone when it "
-        "counts. What looks like robustness may be that alone."
-    ),
-    ("look like probabilities",): (
-        "Probabilities are flat where the model is sure, so gradients vanish there and attacks stop. Diagnose the "
-        "logits before them."
-    ),
-    ("made grey", "grow with eps"): (
-        "A larger perturbation can do all that a smaller one does, and one that may turn every image grey leaves "
-        "nothing to recognise. Where accuracy stays, the attack fails for another reason than a robust model, and "
-        "vulnerability is underestimated."
-    ),
-    ("twice the", "than one step"): (
-        "The attack has not found all that there is: try more steps, more restarts or a shorter step. Vulnerability "
-        "is then underestimated."
-    ),
-    ("as good as the attack",): (
-        "The attack found no more than chance would. It may have failed, and vulnerability is then underestimated."
-    ),
-    ("layer before",): (
-        "The vulnerability of a layer compares its layer with the one before. That one cannot be read, so the "
-        "difference cannot be trusted either."
-    ),
-    ("weak model",): (
-        "The model misreads natural images that the judge reads. A wrong normalisation or order of classes looks like "
-        "this; so does a poor model, and there is then less to lose under attack."
-    ),
-    ("natural explanation",): (
-        "The judge misreads too many of this layer's explanations even without an attack. A misreading under "
-        "attack then says little about the layer, so neither this row nor the vulnerability of the layer "
-        "after it can be trusted."
-    ),
-    ("noise",): (
-        "Random noise of the same size changes the explanations as well. That part of the figure is not the "
-        "work of the attack."
-    ),
-    ("judge",): "The judge reads every explanation, so its own mistakes limit every figure here.",
-    ("ε", "eps"): (
-        "Without a perturbation every vulnerability must be exactly zero. Where it is not, the two branches "
-        "of the measurement were not run alike."
-    ),
-    ("attack", "gradient"): (
-        "The attack may be too weak, or may have failed for another reason than a robust model. "
-        "Vulnerability is then underestimated."
-    ),
-    ("example",): "Too few examples leave wide intervals: a larger evaluation set narrows them.",
+from interpretgan.diagnosis.reliability import unreliable_flags
+from interpretgan.diagnosis.result import Diagnosis, LayerResult
+from interpretgan.errors import Flag
+from interpretgan.statistics import Interval
+
+NO_LOSS = 0.02
+"""Survival lost between the image and the last layer below which no layer is named."""
+NAMED_AT_MOST = 3
+"""Layers that cannot be told apart are named one by one up to this many."""
+
+JUDGE = "The judge predicts the class of every explanation, so its own mistakes limit every figure here."
+DYNAMIC = (
+    "The same image does not always get the same answer, and an attack aims at an answer that is gone when it counts. "
+    "What looks like robustness may be that alone."
+)
+SEARCH = "The attack has not found all that there is: try more steps, more restarts or a shorter step."
+MASKED = (
+    "Where accuracy stays, the attack fails for another reason than a robust model. Vulnerability is underestimated."
+)
+UNDERESTIMATED = "Vulnerability is then underestimated."
+FLAG_MEANINGS = {
+    "unreliable": "The judge misreads too many of this layer's explanations even without an attack. A wrong prediction "
+    "under attack then says little about the layer: neither this row nor the vulnerability of the next can be used.",
+    "unreliable_before": "The vulnerability of a layer is its difference from the layer before, which cannot be read.",
+    "noise_control": "Random noise of the same size changes the explanations as well. That part of the figure is not "
+    "the work of the attack.",
+    "noise_control_failed": "These layers respond to any change of the image, and not to the attack alone.",
+    "unreadable_layers": "The rows of these layers, and the vulnerability of the layers after them, cannot be used.",
+    "zero_eps_control": "The model, the generator or the judge gives the same image another answer in every pass.",
+    "weak_model": "The model misses natural images that the judge gets right. A wrong normalisation or order of "
+    "classes looks like this; so does a poor model, and there is then less to lose under attack.",
+    "weak_judge": JUDGE,
+    "judge_fooled": "What the judge loses in the image itself is charged to no layer.",
+    "judge_not_robust": JUDGE,
+    "negative_information": "No layer can have more information than the one before it, and no probe should do worse "
+    "than one without any. Decoders and probes are never trained quite to the end: differences of this size say "
+    "nothing. More --information-steps make them smaller.",
+    "passes_differ": DYNAMIC,
+    "dynamic_model": DYNAMIC,
+    "probabilities": "Probabilities are flat where the model is sure, so gradients vanish there and attacks stop. "
+    "Diagnose the logits before them.",
+    "unusable_gradients": f"The attack follows gradients and stops without them. {MASKED}",
+    "black_box_wins": f"Gradients mislead the attacks that follow them. {MASKED}",
+    "one_step_as_good": f"{SEARCH} {UNDERESTIMATED}",
+    "not_converged": f"{SEARCH} {UNDERESTIMATED}",
+    "noise_as_good": f"The attack found no more than chance would, and may have failed. {UNDERESTIMATED}",
+    "not_growing": f"A larger perturbation can do all that a smaller one does. {MASKED}",
+    "robust_at_any_size": f"A perturbation that may turn every image grey leaves nothing to recognise. {MASKED}",
+    "lost_iterates": f"The attack returns its last images and not its best ones. {UNDERESTIMATED}",
+    "gradient_attacks_only": f"An attack without gradients may still find more. {UNDERESTIMATED}",
+    "few_examples": "Few examples leave wide intervals: a larger evaluation set narrows them.",
 }
+"""What a flag means for the reader, by its code."""
 
 
-def number(value: Any) -> float | None:
-    """A finite number, or None for anything else (missing, null, NaN, infinite)."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    found = float(value)
-    return found if math.isfinite(found) else None
-
-
-def interval(record: Any) -> tuple[float, float] | None:
-    """The `low` and `high` of a record, or None where either is missing."""
-    if not isinstance(record, dict):
-        return None
-    low, high = number(record.get("low")), number(record.get("high"))
-    return None if low is None or high is None else (low, high)
-
-
-def percent(value: Any, *, digits: int = 1) -> str:
-    """A proportion in [0, 1] as per cent: 0.975 is `97.5 %`; `–` where it is missing."""
-    found = number(value)
-    return "–" if found is None else f"{100 * found:.{digits}f} %"
-
-
-def plain(value: float, digits: int) -> str:
-    """A number without a negative zero."""
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
-
-
-def signed(value: Any, *, scale: float = 100.0, digits: int = 1) -> str:
-    """A number with its sign, a true minus and no negative zero: 0.551 is `+55.1` at scale 100."""
-    found = number(value)
-    if found is None:
+def number(value: float, scale: float = 1, digits: int = 1, *, sign: bool = False) -> str:
+    """`scale` times a number, with a true minus and no negative zero; `–` where it is not finite."""
+    if not math.isfinite(value):
         return "–"
-    text = plain(scale * found, digits)
-    return text.replace("-", "−") if text.startswith("-") or float(text) == 0 else f"+{text}"
+    text = f"{scale * value:+.{digits}f}" if sign else f"{scale * value:.{digits}f}"
+    text = text.lstrip("+-") if float(text) == 0 else text
+    return text.replace("-", "−")
 
 
-def span(record: Any, *, scale: float = 100.0, digits: int = 1) -> str:
-    """The interval of a record as `[51.0, 59.2]`, or an empty string where there is none."""
-    bounds = interval(record)
-    if bounds is None:
-        return ""
-    return "[" + ", ".join(plain(scale * bound, digits).replace("-", "−") for bound in bounds) + "]"
+def percent(value: float) -> str:
+    """A proportion in [0, 1] as per cent: 0.975 is `97.5 %`."""
+    return f"{number(value, 100)} %"
 
 
-def level(diagnosis: dict[str, Any]) -> str:
-    """What an interval of the diagnosis is, `95 % interval`, or `interval` where its level is not recorded."""
-    confidence = number((diagnosis.get("provenance") or {}).get("confidence"))
+def span(interval: Interval, scale: float = 100, digits: int = 1) -> str:
+    """The ends of an interval, as `[51.0, 59.2]`."""
+    return f"[{number(interval.low, scale, digits)}, {number(interval.high, scale, digits)}]"
+
+
+def level(diagnosis: Diagnosis) -> str:
+    """What an interval of the diagnosis is: `95 % interval`."""
+    confidence = diagnosis.provenance.get("confidence")
     return "interval" if confidence is None else f"{100 * confidence:g} % interval"
 
 
-def join(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def is_unreliable(record: dict[str, Any]) -> bool:
-    """Whether a layer, or the whole diagnosis, carries a flag that begins with `unreliable`."""
-    return any(str(flag).lower().startswith("unreliable") for flag in record.get("flags") or ())
-
-
-def flag_meaning(flag: str) -> str:
-    """What a flag means for the reader, in plain words (empty for a flag of an unknown kind)."""
-    lowered = flag.lower()
-    return next(
-        (
-            meaning
-            for words, meaning in FLAG_MEANINGS.items()
-            if any(re.search(rf"\b{word}", lowered) for word in words)
-        ),
-        "",
-    )
+Claim = tuple[tuple[str, bool], ...]
+"""A text in parts, each with whether it is the name of a layer."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +100,12 @@ class Answer:
 
     Attributes:
         claim: What contributes most; each part of the text with whether it is the name of a layer.
-        detail: The numbers behind the claim.
+        detail: The numbers behind the claim, or why no layer is named.
         caveat: Why to read it with care; empty if nothing speaks against it.
         layers: The names of the layers that the claim blames, the largest contribution first.
     """
 
-    claim: tuple[tuple[str, bool], ...]
+    claim: Claim
     detail: str
     caveat: str = ""
     layers: tuple[str, ...] = ()
@@ -163,182 +113,132 @@ class Answer:
     @property
     def sentence(self) -> str:
         """Claim, detail and caveat as running text."""
-        claim = "".join(text for text, _ in self.claim)
-        return f"{claim}: {self.detail}." + (f" Read this with care: {self.caveat}" if self.caveat else "")
+        return f"{_text(self.claim)}: {self.detail}." + (f" Read this with care: {self.caveat}" if self.caveat else "")
 
 
-def _points(vulnerability: dict[str, Any]) -> str:
-    """`55 points [51, 59]`, with one decimal below ten points."""
-    value = float(vulnerability["value"])
-    digits = 0 if abs(100 * value) >= 10 else 1
-    return f"{plain(100 * value, digits)} points {span(vulnerability, digits=digits)}".rstrip()
+def answer(diagnosis: Diagnosis) -> Answer:
+    """What a diagnosis says, with no more certainty than its intervals and flags allow.
 
-
-def _caveat(diagnosis: dict[str, Any], layers: list[dict[str, Any]], blamed: Sequence[str]) -> str:
-    """The flags that bear on the blamed layers (their own layer and the one before) and on everything."""
-    reasons = [str(flag) for flag in diagnosis.get("flags") or ()]
-    for before, layer in pairwise(layers):
-        if str(layer["name"]) not in blamed:
-            continue
-        for place in (layer, before):
-            for flag in place.get("flags") or ():
-                if str(flag).lower().startswith("unreliable"):
-                    reason = str(flag).partition(":")[2].strip() or str(flag)
-                    where = "" if place is layer else f" (the layer before {layer['name']})"
-                    reasons.append(f"at {place['name']}{where}, {reason}")
-    reasons = list(dict.fromkeys(reasons))
-    if not reasons:
-        return ""
-    more = f"; {len(reasons) - 2} more among the flags" if len(reasons) > 2 else ""
-    return f"{'; '.join(reasons[:2])}{more}."
-
-
-def answer(diagnosis: dict[str, Any]) -> Answer:
-    """What a diagnosis says, with no more certainty than its intervals allow.
-
-    The layer with the largest vulnerability is named alone only if its interval lies above every other
-    layer's; layers whose intervals reach into the first one's are named together. The share is
-    V_l / (survival_0 − survival_L).
+    The layer with the largest vulnerability is named alone only if its interval lies above every other layer's; layers
+    whose intervals reach into the first one's are named together. No layer is named where one of these is unreliable,
+    or the layer before it. The share is V_l / (survival_0 − survival_L).
     """
-    layers = list(diagnosis.get("layers") or ())
-    model = str((diagnosis.get("classifier") or {}).get("name") or "the model")
-    ranked = [layer for layer in layers[1:] if number((layer.get("vulnerability") or {}).get("value")) is not None]
-    ranked.sort(key=lambda layer: -float(layer["vulnerability"]["value"]))
-    start = number(layers[0].get("survival")) if layers else None
-    end = number(layers[-1].get("survival")) if layers else None
-    if not ranked or start is None or end is None:
-        return Answer(
-            ((f"The layers of {model} cannot be ranked", False),),
-            "survival was not measured at the first and the last layer",
-            _caveat(diagnosis, layers, ()),
-        )
-
-    loss = start - end
-    between = f"between {layers[0]['name']} and {layers[-1]['name']}"
-    ends = (
-        interval((layers[0].get("intervals") or {}).get("survival")),
-        interval((layers[-1].get("intervals") or {}).get("survival")),
-    )
-    unclear = ends[0] is not None and ends[1] is not None and ends[0][0] <= ends[1][1]
-    if loss < NO_LOSS or unclear:
-        size = "" if loss < NO_LOSS else ", a difference within its intervals"
-        return Answer(
-            ((f"No layer of {model} contributes a loss that can be measured", False),),
-            f"survival under attack goes from {percent(start)} at {layers[0]['name']} to {percent(end)} at "
-            f"{layers[-1]['name']}{size}",
-            _caveat(diagnosis, layers, ()),
-        )
-
+    image, last = diagnosis.layers[0], diagnosis.layers[-1]
+    model, loss = str(diagnosis.classifier["name"]), diagnosis.loss
+    ranked = sorted(diagnosis.layers[1:], key=lambda layer: -layer.vulnerability.value)
     top = ranked[0]
-    bounds = interval(top["vulnerability"])
-    total = f"the {plain(100 * loss, 0 if loss >= 0.1 else 1)} points lost {between}"
-    if bounds is not None and bounds[0] <= 0:
-        name = str(top["name"])
-        return Answer(
-            ((f"No single layer of {model} stands out", False),),
-            f"of {total}, the largest part is {_points(top['vulnerability'])} at {name}, which may be zero",
-            _caveat(diagnosis, layers, (name,)),
+    within_intervals = image.intervals["survival"].low <= last.intervals["survival"].high
+    nothing = loss < NO_LOSS or within_intervals
+    blamed = [] if nothing else [layer for layer in ranked if layer.vulnerability.high >= top.vulnerability.low]
+    names = _listed([layer.name for layer in blamed])
+
+    if misread := [flag for layer in blamed or [last] for flag in unreliable_flags(layer)]:
+        where = (
+            f"the largest vulnerability is that of {_text(names)}" if blamed else f"the loss is measured at {last.name}"
         )
+        detail = f"{where}, but {_first([f'{flag.layer} is {flag.message}' for flag in misread])}"
+        return Answer(((f"No layer of {model} can be named", False),), detail, _caveat(diagnosis))
+    caveat = _caveat(diagnosis, *blamed, last)
+    if nothing:
+        detail = (
+            f"retained accuracy goes from {percent(image.survival)} at {image.name} to {percent(last.survival)} at "
+        )
+        detail += last.name if loss < NO_LOSS else f"{last.name}, a difference within its intervals"
+        return Answer(((f"No layer of {model} contributes a loss that can be measured", False),), detail, caveat)
+    total = f"the {number(loss, 100, 0 if loss >= 0.1 else 1)} points lost between {image.name} and {last.name}"
+    if top.vulnerability.low <= 0:
+        detail = f"of {total}, the largest part is {_points(top)} at {top.name}, which may be zero"
+        return Answer(((f"No single layer of {model} stands out", False),), detail, caveat)
 
-    def reaches(layer: dict[str, Any]) -> bool:
-        other = interval(layer["vulnerability"])
-        return bounds is not None and other is not None and other[1] >= bounds[0]
-
-    blamed = [top, *(layer for layer in ranked[1:] if reaches(layer))]
-    names = [str(layer["name"]) for layer in blamed]
-    share = sum(float(layer["vulnerability"]["value"]) for layer in blamed) / loss
-    part = (
-        f"{100 * share:.0f} % of {total}"
-        if share <= 1
-        else f"more than the whole of {total}, because other layers win some back"
-    )
-    caveat = _caveat(diagnosis, layers, names)
-    if len(blamed) == 1:
-        claim = ((names[0], True), (f" contributes most to the vulnerability of {model}", False))
-        known = "" if bounds is not None else " (no interval was computed)"
-        own = top.get("share")
-        if interval(own) is not None and share <= 1:
-            part = f"{100 * share:.0f} % {span(own, digits=0)} of {total}"
-        detail = f"{_points(top['vulnerability'])} of survival{known}, {part}"
-        return Answer(claim, detail, caveat, tuple(names))
-    shown = names if len(names) <= NAMED_AT_MOST else names[:NAMED_AT_MOST]
-    words: list[tuple[str, bool]] = []
-    for index, name in enumerate(shown):
-        last = index == len(shown) - 1 and len(shown) == len(names)
-        words += [(" and " if last else ", ", False)] if index else []
-        words.append((name, True))
-    if len(shown) < len(names):
-        others = len(names) - len(shown)
-        words.append((f" and {others} other{'s' if others > 1 else ''}", False))
-    words.append((f" contribute most to the vulnerability of {model} and cannot be told apart", False))
-    parts = join([_points(layer["vulnerability"]) for layer in blamed[: len(shown)]])
-    detail = f"{parts} of survival, together {part}"
-    if len(shown) < len(names):
-        detail = f"{parts} of survival for the first {len(shown)}, all {len(names)} together {part}"
-    return Answer(tuple(words), detail, caveat, tuple(names))
+    share = sum(layer.vulnerability.value for layer in blamed) / loss
+    alone, many = len(blamed) == 1, len(blamed) > NAMED_AT_MOST
+    part = f"{100 * share:.0f} %{f' {span(top.share, digits=0)}' if alone else ''} of {total}"
+    if share > 1:
+        part = f"more than the whole of {total}, because other layers win some back"
+    detail = f"{_text(_listed([_points(layer) for layer in blamed[:NAMED_AT_MOST]]))} of retained accuracy"
+    detail += f" for the first {NAMED_AT_MOST}, all {len(blamed)} together" if many else "," if alone else ", together"
+    claim = f" contribute{'s' if alone else ''} most to the vulnerability of {model}"
+    claim += "" if alone else " and cannot be told apart"
+    return Answer((*names, (claim, False)), f"{detail} {part}", caveat, tuple(layer.name for layer in blamed))
 
 
-def answer_sentence(diagnosis: dict[str, Any]) -> str:
-    """The answer of a diagnosis in one sentence, as honest as its intervals and flags.
+def answer_sentence(diagnosis: Diagnosis) -> str:
+    """The answer of a diagnosis in one sentence; warnings that bear on it follow in a second one.
 
-    Args:
-        diagnosis: The content of diagnosis.json.
-
-    Returns:
-        Plain text, for instance "fc1 contributes most to the vulnerability of lenet5: 55 points [51, 59] of
-        survival, 59 % of the 93 points lost between image and logits." One point is 1 % of survival; the
-        share is V_l / (survival_0 − survival_L). Flags that bear on the answer follow as a second sentence.
+    For instance "fc1 contributes most to the vulnerability of lenet5: 55 points [51, 59] of retained accuracy, 59 %
+    [55, 63] of the 93 points lost between image and logits." One point is 1 % of retained accuracy.
     """
     return answer(diagnosis).sentence
 
 
-def _information_cells(layer: dict[str, Any], *, first: bool) -> list[str]:
-    """Information loss with its interval, and class information, in ASCII."""
-    loss, bits = layer.get("information_loss") or {}, number((layer.get("class_information") or {}).get("value"))
-    cells = ["", ""] if first else [signed(loss.get("value")), span(loss)]
-    return [cell.replace("–", "-").replace("−", "-") for cell in (*cells, "-" if bits is None else plain(bits, 2))]
+def _points(layer: LayerResult) -> str:
+    """`55 points [51, 59]`, with one decimal below ten points."""
+    digits = 0 if abs(layer.vulnerability.value) >= 0.1 else 1
+    return f"{number(layer.vulnerability.value, 100, digits)} points {span(layer.vulnerability, digits=digits)}"
 
 
-def summary_table(diagnosis: dict[str, Any]) -> str:
-    """The layers of a diagnosis as a plain-text table for the terminal.
+def _listed(names: Sequence[str]) -> Claim:
+    """`a`, `a and b`, `a, b, c and 4 others`, in the parts of a claim."""
+    items = [(name, True) for name in names[:NAMED_AT_MOST]]
+    if others := len(names) - len(items):
+        items.append((f"{others} other{'s' if others > 1 else ''}", False))
+    parts = [part for item in items for part in ((", ", False), item)][1:]
+    parts[-2:-1] = [(" and ", False)] if len(items) > 1 else []
+    return tuple(parts)
 
-    Args:
-        diagnosis: The content of diagnosis.json.
 
-    Returns:
-        One line per layer in execution order: the judge's accuracy on natural and adversarial explanations
-        and survival in per cent, vulnerability with its interval and the noise control's in points; where
-        they were measured, information loss in per cent of the image's variance and class information in bits; `!`
-        marks a flagged row, and the flags follow. ASCII but for the names and flags themselves.
+def _text(claim: Claim) -> str:
+    return "".join(text for text, _ in claim)
+
+
+def _caveat(diagnosis: Diagnosis, *layers: LayerResult) -> str:
+    """The warnings of the whole and the failures of these layers, failures first.
+
+    Notes are left out: they say what is routine on a budget.
     """
+    flags = [flag for flag in diagnosis.flags if flag.severity != "note"]
+    flags += [flag for layer in layers for flag in layer.flags if flag.severity == "failure"]
+    flags.sort(key=lambda flag: flag.severity != "failure")
+    return f"{_first([_with_layer(flag) for flag in flags])}." if flags else ""
 
-    def cell(value: Any, *, sign: bool = False) -> str:
-        text = signed(value) if sign else percent(value).removesuffix(" %")
-        return text.replace("–", "-").replace("−", "-")
 
-    rows = [["", "layer", "natural %", "adversarial %", "survival %", "V (points)", "interval", "V of noise"]]
-    forgets = any(layer.get("information_loss") for layer in diagnosis.get("layers") or ())
-    rows[0] += ["forgets %", "interval", "class bits"] if forgets else []
-    notes = []
-    for position, layer in enumerate(diagnosis.get("layers") or ()):
-        name, flags = str(layer["name"]), [str(flag) for flag in layer.get("flags") or ()]
-        vulnerability = layer.get("vulnerability") or {}
-        figures = [
-            cell(vulnerability.get("value"), sign=True),
-            span(vulnerability).replace("−", "-"),
-            cell((layer.get("vulnerability_noise") or {}).get("value"), sign=True),
-        ]
-        rows.append(
-            ["!" if flags else "", name, *(cell(layer.get(key)) for key in ("natural", "adversarial", "survival"))]
-            + (figures if position else ["", "", ""])
-            + (_information_cells(layer, first=not position) if forgets else [])
-        )
-        notes += [f"! {name}: {flag}" for flag in flags]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(text.ljust(width) if column < 2 else text.rjust(width) for column, (text, width) in enumerate(pairs))
-        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    notes += [f"! {flag}" for flag in diagnosis.get("flags") or ()]
-    return "\n".join(line.rstrip() for line in [*lines, *notes])
+def _first(reasons: Sequence[str], most: int = 2) -> str:
+    """The first reasons, and how many more there are."""
+    reasons = list(dict.fromkeys(reasons))
+    more = f"; {len(reasons) - most} more among the warnings" if len(reasons) > most else ""
+    return "; ".join(reasons[:most]) + more
+
+
+def _with_layer(flag: Flag) -> str:
+    return flag.message if flag.layer is None else f"{flag.layer}: {flag.message}"
+
+
+def summary_table(diagnosis: Diagnosis) -> str:
+    """The layers of a diagnosis as a plain-text table for the terminal, a line per layer in execution order.
+
+    It has the judge's accuracy on natural and adversarial explanations and the retained accuracy in per cent,
+    vulnerability and that under noise in points; where they were measured, information loss in per cent of the image's
+    variance and class information in bits. `!` marks a row with warnings, and the warnings follow.
+    """
+    measured = any(layer.information_loss for layer in diagnosis.layers)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=None)
+    heads = ["", "\nlayer", "natural\nright %", "attacked\nright %", "\nretained %", "vulnerability\n(points)"]
+    heads += [f"\n{level(diagnosis)}", "by noise\n(points)"]
+    heads += ["information\nloss %", f"\n{level(diagnosis)}", "class\nbits"] if measured else []
+    for column, head in enumerate(heads):
+        table.add_column(head, justify="left" if column < 2 else "right", no_wrap=True)
+    for place, layer in enumerate(diagnosis.layers):
+        row = ["!" if layer.flags else "", layer.name]
+        row += [number(share, 100) for share in (layer.natural, layer.adversarial, layer.survival)]
+        lost = [layer.vulnerability, layer.vulnerability_noise, layer.information_loss]
+        cells = [cell for v in lost if v for cell in (number(v.value, 100, sign=True), span(v))]
+        del cells[3:4]  # the interval of the noise control
+        row += cells if place else [""] * len(cells)  # the image loses nothing
+        row += [number(layer.class_information.value, 1, 2)] if layer.class_information else []
+        table.add_row(*row)
+    console = Console(file=io.StringIO(), width=1000, color_system=None, markup=False, emoji=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().replace("−", "-").splitlines()]  # not every terminal has it
+    flags = [flag for layer in diagnosis.layers for flag in layer.flags] + list(diagnosis.flags)
+    return "\n".join([*lines, *(f"{flag.severity}: {_with_layer(flag)}" for flag in flags)])

@@ -1,8 +1,6 @@
 """How robust a classifier is: attacks, the worst case per example, curves, and whether the figures can be trusted."""
 
-from __future__ import annotations
-
-from interpretgan.attacks.autoattack import AutoAttacked, autoattack
-from interpretgan.robustness.evaluate import Evaluation, evaluate
-
-__all__ = ["AutoAttacked", "Evaluation", "autoattack", "evaluate"]
+from interpretgan.robustness.curves import Sample as Sample
+from interpretgan.robustness.evaluate import Evaluation as Evaluation
+from interpretgan.robustness.evaluate import evaluate as evaluate
+from interpretgan.robustness.evaluate import require_attackable as require_attackable

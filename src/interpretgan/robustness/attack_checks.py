@@ -1,8 +1,8 @@
-"""When a robustness figure can be trusted: one function per reason to refuse or to doubt it.
+"""When a robustness figure can be trusted: what refuses it, and what warns about it.
 
-A refusal raises an error that says what to do. A warning returns one line, a flag, or `None`; the flags travel with
-the result. Refusals that belong to an attack itself stand in `attacks`: pixels outside the bounds, a perturbation
-larger than eps, no gradient at the images.
+A refusal raises an error that says what to do. A warning is a `Flag` that travels with the result; its kind stands
+above the function that raises it. Refusals that belong to an attack itself are in `attacks`: pixels outside the bounds,
+a perturbation larger than eps, no gradient at the images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, input_gradient, iterated, resized
 from interpretgan.classifier import Classifier
-from interpretgan.errors import LayerError, ModelError, ThreatModelError
+from interpretgan.errors import Flag, FlagKind, LayerError, ModelError, ThreatModelError, kind_of
 from interpretgan.layers import Layer, capture, replay
 
 NOTHING_LEFT = 0.05
@@ -34,116 +34,93 @@ RISES = 0.01
 ENOUGH = 1000
 """Examples for a figure with an interval of about two points."""
 
-Perturb = Callable[[Classifier, Tensor, Tensor], Tensor]
-"""An attack as a whole: classifier, images and true classes to perturbed images."""
-
 
 # --- refusals ----------------------------------------------------------------------------------------------------
 
 
 def require_threat_model(threat_model: object) -> ThreatModel:
-    """The threat model, which must be stated: a robust accuracy means nothing without.
-
-    Raises:
-        ThreatModelError: It is none.
-    """
+    """The threat model, which must be stated (else `ThreatModelError`): without it a robust accuracy means nothing."""
     if not isinstance(threat_model, ThreatModel):
-        raise ThreatModelError(
-            expected="a stated threat model",
-            got=type(threat_model).__name__,
-            do="pass threat_model=ThreatModel(norm, eps), e.g. ThreatModel('linf', 8 / 255)",
-        )
+        do = "pass threat_model=ThreatModel(norm, eps), e.g. ThreatModel('linf', 8 / 255)"
+        raise ThreatModelError(expected="a stated threat model", got=kind_of(threat_model), do=do)
     return threat_model
 
 
 def require_eval_mode(classifier: Classifier) -> None:
-    """Raise if a module stays in train mode when the model is put in eval mode: its figures would be those of training.
-
-    Raises:
-        ModelError: One does.
-    """
+    """Refuse (`ModelError`) a model that `eval()` leaves in train mode in part: its figures would be of training."""
     with classifier.borrowed():
         training = [name or classifier.name for name, module in classifier.model.named_modules() if module.training]
     if training:
-        raise ModelError(
-            expected="a model that eval() puts in eval mode",
-            got=f"{training[0]} in train mode ({len(training)} in all)",
-            do="let its train(mode) pass the mode on: dropout and batch statistics must be off",
-        )
+        got = f"{training[0]} in train mode ({len(training)} in all)"
+        do = "let its train(mode) pass the mode on: dropout and batch statistics must be off"
+        raise ModelError(expected="a model that eval() puts in eval mode", got=got, do=do)
 
 
 def require_replay(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> None:
-    """Raise unless the network, replayed from each layer, reproduces its logits.
+    """Refuse (`LayerError`) layers from which the replayed network does not reproduce its logits.
 
-    Args:
-        classifier: The classifier.
-        layers: What is replayed.
-        images: A few images `[N, C, H, W]`, N >= 1. Their latents are replayed while other images run.
-
-    Raises:
-        LayerError: From one it does not.
+    The latents of a few images `[N, C, H, W]`, N >= 1, are replayed while other images run.
     """
     logits, latents = capture(classifier, images, layers)
     others = images.flip(0).flip(3)
     for layer in layers:
         if layer.name not in latents:
-            raise LayerError(
-                expected=f"call {layer.call} of the layer {layer.module} in every pass",
-                got="a pass without",
-                do="find the layers of this very network with find_layers",
-            )
+            expected = f"call {layer.call} of the module {layer.module} in every pass"
+            do = "find the layers of this very network with find_layers"
+            raise LayerError(expected=expected, got="a pass without", do=do)
         with torch.no_grad():
             again = replay(classifier, layer, latents[layer.name], others)
         if _differ(again, logits):
-            raise LayerError(
-                expected=f"the network's own logits when it is replayed from {layer.name}",
-                got=f"logits that differ by {float((again - logits).abs().max()):.3g}",
-                do="choose a layer that all information passes through, as `interpretgan layers` lists them",
-            )
+            expected = f"the network's own logits when it is replayed from {layer.name}"
+            got = f"logits that differ by {float((again - logits).abs().max()):.3g}"
+            raise LayerError(expected=expected, got=got, do="choose one that `interpretgan layers` lists")
 
 
 # --- warnings about the model ------------------------------------------------------------------------------------
 
-
-def passes_differ(classifier: Classifier, images: Tensor) -> str | None:
-    """Logits differ between two passes: a randomised model, whose attack needs averaged gradients."""
-    with classifier.borrowed(), torch.no_grad():  # one block: leaving it would put the random state back
-        first, second = classifier.run(images), classifier.run(images)
-    if not _differ(second, first):
-        return None
-    gap = float((second - first).abs().max())
-    return f"logits differ between two passes, by up to {gap:.3g}: a randomised model looks more robust than it is"
-
-
-def dynamic(classifier: Classifier, images: Tensor) -> str | None:
-    """The model adapts to what it is given: to the other images of the batch, or by gradients of its own."""
-    with classifier.borrowed(), torch.no_grad():
-        with _gradient_calls() as calls:
-            whole = classifier.run(images)
-        part = classifier.run(images[: (len(images) + 1) // 2])
-    if calls:
-        return "a dynamic model: its forward pass computes gradients, which attacks do not see through"
-    if _differ(part, whole[: len(part)]):
-        return "a dynamic model: the logits of an image depend on the other images of its batch"
-    return None
+PASSES_DIFFER = FlagKind(
+    "passes_differ", "warning",
+    "logits differ between two passes, by up to {value:.3g}: a randomised model looks more robust than it is",
+)  # fmt: skip
+DYNAMIC_MODEL = FlagKind("dynamic_model", "warning", "a dynamic model: {why}")
+PROBABILITIES = FlagKind(
+    "probabilities", "warning",
+    "outputs look like probabilities (from {least:.3g} to {value:.3g}): pass the logits before them",
+)  # fmt: skip
+UNUSABLE_GRADIENTS = FlagKind(
+    "unusable_gradients", "warning",
+    "no usable gradient at some of {examples} examples ({zero} zero, {nan} NaN, {infinite} infinite): "
+    "masking or saturation",
+)  # fmt: skip
 
 
-def probabilities(classifier: Classifier, images: Tensor) -> str | None:
-    """Outputs look like probabilities: all within [0, 1], as after a softmax or sigmoid that hides gradients."""
-    with classifier.borrowed(), torch.no_grad():
-        outputs = classifier.run(images)
-    least, most = (float(v) for v in outputs.aminmax())
-    if least < 0 or most > 1:
-        return None
-    return f"outputs look like probabilities (from {least:.3g} to {most:.3g}): pass the logits before them"
+def model_flags(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 256) -> list[Flag]:
+    """What makes a model look more robust than it is.
 
+    Passes that differ: a randomised model, whose attack needs averaged gradients. A dynamic model, that adapts to the
+    other images of the batch, or by gradients of its own. Outputs within [0, 1], as after a softmax or sigmoid that
+    hides gradients. Gradients of the cross-entropy that are zero, NaN or infinite at some images.
 
-def unusable_gradients(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 256) -> str | None:
-    """Gradients of the cross-entropy are zero, NaN or infinite at some images: masking or saturation, not robustness.
-
-    Raises:
-        ModelError: No gradient reaches the images at all.
+    Args:
+        classifier: The classifier; `ModelError` where no gradient reaches the images at all.
+        images: A few hundred `[N, C, H, W]` within the bounds, on its device.
+        labels: True classes `[N]`.
+        batch_size: Images whose gradient is computed at a time.
     """
+    flags = []
+    with classifier.borrowed(), torch.no_grad():  # one block: leaving it would put the random state back
+        with _gradient_calls() as calls:
+            logits = classifier.run(images)
+        again, part = classifier.run(images), classifier.run(images[: (len(images) + 1) // 2])
+    randomised, least, most = _differ(again, logits), float(logits.min()), float(logits.max())
+    if randomised:
+        flags.append(PASSES_DIFFER(value=float((again - logits).abs().max())))
+    if calls:
+        flags.append(DYNAMIC_MODEL(why="its forward pass computes gradients, which attacks do not see through"))
+    elif not randomised and _differ(part, logits[: len(part)]):
+        flags.append(DYNAMIC_MODEL(why="the logits of an image depend on the other images of its batch"))
+    if least >= 0 and most <= 1:
+        flags.append(PROBABILITIES(value=most, least=least))
     zero = nan = infinite = 0
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
         for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
@@ -151,119 +128,44 @@ def unusable_gradients(classifier: Classifier, images: Tensor, labels: Tensor, *
             zero += int((gradient == 0).all(dim=1).sum())
             nan += int(gradient.isnan().any(dim=1).sum())
             infinite += int(gradient.isinf().any(dim=1).sum())
-    if not zero + nan + infinite:
-        return None
-    return (
-        f"no usable gradient at some of {len(images)} examples ({zero} zero, {nan} NaN, {infinite} infinite): "
-        "masking or saturation"
-    )
+    if count := zero + nan + infinite:
+        made = UNUSABLE_GRADIENTS(value=float(count), examples=len(images), zero=zero, nan=nan, infinite=infinite)
+        flags.append(made)
+    return flags
 
 
 # --- warnings about the attack -----------------------------------------------------------------------------------
 
-
-def black_box_wins(white_box: float, black_box: float) -> str | None:
-    """A black-box attack takes more than 0.2 points from the accuracy that gradient attacks left."""
-    if round(white_box - black_box, 9) <= BLACK_BOX:
-        return None
-    return (
-        f"a black-box attack lowers the accuracy from {white_box:.3f} to {black_box:.3f}: "
-        "the gradients mislead the other attacks"
-    )
-
-
-def no_better_than_one_step(one_step: float, iterated: float) -> str | None:
-    """The iterative attack leaves no less accuracy than the single-step one, though some is left."""
-    if iterated < one_step or iterated <= NOTHING_LEFT:
-        return None
-    return f"the iterative attack is no better than one step: accuracy {iterated:.3f} against {one_step:.3f}"
-
-
-def noise_as_good(noise: float, adversarial: float, natural: float) -> str | None:
-    """Random noise of the same size lowers the accuracy as far as the attack."""
-    if noise > adversarial or natural == 0:
-        return None
-    return f"random noise is as good as the attack: accuracy {noise:.3f} against {adversarial:.3f}"
-
-
-def not_converged(what: str, once: float, twice: float, examples: int) -> str | None:
-    """Twice the steps or restarts (`what`) still take more than half a point, and one example, of what is left."""
-    if once <= NOTHING_LEFT or once - twice <= max(MOVES, 1.5 / examples):
-        return None
-    return f"twice the {what} still move the accuracy of the attack, from {once:.3f} to {twice:.3f}"
-
-
-def not_growing(accuracies: Sequence[float], examples: int) -> str | None:
-    """Success does not grow with eps.
-
-    Args:
-        accuracies: At growing eps, natural accuracy first.
-        examples: Behind each; a single one may be luck.
-    """
-    won_back = max((later - min(accuracies[:index]) for index, later in enumerate(accuracies) if index), default=0.0)
-    if won_back <= max(RISES, 1.5 / examples):
-        return None
-    return f"the success of the attack does not grow with eps: {won_back:.3f} of accuracy is won back at a larger one"
-
-
-def robust_at_any_size(eps: float, accuracy: float) -> str | None:
-    """Accuracy is not near 0 at an eps that can turn every image grey: the attack fails, the model is not robust."""
-    if accuracy <= NOTHING_LEFT:
-        return None
-    return f"accuracy is still {accuracy:.3f} at eps {eps:.3g}, where every image can be made grey: the attack fails"
-
-
-def lost_iterates(classifier: Classifier, images: Tensor, labels: Tensor, perturb: Perturb) -> str | None:
-    """The attack found images on its way that the model misreads, and returned others that it reads right.
-
-    Args:
-        classifier: The classifier.
-        images: `[N, C, H, W]`, attacked in one batch.
-        labels: True classes.
-        perturb: The attack. Every pass over N images counts as one of its iterates.
-    """
-    watched = _Watched(classifier, labels)
-    returned = perturb(watched, images, labels)
-    with classifier.borrowed(), torch.no_grad():
-        right = classifier.run(returned).argmax(dim=1) == labels
-    lost = int((watched.misread & right).sum())
-    if not lost:
-        return None
-    return (
-        f"the attack lost {lost} of {len(images)} adversarial images that it had found on the way: "
-        "keep the best iterate, not the last"
-    )
-
-
-def gradient_attacks_only(attacks: Sequence[str], adversarial: float) -> str | None:
-    """No black-box attack was among those run, and some accuracy is left that one might take."""
-    if "autoattack" in attacks or adversarial <= NOTHING_LEFT:
-        return None
-    return f"{', '.join(attacks)} only: no black-box attack confirms the robust accuracy"
-
-
-def few_examples(examples: int) -> str | None:
-    """Fewer than 1,000 examples."""
-    return f"only {examples} examples: fewer than 1,000" if examples < ENOUGH else None
-
-
-# --- several at once ---------------------------------------------------------------------------------------------
-
-
-def model_flags(classifier: Classifier, images: Tensor, labels: Tensor) -> list[str]:
-    """Every warning about the model itself, on a few hundred images within the bounds, on its device."""
-    return raised(
-        passes_differ(classifier, images),
-        dynamic(classifier, images),
-        probabilities(classifier, images),
-        unusable_gradients(classifier, images, labels),
-    )
+ONE_STEP_AS_GOOD = FlagKind(
+    "one_step_as_good", "note",
+    "the iterative attack is no better than one step: accuracy {value:.3f} against {threshold:.3f}",
+)  # fmt: skip
+NOT_CONVERGED = FlagKind(
+    "not_converged", "note",
+    "twice the {what} still move the accuracy of the attack, from {threshold:.3f} to {value:.3f}",
+)  # fmt: skip
+ROBUST_AT_ANY_SIZE = FlagKind(
+    "robust_at_any_size", "warning",
+    "accuracy is still {value:.3f} at eps {eps:.3g}, where every image can be made grey: the attack fails",
+)  # fmt: skip
+BLACK_BOX_WINS = FlagKind(
+    "black_box_wins", "warning",
+    "a black-box attack lowers the accuracy from {threshold:.3f} to {value:.3f}: "
+    "the gradients mislead the other attacks",
+)  # fmt: skip
+NOT_GROWING = FlagKind(
+    "not_growing", "warning",
+    "the success of the attack does not grow with eps: {value:.3f} of accuracy is won back at a larger one",
+)  # fmt: skip
 
 
 def search_flags(
     accuracy: Callable[[ThreatModel], float], examples: int, threat_model: ThreatModel, largest: float
-) -> list[str]:
-    """Every warning about the search, told by the same attack with other settings.
+) -> list[Flag]:
+    """What shows that an attack does not find what there is: the same attack with other settings.
+
+    One step does as well as many. Twice the steps or restarts take more than half a point, and one example. Accuracy is
+    not near 0 where every image can be made grey.
 
     Args:
         accuracy: What a threat model leaves, on a few hundred examples.
@@ -271,41 +173,70 @@ def search_flags(
         threat_model: Its PGD is examined; for FGSM, the default PGD of the same size.
         largest: The largest perturbation that the range of the pixels allows.
     """
-    pgd = iterated(threat_model)
-    one_restart = replace(pgd, restarts=1)
-    return raised(
-        no_better_than_one_step(accuracy(ThreatModel(pgd.norm, pgd.eps, "fgsm")), accuracy(pgd)),
-        not_converged("steps", accuracy(one_restart), accuracy(replace(one_restart, steps=2 * pgd.steps)), examples),
-        not_converged("restarts", accuracy(pgd), accuracy(replace(pgd, restarts=2 * pgd.restarts)), examples),
-        robust_at_any_size(largest / 2, accuracy(resized(one_restart, largest / 2))),
-    )
+    flags, pgd = [], iterated(threat_model)
+    one, one_step, found = replace(pgd, restarts=1), accuracy(ThreatModel(pgd.norm, pgd.eps, "fgsm")), accuracy(pgd)
+    if found >= one_step and found > NOTHING_LEFT:
+        flags.append(ONE_STEP_AS_GOOD(value=found, threshold=one_step))
+    for what, once, doubled in (
+        ("steps", one, replace(one, steps=2 * one.steps)),
+        ("restarts", pgd, replace(pgd, restarts=2 * pgd.restarts)),
+    ):
+        before, after = accuracy(once), accuracy(doubled)
+        if before > NOTHING_LEFT and before - after > max(MOVES, 1.5 / examples):
+            flags.append(NOT_CONVERGED(value=after, threshold=before, what=what))
+    left = accuracy(resized(one, largest / 2))
+    if left > NOTHING_LEFT:
+        flags.append(ROBUST_AT_ANY_SIZE(value=left, threshold=NOTHING_LEFT, eps=largest / 2))
+    return flags
 
 
-def raised(*flags: str | None) -> list[str]:
-    """Those that are."""
-    return [flag for flag in flags if flag is not None]
+def black_box_flags(white_box: float, black_box: float) -> list[Flag]:
+    """A black-box attack takes more than 0.2 points from the accuracy that gradient attacks left."""
+    wins = round(white_box - black_box, 9) > BLACK_BOX
+    return [BLACK_BOX_WINS(value=black_box, threshold=white_box)] if wins else []
+
+
+def curve_flags(accuracies: Sequence[float], examples: int) -> list[Flag]:
+    """Success does not grow with eps: of the accuracies, natural first, more than an example is won back."""
+    won_back = max((later - min(accuracies[:index]) for index, later in enumerate(accuracies) if index), default=0.0)
+    allowed = max(RISES, 1.5 / examples)
+    return [NOT_GROWING(value=won_back, threshold=allowed)] if won_back > allowed else []
+
+
+# --- warnings about the figures ----------------------------------------------------------------------------------
+
+NOISE_AS_GOOD = FlagKind(
+    "noise_as_good", "warning", "random noise is as good as the attack: accuracy {value:.3f} against {threshold:.3f}"
+)
+GRADIENT_ATTACKS_ONLY = FlagKind(
+    "gradient_attacks_only", "note", "{attacks} only: no black-box attack confirms the robust accuracy"
+)
+FEW_EXAMPLES = FlagKind("few_examples", "note", "only {value:.0f} examples: fewer than {threshold:,.0f}")
+
+
+def figure_flags(
+    *, natural: float, adversarial: float, noise: float, attacks: Sequence[str], examples: int
+) -> list[Flag]:
+    """What an evaluation needs: an attack that does better than noise, a black box, and enough examples.
+
+    `natural`, `adversarial` and `noise` are accuracies: on the images, under all attacks, and under random noise of
+    the same size. `attacks` names those that were run.
+    """
+    flags = []
+    if noise <= adversarial and natural > 0:
+        flags.append(NOISE_AS_GOOD(value=noise, threshold=adversarial))
+    if "autoattack" not in attacks and adversarial > NOTHING_LEFT:
+        flags.append(GRADIENT_ATTACKS_ONLY(attacks=", ".join(attacks)))
+    if examples < ENOUGH:
+        flags.append(FEW_EXAMPLES(value=float(examples), threshold=float(ENOUGH)))
+    return flags
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-class _Watched(Classifier):
-    """A classifier that notes which images were misread in any pass over all of them."""
-
-    def __init__(self, classifier: Classifier, labels: Tensor) -> None:
-        super().__init__(classifier.model, classifier.bounds, classifier.mean, classifier.std)
-        self._labels = labels
-        self.misread = torch.zeros_like(labels, dtype=torch.bool)
-
-    def run(self, images: Tensor) -> Tensor:
-        logits = super().run(images)
-        if len(images) == len(self._labels):
-            self.misread |= logits.detach().argmax(dim=1) != self._labels
-        return logits
-
-
-def _differ(some: Tensor, other: Tensor) -> bool:
-    gap, size = float((some - other).abs().max()), float(other.abs().max())
+def _differ(logits: Tensor, other: Tensor) -> bool:
+    gap, size = float((logits - other).abs().max()), float(other.abs().max())
     return not gap <= SAME * size  # NaN differs
 
 

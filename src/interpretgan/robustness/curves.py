@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from interpretgan.attacks import ThreatModel, largest_eps, resized
-from interpretgan.attacks.methods import predicted_right, survivors
+from interpretgan.attacks import ThreatModel, largest_eps, predicted_right, resized, survivors
 from interpretgan.classifier import Classifier
 from interpretgan.statistics import wilson
 
@@ -28,23 +26,17 @@ class Point:
 
 
 class Sample:
-    """A few hundred images on which attacks of many settings are compared; each setting is run once.
-
-    Args:
-        classifier: Given back as it was.
-        images: Checked images `[N, C, H, W]` on the classifier's device.
-        labels: True classes `[N]`.
-        seed: Of every attack.
-    """
+    """A few hundred checked images on which attacks of one seed and many settings are compared, each run once."""
 
     def __init__(self, classifier: Classifier, images: Tensor, labels: Tensor, *, seed: int) -> None:
         self.classifier, self.images, self.labels, self.seed = classifier, images, labels, seed
-        self.examples, self.natural = len(images), int(predicted_right(classifier, images, labels).sum())
-        self._known: dict[ThreatModel, int] = {}
+        self.examples = len(images)
+        self._known: dict[ThreatModel | None, int] = {None: int(predicted_right(classifier, images, labels).sum())}
 
-    def right(self, threat_model: ThreatModel) -> int:
-        """How many examples the attack leaves right."""
+    def right(self, threat_model: ThreatModel | None) -> int:
+        """How many examples the attack leaves right; `None`: how many are right without one."""
         if threat_model not in self._known:
+            assert threat_model is not None
             left = survivors(self.classifier, self.images, self.labels, threat_model, seed=self.seed)
             self._known[threat_model] = int(left.sum())
         return self._known[threat_model]
@@ -54,41 +46,22 @@ class Sample:
         return self.right(threat_model) / self.examples
 
 
-def over_eps(sample: Sample, threat_model: ThreatModel, shape: Sequence[int], confidence: float) -> tuple[Point, ...]:
-    """Accuracy under PGD of one restart from eps 0 to half of the range of the pixels, or twice eps if that is more.
+def curves(sample: Sample, threat_model: ThreatModel, confidence: float) -> dict[str, tuple[Point, ...]]:
+    """Accuracy with its interval, under PGD of one restart: over `eps` and over `steps`.
 
-    Args:
-        sample: The images.
-        threat_model: Its PGD, resized.
-        shape: Channels, height and width of an image.
-        confidence: Of the intervals.
+    Eps goes from 0 to half of the range of the pixels, or to twice eps if that is more; steps go from 0 to 100, with
+    those of the threat model and twice those among them.
     """
-    largest = largest_eps(threat_model.norm, sample.classifier.bounds, shape)
+    largest = largest_eps(threat_model.norm, sample.classifier.bounds, sample.images.shape[1:])
     sizes = {round(share * threat_model.eps, 12) for share in SHARES} | {largest / 2}
-    one_restart = replace(threat_model, restarts=1)
-    return (
-        _point(0.0, sample.natural, sample, confidence),
-        *(
-            _point(eps, sample.right(resized(one_restart, eps)), sample, confidence)
-            for eps in sorted(sizes)
-            if eps <= largest
-        ),
-    )
+    one = replace(threat_model, restarts=1)
+    settings: dict[str, list[tuple[float, ThreatModel | None]]] = {
+        "eps": [(0.0, None), *((eps, resized(one, eps)) for eps in sorted(sizes) if eps <= largest)],
+        "steps": [(0, None), *((n, replace(one, steps=n)) for n in sorted({*STEPS, one.steps, 2 * one.steps}))],
+    }
 
+    def point(at: float, setting: ThreatModel | None) -> Point:
+        share = wilson(sample.right(setting), sample.examples, confidence)
+        return Point(at, share.value, share.low, share.high)
 
-def over_steps(sample: Sample, threat_model: ThreatModel, confidence: float) -> tuple[Point, ...]:
-    """Accuracy under PGD of one restart with 0 to 100 steps, and with those of the threat model and twice those."""
-    counts = {*STEPS, threat_model.steps, 2 * threat_model.steps}
-    one_restart = replace(threat_model, restarts=1)
-    return (
-        _point(0, sample.natural, sample, confidence),
-        *(
-            _point(steps, sample.right(replace(one_restart, steps=steps)), sample, confidence)
-            for steps in sorted(counts)
-        ),
-    )
-
-
-def _point(at: float, right: int, sample: Sample, confidence: float) -> Point:
-    share = wilson(right, sample.examples, confidence)
-    return Point(at, share.value, share.low, share.high)
+    return {name: tuple(point(at, setting) for at, setting in points) for name, points in settings.items()}

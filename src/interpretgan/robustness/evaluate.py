@@ -1,11 +1,11 @@
-"""The evaluation: a model's accuracy under several attacks and in the worst case, with reasons to doubt it."""
+"""The evaluation: a model's accuracy under several attacks and in the worst case, with reasons to distrust it."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,28 @@ from torch import Tensor
 
 from interpretgan.attacks import (
     ThreatModel,
-    attack,
+    check_names,
     equal_norm_noise,
     iterated,
     largest_eps,
+    predicted_right,
     require_eps_within_range,
     require_gradient,
+    survivors,
 )
-from interpretgan.attacks.autoattack import BATCH, BLACK_BOX, STAGES, TARGETS, autoattack, require_autoattack
-from interpretgan.attacks.methods import AUTOATTACK, METHODS, check_names, predicted_right, survivors
-from interpretgan.classifier import Classifier, check_labels
-from interpretgan.data import ImageSource, describe, labelled_source
-from interpretgan.errors import ConfigError, RunFolderError
-from interpretgan.robustness import attack_checks as trust
-from interpretgan.robustness.curves import Point, Sample, over_eps, over_steps
+from interpretgan.attacks.autoattack import autoattack, require_autoattack
+from interpretgan.attacks.named_attacks import AUTOATTACK, NAMED_ATTACKS
+from interpretgan.classifier import Classifier
+from interpretgan.data import ImageData, as_source, describe
+from interpretgan.errors import ConfigError, Flag, RunFolderError
+from interpretgan.robustness import attack_checks as checks
+from interpretgan.robustness.curves import Point, Sample, curves
 from interpretgan.statistics import Interval, wilson
 from interpretgan.store.files import read_json, write_json
 from interpretgan.store.progress import duration
 from interpretgan.store.provenance import provenance
 
-SCHEMA = 1
+SCHEMA = 2
 CURVE_EXAMPLES = 500
 CHECKED = 250
 """Examples on which the checks of the model and of the search run."""
@@ -64,7 +66,7 @@ class Evaluation:
     accuracy: Mapping[str, Interval]
     controls: Mapping[str, Interval]
     curves: Mapping[str, tuple[Point, ...]]
-    flags: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,45 +74,24 @@ class Evaluation:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
     def save(self, path: str | Path) -> Path:
-        """Write `evaluation.json`, atomically.
-
-        Args:
-            path: The file, or the folder that it goes to.
-
-        Raises:
-            RunFolderError: The file cannot be written.
-        """
-        file = _file(path)
-        write_json(file, self.to_dict())
+        """Write `evaluation.json`, to a file of this or another name or to a folder, atomically."""
+        write_json(file := _file(path), self.to_dict())
         return file
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """Read an evaluation from its file, or from the folder that holds `evaluation.json`.
+        """Read an evaluation from its file, or from the folder that holds it; `RunFolderError` where it is damaged."""
+        from pydantic import TypeAdapter, ValidationError
 
-        Raises:
-            RunFolderError: The file is missing, damaged, or of another schema.
-        """
-        file = _file(path)
-        value = read_json(file)
+        value, whole = read_json(file := _file(path)), f"an evaluation of schema {SCHEMA} in {file}"
         found = value.get("schema") if isinstance(value, dict) else None
         if found != SCHEMA:
-            raise RunFolderError(
-                expected=f"an evaluation of schema {SCHEMA} in {file}", got=f"schema {found}", do="evaluate again"
-            )
+            raise RunFolderError(expected=whole, got=f"schema {found}", do="evaluate again")
         try:
-            fields = {item.name: value[item.name] for item in dataclasses.fields(cls)}
-            fields |= {
-                "accuracy": {name: Interval(**share) for name, share in value["accuracy"].items()},
-                "controls": {name: Interval(**share) for name, share in value["controls"].items()},
-                "curves": {name: tuple(Point(**one) for one in points) for name, points in value["curves"].items()},
-                "flags": tuple(value["flags"]),
-            }
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RunFolderError(
-                expected=f"a whole evaluation in {file}", got=f"one without {error}", do="evaluate again"
-            ) from error
-        return cls(**fields)
+            return TypeAdapter(cls).validate_python(value)
+        except ValidationError as error:
+            wrong = ".".join(map(str, error.errors()[0]["loc"]))
+            raise RunFolderError(expected=whole, got=f"one with a wrong {wrong}", do="evaluate again") from error
 
 
 def _file(path: str | Path) -> Path:
@@ -120,7 +101,7 @@ def _file(path: str | Path) -> Path:
 
 def evaluate(
     classifier: Classifier,
-    images: Tensor | ImageSource,
+    images: ImageData,
     labels: Tensor | None = None,
     *,
     threat_model: ThreatModel,
@@ -140,7 +121,7 @@ def evaluate(
 
     Args:
         classifier: Given back as it was.
-        images: Held-out natural images, `[N, C, H, W]` within the bounds or a source.
+        images: Held-out natural images within the bounds, with their true classes: what `as_source` takes.
         labels: True classes `[N]`, with a tensor of images. They are what is attacked, not the predictions.
         threat_model: Norm and eps of every attack; steps, restarts and step size are those of PGD (and of CW in
             L-infinity).
@@ -156,29 +137,21 @@ def evaluate(
         on_batch: Told the stage of AutoAttack, how many of its images are done, and how many it has.
         on_examples: Given for `natural` and each attack which examples are right, bool `[N]`, and the `labels`.
 
-    Returns:
-        The evaluation.
-
     Raises:
-        ThreatModelError: None is stated, or its eps is larger than the range of the pixels.
-        ConfigError: Settings out of range, unknown attacks, or too few classes for one.
-        ImageError, LabelError: Images or labels that do not fit.
-        ModelError: A model that cannot be attacked, or that stays in train mode.
-        RunFolderError: The checkpoint is damaged or of another attack, or cannot be written.
+        InputError: No threat model, an eps beyond the range of the pixels, a model that cannot be attacked or stays in
+            train mode, images, labels or settings that do not fit, or a checkpoint of another attack.
     """
-    tm, names, tell = trust.require_threat_model(threat_model), check_names(attacks), say or (lambda _: None)
-    source = labelled_source(images, labels, classifier.bounds)
+    tm, names, tell = checks.require_threat_model(threat_model), check_names(attacks), say or (lambda _: None)
+    source = as_source(images, labels, classifier.bounds, labelled=True)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or curve_examples < 1 or not 0 < confidence < 1:
-        raise ConfigError(
-            expected="at least one example, curve_examples >= 1 and 0 < confidence < 1",
-            got=f"{count} examples, curve_examples={curve_examples}, confidence={confidence}",
-            do="check the settings",
-        )
+        got = f"{count} examples, curve_examples={curve_examples}, confidence={confidence}"
+        expected = "at least one example, curve_examples >= 1 and 0 < confidence < 1"
+        raise ConfigError(expected=expected, got=got, do="check the settings")
     x, y = source.batch(torch.arange(count))
     x = classifier.check_images(x).to(torch.float32)
     require_attackable(classifier, x, tm, names)
-    y = check_labels(y, count, classifier, x[:1])
+    y = classifier.check_labels(y, x)
 
     seconds: dict[str, float] = {}
     right = {"natural": predicted_right(classifier, x, y)}
@@ -186,62 +159,55 @@ def evaluate(
     noisy = predicted_right(classifier, equal_norm_noise(x, tm, classifier.bounds, generator=generator), y)
     tell(f"natural: {_share(right['natural'])} right, {_share(noisy)} under random noise of the same size")
     settings: dict[str, dict[str, Any]] = {}
+    black_box: list[Flag] = []
     for name in names:
         began = time.perf_counter()
         if name == AUTOATTACK:
             found = autoattack(classifier, x, y, tm, seed=seed, checkpoint=checkpoint, on_batch=on_batch)
-            right[name], settings[name] = found.right, _autoattack_settings(classifier, x, found.accuracy_after)
-            seconds[name] = found.seconds
+            right[name], settings[name], seconds[name] = found.right, found.settings, found.seconds
+            after = found.settings["accuracy_after"]
+            black_box = checks.black_box_flags(after["fab-t"], after["square"])
         else:
-            method = METHODS[name](tm, classifier.bounds)
+            method = NAMED_ATTACKS[name](tm, classifier.bounds)
             settings[name] = method.settings
             right[name] = survivors(classifier, x, y, method.threat_model, seed=seed, method=method.search)
             seconds[name] = time.perf_counter() - began
         tell(f"{name}: {_share(right[name])} right, took {duration(seconds[name])}")
-    worst = torch.stack(list(right.values())).all(dim=0)
-
-    began = time.perf_counter()
-    pgd, some = iterated(tm), min(count, curve_examples)
-    sample = Sample(classifier, x[:some], y[:some], seed=seed)
-    curves = {"eps": over_eps(sample, pgd, x.shape[1:], confidence), "steps": over_steps(sample, pgd, confidence)}
-    seconds["curves"] = time.perf_counter() - began
-    accuracy = {name: wilson(int(ok.sum()), count, confidence) for name, ok in (right | {"worst_case": worst}).items()}
+    right["worst_case"] = torch.stack(list(right.values())).all(dim=0)
+    accuracy = {name: wilson(int(ok.sum()), count, confidence) for name, ok in right.items()}
     noise = wilson(int(noisy.sum()), count, confidence)
+    natural, worst = accuracy["natural"].value, accuracy["worst_case"].value
+
     began = time.perf_counter()
-    few = x[:CHECKED], y[:CHECKED]
-    checked = sample if some == len(few[0]) else Sample(classifier, *few, seed=seed)
-
-    def perturb(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-        return attack(model, images, labels, replace(pgd, restarts=1), seed=seed)
-
-    largest = largest_eps(pgd.norm, classifier.bounds, x.shape[1:])
+    pgd, drawn, checked = iterated(tm), min(count, curve_examples), min(count, CHECKED)
+    sample = Sample(classifier, x[:drawn], y[:drawn], seed=seed)
+    lines = curves(sample, pgd, confidence)
+    seconds["curves"] = time.perf_counter() - began
+    began = time.perf_counter()
+    if checked != drawn:
+        sample = Sample(classifier, x[:checked], y[:checked], seed=seed)
     flags = [
-        *trust.model_flags(classifier, *few),
-        *trust.search_flags(checked.accuracy, checked.examples, pgd, largest),
-        *trust.raised(
-            _black_box(right, settings),
-            trust.noise_as_good(noise.value, accuracy["worst_case"].value, accuracy["natural"].value),
-            trust.not_growing([point.value for point in curves["eps"]], some),
-            trust.lost_iterates(classifier, *few, perturb),
-            trust.gradient_attacks_only(names, accuracy["worst_case"].value),
-            trust.few_examples(count),
-        ),
+        *checks.model_flags(classifier, x[:checked], y[:checked]),
+        *checks.search_flags(sample.accuracy, checked, pgd, largest_eps(pgd.norm, classifier.bounds, x.shape[1:])),
+        *black_box,
+        *checks.curve_flags([point.value for point in lines["eps"]], drawn),
+        *checks.figure_flags(natural=natural, adversarial=worst, noise=noise.value, attacks=names, examples=count),
     ]
     seconds["checks"] = time.perf_counter() - began
     if on_examples is not None:
-        on_examples({**right, "worst_case": worst, "labels": y})
+        on_examples({**right, "labels": y})
     return Evaluation(
         classifier={
             "name": classifier.name,
             "parameters": sum(p.numel() for p in classifier.model.parameters()),
             **(classifier_info or {}),
         },
-        data={"examples": count, "curve_examples": some, **describe(images), **(data_info or {})},
+        data={"examples": count, "curve_examples": drawn, **describe(images), **(data_info or {})},
         threat_model={"norm": tm.norm, "eps": tm.eps, "bounds": list(classifier.bounds), "labels": "true classes"},
         attacks=settings,
         accuracy=accuracy,
         controls={"noise": noise},
-        curves=curves,
+        curves=lines,
         flags=tuple(flags),
         provenance={
             **provenance(seed, device=str(classifier.device)),
@@ -257,19 +223,9 @@ def evaluate(
 def require_attackable(
     classifier: Classifier, images: Tensor, threat_model: ThreatModel, attacks: Sequence[str]
 ) -> None:
-    """Raise where an evaluation would fail or mean nothing; quick, so that it can be asked before anything is made.
-
-    Args:
-        classifier: The classifier, trained or not.
-        images: At least one image `[N, C, H, W]` within the bounds.
-        threat_model: Norm and eps.
-        attacks: Names of attacks.
-
-    Raises:
-        ThreatModelError, ConfigError, ImageError, ModelError: See `evaluate`.
-    """
+    """Raise as `evaluate` would, quickly: on at least one image `[N, C, H, W]` and a classifier not yet trained."""
     require_eps_within_range(threat_model, classifier.bounds, images.shape[1:])
-    trust.require_eval_mode(classifier)
+    checks.require_eval_mode(classifier)
     require_gradient(classifier, images)
     if AUTOATTACK in attacks:
         require_autoattack(classifier, classifier.check_images(images[:1]), threat_model)
@@ -277,22 +233,3 @@ def require_attackable(
 
 def _share(right: Tensor) -> str:
     return f"{float(right.float().mean()):.1%}"
-
-
-def _autoattack_settings(classifier: Classifier, images: Tensor, after: Mapping[str, float]) -> dict[str, Any]:
-    classes = classifier.logits(images[:1]).shape[1]
-    return {
-        "version": "standard",
-        "stages": list(STAGES),
-        "target_classes": min(TARGETS, classes - 1),
-        "batch_size": BATCH,
-        "accuracy_after": dict(after),
-    }
-
-
-def _black_box(right: Mapping[str, Tensor], settings: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """What the black-box stage of AutoAttack took from all that the gradient attacks left."""
-    if AUTOATTACK not in settings:
-        return None
-    after = settings[AUTOATTACK]["accuracy_after"]
-    return trust.black_box_wins(after[STAGES[STAGES.index(BLACK_BOX) - 1]], after[BLACK_BOX])

@@ -79,7 +79,7 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The value in a JSON file; a `RunFolderError` where it is missing, unreadable, truncated or not JSON."""
-    with reading(path):
+    with reading(path, "JSON file"):
         content = Path(path).read_bytes()
     try:
         return json.loads(content)
@@ -119,13 +119,13 @@ def plain(value: object) -> object:
 
 
 @contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+def reading(path: str | os.PathLike[str], what: str = "file") -> Iterator[None]:
     """Turn an `OSError` in the block, which reads `path`, into a `RunFolderError`."""
     try:
         yield
     except OSError as error:
         do = "check the path, or run what makes it again"
-        raise RunFolderError(expected=f"a readable file {path}", got=_reason(error), do=do) from error
+        raise RunFolderError(expected=f"a readable {what} {path}", got=_reason(error), do=do) from error
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 
 from interpretgan.errors import ConfigError
 from interpretgan.models import POOLS, published_pool
-from interpretgan.pipeline.config import Settings
 from interpretgan.pipeline.options import TrainingOptions
+from interpretgan.pipeline.settings import Settings
 from interpretgan.studies.rules import POOLED, Condition, Rule
 
 ACTIONS = ("finetune-blamed", "finetune-cleared", "finetune-all", "swap-blamed", "swap-cleared")

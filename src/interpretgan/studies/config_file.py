@@ -14,9 +14,9 @@ from pydantic import Field
 
 from interpretgan.errors import ConfigError
 from interpretgan.pipeline import options
-from interpretgan.pipeline.config import Settings
+from interpretgan.pipeline.inputs import find_device
 from interpretgan.pipeline.options import TrainingOptions
-from interpretgan.pipeline.workshop import find_device
+from interpretgan.pipeline.settings import Settings
 from interpretgan.studies.config import AtLeastOne, Case, Pool, Study, StudyConfig, read_record, training_of
 
 
@@ -65,7 +65,7 @@ class StudyFile(Study, Sections):
 
     models: Annotated[tuple[Network, ...], Field(min_length=1)]
     device: str = "auto"
-    devices: int = 1
+    devices: AtLeastOne = 1
 
 
 def load_config(path: str | Path, kind: str | None = None) -> StudyConfig:

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 
 from interpretgan.diagnosis.predictions import attacker
+from interpretgan.diagnosis.reliability import is_unreliable
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.models import load_weights
 from interpretgan.models.architectures.pooling import pooling
-from interpretgan.pipeline.config import Settings
-from interpretgan.pipeline.run_diagnosis import Job
-from interpretgan.pipeline.run_folder import differences
-from interpretgan.report.examples import examples_of, save_arrays
+from interpretgan.pipeline.inputs import Inputs
+from interpretgan.pipeline.networks import say_to_stderr
+from interpretgan.pipeline.run_diagnosis import Run
+from interpretgan.pipeline.run_folder import WEIGHTS_FILE, differences
+from interpretgan.pipeline.settings import Settings
+from interpretgan.report import save_explanation
 from interpretgan.store.files import plain, read_json, write_json
 from interpretgan.store.processes import end_with_parent
 from interpretgan.store.provenance import provenance
@@ -35,14 +38,12 @@ WORK = "work"
 ROW = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits", "information_loss",
        "class_information", "class_accuracy", "flags")  # fmt: skip
 """What a result says of a layer, where it was measured."""
-UNRELIABLE = ("unreliable", "unreliable_before")
-"""Codes of the flags of a layer that is not compared."""
 
 
 def main(folder: Path) -> int:
     """Make the run whose `spec.json` is in the folder, and write `result.json` there; its exit status."""
     began = time.perf_counter()
-    _log(f"process {os.getpid()}")
+    say_to_stderr(f"process {os.getpid()}")
     try:
         spec = read_json(folder / "spec.json")
         result = execute(spec, folder)
@@ -50,13 +51,9 @@ def main(folder: Path) -> int:
         record = {"schema": 2, "spec_sha256": spec_hash(spec), "result": result, "seconds": time.perf_counter() - began}
         write_json(folder / "result.json", {**record, "machine": {name: made[name] for name in MACHINE}})
     except InterpretGANError as error:
-        _log(" ".join(str(error).split()))
+        say_to_stderr(" ".join(str(error).split()))
         return REFUSED
     return 0
-
-
-def _log(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 def execute(spec: Spec, folder: Path) -> dict[str, Any]:
@@ -74,33 +71,30 @@ def execute(spec: Spec, folder: Path) -> dict[str, Any]:
     Raises:
         InterpretGANError: Something cannot be made, or this is not the code or the data of the specification.
     """
-    job = Job(read_record(Settings, spec["settings"]), SECTIONS, folder / WORK, _log)
-    try:
+    with Run(Inputs(read_record(Settings, spec["settings"])), SECTIONS, folder / WORK) as run:
         wanted = {name: spec[name] for name in ("code", "config")}
-        different = list(differences(wanted, plain({"code": code_version(), "config": job.config})))
+        different = differences(wanted, plain({"code": code_version(), "config": run.config}))
         if different:
             raise RunFolderError(
                 expected="the code and the data of the study",
-                got=f"others, that differ in {', '.join(different[:3])}",
+                got=f"others, that differ in {', '.join(list(different.values())[:3])}",
                 do="leave both alone while a study runs, or start it in a new folder",
             )
         if "base" in spec:
-            return _repaired(job, spec, folder.parent)
-        result = _evaluated(job)
-        return result | _diagnosed(job, spec, folder) if spec["diagnosed"] else result
-    finally:
-        job.close()
+            return _repaired(run, spec, folder.parent)
+        result = _evaluated(run)
+        return result | _diagnosed(run, spec, folder) if spec["diagnosed"] else result
 
 
-def _repaired(job: Job, spec: Spec, runs: Path) -> dict[str, Any]:
+def _repaired(run: Run, spec: Spec, runs: Path) -> dict[str, Any]:
     """Train a network as the settings say, but not as it was built: changed where the specification says."""
-    classifier = job.subject.built
+    classifier = run.inputs.classifier
     if spec["variant"].startswith("swap"):
-        channels = {layer.name: layer.shape[0] for layer in job.subject.anatomy(classifier).layers}
+        channels = {layer.name: layer.shape[0] for layer in run.inputs.anatomy(classifier).layers}
         for name in spec["targets"]:
             classifier.model.set_submodule(name, pooling(spec["pool"], channels[name]))
     else:
-        base = runs / spec["base"] / WORK / "classifier.safetensors"
+        base = runs / spec["base"] / WORK / WEIGHTS_FILE
         load_weights(classifier.model, base)
         if classifier.state_sha256() != spec["base_state_sha256"]:
             raise RunFolderError(
@@ -108,19 +102,19 @@ def _repaired(job: Job, spec: Spec, runs: Path) -> dict[str, Any]:
                 got="other weights",
                 do="delete the folder of that run and of its repairs, and run the study again",
             )
-    job.say(f"{spec['variant']}: {', '.join(spec['targets'])}")
+    run.say(f"{spec['variant']}: {', '.join(spec['targets'])}")
     with only(classifier.model, spec["parameters"]):
-        _ = job.subject.classifier  # trains it
-    result = _evaluated(job)
+        _ = run.classifier  # trains it
+    result = _evaluated(run)
     del result["classifier"]["test_accuracy"]  # repairs are compared on the attacked images alone
     size = sum(value.numel() for name, value in classifier.model.named_parameters() if name in spec["parameters"])
-    repaired = {"layers": spec["targets"], "parameters": size, "recipe": job.config["model"]["training"]}
+    repaired = {"layers": spec["targets"], "parameters": size, "recipe": run.config["model"]["training"]}
     return {**result, "repaired": repaired}
 
 
-def _evaluated(job: Job) -> dict[str, Any]:
-    record = job.evaluation().to_dict()
-    with np.load(job.workshop.path("evaluation.npz"), allow_pickle=False) as saved:
+def _evaluated(run: Run) -> dict[str, Any]:
+    record = run.evaluation().to_dict()
+    with np.load(run.path("evaluation.npz"), allow_pickle=False) as saved:
         right = {name: np.packbits(saved[name]).tobytes().hex() for name in saved.files if name != "labels"}
     return {
         **{name: record[name] for name in ("classifier", "accuracy", "flags")},
@@ -131,28 +125,26 @@ def _evaluated(job: Job) -> dict[str, Any]:
     }
 
 
-def _diagnosed(job: Job, spec: Spec, folder: Path) -> dict[str, Any]:
+def _diagnosed(run: Run, spec: Spec, folder: Path) -> dict[str, Any]:
     """What a study compares of a diagnosis; the image's row is left out."""
-    _share_judge(job, spec, folder)
-    diagnosis = job.diagnosis()
+    _share_judge(run, spec, folder)
+    diagnosis, classifier, seed = run.diagnosis(), run.classifier, spec["seed"]
     if not (folder / "explanations.npz").exists():
-        save_arrays(folder / "explanations.npz", examples_of(job.telling_explanation()))
-    shop, classifier, layers = job.workshop, job.subject.classifier, job.instruments.layers
-    record, poolings = diagnosis.to_dict(), swappable(classifier.model, layers)
-    perturb = attacker(classifier, shop.settings.attack.threat_model(), seed=spec["seed"])
-    others = other_definitions(
-        classifier, layers, shop.train, shop.test, record["data"]["examples"], adversarial=perturb, seed=spec["seed"]
-    )
+        save_explanation(folder / "explanations.npz", run.telling_explanation())
+    record, poolings = diagnosis.to_dict(), swappable(classifier.model, run.layers)
+    perturb, count = attacker(classifier, run.inputs.threat_model, seed=seed), record["data"]["examples"]
+    train, test = run.inputs.train, run.inputs.test
+    others = other_definitions(classifier, run.layers, train, test, count, adversarial=perturb, seed=seed)
     rows = [
         {
             **{name: row[name] for name in ROW if row.get(name) is not None},
-            "pooling": row["name"] in poolings,
-            "unreliable": any(flag["code"] in UNRELIABLE for flag in row["flags"]),
+            "pooling": layer.name in poolings,
+            "unreliable": is_unreliable(layer),
             **{name: values[index] for name, values in others.items()},
         }
-        for index, row in enumerate(record["layers"][1:])
+        for index, (layer, row) in enumerate(zip(diagnosis.layers[1:], record["layers"][1:], strict=True))
     ]
-    for weights in [*shop.path(".").glob("generator-*.safetensors"), shop.path("information.safetensors")]:
+    for weights in [*run.path(".").glob("generator-*.safetensors"), run.path("information.safetensors")]:
         weights.unlink(missing_ok=True)  # tens of megabytes that the folder can make again
     return {
         "layers": rows,
@@ -160,11 +152,11 @@ def _diagnosed(job: Job, spec: Spec, folder: Path) -> dict[str, Any]:
             **{name: record[name] for name in ("accuracy", "judge", "controls", "flags")},
             "class_information": record["layers"][0].get("class_information"),
         },
-        "units": units_of(classifier, job.subject.anatomy(classifier), rows),
+        "units": units_of(classifier, run.inputs.anatomy(classifier), rows),
     }
 
 
-def _share_judge(job: Job, spec: Spec, folder: Path) -> None:
+def _share_judge(run: Run, spec: Spec, folder: Path) -> None:
     """Take the judge that another variant trained, or leave it for them: that of a seed, data and attack is the same.
 
     Where two train it at the same time they get the same weights, so it does not matter whose are kept.
@@ -174,7 +166,7 @@ def _share_judge(job: Job, spec: Spec, folder: Path) -> None:
     place, work = folder.parents[1] / "judges" / key[:16], folder / WORK
     if place.exists():
         shutil.copytree(place, work, dirs_exist_ok=True)
-    _ = job.instruments.judge
+    _ = run.judge
     if not place.exists() and (work / "judge.json").exists():
         temporary = place.with_name(f".{spec['id']}")
         temporary.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 from interpretgan.errors import ConfigError, InputError
 from interpretgan.models import published_pool
-from interpretgan.pipeline.config import Settings
-from interpretgan.pipeline.run_diagnosis import Job
+from interpretgan.pipeline.inputs import Inputs
+from interpretgan.pipeline.settings import Settings
 from interpretgan.store.files import plain
 from interpretgan.store.provenance import RECORDED_PACKAGES, package_version
 from interpretgan.studies.config import UNTOUCHED, StudyConfig, fine_tuning, read_record
@@ -81,9 +81,7 @@ def _resolved(spec: Spec, others: Sequence[Spec]) -> Spec:
     """
     same = [one["config"] for one in others if (one["case"], one["variant"]) == (spec["case"], spec["variant"])]
     try:
-        config = (
-            same[0] if same else Job(read_record(Settings, spec["settings"]), SECTIONS, None, lambda _: None).config
-        )
+        config = same[0] if same else Inputs(read_record(Settings, spec["settings"])).config(SECTIONS)
     except InputError as error:
         raise type(error)(expected=f"{error.expected} (for {spec['id']})", got=error.got, do=error.do) from error
     return {**spec, "config": plain({**config, "seed": spec["seed"]})}

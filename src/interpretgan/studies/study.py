@@ -127,10 +127,10 @@ class _Runs:
         """
         folder = self.folder / spec["id"]
         if (folder / "result.json").exists() and read_json(folder / "result.json")["spec_sha256"] != spec_hash(spec):
-            different = differences(read_json(folder / "spec.json"), spec)
+            different = [*differences(read_json(folder / "spec.json"), spec).values()]
             raise RunFolderError(
                 expected=f"a run in {folder} of the same code, data and settings as this study",
-                got=f"one that differs in {next(different, 'the specification of its result')}",
+                got=f"one that differs in {', '.join(different[:3]) or 'the specification of its result'}",
                 do="choose a new folder for the study, or delete that run",
             )
 

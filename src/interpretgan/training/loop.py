@@ -154,9 +154,8 @@ def train_classifier(
             last = copy_of(model) if best is not epochs.history[-1] else None
             model.load_state_dict(epochs.best_weights)
     seconds = epochs.seconds_before + time.perf_counter() - began
-    loss_here = float(torch.stack(losses).mean()) if losses else math.nan
-    speed = total * batch_size / seconds
-    return TrainingResult(total, loss_here, seconds, speed, tuple(epochs.history), best, last)
+    loss_here, history = float(torch.stack(losses).mean()) if losses else math.nan, tuple(epochs.history)
+    return TrainingResult(total, loss_here, seconds, total * batch_size / seconds, history, best, last)
 
 
 def evaluate_accuracy(classifier: Classifier, data: ImageSet, batch_size: int = 512) -> float:

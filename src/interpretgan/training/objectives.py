@@ -34,8 +34,7 @@ class Batch:
     indices: Tensor  #: int64 `[N]` on the CPU, the places of the images in the training set.
     progress: float  #: Share of the training that is done, 0 to 1.
     replay: int  #: How often this batch was seen just before, 0 to `Objective.replays - 1`.
-    #: On the CPU, seeded anew for each step: the only source of randomness, so that a resumed training repeats itself.
-    generator: torch.Generator
+    generator: torch.Generator  #: On the CPU, seeded anew for each step: the only source of randomness.
 
 
 class Objective(ABC):

@@ -31,8 +31,7 @@ AVERAGING = 0.995  # where robust networks are trained
 VALIDATION = 500  # images that the best epoch of a robust training is selected on
 INNER_STEPS = 3  # of the inner attack of the judge's training; more cost proportionally
 LARGE_EPS = 0.25  # above this L-infinity size training needs help; see `adversarial_objective`
-# There a judge is trained so many times as long, at half the rate. In one epoch of MNIST at 0.3 it learns to withstand
-# little; in three its own PGD-20 leaves it right on most images.
+# A judge is then trained so many times as long, at half the rate: in one epoch of MNIST at 0.3 it hardly learns.
 LARGE_EPS_EPOCHS = 3
 
 

@@ -4,36 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from interpretgan.models.architectures import scaled
 from interpretgan.models.architectures.pooling import pooling
-from interpretgan.models.architectures.sizes import require_size, scaled
-
-SMALLEST = 8
-"""Smallest height and width: the stem and two poolings halve them three times."""
 
 
 class JudgeNet(nn.Module):
     """A strided 5x5 stem, two blocks of 3x3 convolutions with BatchNorm, one hidden linear layer.
 
-    The stem halves the map at once: at full resolution a step is bound by memory and not by arithmetic.
-    Colour images get a wider network than grey ones.
-
-    Args:
-        in_channels: Channels of the images.
-        num_classes: Number of logits.
-        image_size: Height and width, at least 8 each.
-        pool: See `pooling`.
-        width: Multiplies the channels, which are 24 in the first block for grey images, else 64, and twice as many
-            in the second, and the 128 hidden units.
-
-    Raises:
-        ConfigError: The images are too small.
+    The stem halves the map at once: at full resolution a step is bound by memory and not by arithmetic. The first
+    block has 24 channels for grey images, else 64, the second twice as many, and the hidden layer 128 units.
     """
 
     def __init__(
         self, *, in_channels: int, num_classes: int, image_size: tuple[int, int], pool: str = "max", width: float = 1.0
     ) -> None:
         super().__init__()
-        require_size(image_size, SMALLEST, "the judge")
         base = 24 if in_channels == 1 else 64
         first, second, units = scaled(base, width), scaled(2 * base, width), scaled(128, width)
         self.stem = _convolution(in_channels, first, kernel=5, stride=2)

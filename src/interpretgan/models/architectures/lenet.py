@@ -1,56 +1,68 @@
-"""LeNet-5 [17], the network that the paper reads."""
+"""Networks of two convolutions for digits: LeNet-5 [17], which the paper reads, and a wide one."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
+from interpretgan.models.architectures import scaled
 from interpretgan.models.architectures.pooling import pooling
-from interpretgan.models.architectures.sizes import require_size, scaled
-
-SMALLEST = 12
-"""Smallest height and width: two 2x2 poolings around an unpadded 5x5 convolution leave one position."""
 
 
-class LeNet5(nn.Module):
-    """LeNet-5 with ReLU, its pooling a parameter.
+class _TwoConvolutions(nn.Module):
+    """Modules run in the order conv1, relu1, pool1, conv2, relu2, pool2, fc1, relu3, fc2 and so on."""
 
-    Modules run in the order conv1, relu1, pool1, conv2, relu2, pool2, fc1, relu3, fc2, relu4, fc3. Each
-    activation is its own module and not in place, so each of them is a complete layer with a name.
-
-    Args:
-        in_channels: Channels of the images.
-        num_classes: Number of logits.
-        image_size: Height and width, at least 12 each.
-        pool: See `pooling`.
-        width: Multiplies the channels and the hidden units.
-
-    Raises:
-        ConfigError: The images are too small.
-    """
+    channels: tuple[int, int]
+    paddings: tuple[int, int]
+    units: tuple[int, ...]
 
     def __init__(
         self, *, in_channels: int, num_classes: int, image_size: tuple[int, int], pool: str = "max", width: float = 1.0
     ) -> None:
         super().__init__()
-        require_size(image_size, SMALLEST, "LeNet-5")
-        rows, columns = ((side // 2 - 4) // 2 for side in image_size)
-        first, second, third, fourth = (scaled(units, width) for units in (6, 16, 120, 84))
-        self.conv1 = nn.Conv2d(in_channels, first, 5, padding=2)
-        self.relu1 = nn.ReLU()
-        self.pool1 = pooling(pool, first)
-        self.conv2 = nn.Conv2d(first, second, 5)
-        self.relu2 = nn.ReLU()
-        self.pool2 = pooling(pool, second)
-        self.fc1 = nn.Linear(second * rows * columns, third)
-        self.relu3 = nn.ReLU()
-        self.fc2 = nn.Linear(third, fourth)
-        self.relu4 = nn.ReLU()
-        self.fc3 = nn.Linear(fourth, num_classes)
+        inputs, (rows, columns) = in_channels, image_size
+        for number, (channels, padding) in enumerate(zip(self.channels, self.paddings, strict=True), start=1):
+            outputs = scaled(channels, width)
+            self.add_module(f"conv{number}", nn.Conv2d(inputs, outputs, 5, padding=padding))
+            self.add_module(f"relu{number}", nn.ReLU())
+            self.add_module(f"pool{number}", pooling(pool, outputs))
+            inputs, rows, columns = outputs, (rows + 2 * padding - 4) // 2, (columns + 2 * padding - 4) // 2
+        inputs *= rows * columns
+        for number, units in enumerate(self.units, start=1):
+            outputs = scaled(units, width)
+            self.add_module(f"fc{number}", nn.Linear(inputs, outputs))
+            self.add_module(f"relu{number + 2}", nn.ReLU())
+            inputs = outputs
+        self.add_module(f"fc{len(self.units) + 1}", nn.Linear(inputs, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, K]` of images `[N, C, H, W]`."""
-        z = self.pool1(self.relu1(self.conv1(images)))
-        z = self.pool2(self.relu2(self.conv2(z)))
-        z = self.relu3(self.fc1(z.flatten(1)))
-        logits: Tensor = self.fc3(self.relu4(self.fc2(z)))
-        return logits
+        for name, module in self.named_children():
+            images = module(images.flatten(1) if name == "fc1" else images)
+        return images
+
+
+class LeNet5(_TwoConvolutions):
+    """LeNet-5 with ReLU, its pooling a parameter."""
+
+    channels, paddings, units = (6, 16), (2, 0), (120, 84)
+
+
+class MnistWide(_TwoConvolutions):
+    """32 and 64 channels and a hidden layer of 1,024 units, the network on which training on PGD was introduced.
+
+    Weights start as published: normal with deviation 0.1, cut off at twice that, and biases at 0.1.
+
+    Source: Madry et al. 2018, Towards deep learning models resistant to adversarial attacks.
+    """
+
+    channels, paddings, units = (32, 64), (2, 2), (1024,)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.constant_(parameter, 0.1)
+            else:
+                nn.init.trunc_normal_(parameter, std=0.1, a=-0.2, b=0.2)

@@ -10,21 +10,12 @@ from torch.nn import functional as F
 
 from interpretgan.errors import ConfigError
 
-__all__ = ["BlurPool", "Subsample", "pooling"]
-
 
 def pooling(kind: str, channels: int) -> nn.Module:
     """A module that halves height and width, rounding down, and that has neither parameters nor saved state.
 
-    So networks that differ in their pooling alone have the same parameters under the same names.
-
-    Args:
-        kind: `"max"`: the largest of 2x2 values; `"avg"`: their mean; `"stride"`: see `Subsample`; `"blur"`: see
-            `BlurPool`.
-        channels: Channels of the map.
-
-    Raises:
-        ConfigError: Another `kind`.
+    So networks that differ in their pooling alone have the same parameters under the same names. The kind is `"max"`,
+    the largest of 2x2 values; `"avg"`, their mean; `"stride"`, see `Subsample`; or `"blur"`, see `BlurPool`.
     """
     kinds: dict[str, Callable[[], nn.Module]] = {
         "max": lambda: nn.MaxPool2d(2),
@@ -53,10 +44,9 @@ class Subsample(nn.Module):
 class BlurPool(nn.Module):
     """`Subsample` behind a fixed low-pass filter: the binomial [1, 2, 1] in both directions, its sum 1.
 
-    The map is reflected at its borders. Source: Zhang 2019, Making convolutional networks shift-invariant again.
+    The map is reflected at its borders, and each of its channels is filtered on its own.
 
-    Args:
-        channels: Channels of the map, each filtered on its own.
+    Source: Zhang 2019, Making convolutional networks shift-invariant again.
     """
 
     weight: Tensor

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from interpretgan.models.architectures import scaled
 from interpretgan.models.architectures.pooling import pooling
-from interpretgan.models.architectures.sizes import require_size, scaled
-
-__all__ = ["BLOCKS", "VGG"]
 
 BLOCKS: dict[str, tuple[tuple[int, ...], ...]] = {
     "vgg-small": ((32, 32), (64, 64), (128, 128), (128,)),
@@ -20,22 +18,10 @@ BLOCKS: dict[str, tuple[tuple[int, ...], ...]] = {
 class VGG(nn.Sequential):
     """Blocks of 3x3 convolutions, a pooling between them, the mean over all positions, one linear layer.
 
-    Modules run in the order conv1_1, norm1_1, relu1_1, conv1_2, ..., pool1, conv2_1, ..., mean, flatten, fc; each
-    activation and each pooling is a complete layer. The convolutions keep their biases, as is usual in the form for
-    CIFAR-10. Weights start as published: normal with variance 2 / (9 outputs) in convolutions and 0.01 as deviation
-    in the linear layer, biases at zero. The last step to one position is a mean for every `pool`.
-
-    Args:
-        variant: A key of `BLOCKS`. `"vgg-small"` pools thrice, before its last block; `"vgg11"` and `"vgg16"` pool
-            behind each of their five blocks.
-        in_channels: Channels of the images.
-        num_classes: Number of logits.
-        image_size: Height and width, at least 8 each for `"vgg-small"` and 32 for the others.
-        pool: See `pooling`.
-        width: Multiplies the channels.
-
-    Raises:
-        ConfigError: The images are too small.
+    Modules run in the order conv1_1, norm1_1, relu1_1, conv1_2, ..., pool1, conv2_1, ..., mean, flatten, fc. The small
+    variant pools thrice, before its last block; the others pool behind each of their five blocks. The convolutions keep
+    their biases, as is usual in the form for CIFAR-10. Weights start as published: normal with variance 2 / (9 outputs)
+    in convolutions and 0.01 as deviation in the linear layer, biases at zero.
 
     Source: Simonyan and Zisserman 2015, Very deep convolutional networks for large-scale image recognition,
     configurations A and D; He et al. 2015, Delving deep into rectifiers, for the initial weights.
@@ -52,10 +38,8 @@ class VGG(nn.Sequential):
         width: float = 1.0,
     ) -> None:
         super().__init__()
-        blocks = BLOCKS[variant]
+        blocks, inputs = BLOCKS[variant], in_channels
         poolings = len(blocks) - 1 if variant == "vgg-small" else len(blocks)
-        require_size(image_size, 2**poolings, variant)
-        inputs = in_channels
         for block, channels in enumerate(blocks, start=1):
             for layer, wanted in enumerate(channels, start=1):
                 outputs = scaled(wanted, width)

@@ -8,29 +8,17 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from interpretgan.errors import ConfigError
+from interpretgan.models.architectures import scaled
 from interpretgan.models.architectures.pooling import pooling
-from interpretgan.models.architectures.sizes import require_size, scaled
-
-__all__ = ["SMALLEST", "Block", "WideResNet", "depth_and_widening"]
-
-SMALLEST = 4
-"""Smallest height and width: they are halved twice."""
 
 
 def depth_and_widening(name: str) -> tuple[int, int]:
-    """The numbers D and K in `"wrn-D-K"`.
-
-    Raises:
-        ConfigError: Another form, a depth that is not 6 n + 4 with n at least 1, or a K of 0.
-    """
+    """The numbers D and K in `"wrn-D-K"`; `ConfigError` unless D is 6 n + 4 with n at least 1, and K at least 1."""
     match = re.fullmatch(r"wrn-(\d{1,4})-(\d{1,3})", name)
     depth, widening = (int(match[1]), int(match[2])) if match else (0, 0)
     if depth < 10 or (depth - 4) % 6 or widening < 1:
-        raise ConfigError(
-            expected="wrn-D-K with a depth D of 10, 16, 22, 28, 34, ... (6 n + 4) and a widening K of at least 1",
-            got=repr(name),
-            do="choose such a depth, wrn-28-10 for example",
-        )
+        expected = "wrn-D-K with a depth D of 10, 16, 22, 28, 34, ... (6 n + 4) and a widening K of at least 1"
+        raise ConfigError(expected=expected, got=repr(name), do="choose such a depth, wrn-28-10 for example")
     return depth, widening
 
 
@@ -38,26 +26,14 @@ class WideResNet(nn.Module):
     """A convolution, three groups of pre-activation residual blocks, BatchNorm, ReLU, mean, one linear layer.
 
     Modules run in the order conv1, block1, block2, block3, bn1, relu, mean, fc. The blocks of a group are
-    `block1.layer.0`, `block1.layer.1` and so on, and the output of each is a complete layer. The parameters bear the
-    names of the widely used PyTorch versions, so published weights load. There is no dropout.
+    `block1.layer.0`, `block1.layer.1` and so on, and the output of each is a layer. The parameters have the names of
+    the widely used PyTorch versions, so published weights load. There is no dropout.
 
-    The first blocks of `block2` and `block3` halve the map. With `pool="stride"`, the published form, the first
-    convolution and the shortcut of such a block have stride 2. With another `pool` they have stride 1, and a module
-    `pool` halves their common input, the block's first ReLU: convolution and shortcut read the same pooled map, no
-    layer grows more expensive, and the pooling is a complete layer. Parameters and their names are the same. The
-    last step to one position is a mean for every `pool`.
-
-    Args:
-        depth: Number of layers in the published count, 6 n + 4 for n blocks in each group.
-        widening: The factor K of the channels of the three groups, 16 K, 32 K and 64 K.
-        in_channels: Channels of the images.
-        num_classes: Number of logits.
-        image_size: Height and width, at least 4 each.
-        pool: See `pooling`.
-        width: Multiplies K, so that 0.5 makes a wrn-16-4 of a wrn-16-8; the first convolution keeps 16 channels.
-
-    Raises:
-        ConfigError: The images are too small.
+    A depth of 6 n + 4 has n blocks in each group. A widening of K gives the groups 16 K, 32 K and 64 K channels; width
+    multiplies K, and the first convolution keeps its 16 channels. The first blocks of `block2` and `block3` halve the
+    map: with `pool="stride"`, the published form, by the stride of their first convolution and of their shortcut. With
+    another `pool` a module of that name halves their common input, the block's first ReLU, and is a layer; no layer
+    grows more expensive, and parameters and their names are the same.
 
     Source: Zagoruyko and Komodakis 2016, Wide residual networks; the initial weights are those of He et al. 2015,
     Delving deep into rectifiers.
@@ -75,7 +51,6 @@ class WideResNet(nn.Module):
         width: float = 1.0,
     ) -> None:
         super().__init__()
-        require_size(image_size, SMALLEST, f"wrn-{depth}-{widening}")
         first, second, third = (scaled(channels * widening, width) for channels in (16, 32, 64))
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
@@ -102,12 +77,7 @@ class Block(nn.Module):
     """Two 3x3 convolutions, each behind BatchNorm and ReLU, added to the input.
 
     Where the number of channels or the size changes, the shortcut is a 1x1 convolution of the first ReLU instead of
-    the input.
-
-    Args:
-        inputs: Channels of the input.
-        outputs: Channels of the output.
-        pool: How the block halves the map, see `WideResNet`; `None` for a block that keeps its size.
+    the input. `pool` is how the block halves the map, see `WideResNet`; `None` for a block that keeps its size.
     """
 
     convShortcut: nn.Conv2d | None
@@ -137,6 +107,5 @@ class Block(nn.Module):
 
 def _group(blocks: int, inputs: int, outputs: int, pool: str | None) -> nn.Sequential:
     """Blocks under the name `layer`, the first of which changes the channels and the size."""
-    first = Block(inputs, outputs, pool)
-    layer = nn.Sequential(first, *(Block(outputs, outputs) for _ in range(blocks - 1)))
+    layer = nn.Sequential(Block(inputs, outputs, pool), *(Block(outputs, outputs) for _ in range(blocks - 1)))
     return nn.Sequential(OrderedDict(layer=layer))

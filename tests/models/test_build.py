@@ -217,8 +217,8 @@ def test_own_factories_get_pool_and_width_where_they_are_given(own_models: str) 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("{}:path", "returns a str"),
-        ("{}:number", "a int"),
+        ("{}:path", "gives a str"),
+        ("{}:number", "gives an int"),
         ("{}:missing", "AttributeError"),
         ("{}:needs", "give its other parameters defaults"),
         ("no_such_package.models:net", "ModuleNotFoundError"),

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, attack, check_perturbation
-from interpretgan.attacks.methods import METHODS, check_names, survivors
+from interpretgan.attacks.minimal_norm import CARLINI_WAGNER
+from interpretgan.attacks.named_attacks import NAMED_ATTACKS, check_names, survivors
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
 
@@ -21,7 +22,7 @@ def right(classifier: Classifier, images: Tensor, labels: Tensor) -> int:
 
 
 def run(name: str, threat_model: ThreatModel, classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    method = METHODS[name](threat_model, classifier.bounds)
+    method = NAMED_ATTACKS[name](threat_model, classifier.bounds)
     return attack(classifier, images, labels, method.threat_model, seed=0, method=method.search)
 
 
@@ -29,11 +30,11 @@ def run(name: str, threat_model: ThreatModel, classifier: Classifier, images: Te
 def test_every_attack_succeeds_within_the_threat_model(
     norm: str, eps: float, sound: Classifier, digits: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("interpretgan.attacks.methods.CW_STEPS", 60)
+    monkeypatch.setitem(CARLINI_WAGNER, "steps", 60)
     images, labels = digits[0][:40], digits[1][:40]
     threat_model = ThreatModel(norm, eps, steps=20)
     natural, left = right(sound, images, labels), {}
-    for name, make in METHODS.items():
+    for name, make in NAMED_ATTACKS.items():
         method = make(threat_model, sound.bounds)
         found = attack(sound, images, labels, method.threat_model, seed=0, method=method.search)
         check_perturbation(images, found, threat_model, sound.bounds)
@@ -47,7 +48,7 @@ def test_every_attack_succeeds_within_the_threat_model(
 
 def test_other_bounds_are_the_users(sound: Classifier, digits: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     """Minimisation has constants with the units of the pixels."""
-    monkeypatch.setattr("interpretgan.attacks.methods.CW_STEPS", 60)
+    monkeypatch.setitem(CARLINI_WAGNER, "steps", 60)
     images, labels = digits[0][:30], digits[1][:30]
     wide = Classifier(sound.model, (0, 255), std=(255,))
     for name in ("cw", "deepfool"):
@@ -75,7 +76,7 @@ def test_cw_in_linf_ascends_the_margin_where_the_cross_entropy_is_flat() -> None
 
 def test_the_users_logging_is_left_alone(sound: Classifier, digits: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.root, "handlers", [])
-    for name in METHODS:
+    for name in NAMED_ATTACKS:
         run(name, ThreatModel("linf", 0.1, steps=1), sound, digits[0][:2], digits[1][:2])
     assert logging.root.handlers == []
 

@@ -7,24 +7,16 @@ import torch
 from interpretgan.classifier import Classifier
 from interpretgan.errors import WeightsError
 from interpretgan.models.build import build_model
-from interpretgan.models.cards import Card, read_card, weights_file
 from interpretgan.models.weights import load_weights
+from interpretgan.models.zoo.cards import Card, read_card, weights_file
 from interpretgan.store.files import file_sha256
 
 
 def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classifier:
-    """A trained classifier that comes with the package; `interpretgan models` lists them with their accuracy.
+    """A trained classifier that comes with the package, by a name such as `"lenet5-avg-trades"`, on a device.
 
-    Args:
-        name: E.g. `"lenet5-avg-trades"`.
-        device: Where to put it.
-
-    Returns:
-        The classifier: called with images `[N, C, H, W]` in its bounds it returns logits `[N, K]`.
-
-    Raises:
-        ModelError: No classifier of that name; the message has the nearest names.
-        WeightsError: The weights are missing, or not those of the card.
+    `interpretgan models` lists them with their accuracy. `ModelError` for a name that does not exist, `WeightsError`
+    for weights that are missing or not those of the card.
     """
     card = read_card(name)
     file = weights_file(name)
@@ -32,11 +24,8 @@ def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classif
         raise WeightsError(expected=f"the weights of {name}", got=f"no file at {file}", do="install the package again")
     found = file_sha256(file)
     if found != card.sha256:
-        raise WeightsError(
-            expected=f"weights with the SHA-256 of their card, {card.sha256[:12]}...",
-            got=f"{found[:12]}... in {file}",
-            do="install the package again: the file is damaged or another one",
-        )
+        expected, got = f"weights with the SHA-256 of their card, {card.sha256[:12]}...", f"{found[:12]}... in {file}"
+        raise WeightsError(expected=expected, got=got, do="install the package again: the file is damaged")
     model = build(card)
     load_weights(model, file)
     return Classifier(model.to(device).eval(), bounds=card.bounds, mean=card.mean, std=card.std)
@@ -44,12 +33,6 @@ def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classif
 
 def build(card: Card) -> torch.nn.Module:
     """The network of a card, without its weights; the global random state stays as it is."""
+    settings = {key: getattr(card, key) for key in ("in_channels", "num_classes", "image_size", "pool", "width")}
     with torch.random.fork_rng(devices=()):
-        return build_model(
-            card.architecture,
-            in_channels=card.in_channels,
-            num_classes=card.num_classes,
-            image_size=card.image_size,
-            pool=card.pool,
-            width=card.width,
-        )
+        return build_model(card.architecture, **settings)

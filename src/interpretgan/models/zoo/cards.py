@@ -1,6 +1,6 @@
 """Cards: what a pretrained classifier is, what it was trained on and how, and what it reaches.
 
-A card and its weights lie side by side in `zoo/`, as NAME.json and NAME.safetensors.
+A card and its weights lie side by side in this folder, as NAME.json and NAME.safetensors.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from interpretgan.errors import ModelError, WeightsError
 from interpretgan.store.files import read_json, write_json
 
-ZOO = Path(__file__).parent / "zoo"
+ZOO = Path(__file__).parent
 """Folder of the cards and weights."""
-SCHEMA = 1
+SCHEMA = 2
 PRETRAINED_EXPECTED = tuple(
     f"{architecture}-{pool}{objective}"
     for architecture in ("lenet5", "vgg-small")
@@ -32,29 +32,21 @@ class Card:
 
     Attributes:
         name: `architecture-pool`, and `-objective` unless that is the natural one.
-        architecture: A key of `interpretgan.models.MODELS`.
-        pool: Its pooling.
-        width: What its channels are multiplied by.
-        in_channels: Channels of its images.
-        num_classes: Number of its logits.
-        image_size: Height and width of its images.
-        bounds: Lowest and highest value of a pixel.
-        mean: Per channel, subtracted before the network. `None`: nothing is.
-        std: Per channel, divided by after that. `None`: nothing is.
-        classes: Names of the classes.
+        architecture, pool, width: What `build_model` makes it of.
+        in_channels, image_size: Channels, and height and width of its images.
+        num_classes, classes: Number of its logits, and names of the classes.
+        bounds, mean, std: See `Classifier`.
         data: `name`, `sha256` and `note` of the training images.
         objective: `name`, and the settings of the training objective.
-        recipe: Settings of the training.
-        seed: Of the training.
+        recipe, seed: Settings of the training.
         training: What the training did: steps, seconds, and which epoch the weights are of.
+        versions: Of the packages that trained it.
         figures: Accuracy on test images as `interpretgan evaluate` measures it: for `natural`, each attack and
             `worst_case` a mapping of value, low and high (0 to 1, a confidence interval) and examples. Beside them
             `threat_model`, `attacks`, `data`, `flags` and `provenance`; see `Evaluation`. `None`: not measured yet.
         precision: What the weights are stored in, `"float32"` or `"float16"`; they are loaded as float32.
         parameters: Number of its parameters.
-        sha256: Of the weights file.
-        state_sha256: Of parameters and buffers as loaded; see `Classifier.state_sha256`.
-        versions: Of the packages that trained it.
+        sha256, state_sha256: Of the weights file, and of what is loaded of it; see `Classifier.state_sha256`.
     """
 
     name: str
@@ -73,12 +65,12 @@ class Card:
     recipe: Mapping[str, Any]
     seed: int
     training: Mapping[str, Any]
-    figures: Mapping[str, Any] | None
-    precision: str
-    parameters: int
-    sha256: str
-    state_sha256: str
     versions: Mapping[str, str]
+    figures: Mapping[str, Any] | None = None
+    precision: str = ""
+    parameters: int = 0
+    sha256: str = ""
+    state_sha256: str = ""
 
     @property
     def eps(self) -> float | None:
@@ -87,20 +79,12 @@ class Card:
         return None if threat_model is None else float(threat_model["eps"])
 
     def figure(self, name: str) -> Mapping[str, Any] | None:
-        """An accuracy with its interval, `None` if it was not measured.
-
-        Args:
-            name: `natural`, an attack or `worst_case`.
-        """
+        """An accuracy with its interval, of `natural`, an attack or `worst_case`; `None` if it was not measured."""
         found: Mapping[str, Any] | None = (self.figures or {}).get(name)
         return found
 
     def save(self) -> None:
-        """Write the card into `ZOO`.
-
-        Raises:
-            RunFolderError: The folder cannot be written.
-        """
+        """Write the card into `ZOO`."""
         write_json(ZOO / f"{self.name}.json", {"schema": SCHEMA, **asdict(self)})
 
 
@@ -121,28 +105,18 @@ def card_names() -> tuple[str, ...]:
 
 
 def read_card(name: str) -> Card:
-    """The card of a pretrained classifier.
-
-    Raises:
-        ModelError: No classifier of that name; the message has the nearest names.
-        WeightsError: The card is damaged.
-    """
+    """The card of a pretrained classifier; `ModelError` for an unknown name, `WeightsError` for a damaged card."""
     names = card_names()
     if name not in names:
         related = [known for known in names if known.startswith(f"{name}-")] or get_close_matches(name, names, n=3)
-        raise ModelError(
-            expected="the name of a pretrained classifier",
-            got=repr(name),
-            do=f"choose {' or '.join(related)}" if related else "see `interpretgan models` for the list",
-        )
+        do = f"choose {' or '.join(related)}" if related else "see `interpretgan models` for the list"
+        raise ModelError(expected="the name of a pretrained classifier", got=repr(name), do=do)
     file = ZOO / f"{name}.json"
     content = read_json(file)
-    wanted = {field.name for field in fields(Card)}
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or content.keys() - {"schema"} != wanted:
+    wanted = {"schema", *(field.name for field in fields(Card))}
+    if not isinstance(content, dict) or content.keys() != wanted or content.pop("schema") != SCHEMA:
         raise WeightsError(expected=f"a card of schema {SCHEMA}", got=str(file), do="install the package again")
-    values = {key: value for key, value in content.items() if key != "schema"}
-    for key in ("image_size", "bounds", "mean", "std", "classes"):
-        values[key] = None if values[key] is None else tuple(values[key])
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
     card = Card(**values)
     if card.name != name or card.name != proper_name(card.architecture, card.pool, card.objective["name"]):
         raise WeightsError(expected=f"the card of {name}", got=f"that of {card.name}", do="install the package again")

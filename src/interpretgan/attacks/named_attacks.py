@@ -1,0 +1,101 @@
+"""The attacks of an evaluation by name: what each makes of a threat model, and how it searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interpretgan.attacks.gradient import Run, Search, attack, search
+from interpretgan.attacks.minimal_norm import CARLINI_WAGNER, DEEPFOOL, carlini_wagner, deepfool, first_constant
+from interpretgan.attacks.threat_model import Bounds, ThreatModel, iterated
+from interpretgan.classifier import Classifier
+from interpretgan.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """One attack: what it makes of a threat model, all that it depends on (for the record), and how it searches."""
+
+    threat_model: ThreatModel
+    settings: dict[str, Any]
+    search: Search | None = None
+    """See `attack`. `None`: that of the threat model."""
+
+
+def _climbing(threat_model: ThreatModel, loss: str, search: Search | None = None) -> NamedAttack:
+    """FGSM or PGD on a loss."""
+    settings = {name: v for name, v in threat_model.to_dict().items() if name not in ("norm", "eps", "attack")}
+    settings |= {"loss": loss, "random_start": threat_model.attack == "pgd"}
+    return NamedAttack(threat_model, settings, search)
+
+
+def _cw(threat_model: ThreatModel, bounds: Bounds) -> NamedAttack:
+    if threat_model.norm == "linf":
+        return _climbing(iterated(threat_model), "margin", _climb_margin)
+    settings = {**CARLINI_WAGNER, "initial_const": first_constant(bounds), "confidence": 0, "restarts": 1}
+    settings |= {"loss": "margin", "success": "within eps only"}
+    return NamedAttack(replace(threat_model, restarts=1), settings, carlini_wagner)
+
+
+def _deepfool(threat_model: ThreatModel, _bounds: Bounds) -> NamedAttack:
+    return NamedAttack(replace(threat_model, restarts=1), {**DEEPFOOL, "restarts": 1, "loss": "logits"}, deepfool)
+
+
+NAMED_ATTACKS: dict[str, Callable[[ThreatModel, Bounds], NamedAttack]] = {
+    "fgsm": lambda tm, _bounds: _climbing(ThreatModel(tm.norm, tm.eps, "fgsm"), "cross-entropy"),  # one step [27]
+    "pgd": lambda tm, _bounds: _climbing(iterated(tm), "cross-entropy"),  # from random starts [25]
+    "cw": _cw,  # Carlini and Wagner's margin: in L-infinity as PGD climbs it, in L2 by their own minimisation
+    "deepfool": _deepfool,
+}
+AUTOATTACK = "autoattack"
+"""Runs as a whole, see `autoattack`."""
+NAMES = (*NAMED_ATTACKS, AUTOATTACK)
+
+
+def _climb_margin(
+    run: Run, x: Tensor, y: Tensor, threat_model: ThreatModel, bounds: Bounds, *, start: Tensor | None
+) -> Tensor:
+    def margin(logits: Tensor) -> Tensor:
+        """Highest other logit minus that of the true class, summed over the examples."""
+        true = torch.nn.functional.one_hot(y, logits.shape[1]).bool()
+        return (logits.masked_fill(true, -torch.inf).amax(dim=1) - logits[true]).sum()
+
+    return search(run, x, y, threat_model, bounds, start=start, loss=margin)
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of attacks; `ConfigError` for none at all, one that does not exist, or one twice."""
+    unknown = [name for name in names if name not in NAMES]
+    if not names or unknown or len(set(names)) < len(names):
+        expected, got = f"attacks of {', '.join(NAMES)}, each once", repr(unknown[0] if unknown else ",".join(names))
+        raise ConfigError(expected=expected, got=got, do="name them with commas between, e.g. fgsm,pgd,autoattack")
+    return tuple(names)
+
+
+def survivors(
+    classifier: Classifier, images: Tensor, labels: Tensor, threat_model: ThreatModel, *, seed: int,
+    method: Search | None = None,
+) -> Tensor:  # fmt: skip
+    """Which checked examples an attack leaves right, bool `[N]`; its settings are those of `attack`.
+
+    A restart goes on with those that the ones before left, with the next seed.
+    """
+    right = predicted_right(classifier, images, labels)  # what is wrong without an attack stays wrong
+    once = replace(threat_model, restarts=1)
+    for restart in range(threat_model.restarts):
+        left = right.nonzero().flatten()
+        if not len(left):
+            break
+        x, y = images[left], labels[left]
+        right[left] = predicted_right(classifier, attack(classifier, x, y, once, seed=seed + restart, method=method), y)
+    return right
+
+
+def predicted_right(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
+    """Which images the classifier predicts right, bool `[N]`."""
+    parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+    return torch.cat([classifier.logits(x).argmax(dim=1) == y for x, y in parts])

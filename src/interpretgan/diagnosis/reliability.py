@@ -1,0 +1,112 @@
+"""The warnings of a diagnosis: every kind of flag, and the rules that raise them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from interpretgan.diagnosis.result import Diagnosis, LayerResult
+from interpretgan.errors import Flag, FlagKind
+
+READABLE = 0.05
+"""A layer is unreliable when the judge predicts its natural explanations this much worse than natural images."""
+QUIET = 0.03
+"""Random noise of the same size may move a layer's vulnerability by this much."""
+FOOLED = 0.8
+"""A judge that keeps less than this share of its own accuracy on the attacked images is flagged."""
+BROKEN = 1 / 3
+"""A judge that keeps less than this share of its own accuracy when it is attacked itself is flagged."""
+
+UNRELIABLE = FlagKind(
+    "unreliable", "failure",
+    "unreliable: the judge predicts {value:.3f} of its natural explanations right, and {threshold:.3f} is needed",
+)  # fmt: skip
+UNRELIABLE_BEFORE = FlagKind(
+    "unreliable_before", "failure", "unreliable: the explanations of {before}, the layer before it, cannot be read"
+)
+NOISE_CONTROL = FlagKind("noise_control", "failure", "random noise alone moves it by {value:+.3f}")
+NOISE_CONTROL_FAILED = FlagKind(
+    "noise_control_failed", "failure",
+    "the noise control failed: random noise alone moves {layers}, by up to {value:.3f}, so what these layers seem to "
+    "contribute is not all the attack's",
+)  # fmt: skip
+UNREADABLE_LAYERS = FlagKind(
+    "unreadable_layers", "warning",
+    "natural explanations cannot be read at {value} of {layers} layers: train the generator longer, on photographs "
+    "with a robust recognition network (--recognition-network robust)",
+)  # fmt: skip
+ZERO_EPS_CONTROL = FlagKind(
+    "zero_eps_control", "failure", "without a perturbation the largest |V| is {value:.3g}, where it must be 0"
+)
+WEAK_MODEL = FlagKind(
+    "weak_model", "warning",
+    "a weak model: it predicts {value:.3f} of the natural images right, the judge {threshold:.3f}; check the weights, "
+    "the normalisation and the order of the classes",
+)  # fmt: skip
+WEAK_JUDGE = FlagKind(
+    "weak_judge", "warning",
+    "a weak judge: it predicts {value:.3f} of the {images} images right, the model {threshold:.3f}",
+)  # fmt: skip
+JUDGE_FOOLED = FlagKind(
+    "judge_fooled", "warning",
+    "the perturbation fools the judge in the image itself: it predicts {value:.3f} right instead of {natural:.3f}, and "
+    "the layers share only what is left",
+)  # fmt: skip
+JUDGE_NOT_ROBUST = FlagKind(
+    "judge_not_robust", "warning",
+    "the judge is easily fooled: attacked itself it predicts {value:.3f} right instead of {natural:.3f}; train it "
+    "longer (--judge-epochs)",
+)  # fmt: skip
+
+
+def unreliable_flags(layer: LayerResult) -> list[Flag]:
+    """The flags that say that a layer's explanations, or those of the layer before it, are misread."""
+    return [flag for flag in layer.flags if flag.code in (UNRELIABLE.code, UNRELIABLE_BEFORE.code)]
+
+
+def is_unreliable(layer: LayerResult) -> bool:
+    """Whether the vulnerability of a layer must not be used."""
+    return bool(unreliable_flags(layer))
+
+
+def layer_flags(layers: Sequence[LayerResult]) -> list[tuple[Flag, ...]]:
+    """The flags of each row, the image first."""
+    needed = layers[0].natural - READABLE
+    flags: list[tuple[Flag, ...]] = [()]
+    for before, layer in pairwise(layers):
+        raised, name, noise = [], layer.name, layer.vulnerability_noise
+        if layer.natural < needed:
+            raised.append(UNRELIABLE(layer=name, value=layer.natural, threshold=needed))
+        elif before.natural < needed:
+            raised.append(UNRELIABLE_BEFORE(layer=name, value=before.natural, threshold=needed, before=before.name))
+        if abs(noise.value) > QUIET and (noise.low > 0 or noise.high < 0):
+            raised.append(NOISE_CONTROL(layer=name, value=noise.value, threshold=QUIET))
+        flags.append(tuple(raised))
+    return flags
+
+
+def diagnosis_flags(diagnosis: Diagnosis) -> list[Flag]:
+    """What the figures of a whole diagnosis warn of, its layers having their flags."""
+    layers, accuracy, controls, judge = diagnosis.layers, diagnosis.accuracy, diagnosis.controls, diagnosis.judge
+    flags = []
+    if unreadable := sum(flag.code == UNRELIABLE.code for layer in layers for flag in layer.flags):
+        flags.append(UNREADABLE_LAYERS(value=unreadable, layers=len(layers) - 1))
+    if controls["eps0_max_abs_vulnerability"] > 0:
+        flags.append(ZERO_EPS_CONTROL(value=controls["eps0_max_abs_vulnerability"], threshold=0.0))
+    natural, judged = accuracy["natural"], accuracy["judge_natural"]
+    attacked, judged_attacked = accuracy["adversarial"], accuracy["judge_adversarial"]
+    if natural < judged - 2 * READABLE:
+        flags.append(WEAK_MODEL(value=natural, threshold=judged))
+    if judged_attacked < attacked:
+        flags.append(WEAK_JUDGE(value=judged_attacked, threshold=attacked, images="attacked"))
+    if judged_attacked < FOOLED * judged:
+        flags.append(JUDGE_FOOLED(value=judged_attacked, threshold=FOOLED * judged, natural=judged))
+    if judged < natural - 2 * READABLE:
+        flags.append(WEAK_JUDGE(value=judged, threshold=natural, images="natural"))
+    if moved := [layer.name for layer in layers for flag in layer.flags if flag.code == NOISE_CONTROL.code]:
+        most = controls["noise_max_abs_vulnerability"]
+        flags.append(NOISE_CONTROL_FAILED(value=most, threshold=QUIET, layers=", ".join(moved)))
+    if judge["adversarial"] < BROKEN * judge["natural"]:
+        broken = BROKEN * judge["natural"]
+        flags.append(JUDGE_NOT_ROBUST(value=judge["adversarial"], threshold=broken, natural=judge["natural"]))
+    return flags

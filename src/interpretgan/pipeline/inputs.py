@@ -1,0 +1,367 @@
+"""What a run is given: images, a classifier, a judge, a recognition network. Loaded or built, checked, and identified.
+
+All of this happens before anything is trained or written, so a wrong setting costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interpretgan.attacks import ThreatModel, require_eps_within_range, require_gradient
+from interpretgan.classifier import Classifier
+from interpretgan.data import ImageSet, load_data
+from interpretgan.errors import ConfigError
+from interpretgan.gan.multi_device import check_team
+from interpretgan.judge import Judge
+from interpretgan.layers import Anatomy, Layer, examine
+from interpretgan.models import Card, build_model, card_names, load_weights, published_pool, read_card, source_file
+from interpretgan.pipeline.settings import Settings
+from interpretgan.robustness.evaluate import require_attackable
+from interpretgan.store.files import file_sha256
+from interpretgan.training import Recipe, judge_recipe
+
+TRAINED = "robust"
+"""Name of a recognition network that the run trains itself."""
+PROBE_IMAGES = 4
+"""Images that networks are tried on."""
+
+
+class Inputs:
+    """What a run is given, by name in its settings or as objects.
+
+    Args:
+        settings: What is wanted.
+        classifier: The classifier, trained. `None`: the settings name it.
+        train: Training images. `None`: likewise.
+        test: Held-out images. `None`: likewise.
+        threat_model: The attack. `None`: likewise.
+        judge: The judge, trained. `None`: the settings name it.
+
+    Attributes:
+        device: Where networks run.
+
+    Raises:
+        ConfigError: No such device.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        classifier: Classifier | None = None,
+        train: ImageSet | None = None,
+        test: ImageSet | None = None,
+        threat_model: ThreatModel | None = None,
+        judge: Judge | None = None,
+    ) -> None:
+        self.settings, self.given_classifier, self.given_judge = settings, classifier, judge
+        self._train, self._test, self._threat_model = train, test, threat_model
+        self.device = find_device(settings.run.device) if classifier is None else classifier.device
+
+    # --- images ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """Training images."""
+        return self._load("train") if self._train is None else self._train
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """Held-out images."""
+        return self._load("test") if self._test is None else self._test
+
+    def _load(self, split: str) -> ImageSet:
+        options = self.settings.data
+        return load_data(options.data, split, data_dir=options.data_dir, image_size=options.image_size)
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data, of a folder its last part."""
+        return Path(self.test.name).name if "/" in self.test.name else self.test.name
+
+    def batch(self, indices: range | list[int]) -> tuple[Tensor, Tensor]:
+        """Test images and their classes, on the device."""
+        images, labels = self.test.scaled(self.classifier.bounds).batch(torch.tensor(list(indices)))
+        return images.to(self.device), labels.to(self.device)
+
+    @property
+    def probe(self) -> Tensor:
+        """A few images to run networks on."""
+        return self.batch(range(min(PROBE_IMAGES, len(self.test))))[0]
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """The attack of a diagnosis."""
+        return self.settings.attack.threat_model() if self._threat_model is None else self._threat_model
+
+    def build(self, name: str, seed: int, *, pool: str | None = None, width: float = 1.0) -> nn.Module:
+        """A network for the images, its weights drawn from the seed; see `build_model`."""
+        channels, *size = self.train.shape
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_model(
+                name,
+                in_channels=channels,
+                num_classes=len(self.train.classes),
+                image_size=(size[0], size[1]),
+                pool=pool,
+                width=width,
+            )
+        return model.to(self.device)
+
+    # --- the classifier --------------------------------------------------------------------------------------
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the classifier comes with its weights, so that nothing is trained."""
+        return self.given_classifier is not None or self.settings.model.given
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier as given or built, with its weights where there are some."""
+        options = self.settings.model
+        if self.given_classifier is not None:
+            return self.given_classifier
+        if self.card is not None:
+            from interpretgan.models import load_classifier
+
+            return load_classifier(self.card.name, device=self.device)
+        model = self.build(options.model, self.settings.run.seed, pool=options.pool, width=self.width)
+        if options.file is not None:
+            load_weights(model, options.file)
+        return Classifier(model, mean=options.mean, std=options.std)
+
+    @cached_property
+    def card(self) -> Card | None:
+        """The card of a classifier that comes with the package, checked against the options and the data."""
+        options, data = self.settings.model, self.train
+        if self.given_classifier is not None or (options.model not in card_names() and not options.shipped):
+            return None
+        card = read_card(options.model)
+        if not options.shipped:
+            raise ConfigError(
+                expected=f"--weights pretrained with {card.name}",
+                got=f"--weights {options.weights}" if options.weights else "no weights",
+                do=f"add --weights pretrained, or name the architecture alone: "
+                f"--model {card.architecture} --pool {card.pool}",
+            )
+        for name in ("pool", "width"):
+            if getattr(options, name) not in (None, getattr(card, name)):
+                raise ConfigError(
+                    expected=f"--{name} {getattr(card, name)}, as {card.name} was trained",
+                    got=f"--{name} {getattr(options, name)}",
+                    do="leave it out, or choose another of `interpretgan models`",
+                )
+        wanted = (card.in_channels, *card.image_size)
+        if data.shape != wanted or len(data.classes) != card.num_classes:
+            raise ConfigError(
+                expected=f"images {_size(wanted)} of {card.num_classes} classes for {card.name}",
+                got=f"{_size(data.shape)} of {len(data.classes)} classes in {self.data_name}",
+                do=f"say --data {card.data['name']}, or bring the images to that size with --image-size",
+            )
+        return card
+
+    @property
+    def name(self) -> str:
+        """Name of the classifier."""
+        return self.settings.model.model if self.given_classifier is None else self.given_classifier.name
+
+    @property
+    def architecture(self) -> str:
+        """Name of its architecture."""
+        return self.name if self.card is None else self.card.architecture
+
+    @property
+    def pool(self) -> str | None:
+        """Its pooling; `None` where a network of the user's is left to itself."""
+        if self.card is not None:
+            return self.card.pool
+        return self.settings.model.pool or published_pool(self.architecture)
+
+    @property
+    def width(self) -> float:
+        """What its channels are multiplied by."""
+        chosen = self.settings.model.width if self.card is None else self.card.width
+        return 1.0 if chosen is None else chosen
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the classifier is trained, if it is."""
+        return self.settings.training.recipe(self.train, self.settings.model.epochs)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Objective and recipe of that training as plain values, checked."""
+        objective = self.settings.training.build()
+        values = {
+            key: value.to_dict() if isinstance(value, ThreatModel) else value for key, value in vars(objective).items()
+        }
+        return {"objective": {"name": self.settings.training.objective, **values}, **asdict(self.recipe)}
+
+    def anatomy(self, classifier: Classifier) -> Anatomy:
+        """All module calls of the classifier, as built or trained."""
+        return examine(classifier, self.probe)
+
+    def layers(self, classifier: Classifier) -> list[Layer]:
+        """The layers to explain: those that are chosen, or all distinct ones."""
+        names, anatomy = self.settings.generator.names(), self.anatomy(classifier)
+        return anatomy.distinct if names is None else anatomy.select(names)
+
+    # --- judge and recognition network -----------------------------------------------------------------------
+
+    @cached_property
+    def judge_network(self) -> Classifier:
+        """The judge's network as built, with its weights where there are some.
+
+        Raises:
+            ConfigError: It has the classifier's architecture.
+        """
+        options = self.settings.judge
+        if options.judge == self.architecture:
+            raise ConfigError(
+                expected="a judge of another architecture than the classifier's",
+                got=f"{options.judge} for both",
+                do="choose another --judge: a judge that shares the classifier's blind spots sees nothing",
+            )
+        model = self.build(options.judge, self.judge_seed)
+        if options.judge_weights is not None:
+            load_weights(model, options.judge_weights)
+        return Classifier(model, bounds=self.classifier.bounds)
+
+    @property
+    def judge_seed(self) -> int:
+        """Seed of the judge, another one than the classifier's."""
+        return self.settings.run.seed + 1
+
+    @property
+    def judge_recipe(self) -> Recipe:
+        """How the judge is trained, and so is a recognition network that the run trains."""
+        recipe, epochs = judge_recipe(self.train, self.threat_model), self.settings.judge.judge_epochs
+        return recipe if epochs is None else replace(recipe, epochs=epochs)
+
+    def _judge_identity(self) -> dict[str, Any]:
+        if self.given_judge is not None:
+            known: dict[str, Any] = {"state_sha256": self.given_judge.classifier.state_sha256()}
+        elif (weights := self.settings.judge.judge_weights) is not None:
+            known = {"weights": weights.name, "state_sha256": self.judge_network.state_sha256()}
+        else:
+            _ = self.judge_network  # it is refused now
+            known = asdict(self.judge_recipe)
+        return {f"judge_{name}": value for name, value in known.items()}
+
+    def _recognition_identity(self, sections: Sequence[str]) -> dict[str, Any]:
+        """What decides the recognition network beside its name; it must exist, and fit classifier and images."""
+        name, data = self.settings.generator.recognition_network, self.train
+        other = f"choose another of `interpretgan models`, or --recognition-network {TRAINED} to train one"
+        if name is None:
+            return {}
+        if name == TRAINED:
+            if "attack" not in sections:
+                raise ConfigError(
+                    expected="a threat model to train a robust recognition network against",
+                    got="a command without one",
+                    do="say `interpretgan diagnose`, or name a robust classifier of `interpretgan models`",
+                )
+            return {f"recognition_network_{key}": value for key, value in asdict(self.judge_recipe).items()}
+        card = read_card(name)
+        if card.eps is None or name == self.name:
+            raise ConfigError(
+                expected="a recognition network that is robust, and not the classifier under diagnosis",
+                got=f"{name}, {'naturally trained' if card.eps is None else 'for both'}",
+                do=other,
+            )
+        if (card.in_channels, *card.image_size) != data.shape or list(card.classes) != list(data.classes):
+            raise ConfigError(
+                expected=f"a recognition network of the classes of {self.data_name}",
+                got=f"{name}, of {card.data['name']}",
+                do=other,
+            )
+        return {"recognition_network_sha256": card.sha256}
+
+    # --- the configuration -----------------------------------------------------------------------------------
+
+    def config(self, sections: Sequence[str]) -> dict[str, Any]:
+        """The settings of a command with all that the data and the networks decide, hashes included.
+
+        Args:
+            sections: The parts of the settings that the command depends on, see `Settings.resolve`.
+
+        Raises:
+            InterpretGANError: Something is not as it should be.
+        """
+        settings, classifier = self.settings, self.classifier
+        config = settings.resolve(sections) | {"device": str(self.device)}
+        config["data"] |= {"name": self.test.name, "sha256": self.train.sha256, "test_sha256": self.test.sha256}
+        config["model"] |= self._classifier_identity()
+        if not {"attack", "generator", "evaluation"}.isdisjoint(sections):
+            self._check_classifier()
+        if "attack" in sections:
+            config["attack"] = self.threat_model.to_dict()
+            require_eps_within_range(self.threat_model, classifier.bounds, self.test.shape)
+        if "evaluation" in sections:
+            evaluation = settings.evaluation
+            require_attackable(classifier, self.probe, evaluation.threat_model(), evaluation.names())
+        if "judge" in sections:
+            config["judge"] |= self._judge_identity()
+        if "generator" in sections:
+            config["generator"] |= self._recognition_identity(sections)
+            check_team(settings.run.devices, settings.generator.images_per_layer, self.device)
+            if settings.generator.names() is not None:
+                # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
+                config["generator"]["layers"] = [layer.name for layer in self.layers(classifier)]
+        return config
+
+    def _classifier_identity(self) -> dict[str, Any]:
+        options, classifier = self.settings.model, self.classifier
+        if self.given_classifier is not None:
+            pixels = {"bounds": classifier.bounds, "mean": classifier.mean, "std": classifier.std}
+            return {"model": self.name, **pixels, "state_sha256": classifier.state_sha256()}
+        found: dict[str, Any] = {"pool": self.pool, "width": self.width}
+        if (file := source_file(options.model)) is not None:
+            found["model_sha256"] = file_sha256(file)
+        if not options.given:
+            return found | {"epochs": self.recipe.epochs, "training": self.training}
+        weights = {} if options.file is None else {"weights": options.file.name}
+        return found | weights | {"state_sha256": classifier.state_sha256()}
+
+    def _check_classifier(self) -> None:
+        """Refuse a network that has too few classes for the data, or that no gradient gets through."""
+        logits = self.classifier.logits(self.probe)
+        if logits.shape[1] < len(self.test.classes):
+            raise ConfigError(
+                expected=f"a model with {len(self.test.classes)} classes, as {self.data_name} has",
+                got=f"{logits.shape[1]} logits",
+                do="diagnose it on the data that it was trained for",
+            )
+        require_gradient(self.classifier, self.probe)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; `auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: No such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            expected="a device of this machine",
+            got=f"{name} ({str(error).splitlines()[0]})",
+            do="use --device cpu or auto",
+        ) from error
+    return device
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,367 @@
+"""The networks of a run: what the folder has is loaded, what is missing is trained there, in the order of this file.
+
+classifier → layers → judge → recognition network → generators → decoders
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from interpretgan.classifier import Classifier
+from interpretgan.errors import ConfigError
+from interpretgan.information import Decoders
+from interpretgan.interpreter import InterpretGAN
+from interpretgan.judge import Judge, measure_judge, train_judge
+from interpretgan.layers import Layer
+from interpretgan.models import load_classifier, load_weights, save_weights
+from interpretgan.pipeline.inputs import TRAINED, Inputs
+from interpretgan.pipeline.run_folder import WEIGHTS_FILE, RunFolder
+from interpretgan.store.files import file_sha256, read_json, write_json
+from interpretgan.store.metrics import MetricsLog
+from interpretgan.store.progress import Progress, stage_seconds
+from interpretgan.store.provenance import package_version
+from interpretgan.training import TrainingResult, evaluate_accuracy, train_classifier
+
+SHOWN_METRICS = ("loss", "accuracy", "loss_d", "information", "latent")
+"""Metrics of a training that its progress line has."""
+
+Say = Callable[[str], None]
+Log = Callable[[dict[str, Any]], None]
+Made = TypeVar("Made")
+
+
+class Networks:
+    """The networks of a run; each is made when it is first asked for, and kept in the run folder.
+
+    Args:
+        inputs: What is given: images, classifier, judge.
+        sections: The parts of the settings that this command depends on; the folder must agree on them.
+        folder: The run folder. `None`: nothing is written.
+        say: Told in a line what happens. `None`: stderr.
+        config: The configuration to write, where it is not that of the sections.
+
+    Attributes:
+        config: The settings, with all that the data and the networks decide.
+        seconds: What each stage took.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        sections: Sequence[str],
+        folder: Path | None = None,
+        say: Say | None = None,
+        *,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        self.inputs, self.settings, self.say = inputs, inputs.settings, say or say_to_stderr
+        self.seed, self.seconds = self.settings.run.seed, dict[str, float]()
+        with stage_seconds(self.seconds, "data"):
+            _ = inputs.train, inputs.test
+        # A wrong setting, model, weights file or layer is told before a folder is claimed for it.
+        self.config = inputs.config(sections) if config is None else config
+        self.folder = None if folder is None else RunFolder(folder).open(self.config)
+
+    def __enter__(self) -> Self:
+        """The run itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the run folder."""
+        if self.folder is not None:
+            self.folder.close()
+
+    def path(self, name: str) -> Path:
+        """A file of the run folder.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if self.folder is None:
+            raise ConfigError(expected="a run folder", got="none", do="name one with --out")
+        return self.folder / name
+
+    def made(
+        self,
+        name: str,
+        label: str,
+        train: Callable[[Path | None, Log], Made],
+        load: Callable[[Path], Made],
+        save: Callable[[Made, Path], None],
+    ) -> Made:
+        """What a training makes: loaded where the folder has NAME.safetensors, else trained, saved there last of all.
+
+        Args:
+            name: Of the stage and its file.
+            label: What the training is, for people.
+            train: Called with the file of its checkpoint, and what its metrics are told.
+            load: Reads the file.
+            save: Writes it.
+        """
+        file = None if self.folder is None else self.path(f"{name}.safetensors")
+        checkpoint = None if self.folder is None else self.path(f"checkpoint-{name}.pt")
+        if file is not None and file.exists():
+            return load(file)
+        with self._stage(name, label) as log:
+            result = train(checkpoint, log)
+        if file is not None and checkpoint is not None:
+            save(result, file)
+            checkpoint.unlink(missing_ok=True)
+        return result
+
+    @contextmanager
+    def _stage(self, name: str, label: str) -> Iterator[Log]:
+        """A training: announced, timed, its metrics logged and its progress shown."""
+        self.say(label)
+        log: MetricsLog | None = None
+        progress: Progress | None = None
+
+        def record(values: dict[str, Any]) -> None:
+            nonlocal log, progress
+            values = dict(values)
+            step, steps = int(values.pop("step")), int(values.pop("steps"))
+            if progress is None:
+                progress = Progress(steps, name, start=step - 1)
+                log = None if self.folder is None else MetricsLog(self.path(f"metrics-{name}.jsonl"), from_step=step)
+            if log is not None:
+                log.write(step, **values)
+            shown = (f"{key} {value:.3g}" for key, value in values.items() if key in SHOWN_METRICS)
+            progress.update(step, "  ".join(shown))
+
+        try:
+            with stage_seconds(self.seconds, name):
+                yield record
+        finally:
+            for part in (log, progress):
+                if part is not None:
+                    part.close()
+
+    # --- the classifier --------------------------------------------------------------------------------------
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier, trained."""
+        inputs, classifier = self.inputs, self.inputs.classifier
+        if inputs.is_trained:
+            return classifier
+        objective = self.settings.training.objective
+        aim = "" if objective == "natural" else f" for robustness ({objective})"
+
+        def train(checkpoint: Path | None, log: Log) -> Classifier:
+            result = train_classifier(
+                classifier,
+                inputs.train,
+                objective=self.settings.training.build(),
+                recipe=inputs.recipe,
+                seed=self.seed,
+                device=inputs.device,
+                checkpoint=checkpoint,
+                on_progress=log,
+            )
+            accuracy = evaluate_accuracy(classifier, inputs.test)
+            if self.folder is not None:
+                write_json(self.path("classifier.json"), _training_record(inputs, result, accuracy))
+                if result.last is not None:
+                    last = copy.deepcopy(classifier.model)
+                    last.load_state_dict(result.last)
+                    save_weights(last, self.path("classifier-last.safetensors"))
+            self.say(f"classifier: {accuracy:.1%} right on held-out images")
+            return classifier
+
+        label = f"training the classifier {inputs.name} on {inputs.data_name}{aim}"
+        return self.made("classifier", label, train, _loading(classifier), _saving)
+
+    def classifier_info(self) -> dict[str, Any]:
+        """What the trained classifier is and how well it does on natural test images, for a result."""
+        classifier, options, card = self.classifier, self.settings.model, self.inputs.card
+        weights, checkpoint, file = None, None, options.file
+        if card is not None:
+            weights, checkpoint = card.sha256, card.training.get("checkpoint")
+        elif not self.inputs.is_trained and self.folder is not None:
+            file = self.path(WEIGHTS_FILE)
+            checkpoint = read_json(self.path("classifier.json"))["training"]["checkpoint"]
+        if file is not None:
+            weights = file_sha256(file)
+        known = self.inputs.given_classifier is not None or options.own
+        return {
+            "name": self.inputs.name,
+            **({} if known else {"pool": self.inputs.pool, "width": self.inputs.width}),
+            "weights_sha256": weights,
+            "checkpoint": checkpoint,
+            "state_sha256": classifier.state_sha256(),
+            "test_accuracy": evaluate_accuracy(classifier, self.inputs.test),
+        }
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The layers to explain, of the trained classifier: training may open a branch that bypasses one."""
+        return self.inputs.layers(self.classifier)
+
+    # --- the judge, and the recognition network --------------------------------------------------------------
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge, trained against the threat model."""
+        inputs, name = self.inputs, self.settings.judge.judge
+        if inputs.given_judge is not None:
+            return inputs.given_judge
+        network, threat_model = inputs.judge_network, inputs.threat_model
+        if self.settings.judge.judge_weights is not None:
+            return measure_judge(network, name, inputs.test, threat_model=threat_model, seed=inputs.judge_seed)
+
+        def load(file: Path) -> Judge:
+            known = read_json(file.with_suffix(".json"))
+            return Judge(_loading(network)(file), known["natural"], known["adversarial"], known["name"])
+
+        def train(checkpoint: Path | None, log: Log) -> Judge:
+            judge = self._train_like_the_judge(inputs.judge_seed, checkpoint, log)
+            if self.folder is not None:
+                accuracy = {"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial}
+                write_json(self.path("judge.json"), accuracy)
+            self._say_accuracy("judge", judge)
+            return judge
+
+        label = "training the judge: an independent classifier, adversarially trained"
+        return self.made("judge", label, train, load, lambda judge, file: _saving(judge.classifier, file))
+
+    @cached_property
+    def recognition_network(self) -> Classifier | None:
+        """What classifies explanations while InterpretGAN trains; `None`: the classifier itself."""
+        inputs, name = self.inputs, self.settings.generator.recognition_network
+        if name is None:
+            return None
+        if name != TRAINED:
+            return load_classifier(name, device=inputs.device)
+        seed = inputs.judge_seed + 1
+
+        def train(checkpoint: Path | None, log: Log) -> Classifier:
+            trained = self._train_like_the_judge(seed, checkpoint, log)
+            self._say_accuracy("recognition network", trained)
+            return trained.classifier
+
+        def load(file: Path) -> Classifier:
+            network = Classifier(inputs.build(self.settings.judge.judge, seed), bounds=self.classifier.bounds)
+            return _loading(network)(file)
+
+        label = "training the recognition network: like the judge, with another seed"
+        return self.made("recognition_network", label, train, load, _saving)
+
+    def _train_like_the_judge(self, seed: int, checkpoint: Path | None, log: Log) -> Judge:
+        return train_judge(
+            self.inputs.train,
+            self.inputs.test,
+            threat_model=self.inputs.threat_model,
+            seed=seed,
+            epochs=self.inputs.judge_recipe.epochs,
+            architecture=self.settings.judge.judge,
+            bounds=self.inputs.classifier.bounds,
+            device=self.inputs.device,
+            checkpoint=checkpoint,
+            on_progress=log,
+        )
+
+    def _say_accuracy(self, what: str, judge: Judge) -> None:
+        self.say(f"{what}: {judge.natural:.1%} right on held-out images, {judge.adversarial:.1%} when attacked itself")
+
+    # --- generators and decoders -----------------------------------------------------------------------------
+
+    @cached_property
+    def interpreters(self) -> list[InterpretGAN]:
+        """InterpretGAN, once per generator seed."""
+        return [self._interpreter(self.seed + number) for number in range(self.settings.generator.generator_seeds)]
+
+    def _interpreter(self, seed: int) -> InterpretGAN:
+        config = self.settings.generator.config()
+
+        def train(checkpoint: Path | None, log: Log) -> InterpretGAN:
+            return InterpretGAN(self.classifier, self.layers, config=config, seed=seed).fit(
+                self.inputs.train,
+                recognition_network=recognition_network,
+                checkpoint=checkpoint,
+                on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
+                devices=self.settings.run.devices,
+            )
+
+        recognition_network = self.recognition_network  # its training is a stage of its own, before this one
+        label = f"training InterpretGAN for {len(self.layers)} layers at once (seed {seed})"
+        load = lambda file: InterpretGAN.load(file, self.classifier)  # noqa: E731  (an argument with a name)
+        return self.made(f"generator-{seed}", label, train, load, InterpretGAN.save)
+
+    @cached_property
+    def decoders(self) -> Decoders | None:
+        """The decoders and probes that measure information; `None` where information is left out."""
+        config = self.settings.information.config(self.settings.generator.precision)
+        if config is None:
+            return None
+
+        def train(checkpoint: Path | None, log: Log) -> Decoders:
+            return Decoders(self.classifier, self.layers, config=config, seed=self.seed).fit(
+                self.inputs.train,
+                checkpoint=checkpoint,
+                on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
+            )
+
+        label = f"training decoders and probes for {len(self.layers)} layers"
+        load = lambda file: Decoders.load(file, self.classifier)  # noqa: E731  (likewise)
+        return self.made("information", label, train, load, Decoders.save)
+
+
+def _training_record(inputs: Inputs, result: TrainingResult, accuracy: float) -> dict[str, Any]:
+    """What classifier.json says: all that a card of the zoo needs, and the course of the training."""
+    data, classifier, recipe = inputs.train, inputs.classifier, inputs.training
+    return {
+        "schema": 2,
+        "model": inputs.settings.model.model,
+        "pool": inputs.pool,
+        "width": inputs.width,
+        "in_channels": data.shape[0],
+        "num_classes": len(data.classes),
+        "image_size": list(data.shape[1:]),
+        "bounds": list(classifier.bounds),
+        "mean": classifier.mean,
+        "std": classifier.std,
+        "classes": list(data.classes),
+        "data": {"name": inputs.data_name, "sha256": data.sha256, "note": data.note},
+        "objective": recipe.pop("objective"),
+        "recipe": recipe,
+        "seed": inputs.settings.run.seed,
+        "training": {
+            "steps": result.steps,
+            "seconds": result.seconds,
+            "images_per_second": result.images_per_second,
+            "checkpoint": "last" if result.last is None else "best",
+            "best": result.best,
+        },
+        "accuracy": accuracy,
+        "history": list(result.history),
+        "versions": {name: package_version(name) for name in ("interpretgan", "torch")},
+    }
+
+
+def _loading(classifier: Classifier) -> Callable[[Path], Classifier]:
+    """Reads weights into a classifier."""
+
+    def load(file: Path) -> Classifier:
+        load_weights(classifier.model, file)
+        return classifier
+
+    return load
+
+
+def _saving(classifier: Classifier, file: Path) -> None:
+    save_weights(classifier.model, file)
+
+
+def say_to_stderr(line: str) -> None:
+    """Print a line to stderr at once."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

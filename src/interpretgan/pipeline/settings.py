@@ -1,0 +1,135 @@
+"""The settings of a run: all groups of options together, and what they resolve to before step 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from importlib.metadata import version
+from typing import Any, Self, TypedDict
+
+from interpretgan.errors import ConfigError
+from interpretgan.pipeline.options import (
+    AttackOptions,
+    DataOptions,
+    DiagnosisOptions,
+    EvaluationOptions,
+    GeneratorOptions,
+    InformationOptions,
+    JudgeOptions,
+    ModelOptions,
+    RunOptions,
+    TrainingOptions,
+)
+
+DIAGNOSE = ("data", "model", "attack", "judge", "generator", "information", "diagnosis")
+"""The sections that a diagnosis depends on."""
+
+
+class DiagnosisKeywords(TypedDict, total=False):
+    """The options of `interpretgan diagnose` that `run_diagnosis` takes; their defaults stand in `options.py`."""
+
+    layers: str | Sequence[str]
+    judge_epochs: int
+    generator_steps: int
+    generator_seeds: int
+    images_per_layer: int
+    recognition_network: str
+    information: float
+    latent: float
+    precision: str
+    information_steps: int
+    examples: int
+    bootstrap: int
+    confidence: float
+    seed: int
+    devices: int
+
+
+KEYWORD_GROUPS = {
+    "judge": JudgeOptions,
+    "generator": GeneratorOptions,
+    "information": InformationOptions,
+    "diagnosis": DiagnosisOptions,
+    "run": RunOptions,
+}
+"""The sections that keywords of `run_diagnosis` set."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run depends on."""
+
+    data: DataOptions = field(default_factory=DataOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    attack: AttackOptions = field(default_factory=AttackOptions)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    generator: GeneratorOptions = field(default_factory=GeneratorOptions)
+    diagnosis: DiagnosisOptions = field(default_factory=DiagnosisOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    information: InformationOptions = field(default_factory=InformationOptions)
+
+    @classmethod
+    def of(cls, **options: Any) -> Self:
+        """Settings from the keywords of `DiagnosisKeywords`, and the judge's architecture.
+
+        Raises:
+            ConfigError: A keyword that there is not, or a value out of range.
+        """
+        known = {item.name: section for section, group in KEYWORD_GROUPS.items() for item in fields(group)}
+        for name in options:
+            if name not in known:
+                near = get_close_matches(name, known, n=1, cutoff=0.6)
+                raise ConfigError(
+                    expected=f"an option of {', '.join(DiagnosisKeywords.__annotations__)}",
+                    got=name,
+                    do=f"did you mean {near[0]}?" if near else "leave it out",
+                )
+        if not isinstance(layers := options.get("layers", ""), str):
+            options["layers"] = ",".join(layers)
+        return cls(
+            **{
+                section: group(**{name: value for name, value in options.items() if known[name] == section})
+                for section, group in KEYWORD_GROUPS.items()
+            }
+        )
+
+    def resolve(self, sections: Sequence[str]) -> dict[str, Any]:
+        """The named sections as plain JSON, checked, with every default filled in.
+
+        Args:
+            sections: Of `data`, `model`, `attack`, `judge`, `generator`, `information`, `diagnosis`, `evaluation`.
+
+        Raises:
+            InterpretGANError: A setting out of range, or that does not fit the others.
+        """
+        model, information = self.model, self.information.config(self.generator.precision)
+        evaluation = self.evaluation
+        whole = {
+            # Where the data lie does not change a result; what they are is in the hash that is added on loading.
+            "data": {"name": self.data.data, "image_size": self.data.image_size},
+            "model": asdict(model)
+            | {"weights": "pretrained" if model.shipped else None, "pretrained": model.as_returned},
+            "attack": self.attack.threat_model().to_dict(),
+            "judge": {"judge": self.judge.judge},
+            "generator": asdict(self.generator.config())
+            | {
+                "seeds": self.generator.generator_seeds,
+                "recognition_network": self.generator.recognition_network,
+                "layers": self.generator.names(),
+            },
+            "information": {"steps": 0} if information is None else asdict(information),
+            "diagnosis": asdict(self.diagnosis),
+            "evaluation": asdict(evaluation)
+            | {"attacks": evaluation.names(), "step_size": evaluation.threat_model().resolved_step_size},
+        }
+        if "generator" not in sections and self.run.devices != 1:
+            raise ConfigError(
+                expected="--devices with a command that trains a generator",
+                got=str(self.run.devices),
+                do="leave --devices out: the rest of the work runs on one",
+            )
+        run = {name: getattr(self.run, name) for name in ("seed", "device", "devices")}
+        return {"schema": 2, "version": version("interpretgan"), **run} | {name: whole[name] for name in sections}

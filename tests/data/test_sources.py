@@ -1,0 +1,217 @@
+"""Image sets, and the one way in which everything that a user hands in becomes a source of images."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from interpretgan.data import ImageSet, as_image_set, as_source, content_of, describe, load_data
+from interpretgan.errors import DataError, ImageError, LabelError
+
+Example = tuple[Any, Any]
+
+
+class Pairs(Dataset[Example]):
+    """A data set of whatever pairs it is given."""
+
+    def __init__(self, *pairs: Example) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.pairs[index]
+
+
+@pytest.fixture
+def examples() -> tuple[Tensor, Tensor]:
+    images, labels = load_data("digits", "test").batch(range(7))
+    return images, labels
+
+
+# --- image sets --------------------------------------------------------------------------------------------------
+
+
+def test_batch_is_float_in_unit_range_and_writable() -> None:
+    data = load_data("digits", "test")
+    for indices in (slice(0, 3), [0, 1, 2], torch.arange(3), np.arange(3)):
+        images, labels = data.batch(indices)
+        assert images.shape == (3, 1, 28, 28)
+        assert images.dtype == torch.float32
+        assert labels.dtype == torch.int64
+        assert images.min() >= 0
+        assert images.max() <= 1
+        assert torch.equal((images * 255).round().to(torch.uint8), torch.from_numpy(np.array(data.images[:3])))
+        images.zero_()
+    assert data.images[:3].any()
+
+
+def test_batches_cover_each_example_once_in_order_or_shuffled() -> None:
+    data = load_data("digits", "test")
+    in_order = torch.cat([labels for _, labels in data.batches(64)])
+    assert torch.equal(in_order, torch.from_numpy(data.labels))
+    shuffled = [torch.cat([y for _, y in data.batches(64, generator=torch.Generator().manual_seed(3))]) for _ in "ab"]
+    assert torch.equal(shuffled[0], shuffled[1])
+    assert not torch.equal(shuffled[0], in_order)
+    assert torch.equal(shuffled[0].sort().values, in_order.sort().values)
+
+
+def test_head_is_a_prefix_with_its_own_hash() -> None:
+    data = load_data("digits", "test")
+    head = data.head(20)
+    assert len(head) == 20
+    assert np.array_equal(head.images, data.images[:20])
+    assert head.sha256 != data.sha256
+    assert data.head(10_000) is data
+    with pytest.raises(DataError, match="at least one"):
+        data.head(0)
+
+
+def numbers(dtype: type, shape: tuple[int, ...] = (4, 2, 3, 5), scale: float = 1.0) -> Any:
+    values = np.random.default_rng(0).random(shape) * scale
+    values.flat[:2] = 0, scale
+    return values.astype(dtype)
+
+
+def make(images: Any, labels: Any = (0, 1, 1, 0), **settings: Any) -> ImageSet:
+    return ImageSet("mine", "test", images, np.asarray(labels), ("a", "b"), **settings)
+
+
+def test_floats_are_not_scaled_again() -> None:
+    images = numbers(np.float32)
+    assert torch.equal(make(images).batch(range(4))[0], torch.from_numpy(images))
+    wide = make(2 * images - 1, bounds=(-1.0, 1.0))
+    assert torch.equal(wide.batch([1])[0], torch.from_numpy(2 * images[1:2] - 1))
+    torch.testing.assert_close(wide.scaled((0.0, 1.0)).batch(range(4))[0], torch.from_numpy(images))
+    bytes_ = numbers(np.uint8, scale=255)
+    as_floats = make(bytes_.astype(np.float32) / 255)
+    for bounds in ((0.0, 1.0), (-2.0, 3.0)):
+        torch.testing.assert_close(
+            make(bytes_).scaled(bounds).batch(range(4))[0], as_floats.scaled(bounds).batch(range(4))[0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "error", "message"),
+    [
+        (numbers(np.float32, scale=255), (0, 1, 1, 0), ImageError, r"within the bounds \[0, 1\], got \[0, 255\]"),
+        (np.full((4, 2, 3, 5), np.nan, np.float32), (0, 1, 1, 0), ImageError, "within the bounds"),
+        (numbers(np.float64), (0, 1, 1, 0), ImageError, "got float64"),
+        (numbers(np.float32, (4, 3, 5)), (0, 1, 1, 0), ImageError, r"\[N, C, H, W\]"),
+        (numbers(np.float32), (0, 1, 1), LabelError, "expected 4 integer labels"),
+        (numbers(np.float32), (0.0, 1.0, 1.0, 0.0), LabelError, "got float64"),
+        (numbers(np.float32), (0, 1, 2, 0), LabelError, "labels from 0 to 1"),
+    ],
+)
+def test_sets_that_make_no_sense_are_refused(images: Any, labels: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make(images, labels)
+
+
+def test_the_hash_is_of_the_content_and_made_where_none_is_given() -> None:
+    one = make(numbers(np.uint8, scale=255))
+    assert len(one.sha256) == 64
+    assert make(numbers(np.uint8, scale=255)).sha256 == one.sha256 != make(one.images, (1, 1, 1, 0)).sha256
+    assert make(one.images, sha256="known").sha256 == "known"
+    assert describe(one)["sha256"] == one.sha256
+    assert describe(torch.rand(1)) == {}
+
+
+# --- whatever a user hands in ------------------------------------------------------------------------------------
+
+
+LABELS: dict[str, Callable[[Tensor], Any]] = {
+    "int": int,
+    "0-d tensor": lambda label: label,
+    "numpy": lambda label: np.int32(int(label)),
+}
+
+
+@pytest.mark.parametrize("kind", ["pair", "list", "TensorDataset", "ImageSet", "source", *LABELS])
+def test_every_kind_of_data_gives_the_same_batches(kind: str, examples: tuple[Tensor, Tensor]) -> None:
+    images, labels = examples
+    kinds: dict[str, Callable[[], Any]] = {
+        "pair": lambda: (images, labels),
+        "list": lambda: [images, labels],
+        "TensorDataset": lambda: TensorDataset(images, labels),
+        "ImageSet": lambda: load_data("digits", "test").head(7),
+        "source": lambda: as_source(images, labels, (0, 1)),
+    }
+    data = kinds[kind]() if kind in kinds else Pairs(*((x, LABELS[kind](y)) for x, y in zip(*examples, strict=True)))
+    source, chosen = as_source(data, None, (0.0, 1.0), labelled=True), torch.tensor([5, 0, 3])
+    x, y = source.batch(chosen)
+    assert len(source) == 7
+    torch.testing.assert_close(x, images[chosen])
+    assert torch.equal(y, labels[chosen])
+    assert y.dtype == torch.int64
+    as_set = as_image_set(data, "train")
+    assert as_set.shape == (1, 28, 28)
+    assert torch.equal(as_set.batch(chosen)[1], labels[chosen])
+    torch.testing.assert_close(as_set.batch(chosen)[0], images[chosen])
+
+
+def test_labels_may_be_missing_where_only_images_are_needed(examples: tuple[Tensor, Tensor]) -> None:
+    images, labels = examples
+    unlabelled: list[Any] = [images, TensorDataset(images), [(image,) for image in images], list(images)]
+    for data in unlabelled:
+        assert torch.equal(as_source(data, None, (0, 1)).batch(torch.arange(7))[0], images)
+        with pytest.raises(LabelError, match=r"got none|got no label"):
+            as_source(data, None, (0, 1), labelled=True).batch(torch.arange(7))
+    with pytest.raises(LabelError, match=r"labels beside a tuple"):
+        as_source((images, labels), labels, (0, 1))
+    with pytest.raises(LabelError, match=r"labels \[7\] with a tensor of images, got torch.int64 of shape \(3,\)"):
+        as_source(images, labels[:3], (0, 1))
+
+
+def test_classes_are_those_of_the_data_or_the_numbers_that_occur(examples: tuple[Tensor, Tensor]) -> None:
+    images, labels = examples
+    assert as_image_set(examples, "test").classes == tuple(str(number) for number in range(int(labels.max()) + 1))
+    assert as_image_set(examples, "test", classes="abcdefghijkl").classes == tuple("abcdefghijkl")
+    named = Pairs(*zip(images, labels.tolist(), strict=True))
+    named.classes = list("ABCDEFGHIJ")  # type: ignore[attr-defined]  # as torchvision's data sets have it
+    assert as_image_set(named, "test").classes == tuple("ABCDEFGHIJ")
+    scaled = as_image_set((2 * images - 1, labels), "train", bounds=(-1.0, 1.0))
+    assert (scaled.bounds, scaled.split) == ((-1.0, 1.0), "train")
+    torch.testing.assert_close(scaled.scaled((0.0, 1.0)).batch([2])[0], images[2:3])
+
+
+def test_what_is_in_memory_is_known_by_its_content(examples: tuple[Tensor, Tensor]) -> None:
+    images, labels = examples
+    one, other = (as_source(x, labels, (0, 1)) for x in (images, images.flip(0)))
+    assert content_of(one) != content_of(other)
+    assert content_of(as_source(Pairs((images[0], 1)), None, (0, 1))) == "1"
+
+
+IMAGE, PICTURE = torch.rand(1, 4, 4), Image.new("L", (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (Pairs((PICTURE, 0)), ImageError, "got an Image in example 0; add a ToTensor transform"),
+        (Pairs((IMAGE.numpy(), 0)), ImageError, "got float32 of shape .* in example 0; add a ToTensor"),
+        (Pairs((255 * IMAGE.byte(), 0)), ImageError, "got torch.uint8"),
+        (Pairs((IMAGE, 0), (IMAGE[:, :2], 1)), ImageError, r"images of one shape, got \(1, 2, 4\) and \(1, 4, 4\)"),
+        (Pairs((IMAGE, 0.5)), LabelError, "a whole number, got a float in example 0"),
+        (Pairs((IMAGE, torch.tensor(0.5))), LabelError, r"got torch.float32 of shape \(\) in example 0"),
+        (Pairs(({"image": IMAGE}, 0)), ImageError, "got a dict"),
+        (Pairs(), DataError, "an empty data set"),
+        (DataLoader(Pairs((IMAGE, 0))), DataError, "got a DataLoader; pass loader.dataset"),
+        (np.zeros((2, 1, 4, 4), np.float32), DataError, "torch.from_numpy"),
+        ("cifar10", DataError, "a Dataset of"),
+        (IMAGE, ImageError, r"images \[N, C, H, W\]"),
+    ],
+)
+def test_what_cannot_be_read_is_told_in_one_line(data: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        as_source(data, None, (0, 1)).batch(torch.arange(operator.length_hint(data)))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from interpretgan.diagnosis.reliability import diagnosis_flags, is_unreliable, layer_flags
+from interpretgan.diagnosis.result import Diagnosis
+from interpretgan.statistics import Interval
+from tests.report.samples import changed, lenet_diagnosis
+
+SOUND = lenet_diagnosis()
+
+
+def codes_at(diagnosis: Diagnosis) -> dict[str, list[str]]:
+    flags = layer_flags(diagnosis.layers)
+    return {
+        row.name: [flag.code for flag in found] for row, found in zip(diagnosis.layers, flags, strict=True) if found
+    }
+
+
+def flags_of(diagnosis: Diagnosis) -> list[str]:
+    return [flag.code for flag in diagnosis_flags(diagnosis)]
+
+
+def test_a_sound_diagnosis_has_no_flags() -> None:
+    assert codes_at(SOUND) == {}
+    assert flags_of(SOUND) == []
+
+
+def test_a_layer_that_is_misread_and_the_one_after_it_are_unreliable() -> None:
+    misread = changed(SOUND, "relu2", natural=0.9)
+    assert codes_at(misread) == {"relu2": ["unreliable"], "pool2": ["unreliable_before"]}
+    found = layer_flags(misread.layers)
+    assert (found[3][0].value, found[3][0].layer) == (0.9, "relu2")
+    assert found[3][0].threshold == pytest.approx(0.925)
+    rows = tuple(replace(row, flags=flags) for row, flags in zip(misread.layers, found, strict=True))
+    assert [row.name for row in rows if is_unreliable(row)] == ["relu2", "pool2"]
+    assert "unreadable_layers" in flags_of(replace(misread, layers=rows))
+    assert codes_at(changed(SOUND, "relu2", natural=0.926)) == {}
+
+
+@pytest.mark.parametrize(
+    ("noise", "raised"),
+    [
+        (Interval(0.05, 0.01, 0.09), True),
+        (Interval(-0.05, -0.09, -0.01), True),
+        (Interval(0.05, -0.01, 0.11), False),
+        (Interval(0.02, 0.01, 0.03), False),
+    ],
+)
+def test_the_noise_control_fails_where_noise_surely_moves_a_layer(noise: Interval, raised: bool) -> None:
+    moved = changed(SOUND, "fc1", vulnerability_noise=noise)
+    assert codes_at(moved) == ({"fc1": ["noise_control"]} if raised else {})
+    rows = tuple(replace(row, flags=flags) for row, flags in zip(moved.layers, layer_flags(moved.layers), strict=True))
+    assert flags_of(replace(moved, layers=rows)) == (["noise_control_failed"] if raised else [])
+    assert not any(is_unreliable(row) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("part", "figures", "raised"),
+    [
+        ("controls", {"eps0_max_abs_vulnerability": 1e-3}, ["zero_eps_control"]),
+        ("accuracy", {"natural": 0.8}, ["weak_model"]),
+        ("accuracy", {"adversarial": 0.95}, ["weak_judge"]),
+        ("accuracy", {"judge_natural": 0.8, "judge_adversarial": 0.7}, ["weak_judge"]),
+        ("accuracy", {"judge_adversarial": 0.7}, ["judge_fooled"]),
+        ("judge", {"adversarial": 0.3}, ["judge_not_robust"]),
+    ],
+)
+def test_figures_of_the_whole_raise_their_flags(part: str, figures: dict[str, float], raised: list[str]) -> None:
+    values = {**getattr(SOUND, part), **figures}
+    changes: dict[str, object] = {part: values}
+    assert flags_of(replace(SOUND, **changes)) == raised  # type: ignore[arg-type]  # the part that is changed

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import interpretgan
+from interpretgan.diagnosis.reliability import NOISE_CONTROL, UNRELIABLE, UNRELIABLE_BEFORE
+from interpretgan.diagnosis.result import Diagnosis
+from interpretgan.errors import Flag, FlagKind
+from interpretgan.report import answer_sentence, summary_table, wording
+from interpretgan.statistics import Interval
+from tests.report.samples import around, changed
+
+
+def with_survival(diagnosis: Diagnosis, values: list[float], half: float) -> Diagnosis:
+    rows = [
+        replace(layer, survival=value, intervals={**layer.intervals, "survival": around(value, half)})
+        for layer, value in zip(diagnosis.layers, values, strict=True)
+    ]
+    return replace(diagnosis, layers=tuple(rows))
+
+
+def all_alike(diagnosis: Diagnosis, vulnerability: Interval) -> Diagnosis:
+    for layer in diagnosis.layers[1:]:
+        diagnosis = changed(diagnosis, layer.name, vulnerability=vulnerability)
+    return diagnosis
+
+
+def claim(diagnosis: Diagnosis) -> str:
+    return "".join(text for text, _ in wording.answer(diagnosis).claim)
+
+
+def test_one_layer_stands_out(lenet: Diagnosis) -> None:
+    answer = wording.answer(lenet)
+    assert answer.layers == ("fc1",)
+    assert answer.claim[0] == ("fc1", True)
+    for figure in ("58 points [55, 61]", "62 % [59, 65] of the 93 points", "between image and logits"):
+        assert figure in answer.detail
+    assert answer.caveat == ""
+
+
+def test_layers_whose_intervals_overlap_are_named_together(lenet: Diagnosis) -> None:
+    lenet = changed(lenet, "fc1", vulnerability=around(0.30, 0.05))
+    answer = wording.answer(changed(lenet, "pool2", vulnerability=around(0.27, 0.05)))
+    assert answer.layers == ("fc1", "pool2")
+    assert [text for text, is_name in answer.claim if is_name] == ["fc1", "pool2"]
+    assert "30 points [25, 35] and 27 points [22, 32] of retained accuracy, together 61 % of" in answer.detail
+
+
+def test_many_layers_that_cannot_be_told_apart_are_counted(lenet: Diagnosis) -> None:
+    many = all_alike(lenet, around(0.13, 0.05))
+    answer = wording.answer(many)
+    assert len(answer.layers) == 7
+    assert claim(many).startswith("relu1, pool1, relu2 and 4 others contribute most")
+    assert "for the first 3, all 7 together 98 % of" in answer.detail
+
+
+@pytest.mark.parametrize(
+    ("values", "half"),
+    [([0.97] * 7 + [0.965], 0.001), (np.linspace(0.97, 0.92, 8).tolist(), 0.04)],
+    ids=["hardly anything is lost", "the loss is within its intervals"],
+)
+def test_no_layer_is_named_without_a_loss(lenet: Diagnosis, values: list[float], half: float) -> None:
+    answer = wording.answer(with_survival(lenet, values, half))
+    assert answer.layers == ()
+    assert not any(is_name for _, is_name in answer.claim)
+    assert f"97.0 % at image to {100 * values[-1]:.1f} % at logits" in answer.detail
+
+
+def test_a_top_layer_that_may_be_zero_does_not_stand_out(lenet: Diagnosis) -> None:
+    unsure = all_alike(lenet, around(0.13, 0.14))
+    assert wording.answer(unsure).layers == ()
+    assert claim(unsure).startswith("No single layer of lenet5 stands out")
+
+
+def test_a_share_above_the_whole_is_no_percentage(lenet: Diagnosis) -> None:
+    lenet = changed(lenet, "fc1", vulnerability=around(0.99, 0.02))
+    assert "more than the whole of the 93 points" in wording.answer(lenet).detail
+
+
+MISREAD = UNRELIABLE(layer="fc1", value=0.2, threshold=0.85)
+MISREAD_BEFORE = UNRELIABLE_BEFORE(layer="fc1", value=0.2, threshold=0.85, before="pool2")
+
+
+@pytest.mark.parametrize("flag", [MISREAD, MISREAD_BEFORE], ids=["the layer", "the layer before it"])
+def test_no_layer_is_named_where_the_blamed_one_cannot_be_read(lenet: Diagnosis, flag: Flag) -> None:
+    answer = wording.answer(changed(lenet, "fc1", flags=(flag,)))
+    assert answer.layers == ()
+    assert not any(is_name for _, is_name in answer.claim)
+    assert "contribute" not in answer.sentence
+    assert f"fc1 is {flag.message}" in answer.detail
+
+
+def test_no_layer_is_named_where_one_of_those_that_cannot_be_told_apart_is_unreliable(lenet: Diagnosis) -> None:
+    lenet = changed(lenet, "fc1", vulnerability=around(0.30, 0.05))
+    unreliable = UNRELIABLE(layer="pool2", value=0.2, threshold=0.85)
+    answer = wording.answer(changed(lenet, "pool2", vulnerability=around(0.27, 0.05), flags=(unreliable,)))
+    assert answer.layers == ()
+    assert unreliable.message in answer.detail
+
+
+def test_that_nothing_is_lost_is_not_said_where_the_last_layer_cannot_be_read(lenet: Diagnosis) -> None:
+    lenet = with_survival(lenet, [0.97] * 8, 0.01)
+    assert "contributes a loss that can be measured" in claim(lenet)
+    misread = changed(lenet, "logits", flags=(UNRELIABLE(layer="logits", value=0.1, threshold=0.85),))
+    assert "can be named" in claim(misread)
+
+
+def test_an_unreliable_layer_elsewhere_takes_no_name_away(lenet: Diagnosis) -> None:
+    answer = wording.answer(changed(lenet, "relu1", flags=(UNRELIABLE(layer="relu1", value=0.2, threshold=0.85),)))
+    assert (answer.layers, answer.caveat) == (("fc1",), "")
+
+
+def test_a_control_that_failed_at_the_blamed_layer_is_a_caveat(lenet: Diagnosis) -> None:
+    moved = NOISE_CONTROL(layer="fc1", value=0.2, threshold=0.03)
+    answer = wording.answer(changed(lenet, "fc1", flags=(moved,)))
+    assert answer.layers == ("fc1",)
+    assert moved.message in answer.caveat
+    assert moved.message not in wording.answer(changed(lenet, "relu1", flags=(moved,))).caveat
+
+
+def test_warnings_of_the_whole_are_a_caveat_and_notes_are_not(lenet: Diagnosis) -> None:
+    flags = tuple(Flag(code, code) for code in ("weak_judge", "weak_model", "judge_fooled"))
+    note = Flag("few_examples", "few examples", "note")
+    answer = wording.answer(replace(lenet, flags=(note, *flags)))
+    assert answer.caveat == "weak_judge; weak_model; 1 more among the warnings."
+    assert answer.sentence.endswith(answer.caveat)
+    assert wording.answer(replace(lenet, flags=(note,))).caveat == ""
+    failed = Flag("zero_eps_control", "zero_eps_control", "failure")
+    assert wording.answer(replace(lenet, flags=(*flags, failed))).caveat.startswith(
+        "zero_eps_control; weak_judge; 2 more"
+    )
+
+
+def test_summary_table_has_a_line_per_layer_and_the_flags(deep: Diagnosis) -> None:
+    deep = replace(deep, flags=(Flag("few_examples", "only 20 examples", "note"),))
+    lines = summary_table(deep).splitlines()
+    assert len(lines) == 2 + 26 + 3
+    assert [line[0] == "!" for line in lines[2:28]] == [False] * 24 + [True] * 2
+    assert lines[-1] == "note: only 20 examples"
+    assert all(
+        line.startswith(f"failure: {layer.name}: ") for line, layer in zip(lines[28:30], deep.layers[-2:], strict=True)
+    )
+    assert summary_table(deep).isascii()
+    assert len({len(line) for line in lines[3:28]}) == 1  # the columns are aligned
+
+
+def test_summary_table_has_the_figures_of_the_layer(lenet: Diagnosis) -> None:
+    row = next(line for line in summary_table(lenet).splitlines() if "fc1" in line)
+    assert row.split() == [
+        "fc1", "96.7", "5.0", "5.2", "+58.0", "[55.5,", "60.6]", "-0.5", "+30.2", "[29.6,", "30.8]", "3.10",
+    ]  # fmt: skip
+    assert answer_sentence(lenet).startswith("fc1 ")
+
+
+def test_names_are_printed_as_they_are(lenet: Diagnosis) -> None:
+    for name in ("blocks[0].relu:2", ":smile:", "[bold]x[/bold]"):
+        assert f" {name} " in summary_table(changed(lenet, "fc1", name=name))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (wording.number(0.551, 100, sign=True), "+55.1"),
+        (wording.number(-0.05, 100, sign=True), "−5.0"),
+        (wording.number(-0.0001, 100, sign=True), "0.0"),
+        (wording.number(3.0, 1, 2), "3.00"),
+        (wording.percent(float("nan")), "– %"),
+        (wording.percent(1), "100.0 %"),
+        (wording.span(Interval(0.0, -0.0001, 0.1)), "[0.0, 10.0]"),
+    ],
+)
+def test_numbers_in_words(found: str, expected: str) -> None:
+    assert found == expected
+
+
+def test_every_kind_of_flag_that_a_diagnosis_may_have_has_a_meaning() -> None:
+    kinds: dict[str, FlagKind] = {}
+    for module in pkgutil.walk_packages(interpretgan.__path__, "interpretgan."):
+        if not module.name.startswith(("interpretgan.studies", "interpretgan.__main__")):  # studies explain their own
+            values = vars(importlib.import_module(module.name)).values()
+            kinds |= {kind.code: kind for kind in values if isinstance(kind, FlagKind)}
+    assert len(kinds) >= 10
+    assert [code for code in kinds if not wording.FLAG_MEANINGS.get(code)] == []
