@@ -6,7 +6,7 @@ import torch
 from interpretgan.classifier import Classifier
 from interpretgan.data import load_data
 from interpretgan.layers import capture, find_layers
-from interpretgan.studies.definitions import Probe, Projection, other_definitions
+from interpretgan.studies.definitions import other_definitions
 from tests.networks import Tiny
 
 
@@ -35,14 +35,3 @@ def test_the_relative_error_is_that_of_the_activations(classifier: Classifier) -
         a, b = before[layer.name].flatten(1), after[layer.name].flatten(1)
         assert value == pytest.approx(float(((b - a).norm(dim=1) / a.norm(dim=1)).mean()), rel=1e-5)
     assert any(abs(value) > 0.01 for value in found["vulnerability_probe"])
-
-
-def test_a_probe_reads_the_digits() -> None:
-    (x, y), (unseen, classes) = (load_data("digits", split).batch(slice(0, 600)) for split in ("train", "test"))
-    project, again, other = (Projection(784, seed=seed) for seed in (0, 0, 1))
-    features = project(unseen.flatten(1))
-    assert features.shape == (len(unseen), 512)
-    assert torch.equal(features, again(unseen.flatten(1)))
-    assert not torch.equal(features, other(unseen.flatten(1)))
-    probe = Probe(project(x.flatten(1)), y, 10)
-    assert float((probe.read(features) == classes).float().mean()) > 0.85

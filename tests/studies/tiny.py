@@ -1,18 +1,24 @@
-"""Where the committed studies are, and an executor that makes their runs without a process for each."""
+"""Where the committed studies are, and executors that start no process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from interpretgan.studies import worker
-from interpretgan.studies.executors import OnStart, Outcome
+from interpretgan.studies import job
+from interpretgan.studies.board import DONE, FAILED, RUNNING
+from interpretgan.studies.executors import Event
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
-def inline(folders: Sequence[Path], on_start: OnStart) -> Iterator[tuple[Path, Outcome]]:
-    """An executor that stays in this process."""
+def inline(folders: Sequence[Path]) -> Iterator[Event]:
+    """Makes the runs in this process."""
     for folder in folders:
-        on_start(folder.name)
-        yield folder, Outcome(None if worker.main(folder) == 0 else "refused", 1)
+        yield folder, RUNNING, ""
+        yield folder, *((DONE, "") if job.main(folder) == 0 else (FAILED, "refused"))
+
+
+def failing(folders: Sequence[Path]) -> Iterator[Event]:
+    """Makes no run."""
+    return iter([(folder, FAILED, "no time") for folder in folders])

@@ -2,74 +2,59 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import threading
 import time
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 
 from interpretgan.store.progress import duration
-from interpretgan.studies.plan import Spec
 
 WAITING, RUNNING, KEPT, DONE, FAILED = ".", "run", "kept", "done", "FAIL"
 
 
 class Board:
-    """On a terminal the table is drawn again in place; elsewhere a line says what changed, and it is drawn at the end.
+    """A line for each run that ends, above a table that a terminal shows all the time, and a file at the end.
 
     Args:
         stream: Where to write. `None`: stderr.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty()
-        self._specs: list[Spec] = []
+        self._console = Console(file=stream, stderr=True, markup=False, highlight=False)
+        self._rows: dict[tuple[str, str], dict[int, str]] = {}  # ids by case and variant, then by seed
         self._state: dict[str, str] = {}
         self._began = time.monotonic()
-        self._drawn = 0
-        self._lock = threading.Lock()  # runs begin in the threads that start their processes
+        if not self._console.is_terminal:
+            self._console.width = 200  # nothing in a log is folded
+        self._live = Live(console=self._console, get_renderable=self._table, auto_refresh=False)
+        self._live.start()
 
-    def add(self, specs: Sequence[Spec]) -> None:
+    def add(self, specs: Sequence[dict[str, Any]]) -> None:
         """More runs, all waiting."""
-        self._specs.extend(specs)
-        self._state |= {spec["id"]: WAITING for spec in specs}
+        for spec in specs:
+            self._state[spec["id"]] = WAITING
+            self._rows.setdefault((spec["case"], spec["variant"]), {})[spec["seed"]] = spec["id"]
 
     def set(self, run: str, state: str, note: str = "") -> None:
         """A run's new state."""
-        with self._lock:
-            self._state[run] = state
-            if self._live:
-                self._draw()
-            elif state != RUNNING:
-                over = sum(one not in (WAITING, RUNNING) for one in self._state.values())
-                seconds = duration(time.monotonic() - self._began)
-                line = f"[{over}/{len(self._state)}] {run}: {state}  {note or seconds}"
-                self._stream.write(f"{line.rstrip()}\n")
-                self._stream.flush()
+        self._state[run] = state
+        if state != RUNNING or note:
+            over = sum(one not in (WAITING, RUNNING) for one in self._state.values())
+            note = note or duration(time.monotonic() - self._began)
+            self._console.print(f"[{over}/{len(self._state)}] {run}: {state}  {note}", soft_wrap=True)
+        self._live.refresh()
 
     def close(self) -> None:
-        """Draw the table a last time."""
-        if not self._live:
-            self._stream.write("\n".join(self.lines()) + "\n")
-        self._stream.flush()
+        """Show the table a last time."""
+        self._live.stop()
+        self._console.print()
 
-    def lines(self) -> list[str]:
-        """The table."""
-        seeds = sorted({spec["seed"] for spec in self._specs})
-        rows: dict[tuple[str, str], dict[int, str]] = {}
-        for spec in self._specs:
-            rows.setdefault((spec["case"], spec["variant"]), {})[spec["seed"]] = self._state[spec["id"]]
-        cells = [("case", "variant", *(f"s{seed}" for seed in seeds))]
-        cells += [(case, variant, *(row.get(seed, "") for seed in seeds)) for (case, variant), row in rows.items()]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-        return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-
-    def _draw(self) -> None:
-        size = shutil.get_terminal_size()
-        lines = [line[: size.columns - 1] for line in self.lines()][-(size.lines - 2) :]
-        up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        self._stream.write(up + "".join(f"\r\x1b[K{line}\n" for line in lines))
-        self._stream.flush()
-        self._drawn = len(lines)
+    def _table(self) -> Table:
+        seeds = sorted({seed for runs in self._rows.values() for seed in runs})
+        table = Table("case", "variant", *(f"s{seed}" for seed in seeds), box=None, pad_edge=False)
+        for names, runs in self._rows.items():
+            table.add_row(*names, *(self._state[runs[seed]] if seed in runs else "" for seed in seeds))
+        return table

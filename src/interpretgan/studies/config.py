@@ -1,97 +1,138 @@
-"""What a study is: cases, variants, seeds and rules, and all that it compares."""
+"""What a study is: cases, variants, seeds and rules, all checked, and everything that it compares."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from interpretgan.errors import ConfigError
-from interpretgan.models import POOLS
-from interpretgan.pipeline.config import Settings
+from interpretgan.models import POOLS, published_pool
 from interpretgan.pipeline.options import TrainingOptions
+from interpretgan.pipeline.settings import Settings
 from interpretgan.studies.rules import POOLED, Condition, Rule
 
 ACTIONS = ("finetune-blamed", "finetune-cleared", "finetune-all", "swap-blamed", "swap-cleared")
 """What a repair study can do to a network."""
 UNTOUCHED = "untouched"
 """The network that is repaired, as it was trained."""
-ARMS = {"information": POOLS, "pooling": POOLS, "repair": ACTIONS}
-"""The kinds of study, with the variants that each knows."""
 DEFINITIONS = ("vulnerability", "vulnerability_bits", "vulnerability_probe", "relative_error")
 """Ways to say how vulnerable a layer is: from accuracy, in bits, from class probes, from activations."""
 LOSSES = ("information_loss", "class_loss")
 """Ways to say what a layer loses: of the image, and of the class."""
 TEST_ACCURACY = "test_accuracy"
-"""Natural accuracy on all test images: not of repairs, whose networks are read on the attacked images alone."""
+"""Natural accuracy on all test images; repaired networks are compared on the attacked images alone."""
 DEPTH = "depth"
 """The place of a layer in its network, which may explain both what it loses and what it contributes."""
+AtLeastOne = Annotated[int, Field(ge=1)]
+Pool = Literal["max", "avg", "stride", "blur"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One network, its data, its training and the size of the attack: what the variants are compared in.
+    """One network with its data, its training and the size of the attack: what the variants are compared in."""
 
-    Attributes:
-        name: Unique in the study.
-        settings: Of each run, but for seed and variant.
-        variants: The study's variants that are run here.
-        diagnosed: Those of them whose layers are compared as well.
-    """
-
-    name: str
-    settings: Settings
-    variants: tuple[str, ...]
-    diagnosed: tuple[str, ...]
+    name: str  # unique in the study; folders are called by it
+    settings: Settings  # of each run, but for seed and variant
+    variants: tuple[str, ...]  # those of the study that are run here
+    diagnosed: tuple[str, ...]  # those whose layers are compared as well
 
 
-@dataclass(frozen=True)
-class Repair:
-    """How a network is repaired.
+@dataclass(frozen=True, kw_only=True)
+class Repair(TrainingOptions):
+    """How a network is repaired, and how it is fine-tuned for that: without an eps, against that of the attack."""
 
-    Attributes:
-        layers: How many layers are fine-tuned, of those that have weights.
-        pool: What a pooling is swapped for.
-        epochs: Passes over the training images of the fine-tuning. `None`: by the recipe.
-        training: Its objective and recipe; without an eps, that of the attack.
-    """
-
-    layers: int = 1
-    pool: str = "avg"
-    epochs: int | None = None
-    training: TrainingOptions = field(default_factory=lambda: TrainingOptions(objective="pgd"))
+    objective: Literal["natural", "fast", "pgd", "trades"] = "pgd"
+    layers: AtLeastOne = 1  # how many are fine-tuned, of those with weights
+    pool: Pool = "avg"  # what a pooling is swapped for
+    epochs: AtLeastOne | None = None  # of the fine-tuning; `None`: by the recipe
 
 
-@dataclass(frozen=True)
-class StudyConfig:
-    """A study, checked.
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study and its file both say."""
 
-    Attributes:
-        kind: `information`, `pooling` or `repair`.
-        seeds: Of the trainings; runs of the same seed are compared with each other.
-        variants: What is compared; the first is what the others are compared with (not in a repair study).
-        cases: Where.
-        rules: What makes a verdict.
-        confidence: Level of the intervals.
-        replicates: Of bootstraps and permutations.
-        threads: Of each run. `None`: cores / workers, and then the last digits of a result depend on the workers.
-        gpus: How much of a GPU each run asks a Ray cluster for.
-        repair: In a repair study.
-    """
+    kind: Literal["information", "pooling", "repair"]
+    seeds: tuple[int, ...]  # runs of the same seed are compared with each other
+    variants: tuple[str, ...]  # the others are compared with the first, but in a repair study
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    replicates: Annotated[int, Field(ge=100)] = 2000  # of fewer, the ends of an interval are among the outermost
+    threads: AtLeastOne | None = None  # of each run; `None`: cores / workers, which decides the last digits of a result
+    gpus: Annotated[float, Field(ge=0, lt=math.inf)] = 0.0  # that each run asks a Ray cluster for
+    repair: Repair | None = None  # in a repair study
 
-    kind: str
-    seeds: tuple[int, ...]
-    variants: tuple[str, ...]
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Study):
+    """A study. One whose parts do not fit each other is a `ConfigError`."""
+
     cases: tuple[Case, ...]
-    rules: tuple[Rule, ...]
-    confidence: float = 0.95
-    replicates: int = 2000
-    threads: int | None = None
-    gpus: float = 0.0
-    repair: Repair | None = None
+
+    def __post_init__(self) -> None:
+        kind, seeds, first = self.kind, list(self.seeds), self.variants[:1]
+        names = [case.name for case in self.cases]
+        _require(len({*seeds}) == len(seeds) >= 2, "at least 2 different seeds", seeds, "add seeds: one says little")
+        _require_among(self.variants, ACTIONS if kind == "repair" else POOLS, f"variants of a {kind} study", 1)
+        repaired = (kind == "repair") == (self.repair is not None)
+        _require(repaired, "a table [repair] in a study of kind repair, and in no other", kind, "add it or remove it")
+        for case in self.cases:
+            of, pool = f"of the case {case.name}", case.settings.model.pool
+            named = re.fullmatch(r"[\w.-]+", case.name) and case.name != POOLED and names.count(case.name) == 1
+            what = f"a name of letters, digits, dots and hyphens, not {POOLED!r} and not that of another case"
+            _require(named, what, case.name, "give it another name")
+            _require_among(case.variants, self.variants, f"variants {of}", 2 if kind == "pooling" else 1)
+            _require_among(case.diagnosed, case.variants, f"diagnosed variants {of}", 0)
+            if kind == "pooling":
+                _require_among(first, case.variants, f"the variant that others are compared with {of}", 1)
+            else:
+                whole = case.diagnosed == case.variants
+                _require(
+                    whole, f"all variants {of} diagnosed in a study of kind {kind}", case.diagnosed, "remove the key"
+                )
+            if kind != "repair":
+                _require(pool is None, f"no pool {of}: the variants are the poolings", pool, "remove it")
+            if self.repair is not None:
+                fine_tuning(self.repair, case).build()
+                swaps = any(variant.startswith("swap") for variant in self.variants)
+                same = swaps and (pool or published_pool(case.settings.model.model)) == self.repair.pool
+                _require(not same, f"a pool to swap for that {case.name} has not", self.repair.pool, "choose another")
+        for rule in self.rules:
+            of, compared = f"of the rule {rule.claim!r}", conditions(self)
+            _require_among([rule.quantity], quantities(self), f"the quantity {of}", 1)
+            covered = {condition[0] for condition in compared if rule.covers(condition)}
+            pairs = dict.fromkeys(f"{variant} against {against}" for _, variant, against in compared if against)
+            wanted = {name: getattr(rule, name) for name in ("variant", "against", "cases")}
+            do = f"it compares {', '.join(pairs)}" if pairs else "name no variant with the case all, and no against"
+            right = covered and covered >= set(rule.cases)
+            _require(right, f"a comparison {of} that the study makes, in {', '.join(names)}", wanted, do)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, for the record."""
         return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> StudyConfig:
+        """The study that `to_dict` wrote; settings that it did not know have their defaults. See `read_record`."""
+        return read_record(cls, record)
+
+
+def _require(right: object, expected: str, got: object, do: str) -> None:
+    if not right:
+        raise ConfigError(expected=expected, got=repr(got), do=do)
+
+
+def _require_among(chosen: Sequence[str], known: Sequence[str], what: str, least: int) -> None:
+    expected = f"{what} among {', '.join(known)}, each once" + f", at least {least}" * (least > 1)
+    right = len(set(chosen)) == len(chosen) >= least and set(chosen) <= set(known)
+    _require(right, expected, list(chosen), "choose among them")
 
 
 def conditions(config: StudyConfig) -> list[Condition]:
@@ -102,9 +143,7 @@ def conditions(config: StudyConfig) -> list[Condition]:
     pairs: list[tuple[str, str]] = [(variant, config.variants[0]) for variant in config.variants[1:]]
     if config.kind == "repair":
         pairs = [(variant, UNTOUCHED) for variant in config.variants]
-        actions = dict.fromkeys(variant.partition("-")[0] for variant in config.variants)
-        blamed = [(f"{action}-blamed", f"{action}-cleared") for action in actions]
-        pairs += [pair for pair in blamed if set(pair) <= set(config.variants)]
+        pairs += [(f"{action}-blamed", f"{action}-cleared") for action in ("finetune", "swap")]
     return [
         (case.name, variant, against)
         for case in config.cases
@@ -136,15 +175,52 @@ def quantities(config: StudyConfig) -> list[str]:
 
 
 def fine_tuning(repair: Repair, case: Case) -> TrainingOptions:
-    """The fine-tuning of a case: against its own attack where no other eps is stated."""
-    training = repair.training
-    attack = case.settings.attack
+    """The fine-tuning of a case: against its own attack where no other eps is stated.
+
+    Raises:
+        ConfigError: A norm without an eps, which is not that of the attack.
+    """
+    training, attack = training_of(repair), case.settings.attack
     if training.eps is not None or training.objective == "natural":
         return training
-    if training.norm not in (TrainingOptions().norm, attack.norm):
-        raise ConfigError(
-            expected=f"an eps beside norm = {training.norm!r} in repair",
-            got=f"none, and the attack's is of {attack.norm}",
-            do="state it, or leave the norm out: then both are the attack's",
-        )
+    right = training.norm in (TrainingOptions().norm, attack.norm)
+    what = f"an eps beside norm = {training.norm!r} in repair, as the attack's is of {attack.norm}"
+    _require(right, what, None, "state it, or leave the norm out: then both are the attack's")
     return replace(training, eps=attack.eps, norm=attack.norm)
+
+
+def training_of(table: TrainingOptions) -> TrainingOptions:
+    """The options of a training alone, of a table that has other keys as well."""
+    return TrainingOptions(**{item.name: getattr(table, item.name) for item in fields(TrainingOptions)})
+
+
+Record = TypeVar("Record")
+WORDS = {"missing": "there", "float_type": "a number or a fraction like '8/255'", "dataclass_type": "a table"}
+"""What is expected by pydantic's type of an error, where its message is not in the words of the file."""
+
+
+def read_record(kind: type[Record], values: Mapping[str, Any]) -> Record:
+    """Plain values, from TOML or JSON, as a dataclass, whose fields may be dataclasses and tuples of these.
+
+    Raises:
+        ConfigError: An unknown or missing key, or a value of another type or out of range: the first of them.
+    """
+    try:
+        # As JSON, a list can be a tuple and a text a path, and yet no text is a number.
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str))
+    except ValidationError as invalid:
+        error = invalid.errors(include_url=False)[0]
+    *place, key = [str(step + 1) if isinstance(step, int) else step for step in error["loc"]]
+    if error["type"] != "unexpected_keyword_argument":
+        wanted = WORDS.get(error["type"], error["msg"].removeprefix("Input should be "))
+        got = "none" if error["type"] == "missing" else repr(error["input"])
+        raise ConfigError(expected=f"{'.'.join([*place, key])} to be {wanted}", got=got, do="correct it")
+    for step in error["loc"][:-1]:
+        if isinstance(step, str):
+            kind = get_type_hints(kind)[step]
+        while arguments := get_args(kind):
+            kind = arguments[0]  # of `tuple[...]` and of `... | None`
+    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]  # a table is a dataclass
+    near = get_close_matches(key, known, n=1)
+    do = f"did you mean {near[0]}?" if near else "remove it"
+    raise ConfigError(expected=f"the keys {', '.join(known)} in {'.'.join(place) or 'the study'}", got=repr(key), do=do)

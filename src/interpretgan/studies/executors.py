@@ -6,220 +6,153 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
+
+from joblib import cpu_count
 
 from interpretgan.errors import ConfigError
 from interpretgan.store.processes import how_it_ended, last_line
-from interpretgan.studies.worker import REFUSED
+from interpretgan.studies.board import DONE, FAILED, RUNNING
+from interpretgan.studies.config import StudyConfig
+from interpretgan.studies.job import REFUSED
 
-ATTEMPTS = 2
 PASSED_ON = ("INTERPRETGAN_DATA", "INTERPRETGAN_CACHE", "PYTHONPATH", "HF_HUB_OFFLINE")
 """Variables of the environment that a worker on another machine is given as well."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-OnStart = Callable[[str], None]
-Processes: TypeAlias = set[subprocess.Popen[bytes]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        error: Why there is no result, in a line. `None`: there is one, in the run's folder.
-        attempts: Processes that were started for it.
-    """
-
-    error: str | None
-    attempts: int
+Event = tuple[Path, str, str]
+"""Folder of a run, its new state (`RUNNING`, then `DONE` or `FAILED`), and what is to be said of that."""
+Executor = Callable[[Sequence[Path]], Iterator[Event]]
+"""Makes the runs in these folders, in any order."""
 
 
-Executor = Callable[[Sequence[Path], OnStart], Iterator[tuple[Path, Outcome]]]
-"""Makes the runs in these folders, in any order; tells the name of a folder when its run begins."""
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads_per_worker(workers: int) -> int:
-    """Cores / workers, at least one."""
-    return max(1, cores() // workers)
-
-
-class LocalProcesses:
-    """Runs in processes of their own on this machine, so that the death of one costs its run alone.
+@contextmanager
+def executor_for(config: StudyConfig, workers: int | None = None, address: str | None = None) -> Iterator[Executor]:
+    """What makes the runs of a study.
 
     Args:
-        workers: How many at a time.
-        threads: Of each. `None`: cores / workers.
+        config: The study.
+        workers: Processes at a time on this machine. `None`: one.
+        address: Of a Ray cluster in their place, as `ray.init` takes it. All machines must see the study's folder under
+            the same path, and have this package and the data.
 
     Raises:
-        ConfigError: No worker at all.
+        ConfigError: Both are given, no worker, a device that a run would not be given, or a cluster that is not there.
     """
-
-    def __init__(self, workers: int, threads: int | None = None) -> None:
-        if workers < 1:
+    if address is None:
+        if workers is not None and workers < 1:
             raise ConfigError(expected="workers >= 1", got=str(workers), do="try --workers 2")
-        self.workers = workers
-        self.threads = threads_per_worker(workers) if threads is None else threads
-
-    def __call__(self, folders: Sequence[Path], on_start: OnStart) -> Iterator[tuple[Path, Outcome]]:
-        """See `Executor`."""
-        environment, alive, stopping = worker_environment(self.threads), Processes(), threading.Event()
-
-        def make(folder: Path) -> Outcome:
-            on_start(folder.name)
-            try:
-                return run_process(folder, environment, alive, stopping)
-            except OSError as error:  # a full disk, no more processes: it costs this run
-                return Outcome(f"its process could not be run: {error}", 1)
-
-        pool = ThreadPoolExecutor(self.workers)
-        try:
-            waiting = {pool.submit(make, folder): folder for folder in folders}
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
-        finally:
-            stopping.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            while alive:
-                for process in list(alive):
-                    process.terminate()
-                time.sleep(0.05)
-            pool.shutdown()
-
-
-class RayCluster:
-    """Runs on a Ray cluster, each in a process of its own that a task starts and waits for.
-
-    The machines must see the study's folder under the same path, and have this package and the data.
-
-    Args:
-        address: Of the cluster as `ray.init` takes it, e.g. `auto`, `10.0.0.1:6379`, `ray://10.0.0.1:10001`; `local`
-            starts one on this machine.
-        threads: Of each run; as many cores are asked for. `None`: one.
-        gpus: How much of a GPU each run is given. 0: none, whatever the cluster has.
-
-    Raises:
-        ConfigError: Ray is not installed, or the cluster cannot be reached.
-    """
-
-    def __init__(self, address: str, threads: int | None = None, gpus: float = 0) -> None:
-        try:
-            import ray
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                expected="the package ray for --ray", got="none", do="pip install 'interpretgan[ray]', or use --workers"
-            ) from error
-        self.threads = 1 if threads is None else threads
-        self.gpus = gpus
-        self._ray: Any = ray
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise ConfigError(
-                expected=f"a Ray cluster at {address}",
-                got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-                do="start it with `ray start --head`, or check the address",
-            ) from error
-        asked = {"CPU": self.threads, "GPU": gpus}
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
-            logging.getLogger(__name__).warning(
-                "no machine of the cluster has %d CPU and %g GPU, which each run asks for: the study waits until one "
-                "joins (or lower threads or gpus)", self.threads, gpus,
-            )  # fmt: skip
-
-    def __call__(self, folders: Sequence[Path], on_start: OnStart) -> Iterator[tuple[Path, Outcome]]:
-        """See `Executor`."""
-        ray = self._ray
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        environment |= thread_settings(self.threads)
-        task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=ATTEMPTS - 1)(run_on_cluster)
-        waiting = {task.remote(str(folder.resolve()), environment, str(Path.cwd())): folder for folder in folders}
-        for folder in folders:
-            on_start(folder.name)
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            folder = waiting.pop(done)
-            try:
-                error, attempts = ray.get(done)
-                yield folder, Outcome(error, attempts)
-            except ray.exceptions.RayError as error:
-                yield folder, Outcome(f"its task died ({type(error).__name__})", ATTEMPTS)
-
-    def close(self) -> None:
-        """Leave the cluster."""
-        self._ray.shutdown()
-
-
-def run_on_cluster(folder: str, environment: Mapping[str, str], place: str) -> tuple[str | None, int]:
-    """`run_process` as a Ray task, in the folder that the study was started in: error and attempts."""
+        yield partial(run_locally, workers=workers or 1, threads=config.threads)
+        return
+    if workers is not None:
+        raise ConfigError(expected="either --workers or --ray", got="both", do="leave one of them out")
+    run, gpus, threads = config.cases[0].settings.run, config.gpus, config.threads or 1  # the same device in all cases
+    needed = run.devices if run.device.startswith("cuda") else 0
+    if (needed > 0) != (gpus > 0) or gpus < needed > 1:
+        expected = "gpus > 0 on a Ray cluster where the device is a GPU (one for each of several), else gpus = 0"
+        got = f"gpus = {gpus:g}, device = {run.device} and devices = {run.devices}"
+        raise ConfigError(expected=expected, got=got, do=f"set device, and gpus = {needed}")
     try:
-        outcome = run_process(Path(folder), {**os.environ, **environment}, Processes(), threading.Event(), place)
-    except OSError as error:
-        return f"its process could not be run: {error}", 1
-    return outcome.error, outcome.attempts
+        ray: Any = import_module("ray")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except ModuleNotFoundError as error:
+        do = "pip install 'interpretgan[ray]', or use --workers"
+        raise ConfigError(expected="the package ray for --ray", got="none", do=do) from error
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        do = "start it with `ray start --head`, or check the address"
+        raise ConfigError(expected=f"a Ray cluster at {address}", got=got, do=do) from error
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
+            text = "no machine of the cluster has %d CPU and %g GPU, which each run asks for: the study waits for one"
+            logging.getLogger(__name__).warning(text, threads, gpus)
+        yield partial(_run_on_cluster, ray, threads, gpus)
+    finally:
+        ray.shutdown()
 
 
-def thread_settings(threads: int) -> dict[str, str]:
-    """The environment that holds a process to so many threads, which do not spin while they wait."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker on this machine."""
-    return {**os.environ, **thread_settings(threads)}
-
-
-def run_process(
-    folder: Path, environment: Mapping[str, str], alive: Processes, stopping: threading.Event, place: str | None = None
-) -> Outcome:
-    """Make the run of a folder in a process, and once more if that process dies.
+def run_locally(
+    folders: Sequence[Path],
+    workers: int,
+    threads: int | None,
+    variables: Mapping[str, str] = os.environ,
+    place: str = ".",
+) -> Iterator[Event]:
+    """Make runs in processes on this machine. One that dies is started once more, and costs its run alone.
 
     Args:
-        folder: It has `spec.json`; the process writes `result.json`, and says in `log.txt` what it does.
-        environment: Of the process.
-        alive: Holds the process while it runs, so that it can be ended.
-        stopping: Set when no process is to be started any more.
-        place: Folder that it works in, which relative paths begin at. `None`: that of this process.
+        folders: Of the runs.
+        workers: How many processes at a time.
+        threads: Of each. `None`: cores / workers.
+        variables: Their environment.
+        place: Folder that they work in.
     """
-    error = ""
-    for attempt in range(1, ATTEMPTS + 1):
-        if stopping.is_set():
-            return Outcome(error or "not started", attempt - 1)
-        with (folder / "log.txt").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "interpretgan.studies.worker", str(folder)],
-                stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the worker then ends too
-                stdout=log,
-                stderr=log,
-                env=dict(environment),
-                cwd=place,
-                start_new_session=True,  # Ctrl-C is for the study, which ends its workers by itself
-            )
-            alive.add(process)
-            if stopping.is_set():  # since it was asked above
-                process.terminate()
-            try:
-                (folder / "pid").write_text(f"{process.pid}\n")
-                status = process.wait()
-            finally:
-                alive.discard(process)
-                assert process.stdin is not None
-                process.stdin.close()
-                (folder / "pid").unlink(missing_ok=True)
-        if status == 0:
-            return Outcome(None, attempt)
-        if status == REFUSED:
-            return Outcome(last_line(folder / "log.txt"), attempt)
-        error = f"its process died, {how_it_ended(status, folder / 'log.txt')}"
-    return Outcome(error, attempt)
+    limits = dict.fromkeys(THREADS, str(threads or max(1, cpu_count() // workers)))
+    # Threads that spin while they wait would take the cores from other workers.
+    environment = {**variables, **limits, "OMP_WAIT_POLICY": "PASSIVE"}
+    waiting = [(folder, "") for folder in folders]
+    running: list[tuple[Path, str, subprocess.Popen[bytes]]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                folder, died = waiting.pop(0)
+                yield folder, RUNNING, died
+                try:
+                    running.append((folder, died, _start(folder, environment, place)))
+                except OSError as error:  # a full disk, no more processes: it costs this run
+                    yield folder, FAILED, f"its process could not be started: {error}"
+            time.sleep(0.05)
+            for run in [run for run in running if run[2].poll() is not None]:
+                running.remove(run)
+                folder, died, process = run
+                status, log = process.returncode, folder / "log.txt"
+                if status in (0, REFUSED):
+                    yield folder, FAILED if status else DONE, last_line(log) * (status == REFUSED)
+                elif died:
+                    yield folder, FAILED, f"its process died, {how_it_ended(status, log)}"
+                else:
+                    waiting.insert(0, (folder, f"again, for its process died, {how_it_ended(status, log)}"))
+    finally:
+        for _, _, process in running:
+            process.terminate()
+        for _, _, process in running:
+            process.wait()
+
+
+def _start(folder: Path, environment: Mapping[str, str], place: str) -> subprocess.Popen[bytes]:
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "interpretgan.studies.job", str(folder), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=place,
+            start_new_session=True,  # Ctrl-C is for the study, which ends its workers by itself
+        )
+
+
+def _run_on_cluster(ray: Any, threads: int, gpus: float, folders: Sequence[Path]) -> Iterator[Event]:
+    """Make runs in tasks of Ray, each of which starts a process and waits for it."""
+
+    def make(folder: Path, variables: Mapping[str, str], place: str) -> Event:
+        return list(run_locally([folder], 1, threads, {**os.environ, **variables}, place))[-1]
+
+    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=1)(make)
+    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    waiting = {task.remote(folder.resolve(), variables, str(Path.cwd())): folder for folder in folders}
+    yield from ((folder, RUNNING, "") for folder in folders)
+    while waiting:
+        (done,), _ = ray.wait(list(waiting), num_returns=1)
+        folder = waiting.pop(done)
+        try:
+            yield folder, *ray.get(done)[1:]
+        except ray.exceptions.RayError as error:
+            yield folder, FAILED, f"its task died ({type(error).__name__})"

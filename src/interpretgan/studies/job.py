@@ -1,264 +1,194 @@
-"""One run of a study: from its specification to its result, both plain JSON, in a folder of its own."""
+"""One run of a study, in a process that an executor starts: `python -m interpretgan.studies.job FOLDER PARENT`."""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping, Set
-from dataclasses import asdict, fields
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from interpretgan.diagnosis.predictions import attacker
-from interpretgan.diagnosis.reliability import is_unreliable
-from interpretgan.diagnosis.result import Diagnosis
-from interpretgan.errors import InputError, RunFolderError
-from interpretgan.models import load_weights, save_weights
-from interpretgan.pipeline.config import Settings
-from interpretgan.pipeline.options import TrainingOptions
-from interpretgan.pipeline.run_diagnosis import Job, evaluate_subject
-from interpretgan.pipeline.run_folder import RunFolder, differences
-from interpretgan.pipeline.subject import Subject
-from interpretgan.pipeline.workshop import Say, Workshop
+from interpretgan.errors import InterpretGANError, RunFolderError
+from interpretgan.models import load_weights
+from interpretgan.models.architectures.pooling import pooling
+from interpretgan.pipeline.inputs import Inputs
+from interpretgan.pipeline.run_diagnosis import Run
+from interpretgan.pipeline.run_folder import differences
+from interpretgan.pipeline.settings import Settings
 from interpretgan.report import save_explanation
-from interpretgan.robustness import Evaluation
-from interpretgan.store.files import plain, read_json
-from interpretgan.studies.config import UNTOUCHED
+from interpretgan.store.files import plain, read_json, write_json
+from interpretgan.store.processes import end_with_parent
+from interpretgan.store.provenance import provenance
+from interpretgan.studies.config import read_record
 from interpretgan.studies.definitions import other_definitions
-from interpretgan.studies.plan import Spec, code_of, read_settings
-from interpretgan.studies.repairs import only, swap_pooling, swappable, unit_vulnerability, units_of
-from interpretgan.training import train_classifier
+from interpretgan.studies.plan import MACHINE, SECTIONS, Spec, code_version, spec_hash
+from interpretgan.studies.repairs import only, swappable, units_of
 
+REFUSED = 2
+"""Exit status where the run cannot be made, and could not be on a second attempt."""
 WORK = "work"
 """Folder of what a run makes on its way."""
-SETTLED = tuple(item.name for item in fields(Settings) if item.name not in ("training", "run"))
-"""Sections of the settings that a run's folder must agree on."""
+ROW = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits", "information_loss",
+       "class_information", "class_accuracy", "flags")  # fmt: skip
+"""What a result says of a layer, where it was measured."""
+UNRELIABLE = ("unreliable", "unreliable_before")
+"""Codes of the flags of a layer that is not compared."""
 
 
-def check(spec: Spec) -> None:
-    """Refuse at once what the run would be refused for once it is started.
-
-    Args:
-        spec: Of `plan.first_runs`.
-
-    Raises:
-        InputError: A model, judge, pooling, layer or attack that there is not, or that does not fit the data.
-    """
+def main(folder: Path) -> int:
+    """Make the run whose `spec.json` is in the folder, and write `result.json` there; its exit status."""
+    began = time.perf_counter()
+    _log(f"process {os.getpid()}")
     try:
-        Job(read_settings(spec["settings"]), SETTLED, None, lambda line: None)
-    except InputError as error:
-        raise type(error)(expected=f"{error.expected} (for {spec['id']})", got=error.got, do=error.do) from error
+        spec = read_json(folder / "spec.json")
+        result = execute(spec, folder)
+        made = provenance(spec["seed"], device=spec["settings"]["run"]["device"])
+        record = {"schema": 2, "spec_sha256": spec_hash(spec), "result": result, "seconds": time.perf_counter() - began}
+        write_json(folder / "result.json", {**record, "machine": {name: made[name] for name in MACHINE}})
+    except InterpretGANError as error:
+        _log(" ".join(str(error).split()))
+        return REFUSED
+    return 0
 
 
-def execute(spec: Spec, folder: Path, say: Say) -> dict[str, Any]:
+def _log(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def execute(spec: Spec, folder: Path) -> dict[str, Any]:
     """Make a run.
 
     Args:
         spec: Of `plan`.
         folder: Of the run, beside those of the study's other runs. What an earlier attempt left there is used.
-        say: Told in a line what happens.
 
     Returns:
-        `classifier`, `accuracy` with an interval for each attack, `right` (which examples, bits as hexadecimal),
-        `curve` over eps, `flags`; where the network is diagnosed, `layers`, `diagnosis` (accuracies, flags), and
-        `units`, the layers with weights that could be repaired.
+        `classifier`, `accuracy`, `noise`, `examples`, `right` (which examples each attack left right, bits as
+        hexadecimal), `curve` over eps, `flags`; of a diagnosed network `layers`, `diagnosis` and `units` (see
+        `units_of`); of a repair `repaired`.
 
     Raises:
         InterpretGANError: Something cannot be made, or this is not the code or the data of the specification.
     """
-    settings = read_settings(spec["settings"])
-    if (found := code_of(settings)) != spec["code"]:
-        raise RunFolderError(
-            expected=f"the code of the study, {spec['code']['sha256'][:12]}",
-            got=f"another one, that differs in {', '.join(list(differences(found, plain(spec['code'])))[:3])}",
-            do="leave the code alone while a study runs, or start it in a new folder",
-        )
-    if spec["variant"] == UNTOUCHED or "base" not in spec:
-        return _diagnosed(spec, settings, folder, say)
-    return _repaired(spec, settings, folder, say)
+    with Run(Inputs(read_record(Settings, spec["settings"])), SECTIONS, folder / WORK, _log) as run:
+        wanted = {name: spec[name] for name in ("code", "config")}
+        different = differences(wanted, plain({"code": code_version(), "config": run.config}))
+        if different:
+            raise RunFolderError(
+                expected="the code and the data of the study",
+                got=f"others, that differ in {', '.join(list(different.values())[:3])}",
+                do="leave both alone while a study runs, or start it in a new folder",
+            )
+        if "base" in spec:
+            return _repaired(run, spec, folder.parent)
+        result = _evaluated(run)
+        return result | _diagnosed(run, spec, folder) if spec["diagnosed"] else result
 
 
-def _diagnosed(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[str, Any]:
-    """A network trained, evaluated and diagnosed."""
-    job = Job(settings, SETTLED, folder / WORK, say)
-    try:
-        _check_data(spec, job.workshop)
-        result = _evaluated(job.evaluation(), folder / WORK)
-        if not spec["diagnosed"]:
-            return _plain(result)
-        _share_judge(folder, spec, job)
-        diagnosis = job.diagnosis()
-        result |= _layers(diagnosis, swappable(job.subject.classifier.model, job.instruments.layers))
-        if not (folder / "explanations.npz").exists():
-            save_explanation(folder / "explanations.npz", job.telling_explanation())
-        others = other_definitions(
-            job.subject.classifier,
-            job.instruments.layers,
-            job.workshop.train,
-            job.workshop.test,
-            int(diagnosis.data["examples"]),
-            adversarial=attacker(job.subject.classifier, settings.attack.threat_model(), seed=settings.run.seed),
-            seed=settings.run.seed,
-        )
-        for name, values in others.items():
-            for row, value in zip(result["layers"], values, strict=True):
-                row[name] = value
-        rows = {row["name"]: row for row in result["layers"]}
-        result["units"] = [
-            {**asdict(unit), "vulnerability": unit_vulnerability(unit, rows)}
-            for unit in units_of(job.subject.classifier, job.subject.anatomy(job.subject.classifier), list(rows))
-        ]
-        for weights in (*(folder / WORK).glob("generator-*.safetensors"), folder / WORK / "information.safetensors"):
-            weights.unlink(missing_ok=True)  # tens of megabytes that the folder can make again
-    finally:
-        job.close()
-    return _plain(result)
+def _repaired(run: Run, spec: Spec, runs: Path) -> dict[str, Any]:
+    """Train a network as the settings say, but not as it was built: changed where the specification says."""
+    classifier = run.inputs.classifier
+    if spec["variant"].startswith("swap"):
+        channels = {layer.name: layer.shape[0] for layer in run.inputs.anatomy(classifier).layers}
+        for name in spec["targets"]:
+            classifier.model.set_submodule(name, pooling(spec["pool"], channels[name]))
+    else:
+        base = runs / spec["base"] / WORK / "classifier.safetensors"
+        load_weights(classifier.model, base)
+        if classifier.state_sha256() != spec["base_state_sha256"]:
+            raise RunFolderError(
+                expected=f"the network that was diagnosed in {base}",
+                got="other weights",
+                do="delete the folder of that run and of its repairs, and run the study again",
+            )
+    run.say(f"{spec['variant']}: {', '.join(spec['targets'])}")
+    with only(classifier.model, spec["parameters"]):
+        _ = run.classifier  # trains it
+    result = _evaluated(run)
+    del result["classifier"]["test_accuracy"]  # repairs are compared on the attacked images alone
+    size = sum(value.numel() for name, value in classifier.model.named_parameters() if name in spec["parameters"])
+    repaired = {"layers": spec["targets"], "parameters": size, "recipe": run.config["model"]["training"]}
+    return {**result, "repaired": repaired}
 
 
-def _repaired(spec: Spec, settings: Settings, folder: Path, say: Say) -> dict[str, Any]:
-    """A network that was diagnosed, changed where the specification says, and evaluated."""
-    shop = Workshop(settings, say)
-    shop.folder = RunFolder(folder / WORK).open({"spec": spec})
-    try:
-        _check_data(spec, shop)
-        subject = Subject(shop)
-        classifier = subject.built
-        repair, targets = spec["repair"], list(spec["targets"])
-        if spec["variant"].startswith("swap"):
-            shapes = {layer.name: (layer.module, layer.shape[0]) for layer in subject.anatomy(classifier).layers}
-            for name in targets:
-                module, channels = shapes[name]
-                swap_pooling(classifier.model, module, repair["pool"], channels)
-            training, recipe = settings.training, subject.recipe
-            learning = [name for name, _ in classifier.model.named_parameters()]
-        else:
-            base = folder.parent / spec["base"] / WORK / "classifier.safetensors"
-            load_weights(classifier.model, base)
-            if classifier.state_sha256() != spec["base_state_sha256"]:
-                raise RunFolderError(
-                    expected=f"the network that was diagnosed in {base}",
-                    got="other weights",
-                    do="delete the folder of that run and of its repairs, and run the study again",
-                )
-            training = TrainingOptions(**repair["training"])
-            recipe = training.recipe(shop.train, repair["epochs"])
-            learning = list(spec["parameters"])
-        file = shop.path("classifier.safetensors")
-        if file.exists():
-            load_weights(classifier.model, file)
-        else:
-            label = f"{spec['variant']}: {', '.join(targets)}"
-            with only(classifier.model, learning), shop.stage("repair", label) as log:
-                train_classifier(
-                    classifier,
-                    shop.train,
-                    objective=training.build(),
-                    recipe=recipe,
-                    seed=settings.run.seed,
-                    device=shop.device,
-                    checkpoint=shop.path("checkpoint-classifier.pt"),
-                    on_progress=log,
-                )
-            save_weights(classifier.model, file)
-            shop.drop("checkpoint-classifier.pt")
-        result = _evaluated(evaluate_subject(classifier, shop), folder / WORK)
-        sizes = {name: value.numel() for name, value in classifier.model.named_parameters()}
-        result["classifier"] |= {"state_sha256": classifier.state_sha256()}
-        result["repaired"] = {
-            "layers": targets, "parameters": sum(sizes[name] for name in learning), "recipe": asdict(recipe),
-        }  # fmt: skip
-    finally:
-        assert shop.folder is not None
-        shop.folder.close()
-    return _plain(result)
-
-
-def _check_data(spec: Spec, shop: Workshop) -> None:
-    found = {"sha256": shop.train.sha256, "test_sha256": shop.test.sha256}
-    if found != spec["data"]:
-        raise RunFolderError(
-            expected=f"the data of the study, {spec['data']['sha256'][:12]}",
-            got=f"{shop.data_name} with the hash {found['sha256'][:12]}",
-            do="use the same files, or start the study in a new folder",
-        )
-
-
-def _share_judge(folder: Path, spec: Spec, job: Job) -> None:
-    """The judge of a seed, data and attack is the same for all variants: whoever trained it first leaves it.
-
-    Where two train it at the same time they get the same weights, so it does not matter whose are kept.
-    """
-    names, work = ("judge.safetensors", "judge.json"), folder / WORK
-    key = {name: spec["settings"][name] for name in ("data", "judge", "attack", "run")}
-    place = folder.parents[1] / "judges" / _hash({**key, "data_sha256": spec["data"], "code": spec["code"]})
-    if not (work / names[0]).exists() and all((place / name).exists() for name in names):
-        for name in names:
-            shutil.copyfile(place / name, work / name)
-    _ = job.instruments.judge
-    if not (place / names[1]).exists() and all((work / name).exists() for name in names):
-        place.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            temporary = place / f".{name}.{spec['id']}.tmp"
-            shutil.copyfile(work / name, temporary)
-            temporary.replace(place / name)
-
-
-def _hash(value: Mapping[str, Any]) -> str:
-    import hashlib
-    import json
-
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _evaluated(evaluation: Evaluation, work: Path) -> dict[str, Any]:
-    with np.load(work / "evaluation.npz", allow_pickle=False) as saved:
+def _evaluated(run: Run) -> dict[str, Any]:
+    record = run.evaluation().to_dict()
+    with np.load(run.path("evaluation.npz"), allow_pickle=False) as saved:
         right = {name: np.packbits(saved[name]).tobytes().hex() for name in saved.files if name != "labels"}
-    record = evaluation.to_dict()
-    known = ("name", "pool", "width", "parameters", "state_sha256", "test_accuracy", "checkpoint")
     return {
-        "classifier": {name: record["classifier"][name] for name in known if name in record["classifier"]},
-        "accuracy": record["accuracy"],
+        **{name: record[name] for name in ("classifier", "accuracy", "flags")},
         "noise": record["controls"]["noise"],
         "examples": record["data"]["examples"],
         "right": right,
         "curve": record["curves"]["eps"],
-        "flags": list(record["flags"]),
     }
 
 
-def _layers(diagnosis: Diagnosis, poolings: Set[str]) -> dict[str, Any]:
-    """The rows of a diagnosis that a study compares, the image left out; `poolings` can be swapped for others."""
-    kept = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits",
-            "information_loss", "class_information", "class_accuracy", "flags")  # fmt: skip
-    record = diagnosis.to_dict()
-    unreliable = {layer.name: is_unreliable(layer) for layer in diagnosis.layers}
+def _diagnosed(run: Run, spec: Spec, folder: Path) -> dict[str, Any]:
+    """What a study compares of a diagnosis; the image's row is left out."""
+    _share_judge(run, spec, folder)
+    diagnosis = run.diagnosis()
+    if not (folder / "explanations.npz").exists():
+        save_explanation(folder / "explanations.npz", run.telling_explanation())
+    inputs, classifier, layers = run.inputs, run.classifier, run.layers
+    record, poolings = diagnosis.to_dict(), swappable(classifier.model, layers)
+    perturb = attacker(classifier, inputs.threat_model, seed=spec["seed"])
+    others = other_definitions(
+        classifier,
+        layers,
+        inputs.train,
+        inputs.test,
+        record["data"]["examples"],
+        adversarial=perturb,
+        seed=spec["seed"],
+    )
+    rows = [
+        {
+            **{name: row[name] for name in ROW if row.get(name) is not None},
+            "pooling": row["name"] in poolings,
+            "unreliable": any(flag["code"] in UNRELIABLE for flag in row["flags"]),
+            **{name: values[index] for name, values in others.items()},
+        }
+        for index, row in enumerate(record["layers"][1:])
+    ]
+    for weights in [*run.path("").glob("generator-*.safetensors"), run.path("information.safetensors")]:
+        weights.unlink(missing_ok=True)  # tens of megabytes that the folder can make again
     return {
-        "layers": [
-            {
-                **{name: row[name] for name in kept if row.get(name) is not None},
-                "pooling": row["name"] in poolings,
-                "unreliable": unreliable[row["name"]],
-            }
-            for row in record["layers"][1:]
-        ],
+        "layers": rows,
         "diagnosis": {
-            "accuracy": record["accuracy"],
-            "judge": record["judge"],
-            "controls": record["controls"],
-            "flags": list(record["flags"]),
+            **{name: record[name] for name in ("accuracy", "judge", "controls", "flags")},
             "class_information": record["layers"][0].get("class_information"),
         },
+        "units": units_of(classifier, run.inputs.anatomy(classifier), rows),
     }
 
 
-def _plain(result: dict[str, Any]) -> dict[str, Any]:
-    value = plain(result)
-    assert isinstance(value, dict)
-    return value
+def _share_judge(run: Run, spec: Spec, folder: Path) -> None:
+    """Take the judge that another variant trained, or leave it for them: that of a seed, data and attack is the same.
+
+    Where two train it at the same time they get the same weights, so it does not matter whose are kept.
+    """
+    names = ("data", "judge", "attack", "seed", "device")
+    key = spec_hash({name: spec["config"][name] for name in names} | {"code": spec["code"]})
+    place, work = folder.parents[1] / "judges" / key[:16], folder / WORK
+    if place.exists():
+        shutil.copytree(place, work, dirs_exist_ok=True)
+    _ = run.judge
+    if not place.exists() and (work / "judge.json").exists():
+        temporary = place.with_name(f".{spec['id']}")
+        temporary.mkdir(parents=True, exist_ok=True)
+        for file in work.glob("judge.*"):
+            shutil.copyfile(file, temporary / file.name)
+        with suppress(OSError):  # another run was faster
+            temporary.rename(place)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_spec(folder: Path) -> Spec:
-    """The specification in a run's folder."""
-    value: Spec = read_json(folder / "spec.json")
-    return value
+if __name__ == "__main__":
+    end_with_parent(int(sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -11,13 +11,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from interpretgan.errors import Flag, FlagKind, RunFolderError
+from interpretgan.errors import ConfigError, Flag, FlagKind, RunFolderError
 from interpretgan.statistics import FEW
 from interpretgan.store.files import plain, read_json, write_json
-from interpretgan.studies.config import DEFINITIONS, DEPTH, LOSSES, Case, StudyConfig, conditions, correlation_name
+from interpretgan.studies.config import DEFINITIONS, DEPTH, LOSSES, StudyConfig, conditions, correlation_name
 from interpretgan.studies.effects import Effect, Run, finished, layer_table, measure
 from interpretgan.studies.plan import Spec, spec_hash
-from interpretgan.studies.rules import OPEN, POOLED, Rule, condition_name, judge
+from interpretgan.studies.rules import OPEN, POOLED, condition_name, judge
 
 SCHEMA = 2
 STUDY_FILE = "study.json"
@@ -91,11 +91,8 @@ def conclude(folder: str | Path) -> dict[str, Any]:
     """
     record = load_study(folder)
     try:
-        values = record["provenance"]["config"]
-        rules = tuple(Rule(**{**rule, "cases": tuple(rule["cases"])}) for rule in values["rules"])
-        # The settings of the runs say nothing here: they are left as they were recorded.
-        config = StudyConfig(**{**values, "rules": rules, "cases": tuple(Case(**case) for case in values["cases"])})
-    except (TypeError, KeyError) as error:
+        config = StudyConfig.from_record(record["provenance"]["config"])
+    except (ConfigError, TypeError, KeyError) as error:
         raise RunFolderError(
             expected=f"a study with the settings of interpretgan {version('interpretgan')} in {folder}",
             got=f"one of {record.get('provenance', {}).get('version', 'an unknown version')}: {error}",
