@@ -157,11 +157,9 @@ class Classifier(nn.Module):
         try:
             return self.run(images)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise ModelError(
-                expected=f"a model that takes images {list(images.shape)}",
-                got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-                do="check the number of channels and the size of the images, and mean and std",
-            ) from error
+            got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            do = "check the number of channels and the size of the images, and mean and std"
+            raise ModelError(expected=f"a model that takes images {list(images.shape)}", got=got, do=do) from error
 
     def normalise(self, images: Tensor) -> Tensor:
         """`(images - mean) / std`, per channel, in the precision of the model's parameters; always a new tensor."""
@@ -206,19 +204,15 @@ class Classifier(nn.Module):
             raise ImageError(expected="finite pixels", got=f"{broken} NaN or infinite", do="remove the broken images")
         slack = RANGE_TOLERANCE * (high - low)
         if least < low - slack or most > high + slack:
-            raise ImageError(
-                expected=f"pixels within the bounds [{low:g}, {high:g}]",
-                got=f"[{least:.4g}, {most:.4g}]",
-                do="scale the images, or pass their true range to Classifier(model, bounds, mean, std)",
-            )
+            expected, got = f"pixels within the bounds [{low:g}, {high:g}]", f"[{least:.4g}, {most:.4g}]"
+            do = "scale the images, or pass their true range to Classifier(model, bounds, mean, std)"
+            raise ImageError(expected=expected, got=got, do=do)
         return images.to(self.device).clamp(low, high)
 
     def check_labels(self, labels: Tensor, images: Tensor) -> Tensor:
         """True classes of checked images: int64 `[N]` on the model's device. One image is classified to count logits.
 
-        Raises:
-            LabelError: Wrong shape, type or range.
-            ModelError: The output cannot be read as logits.
+        `LabelError` for labels of the wrong shape, type or range.
         """
         given: object = labels  # whatever a caller without type checks hands in
         if not isinstance(given, Tensor) or given.shape != (len(images),) or given.is_floating_point():
@@ -229,11 +223,9 @@ class Classifier(nn.Module):
         check_logits(logits, 1)
         classes, least, most = logits.shape[1], int(labels.min()), int(labels.max())
         if least < 0 or most >= classes:
-            raise LabelError(
-                expected=f"labels from 0 to {classes - 1}, as the classifier has {classes} classes",
-                got=f"labels from {least} to {most}",
-                do="check that the data and the classifier belong together",
-            )
+            expected = f"labels from 0 to {classes - 1}, as the classifier has {classes} classes"
+            do = "check that the data and the classifier belong together"
+            raise LabelError(expected=expected, got=f"labels from {least} to {most}", do=do)
         return labels.detach().to(images.device, torch.int64).clone()
 
 

@@ -152,13 +152,8 @@ def capturing(
 
     A latent is copied when its module returns, so that a later in-place operation cannot change it; gradients flow.
 
-    Args:
-        classifier: The classifier.
-        layers: Where to look.
-        rows: For each layer the images whose latent is kept. `None`: all of them.
-
-    Yields:
-        From layer name to latent `[N, *layer.shape]`, refilled by each pass.
+    Yields a dictionary from layer name to latent `[N, *layer.shape]`, which each pass refills. `rows` says for each
+    layer of which images the latent is kept; `None`: of all.
     """
     wanted = {(layer.module, layer.call): layer.name for layer in layers}
     latents: dict[str, Tensor] = {}
@@ -183,11 +178,8 @@ def capture(classifier: Classifier, images: Tensor, layers: Sequence[Layer]) -> 
 def replay(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor) -> Tensor:
     """Logits `[N, K]` of the network when a layer's output is replaced by `latent`: `f_{>l}(latent)`.
 
-    Args:
-        classifier: The classifier.
-        layer: The layer to replay from.
-        latent: `[N, *layer.shape]`; gradients flow to it where autograd is on.
-        images: Any `[N, C, H, W]`; they run the network up to the layer and have no influence on the result.
+    The latent is `[N, *layer.shape]`; gradients flow to it where autograd is on. The images, any
+    `[N, C, H, W]`, run the network up to the layer and have no influence on the result.
     """
 
     def visit(_name: str, call: int, _module: nn.Module, _output: object) -> Tensor | None:
@@ -227,8 +219,7 @@ def find_layers(classifier: Classifier, images: ImageData) -> list[Layer]:
         images: Images within its bounds, of which four are used: `[N, C, H, W]`, or data (see `as_source`).
 
     Raises:
-        ImageError: Images that the classifier refuses.
-        ModelError: A model whose output is not logits, or whose logits do not depend on the image.
+        ImageError, ModelError: Images that the classifier refuses, or logits that are none or ignore the image.
     """
     return examine(classifier, images).distinct
 

@@ -1,7 +1,5 @@
 """The adversary: the threat model, how it is searched, and random noise of the same size as a control."""
 
-from __future__ import annotations
-
 from interpretgan.attacks.gradient import attack as attack
 from interpretgan.attacks.gradient import input_gradient as input_gradient
 from interpretgan.attacks.gradient import require_gradient as require_gradient

@@ -157,9 +157,7 @@ def autoattack(
 def require_autoattack(classifier: Classifier, image: Tensor, threat_model: ThreatModel) -> int:
     """The number of classes, where the standard AutoAttack can run on a classifier of images like the checked one.
 
-    Raises:
-        ConfigError: Fewer than four classes.
-        ImageError: L2 on images with fewer than five pixels a side.
+    It needs four classes (`ConfigError`), and in L2 five pixels a side (`ImageError`).
     """
     with classifier.borrowed(), torch.no_grad():
         classes = classifier.run(image).shape[1]

@@ -87,10 +87,7 @@ def attack(
 
 @contextmanager
 def ready(classifier: Classifier, images: Tensor, labels: Tensor, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels, checked; inside the classifier is borrowed, gradients are on and reach the images.
-
-    The precision is full, and the global random state is seeded inside and as it was outside.
-    """
+    """Checked images and labels, while the classifier is borrowed, in full precision, with gradients and a seed."""
     images = classifier.check_images(images).detach().to(torch.float32)
     with (
         torch.inference_mode(False),
@@ -128,7 +125,7 @@ class _Worst:
     def compare(self, images: Tensor) -> None:
         """Keep those images that are worse than what was kept before."""
         logits = self._classifier.run(images)
-        wrong, loss = logits.argmax(dim=1) != self._y, self._loss_of(logits)
+        wrong, loss = logits.argmax(dim=1) != self._y, F.cross_entropy(logits.float(), self._y, reduction="none")
         self._keep(images, logits, (wrong & ~self._wrong) | ((wrong == self._wrong) & (loss > self._loss)))
 
     def _keep(self, images: Tensor, logits: Tensor, worse: Tensor) -> None:
@@ -138,10 +135,7 @@ class _Worst:
         worse &= (flat.amin(dim=1) >= low) & (flat.amax(dim=1) <= high)
         self.images = torch.where(worse.view(-1, 1, 1, 1), images, self.images)
         self._wrong = torch.where(worse, logits.argmax(dim=1) != self._y, self._wrong)
-        self._loss = torch.where(worse, self._loss_of(logits), self._loss)
-
-    def _loss_of(self, logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), self._y, reduction="none")
+        self._loss = torch.where(worse, F.cross_entropy(logits.float(), self._y, reduction="none"), self._loss)
 
 
 class Logits(nn.Module):
@@ -221,9 +215,7 @@ def input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
     loss = F.cross_entropy(classifier.run(x).float(), y, reduction="sum")
     gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:
-        raise ModelError(
-            expected="a model through which gradients reach the images",
-            got="an output that does not depend on them differentiably",
-            do="remove no_grad, detach or numpy from its forward pass, or pass the differentiable model",
-        )
+        do = "remove no_grad, detach or numpy from its forward pass, or pass the differentiable model"
+        got = "an output that does not depend on them differentiably"
+        raise ModelError(expected="a model through which gradients reach the images", got=got, do=do)
     return gradient

@@ -20,11 +20,7 @@ def equal_norm_noise(
     L-infinity: every pixel moves by +eps or -eps. L2: a direction drawn uniformly from the sphere, of length
     eps. The result is clipped to the bounds, so the noise is shorter where a pixel was near them.
 
-    Args:
-        images: `[N, C, H, W]` within `bounds`; the noisy images have the same shape, type and device.
-        threat_model: Its norm and eps.
-        bounds: Lowest and highest value of a pixel.
-        generator: On the CPU, for the same noise on every device.
+    Images are `[N, C, H, W]` within the bounds. The generator is on the CPU, for the same noise on every device.
     """
     draw = torch.randn(images.shape, generator=generator)
     if threat_model.norm == "linf":

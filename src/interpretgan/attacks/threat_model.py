@@ -35,8 +35,7 @@ class ThreatModel:
             usual choice, e.g. 0.05 at 0.2 and 2/255 at 8/255); else 2.5 eps / steps (as in Madry et al.
             [25]), at most eps.
 
-    Raises:
-        ThreatModelError: A setting out of range.
+    Raises `ThreatModelError` for a setting out of range.
     """
 
     norm: str
@@ -111,11 +110,9 @@ def check_perturbation(images: Tensor, adversarial: Tensor, threat_model: Threat
     largest = float(perturbation_size(adversarial - images, threat_model.norm).max())
     (low, high), (least, most) = bounds, (float(v) for v in adversarial.aminmax())
     if not (largest <= threat_model.allowed(bounds) and least >= low and most <= high):
-        raise ThreatModelError(
-            expected=f"a {threat_model.norm} perturbation <= {threat_model.eps:g} within [{low:g}, {high:g}]",
-            got=f"size {largest:.8g}, pixels within [{least:.8g}, {most:.8g}]",
-            do="perturb less, or state the threat model that the images were made under",
-        )
+        expected = f"a {threat_model.norm} perturbation <= {threat_model.eps:g} within [{low:g}, {high:g}]"
+        got = f"size {largest:.8g}, pixels within [{least:.8g}, {most:.8g}]"
+        raise ThreatModelError(expected=expected, got=got, do="state the threat model that the images were made under")
 
 
 def largest_eps(norm: str, bounds: Bounds, shape: Sequence[int]) -> float:
@@ -128,11 +125,9 @@ def require_eps_within_range(threat_model: ThreatModel, bounds: Bounds, shape: S
     """Refuse (`ThreatModelError`) an eps beyond the whole range of the pixels: it is in other units than theirs."""
     most = largest_eps(threat_model.norm, bounds, shape)
     if threat_model.eps > most:
-        raise ThreatModelError(
-            expected=f"a {threat_model.norm} eps <= {most:g}, for pixels within [{bounds[0]:g}, {bounds[1]:g}]",
-            got=f"{threat_model.eps:g}",
-            do="state it in the units of the pixels, e.g. 8/255 for 8 of 255 levels",
-        )
+        expected = f"a {threat_model.norm} eps <= {most:g}, for pixels within [{bounds[0]:g}, {bounds[1]:g}]"
+        do = "state it in the units of the pixels, e.g. 8/255 for 8 of 255 levels"
+        raise ThreatModelError(expected=expected, got=f"{threat_model.eps:g}", do=do)
 
 
 def fraction(eps: float) -> str:

@@ -1,7 +1,5 @@
 """Images: sets by name, folders, and whatever else a user hands in."""
 
-from __future__ import annotations
-
 from interpretgan.data.datasets import load_data as load_data
 from interpretgan.data.sources import DatasetImages as DatasetImages
 from interpretgan.data.sources import ImageData as ImageData

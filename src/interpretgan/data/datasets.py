@@ -12,9 +12,9 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 CACHE_VARIABLE = "INTERPRETGAN_CACHE"
-CACHE_SCHEMA = 1
+CACHE_SCHEMA = 2
 
 
 def load_data(
@@ -51,12 +51,9 @@ def load_data(
         data_dir: Folder with `mnist/train-*.parquet` and so on, columns `image` or `img` (encoded bytes) and
             `label`. `None`: the environment variable `INTERPRETGAN_DATA`; without it the public hub, through
             the optional package `datasets`.
-        image_size: Height and width to resize to; one number for a square. `None`: the size of the first
-            image.
+        image_size: Height and width to resize to; one number for a square. `None`: the size of the first image,
+            which also decides whether the set is grey or RGB.
         cache_dir: Where decoded images are kept. `None`: `INTERPRETGAN_CACHE`, else the user's cache folder.
-
-    Returns:
-        The set. Grey or RGB as the first image is.
 
     Raises:
         DataError: Unknown name or split, missing, truncated or empty data, labels out of range.
@@ -106,78 +103,62 @@ def _cache_folder(cache_dir: str | Path | None) -> Path:
 
 
 def _cached(source: Source, size: tuple[int, int] | None, folder: Path) -> ImageSet:
-    """The decoded source, from its cache if that is whole."""
+    """The decoded source, from its cache, which is made again where it is missing, damaged or stale.
+
+    The cache is an array of images and a header with the labels, which is written last: without it there is no cache.
+    """
     key = hash_of([str(CACHE_SCHEMA), source.fingerprint, source.split, str(size)])
     stem = folder / f"{Path(source.name).name}-{source.split}-{key[:16]}"
-    found = _read_cache(source, stem, key)
-    if found is None:
-        try:
-            _write_cache(source, size, stem, key)
-        except RunFolderError as error:
-            expected, do = f"a cache folder with room for {source.count:,} images", f"name another in {CACHE_VARIABLE}"
-            raise DataError(expected=expected, got=error.got, do=do) from error
-        found = _read_cache(source, stem, key)
-    if found is None:
-        do = f"check the disk, or name another folder in {CACHE_VARIABLE}"
-        raise DataError(expected=f"a cache in {folder} that can be read back", got=f"a damaged {stem.name}", do=do)
-    return found
+    images_file, header_file = Path(f"{stem}-images.npy"), Path(f"{stem}.json")
+    for made in (False, True):
+        with suppress(InputError, OSError, ValueError, EOFError, KeyError, TypeError):
+            header, images = read_json(header_file), np.load(images_file, mmap_mode="r")
+            if header["key"] == key and list(images.shape) == header["shape"]:
+                labels, sha256, note = np.array(header["labels"], dtype=np.int64), header["sha256"], header["note"]
+                return ImageSet(source.name, source.split, images, labels, source.classes, sha256, note)
+        if not made:
+            try:
+                header = _decode_all(source, size, images_file)
+                write_json(header_file, {"key": key, **header})
+            except RunFolderError as error:
+                expected = f"a cache folder with room for {source.count:,} images"
+                do = f"name another one in {CACHE_VARIABLE}"
+                raise DataError(expected=expected, got=error.got, do=do) from error
+    do = f"check the disk, or name another folder in {CACHE_VARIABLE}"
+    raise DataError(expected=f"a cache in {folder} that can be read back", got=f"a damaged {stem.name}", do=do)
 
 
-def _cache_files(stem: Path) -> tuple[Path, Path, Path]:
-    """Images, labels, and the header that is written last: without it there is no cache."""
-    return Path(f"{stem}-images.npy"), Path(f"{stem}-labels.npy"), Path(f"{stem}.json")
-
-
-def _read_cache(source: Source, stem: Path, key: str) -> ImageSet | None:
-    """The cached set, or `None` if it is missing, truncated or stale."""
-    images_file, labels_file, header_file = _cache_files(stem)
-    try:
-        header = read_json(header_file)
-        images, labels = np.load(images_file, mmap_mode="r"), np.load(labels_file)
-        if header["key"] != key or [*images.shape, len(labels)] != [*header["shape"], header["shape"][0]]:
-            return None
-        return ImageSet(
-            source.name, source.split, images, labels, source.classes, str(header["sha256"]), str(header["note"])
-        )
-    except (InputError, OSError, ValueError, EOFError, KeyError, TypeError):
-        return None
-
-
-def _write_cache(source: Source, size: tuple[int, int] | None, stem: Path, key: str) -> None:
-    """Decode the source in a stream."""
-    whole = f"{source.count:,} examples in {source.origin}"
-    if not source.count:
-        raise DataError(expected=f"images in {source.name}, {source.split}", got="none", do="fetch or copy it again")
+def _decode_all(source: Source, size: tuple[int, int] | None, file: Path) -> dict[str, Any]:
+    """Decode the source to a file in a stream; what else there is to keep of it."""
     examples = source.examples()
-    first = next(examples, (b"", 0, source.origin))
+    first = next(examples, None)
+    if first is None:
+        raise DataError(expected=f"images in {source.name}, {source.split}", got="none", do="fetch or copy it again")
     with _decodable(first[2], 0):
         model = _open(source.reference or first[0])
-    mode, encoding = ("L" if _is_grey(model) else "RGB"), str(model.format)
-    height, width = size or (model.height, model.width)
+    mode, (height, width) = "L" if _is_grey(model) else "RGB", size or (model.height, model.width)
     shape = (source.count, 1 if mode == "L" else 3, height, width)
-    digest, labels = hashlib.sha256(str(shape).encode()), np.empty(source.count, dtype="<i8")
+    digest, labels = hashlib.sha256(str(shape).encode()), list[int]()
 
     def decoded() -> Iterator[Pixels]:
-        seen = 0
         for data, label, where in itertools.islice(itertools.chain([first], examples), source.count):
             if not 0 <= label < len(source.classes):
-                expected, got = f"labels from 0 to {len(source.classes) - 1}", f"{label} at example {seen} of {where}"
+                got = f"{label} at example {len(labels)} of {where}"
+                expected = f"labels from 0 to {len(source.classes) - 1}"
                 raise DataError(expected=expected, got=got, do="correct the labels or the class names")
-            with _decodable(where, seen):
+            with _decodable(where, len(labels)):
                 pixels = _decode(_open(data), mode, height, width)
             digest.update(pixels.tobytes())
-            labels[seen] = label
-            seen += 1
+            labels.append(label)
             yield pixels
-        if seen != source.count:
-            raise DataError(expected=whole, got=f"{seen:,}", do="fetch or copy it again")
+        if len(labels) != source.count:
+            expected = f"{source.count:,} examples in {source.origin}"
+            raise DataError(expected=expected, got=f"{len(labels):,}", do="fetch or copy it again")
 
-    images_file, labels_file, header_file = _cache_files(stem)
-    write_npy(images_file, shape, decoded())
-    digest.update(labels.tobytes())
-    write_npy(labels_file, labels.shape, [labels])
-    note = f"{source.origin} ({encoding} images)"
-    write_json(header_file, {"key": key, "shape": shape, "sha256": digest.hexdigest(), "note": note})
+    write_npy(file, shape, decoded())
+    digest.update(np.array(labels, dtype="<i8").tobytes())
+    note = f"{source.origin} ({model.format} images)"
+    return {"shape": shape, "labels": labels, "sha256": digest.hexdigest(), "note": note}
 
 
 def _open(data: bytes) -> Image.Image:

@@ -53,11 +53,9 @@ def find_source(name: str, split: str, data_dir: str | Path | None) -> Source:
     if Path(name).is_dir():
         return _folder_source(name, split)
     nearest = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
-    raise DataError(
-        expected=f"data named {', '.join(NAMES)}, or an existing folder of images",
-        got=repr(name),
-        do=f"did you mean {nearest[0]}?" if nearest else "check the name or the path",
-    )
+    expected = f"data named {', '.join(NAMES)}, or an existing folder of images"
+    do = f"did you mean {nearest[0]}?" if nearest else "check the name or the path"
+    raise DataError(expected=expected, got=repr(name), do=do)
 
 
 def _parquet_source(name: str, split: str, data_dir: Path) -> Source:
@@ -66,11 +64,9 @@ def _parquet_source(name: str, split: str, data_dir: Path) -> Source:
     folder = data_dir / name
     files = sorted(folder.glob(f"{split}-*.parquet"))
     if not files:
-        raise DataError(
-            expected=f"parquet files {folder / split}-*.parquet",
-            got="no such file" if folder.is_dir() else f"no folder {folder}",
-            do=f"name the folder above {name}/ in data_dir or {DATA_VARIABLE}, or unset both to use the hub",
-        )
+        got = "no such file" if folder.is_dir() else f"no folder {folder}"
+        do = f"name the folder above {name}/ in data_dir or {DATA_VARIABLE}, or unset both to use the hub"
+        raise DataError(expected=f"parquet files {folder / split}-*.parquet", got=got, do=do)
     count, hashes = 0, []
     for file in files:
         with _readable(file), file.open("rb") as stream:
@@ -111,11 +107,9 @@ def _hub_source(name: str, split: str) -> Source:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(
-            expected=f"a data directory, or the optional package datasets to fetch {name} from the public hub",
-            got="neither",
-            do=remedy + "install the extra hub: pip install '.[hub]' in a clone",
-        ) from error
+        expected = f"a data directory, or the optional package datasets to fetch {name} from the public hub"
+        do = remedy + "install the extra hub: pip install '.[hub]' in a clone"
+        raise DataError(expected=expected, got="neither", do=do) from error
     try:
         rows = datasets.load_dataset(hub, split=split)
         column = "image" if "image" in rows.column_names else "img"
@@ -145,11 +139,9 @@ def _folder_source(name: str, split: str) -> Source:
         chosen = {label: _fixed_part(files, root, split) for label, files in everything.items()}
     classes = tuple(sorted(everything))
     if len(classes) < 2:
-        raise DataError(
-            expected="train/<class>/* and test/<class>/*, or <class>/*, with at least two classes of images",
-            got=f"{len(classes)} in {root}",
-            do="put the images of each class in a folder of its own",
-        )
+        expected = "train/<class>/* and test/<class>/*, or <class>/*, with at least two classes of images"
+        do = "put the images of each class in a folder of its own"
+        raise DataError(expected=expected, got=f"{len(classes)} in {root}", do=do)
     unknown = sorted(set(chosen) - set(classes))
     if unknown:
         expected, do = f"classes in {root / split} that occur in {root / 'train'}", "add training images, or remove it"
@@ -177,11 +169,8 @@ def _folder_source(name: str, split: str) -> Source:
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
     """Image files by the name of their folder; folders without any are left out."""
     if not folder.is_dir():
-        raise DataError(
-            expected=f"a folder {folder} with one folder of images per class",
-            got="no such folder",
-            do="provide both train/<class>/* and test/<class>/*, or <class>/* alone",
-        )
+        do = "provide both train/<class>/* and test/<class>/*, or <class>/* alone"
+        raise DataError(expected=f"a folder {folder} with one folder per class", got="no such folder", do=do)
     found = {}
     for part in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files = sorted(f for f in part.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))

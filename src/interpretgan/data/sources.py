@@ -78,20 +78,15 @@ class ImageSet:
         if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
             raise LabelError(expected=f"{len(images)} integer labels", got=kind_of(labels), do="pass one per image")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
-            raise LabelError(
-                expected=f"labels from 0 to {len(self.classes) - 1}, as there are {len(self.classes)} classes",
-                got=f"{labels.min()} to {labels.max()}",
-                do="correct the labels or the names of the classes",
-            )
+            expected = f"labels from 0 to {len(self.classes) - 1}, as there are {len(self.classes)} classes"
+            do = "correct the labels or the names of the classes"
+            raise LabelError(expected=expected, got=f"{labels.min()} to {labels.max()}", do=do)
         low, high = stored = self.stored or ((0.0, 255.0) if images.dtype == np.uint8 else self.bounds)
         if images.dtype == np.float32 and len(images):
             least, most, slack = float(images.min()), float(images.max()), 1e-5 * (high - low)
             if not (least >= low - slack and most <= high + slack):  # NaN is not
-                raise ImageError(
-                    expected=f"pixels within the bounds [{low:g}, {high:g}]",
-                    got=f"[{least:.4g}, {most:.4g}]",
-                    do="state their range as bounds=(low, high), or scale them",
-                )
+                expected, got = f"pixels within the bounds [{low:g}, {high:g}]", f"[{least:.4g}, {most:.4g}]"
+                raise ImageError(expected=expected, got=got, do="state bounds=(low, high), or scale the images")
         sha256 = self.sha256 or content_hash(images, labels)
         filled = {"images": images, "labels": labels.astype(np.int64, copy=False), "sha256": sha256, "stored": stored}
         for name, value in filled.items():
@@ -186,21 +181,17 @@ class DatasetImages:
         example = self.dataset[index]
         image, *rest = example if isinstance(example, tuple | list) and example else (example,)
         if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
-            raise ImageError(
-                expected="examples (image, label) whose image is a floating point tensor [C, H, W]",
-                got=f"{kind_of(image)} in example {index}",
-                do="add a ToTensor transform to the data set, or convert the images",
-            )
+            expected = "examples (image, label) whose image is a floating point tensor [C, H, W]"
+            do = "add a ToTensor transform to the data set, or convert the images"
+            raise ImageError(expected=expected, got=f"{kind_of(image)} in example {index}", do=do)
         if not rest and not self.labelled:
             return image, 0
         try:
             return image, operator.index(rest[0])
         except (TypeError, IndexError) as error:
-            raise LabelError(
-                expected="examples (image, label) whose label is a whole number",
-                got=f"{kind_of(rest[0]) if rest else 'no label'} in example {index}",
-                do="return the number of the class as the label",
-            ) from error
+            got = f"{kind_of(rest[0]) if rest else 'no label'} in example {index}"
+            expected = "examples (image, label) whose label is a whole number"
+            raise LabelError(expected=expected, got=got, do="return the number of the class as the label") from error
 
 
 def as_source(
@@ -215,8 +206,7 @@ def as_source(
         labelled: Whether true classes are needed.
 
     Raises:
-        DataError: `images` is of another kind, or empty.
-        ImageError: A tensor of another shape.
+        DataError, ImageError: Another kind of data, or a tensor of another shape.
         LabelError: Labels that are missing, of another number, or beside data that have their own.
     """
     given: Any = images

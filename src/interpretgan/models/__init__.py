@@ -1,7 +1,5 @@
 """Classifiers by name, their weights on disk, and the trained ones that come with the package."""
 
-from __future__ import annotations
-
 from interpretgan.models.build import MODELS as MODELS
 from interpretgan.models.build import POOLS as POOLS
 from interpretgan.models.build import build_model as build_model

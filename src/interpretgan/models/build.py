@@ -131,11 +131,9 @@ def _spec(name: str) -> ModelSpec:
     if name.startswith("wrn-"):
         return _wide_resnet(name)
     nearest = get_close_matches(name.lower(), MODELS, n=1, cutoff=0.3)
-    raise ModelError(
-        expected=f"a model among {', '.join(MODELS)}, wrn-D-K or package.module:factory",
-        got=repr(name),
-        do=f"did you mean {nearest[0]}?" if nearest else "choose one of them",
-    )
+    expected = f"a model among {', '.join(MODELS)}, wrn-D-K or package.module:factory"
+    do = f"did you mean {nearest[0]}?" if nearest else "choose one of them"
+    raise ModelError(expected=expected, got=repr(name), do=do)
 
 
 def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:

@@ -56,11 +56,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             problem = f"{key!r} of shape {list(found[key].shape)} instead of {list(wanted[key].shape)} in {path}"
         else:
             continue
-        raise WeightsError(
-            expected=f"weights of {type(model).__name__}",
-            got=problem,
-            do="build the architecture that the weights were saved from",
-        )
+        do = "build the architecture that the weights were saved from"
+        raise WeightsError(expected=f"weights of {type(model).__name__}", got=problem, do=do)
     with torch.no_grad():
         for key, tensor in wanted.items():
             tensor.copy_(found[key])
@@ -87,11 +84,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         lines = str(error).strip().splitlines()
         problem = lines[0].rstrip(".") if lines else type(error).__name__
-        raise WeightsError(
-            expected="a complete file of tensors alone",
-            got=f"{path}, which cannot be read ({problem})",
-            do="save model.state_dict() and not the model, or copy the file again",
-        ) from error
+        got = f"{path}, which cannot be read ({problem})"
+        do = "save model.state_dict() and not the model, or copy the file again"
+        raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from error
     for key in NESTED_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

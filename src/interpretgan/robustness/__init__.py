@@ -1,7 +1,5 @@
 """How robust a classifier is: attacks, the worst case per example, curves, and whether the figures can be trusted."""
 
-from __future__ import annotations
-
 from interpretgan.robustness.curves import Sample as Sample
 from interpretgan.robustness.evaluate import Evaluation as Evaluation
 from interpretgan.robustness.evaluate import evaluate as evaluate

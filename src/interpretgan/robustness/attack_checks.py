@@ -71,11 +71,9 @@ def require_replay(classifier: Classifier, layers: Sequence[Layer], images: Tens
         with torch.no_grad():
             again = replay(classifier, layer, latents[layer.name], others)
         if _differ(again, logits):
-            raise LayerError(
-                expected=f"the network's own logits when it is replayed from {layer.name}",
-                got=f"logits that differ by {float((again - logits).abs().max()):.3g}",
-                do="choose a layer that all information passes through, as `interpretgan layers` lists them",
-            )
+            expected = f"the network's own logits when it is replayed from {layer.name}"
+            got = f"logits that differ by {float((again - logits).abs().max()):.3g}"
+            raise LayerError(expected=expected, got=got, do="choose one that `interpretgan layers` lists")
 
 
 # --- warnings about the model ------------------------------------------------------------------------------------

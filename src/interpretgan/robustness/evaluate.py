@@ -74,17 +74,13 @@ class Evaluation:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
     def save(self, path: str | Path) -> Path:
-        """Write `evaluation.json` to a file, or to the folder that it goes to, atomically."""
+        """Write `evaluation.json`, to a file of this or another name or to a folder, atomically."""
         write_json(file := _file(path), self.to_dict())
         return file
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """Read an evaluation from its file, or from the folder that holds `evaluation.json`.
-
-        Raises:
-            RunFolderError: The file is missing, damaged, or of another schema.
-        """
+        """Read an evaluation from its file, or from the folder that holds it; `RunFolderError` where it is damaged."""
         from pydantic import TypeAdapter, ValidationError
 
         value, whole = read_json(file := _file(path)), f"an evaluation of schema {SCHEMA} in {file}"
@@ -142,11 +138,8 @@ def evaluate(
         on_examples: Given for `natural` and each attack which examples are right, bool `[N]`, and the `labels`.
 
     Raises:
-        ThreatModelError: None is stated, or its eps is larger than the range of the pixels.
-        ConfigError: Settings out of range, unknown attacks, or too few classes for one.
-        DataError, ImageError, LabelError: Images or labels that do not fit.
-        ModelError: A model that cannot be attacked, or that stays in train mode.
-        RunFolderError: The checkpoint is damaged or of another attack, or cannot be written.
+        InputError: No threat model, an eps beyond the range of the pixels, a model that cannot be attacked or stays in
+            train mode, images, labels or settings that do not fit, or a checkpoint of another attack.
     """
     tm, names, tell = checks.require_threat_model(threat_model), check_names(attacks), say or (lambda _: None)
     source = as_source(images, labels, classifier.bounds, labelled=True)

@@ -14,12 +14,8 @@ from interpretgan.errors import ConfigError
 def pooling(kind: str, channels: int) -> nn.Module:
     """A module that halves height and width, rounding down, and that has neither parameters nor saved state.
 
-    So networks that differ in their pooling alone have the same parameters under the same names.
-
-    Args:
-        kind: `"max"`: the largest of 2x2 values; `"avg"`: their mean; `"stride"`: see `Subsample`; `"blur"`: see
-            `BlurPool`.
-        channels: Channels of the map.
+    So networks that differ in their pooling alone have the same parameters under the same names. The kind is `"max"`,
+    the largest of 2x2 values; `"avg"`, their mean; `"stride"`, see `Subsample`; or `"blur"`, see `BlurPool`.
     """
     kinds: dict[str, Callable[[], nn.Module]] = {
         "max": lambda: nn.MaxPool2d(2),

@@ -109,11 +109,8 @@ def read_card(name: str) -> Card:
     names = card_names()
     if name not in names:
         related = [known for known in names if known.startswith(f"{name}-")] or get_close_matches(name, names, n=3)
-        raise ModelError(
-            expected="the name of a pretrained classifier",
-            got=repr(name),
-            do=f"choose {' or '.join(related)}" if related else "see `interpretgan models` for the list",
-        )
+        do = f"choose {' or '.join(related)}" if related else "see `interpretgan models` for the list"
+        raise ModelError(expected="the name of a pretrained classifier", got=repr(name), do=do)
     file = ZOO / f"{name}.json"
     content = read_json(file)
     wanted = {"schema", *(field.name for field in fields(Card))}

@@ -78,11 +78,9 @@ def add_figures(folder: Path, name: str) -> Card:
     card, found = read_card(name), Evaluation.load(folder)
     state = found.classifier.get("state_sha256")
     if state != card.state_sha256:
-        raise WeightsError(
-            expected=f"an evaluation of {name}, whose state has the SHA-256 {card.state_sha256[:12]}...",
-            got=f"one of {str(state)[:12]}... in {folder}",
-            do=f"evaluate --model {name} --weights pretrained",
-        )
+        expected = f"an evaluation of {name}, whose state has the SHA-256 {card.state_sha256[:12]}..."
+        got, do = f"one of {str(state)[:12]}... in {folder}", f"evaluate --model {name} --weights pretrained"
+        raise WeightsError(expected=expected, got=got, do=do)
     record, examples = asdict(found), found.data["examples"]
     accuracy = {kind: {**interval, "examples": examples} for kind, interval in record["accuracy"].items()}
     rest = {part: record[part] for part in ("threat_model", "attacks", "data", "flags", "provenance")}

@@ -13,15 +13,10 @@ from interpretgan.store.files import file_sha256
 
 
 def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classifier:
-    """A trained classifier that comes with the package; `interpretgan models` lists them with their accuracy.
+    """A trained classifier that comes with the package, by a name such as `"lenet5-avg-trades"`, on a device.
 
-    Args:
-        name: E.g. `"lenet5-avg-trades"`.
-        device: Where to put it.
-
-    Raises:
-        ModelError: No classifier of that name; the message has the nearest names.
-        WeightsError: The weights are missing, or not those of the card.
+    `interpretgan models` lists them with their accuracy. `ModelError` for a name that does not exist, `WeightsError`
+    for weights that are missing or not those of the card.
     """
     card = read_card(name)
     file = weights_file(name)
@@ -29,11 +24,8 @@ def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classif
         raise WeightsError(expected=f"the weights of {name}", got=f"no file at {file}", do="install the package again")
     found = file_sha256(file)
     if found != card.sha256:
-        raise WeightsError(
-            expected=f"weights with the SHA-256 of their card, {card.sha256[:12]}...",
-            got=f"{found[:12]}... in {file}",
-            do="install the package again: the file is damaged or another one",
-        )
+        expected, got = f"weights with the SHA-256 of their card, {card.sha256[:12]}...", f"{found[:12]}... in {file}"
+        raise WeightsError(expected=expected, got=got, do="install the package again: the file is damaged")
     model = build(card)
     load_weights(model, file)
     return Classifier(model.to(device).eval(), bounds=card.bounds, mean=card.mean, std=card.std)
