@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError, ImageError, LayerError, WeightsError
@@ -47,6 +48,17 @@ def test_an_explanation_is_the_generator_at_the_latent_with_one_noise(fitted: In
     assert found.layers == ("conv", "relu", "pool", "fc1", "relu2", "fc2")
     assert found.adversarial_explanations is not None
     torch.testing.assert_close(found.difference, found.adversarial_explanations - found.natural_explanations)
+
+
+def test_datasets_and_pairs_fit_what_a_tensor_fits(fitted: InterpretGAN) -> None:
+    images = torch.rand(30, 1, 12, 20)
+    labels = torch.arange(30) % 10
+    drawn = [
+        InterpretGAN(fitted.classifier, config=CONFIG).fit(data).explain(images[:2]).natural_explanations
+        for data in (images, (images, labels), TensorDataset(images, labels))
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
 
 
 def test_the_same_image_is_explained_the_same(fitted: InterpretGAN) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.data import ImageSet, load_data
@@ -65,6 +66,16 @@ def test_finished_judge_is_read_from_its_checkpoint(
     again = train_judge(*sets, threat_model=THREAT, seed=1, epochs=6, checkpoint=checkpoint, on_progress=fail)
     assert torch.equal(torch.rand(1), expected)
     assert (again.natural, again.adversarial, again.name) == (judge.natural, judge.adversarial, "judge")
+
+
+def test_tensors_and_datasets_train_the_judge_that_a_set_trains(sets: tuple[ImageSet, ImageSet]) -> None:
+    train, test = (each.head(n) for each, n in zip(sets, (96, 40), strict=True))
+    tensors = [each.batch(slice(None)) for each in (train, test)]
+    states = [
+        train_judge(*kind, threat_model=THREAT, seed=2, epochs=1).classifier.state_sha256()
+        for kind in ((train, test), tensors, [TensorDataset(*pair) for pair in tensors])
+    ]
+    assert len(set(states)) == 1
 
 
 def test_refused_judges(sets: tuple[ImageSet, ImageSet]) -> None:

@@ -86,8 +86,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
     """
 
     config_type = GANConfig
-    recognition_network_sha256: str | None = None
-    """Of the recognition network that it was fitted with, if that was another one than the classifier."""
+    recognition_network_sha256: str | None = None  #: Of the one that it was fitted with, if not the classifier.
 
     def fit(
         self,

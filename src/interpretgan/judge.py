@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, ImageSet, as_image_set
 from interpretgan.errors import ConfigError, DataError
-from interpretgan.models import build_model
+from interpretgan.models import build_model, load_weights, save_weights
+from interpretgan.store.files import read_json, write_json
 from interpretgan.training import adversarial_objective, judge_recipe
 from interpretgan.training.loop import OnProgress, evaluate_accuracy, train_classifier
 
@@ -36,6 +38,19 @@ class Judge:
         batches = [part for part in torch.split(images, batch_size) if len(part)]
         classes = [self.classifier.logits(part).argmax(dim=1).to(images.device) for part in batches]
         return torch.cat([torch.empty(0, dtype=torch.int64, device=images.device), *classes])
+
+    def save(self, file: Path) -> None:
+        """Write its accuracy to a JSON file beside `file`, then its weights to `file`, each atomically."""
+        record = {"name": self.name, "natural": self.natural, "adversarial": self.adversarial}
+        write_json(file.with_suffix(".json"), record)
+        save_weights(self.classifier.model, file)
+
+    @classmethod
+    def load(cls, file: Path, network: Classifier) -> Self:
+        """Read what `save` wrote into a network of its architecture."""
+        load_weights(network.model, file)
+        known = read_json(file.with_suffix(".json"))
+        return cls(network, known["natural"], known["adversarial"], known["name"])
 
 
 def require_same_pixels(judge: Judge, classifier: Classifier) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from interpretgan.pipeline.config import Settings
 
 from interpretgan.data import load_data
 from interpretgan.errors import ConfigError, ThreatModelError
 from interpretgan.models import POOLS
 from interpretgan.pipeline import options as groups
 from interpretgan.pipeline.options import ModelOptions, TrainingOptions
+from interpretgan.pipeline.settings import Settings
 from interpretgan.training import OBJECTIVES, Trades, default_recipe
 from interpretgan.training.recipes import AUGMENTATIONS
 

@@ -77,12 +77,6 @@ def test_what_changes_a_result_by_rounding_alone_may_change(tmp_path: Path) -> N
     assert read_json(tmp_path / CONFIG_FILE).keys() == {*CONFIG, "devices"}
 
 
-def test_a_run_can_be_refused_rather_than_resumed(tmp_path: Path) -> None:
-    RunFolder(tmp_path).open(CONFIG).close()
-    with pytest.raises(RunFolderError, match="already holds a run"):
-        RunFolder(tmp_path).open(CONFIG, resume=False)
-
-
 def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(RunFolderError, match=r"other files in it \(thesis\.tex, 1 in all\)"):

@@ -385,6 +385,29 @@ def test_the_best_epoch_is_kept_and_the_last_as_well(train: ImageSet) -> None:
     assert evaluate_accuracy(classifier, data) < best - 0.2
 
 
+class Counting(nn.Linear):
+    """A layer with state that is no tensor."""
+
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return super().forward(x)
+
+    def get_extra_state(self) -> int:
+        return self.passes
+
+    def set_extra_state(self, state: int) -> None:
+        self.passes = state
+
+
+@pytest.mark.parametrize("changes", [{}, {"averaging": 0.9, "validation": 50}])
+def test_state_that_is_no_tensor_is_kept(train: ImageSet, changes: dict[str, Any]) -> None:
+    counting = Counting(144, 10)
+    run(Classifier(nn.Sequential(nn.Flatten(), counting)), train.head(200), Natural(), epochs=1, **changes)
+    assert counting.passes > 2
+
+
 def test_selection_is_by_robust_accuracy(train: ImageSet) -> None:
     result = run(fresh(), train, PGD, epochs=3, validation=100)
     assert result.best is not None

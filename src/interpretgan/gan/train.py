@@ -50,8 +50,7 @@ class GANConfig(Checked):
     information: NotNegative = 1.0  #: Weight λ_I of the information bound.
     #: Weight λ_z of the latent consistency; 0 is the plain method. `None`: see `resolved`.
     latent: NotNegative | None = None
-    #: Deviation of the noise through which explanations are recognised in the information bound, as a share of the
-    #: width of the bounds; 0 is the plain method. `None`: see `resolved`.
+    #: Deviation of the noise before recognition, as a share of the bounds; 0: the plain method. `None`: see `resolved`.
     recognition_noise: NotNegative | None = None
     width: Count = 96  #: Channels of the trunk and of the discriminator.
     blocks: Count = 2  #: Residual blocks of the trunk, convolutions of the discriminator.

@@ -97,25 +97,31 @@ class Networks:
         train: Callable[[Path | None, Log], Made],
         load: Callable[[Path], Made],
         save: Callable[[Made, Path], None],
+        *,
+        summary: Callable[[Made], str] | None = None,
     ) -> Made:
-        """What a training makes: loaded where the folder has NAME.safetensors, else trained, saved there last of all.
+        """What a training makes: loaded where the folder has NAME.safetensors, else trained, and saved there.
 
         Args:
             name: Of the stage and its file.
             label: What the training is, for people.
-            train: Called with the file of its checkpoint, and what its metrics are told.
+            train: Called with the file of its checkpoint, and the function that its metrics are passed to.
             load: Reads the file.
-            save: Writes it.
+            save: Writes the file, as the last of all that belongs to it.
+            summary: What is said of the result.
         """
-        file = None if self.folder is None else self.path(f"{name}.safetensors")
-        checkpoint = None if self.folder is None else self.path(f"checkpoint-{name}.pt")
-        if file is not None and file.exists():
-            return load(file)
+        file = checkpoint = None
+        if self.folder is not None:
+            file, checkpoint = self.path(f"{name}.safetensors"), self.path(f"checkpoint-{name}.pt")
+            if file.exists():
+                return load(file)
         with self._stage(name, label) as log:
             result = train(checkpoint, log)
         if file is not None and checkpoint is not None:
             save(result, file)
             checkpoint.unlink(missing_ok=True)
+        if summary is not None:
+            self.say(f"{name.replace('_', ' ')}: {summary(result)}")
         return result
 
     @contextmanager
@@ -167,18 +173,31 @@ class Networks:
                 checkpoint=checkpoint,
                 on_progress=log,
             )
-            accuracy = evaluate_accuracy(classifier, inputs.test)
             if self.folder is not None:
-                write_json(self.path("classifier.json"), _training_record(inputs, result, accuracy))
+                write_json(self.path("classifier.json"), _training_record(inputs, result, self._test_accuracy))
                 if result.last is not None:
                     last = copy.deepcopy(classifier.model)
                     last.load_state_dict(result.last)
                     save_weights(last, self.path("classifier-last.safetensors"))
-            self.say(f"classifier: {accuracy:.1%} right on held-out images")
             return classifier
 
-        label = f"training the classifier {inputs.name} on {inputs.data_name}{aim}"
-        return self.made("classifier", label, train, _loading(classifier), _saving)
+        def load(file: Path) -> Classifier:
+            load_weights(classifier.model, file)
+            return classifier
+
+        return self.made(
+            "classifier",
+            f"training the classifier {inputs.name} on {inputs.data_name}{aim}",
+            train,
+            load,
+            lambda trained, file: save_weights(trained.model, file),
+            summary=lambda _: f"{self._test_accuracy:.1%} right on held-out images",
+        )
+
+    @cached_property
+    def _test_accuracy(self) -> float:
+        """Natural accuracy of the classifier on all test images, once it is trained."""
+        return evaluate_accuracy(self.inputs.classifier, self.inputs.test)
 
     def classifier_info(self) -> dict[str, Any]:
         """What the trained classifier is and how well it does on natural test images, for a result."""
@@ -189,16 +208,14 @@ class Networks:
         elif not self.inputs.is_trained and self.folder is not None:
             file = self.path(WEIGHTS_FILE)
             checkpoint = read_json(self.path("classifier.json"))["training"]["checkpoint"]
-        if file is not None:
-            weights = file_sha256(file)
-        known = self.inputs.given_classifier is not None or options.own
+        of_the_user = self.inputs.given_classifier is not None or options.own
         return {
             "name": self.inputs.name,
-            **({} if known else {"pool": self.inputs.pool, "width": self.inputs.width}),
-            "weights_sha256": weights,
+            **({} if of_the_user else {"pool": self.inputs.pool, "width": self.inputs.width}),
+            "weights_sha256": weights if file is None else file_sha256(file),
             "checkpoint": checkpoint,
             "state_sha256": classifier.state_sha256(),
-            "test_accuracy": evaluate_accuracy(classifier, self.inputs.test),
+            "test_accuracy": self._test_accuracy,
         }
 
     @cached_property
@@ -211,66 +228,55 @@ class Networks:
     @cached_property
     def judge(self) -> Judge:
         """The judge, trained against the threat model."""
-        inputs, name = self.inputs, self.settings.judge.judge
+        inputs, options = self.inputs, self.settings.judge
         if inputs.given_judge is not None:
             return inputs.given_judge
-        network, threat_model = inputs.judge_network, inputs.threat_model
-        if self.settings.judge.judge_weights is not None:
-            return measure_judge(network, name, inputs.test, threat_model=threat_model, seed=inputs.judge_seed)
-
-        def load(file: Path) -> Judge:
-            known = read_json(file.with_suffix(".json"))
-            return Judge(_loading(network)(file), known["natural"], known["adversarial"], known["name"])
-
-        def train(checkpoint: Path | None, log: Log) -> Judge:
-            judge = self._train_like_the_judge(inputs.judge_seed, checkpoint, log)
-            if self.folder is not None:
-                accuracy = {"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial}
-                write_json(self.path("judge.json"), accuracy)
-            self._say_accuracy("judge", judge)
-            return judge
-
+        if options.judge_weights is not None:
+            return measure_judge(
+                inputs.judge_network,
+                options.judge,
+                inputs.test,
+                threat_model=inputs.threat_model,
+                seed=inputs.judge_seed,
+            )
         label = "training the judge: an independent classifier, adversarially trained"
-        return self.made("judge", label, train, load, lambda judge, file: _saving(judge.classifier, file))
+        return self._robust_network("judge", label, inputs.judge_seed)
 
     @cached_property
     def recognition_network(self) -> Classifier | None:
         """What classifies explanations while InterpretGAN trains; `None`: the classifier itself."""
-        inputs, name = self.inputs, self.settings.generator.recognition_network
+        name = self.settings.generator.recognition_network
         if name is None:
             return None
         if name != TRAINED:
-            return load_classifier(name, device=inputs.device)
-        seed = inputs.judge_seed + 1
-
-        def train(checkpoint: Path | None, log: Log) -> Classifier:
-            trained = self._train_like_the_judge(seed, checkpoint, log)
-            self._say_accuracy("recognition network", trained)
-            return trained.classifier
-
-        def load(file: Path) -> Classifier:
-            network = Classifier(inputs.build(self.settings.judge.judge, seed), bounds=self.classifier.bounds)
-            return _loading(network)(file)
-
+            return load_classifier(name, device=self.inputs.device)
         label = "training the recognition network: like the judge, with another seed"
-        return self.made("recognition_network", label, train, load, _saving)
+        return self._robust_network("recognition_network", label, self.inputs.judge_seed + 1).classifier
 
-    def _train_like_the_judge(self, seed: int, checkpoint: Path | None, log: Log) -> Judge:
-        return train_judge(
-            self.inputs.train,
-            self.inputs.test,
-            threat_model=self.inputs.threat_model,
-            seed=seed,
-            epochs=self.inputs.judge_recipe.epochs,
-            architecture=self.settings.judge.judge,
-            bounds=self.inputs.classifier.bounds,
-            device=self.inputs.device,
-            checkpoint=checkpoint,
-            on_progress=log,
+    def _robust_network(self, name: str, label: str, seed: int) -> Judge:
+        """A network of the judge's architecture and recipe, trained against the threat model with this seed."""
+        inputs, architecture, bounds = self.inputs, self.settings.judge.judge, self.inputs.classifier.bounds
+        return self.made(
+            name,
+            label,
+            lambda checkpoint, log: train_judge(
+                inputs.train,
+                inputs.test,
+                threat_model=inputs.threat_model,
+                seed=seed,
+                epochs=inputs.judge_recipe.epochs,
+                architecture=architecture,
+                bounds=bounds,
+                device=inputs.device,
+                checkpoint=checkpoint,
+                on_progress=log,
+            ),
+            lambda file: Judge.load(file, Classifier(inputs.build(architecture, seed), bounds=bounds)),
+            Judge.save,
+            summary=lambda made: (
+                f"{made.natural:.1%} right on held-out images, {made.adversarial:.1%} when attacked itself"
+            ),
         )
-
-    def _say_accuracy(self, what: str, judge: Judge) -> None:
-        self.say(f"{what}: {judge.natural:.1%} right on held-out images, {judge.adversarial:.1%} when attacked itself")
 
     # --- generators and decoders -----------------------------------------------------------------------------
 
@@ -281,20 +287,20 @@ class Networks:
 
     def _interpreter(self, seed: int) -> InterpretGAN:
         config = self.settings.generator.config()
-
-        def train(checkpoint: Path | None, log: Log) -> InterpretGAN:
-            return InterpretGAN(self.classifier, self.layers, config=config, seed=seed).fit(
+        recognition_network = self.recognition_network  # its training is a stage of its own, before this one
+        return self.made(
+            f"generator-{seed}",
+            f"training InterpretGAN for {len(self.layers)} layers at once (seed {seed})",
+            lambda checkpoint, log: InterpretGAN(self.classifier, self.layers, config=config, seed=seed).fit(
                 self.inputs.train,
                 recognition_network=recognition_network,
                 checkpoint=checkpoint,
                 on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
                 devices=self.settings.run.devices,
-            )
-
-        recognition_network = self.recognition_network  # its training is a stage of its own, before this one
-        label = f"training InterpretGAN for {len(self.layers)} layers at once (seed {seed})"
-        load = lambda file: InterpretGAN.load(file, self.classifier)  # noqa: E731  (an argument with a name)
-        return self.made(f"generator-{seed}", label, train, load, InterpretGAN.save)
+            ),
+            lambda file: InterpretGAN.load(file, self.classifier),
+            InterpretGAN.save,
+        )
 
     @cached_property
     def decoders(self) -> Decoders | None:
@@ -302,17 +308,17 @@ class Networks:
         config = self.settings.information.config(self.settings.generator.precision)
         if config is None:
             return None
-
-        def train(checkpoint: Path | None, log: Log) -> Decoders:
-            return Decoders(self.classifier, self.layers, config=config, seed=self.seed).fit(
+        return self.made(
+            "information",
+            f"training decoders and probes for {len(self.layers)} layers",
+            lambda checkpoint, log: Decoders(self.classifier, self.layers, config=config, seed=self.seed).fit(
                 self.inputs.train,
                 checkpoint=checkpoint,
                 on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
-            )
-
-        label = f"training decoders and probes for {len(self.layers)} layers"
-        load = lambda file: Decoders.load(file, self.classifier)  # noqa: E731  (likewise)
-        return self.made("information", label, train, load, Decoders.save)
+            ),
+            lambda file: Decoders.load(file, self.classifier),
+            Decoders.save,
+        )
 
 
 def _training_record(inputs: Inputs, result: TrainingResult, accuracy: float) -> dict[str, Any]:
@@ -345,20 +351,6 @@ def _training_record(inputs: Inputs, result: TrainingResult, accuracy: float) ->
         "history": list(result.history),
         "versions": {name: package_version(name) for name in ("interpretgan", "torch")},
     }
-
-
-def _loading(classifier: Classifier) -> Callable[[Path], Classifier]:
-    """Reads weights into a classifier."""
-
-    def load(file: Path) -> Classifier:
-        load_weights(classifier.model, file)
-        return classifier
-
-    return load
-
-
-def _saving(classifier: Classifier, file: Path) -> None:
-    save_weights(classifier.model, file)
 
 
 def say_to_stderr(line: str) -> None:

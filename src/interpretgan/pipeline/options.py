@@ -382,7 +382,7 @@ class RunOptions:
     device: str = "auto"
     """auto (a GPU if there is one), cpu, or cuda[:k]."""
     devices: int = 1
-    """How many devices share the training of the generator: --device and the GPUs after it ."""
+    """How many devices share the training of the generator: --device and the GPUs after it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:

@@ -144,7 +144,7 @@ def _diagnosed(run: Run, spec: Spec, folder: Path) -> dict[str, Any]:
         }
         for index, (layer, row) in enumerate(zip(diagnosis.layers[1:], record["layers"][1:], strict=True))
     ]
-    for weights in [*run.path(".").glob("generator-*.safetensors"), run.path("information.safetensors")]:
+    for weights in [*run.path("").glob("generator-*.safetensors"), run.path("information.safetensors")]:
         weights.unlink(missing_ok=True)  # tens of megabytes that the folder can make again
     return {
         "layers": rows,

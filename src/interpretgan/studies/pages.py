@@ -20,13 +20,12 @@ from cyclopts import App
 
 from interpretgan.attacks import fraction
 from interpretgan.attacks.threat_model import SMALL
-from interpretgan.diagnosis.diagnose import READABLE
+from interpretgan.diagnosis.reliability import READABLE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.models import card_names, read_card
 from interpretgan.report.charts import svg
-from interpretgan.report.examples import load_examples
-from interpretgan.report.figures import check_examples, explanation_sheet, grid
+from interpretgan.report.pictures import explanation_sheet, load_explanation
 from interpretgan.statistics import Profile, rank_correlation
 from interpretgan.store.files import atomic_write_bytes, atomic_write_text, read_json
 from interpretgan.studies import figures
@@ -249,7 +248,7 @@ def _picture(path: Path, data: bytes, title: str) -> tuple[str, Path]:
 
 def _sheet(file: Path, classes: Iterable[str]) -> bytes:
     """The picture of all layers of the explanations in a file."""
-    return explanation_sheet(grid(check_examples(load_examples(file, classes)))[:SHOWN])
+    return explanation_sheet(load_explanation(file), list(classes), SHOWN)
 
 
 def _holds(name: str) -> str:

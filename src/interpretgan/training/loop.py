@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
@@ -23,9 +24,8 @@ from interpretgan.training.checks import require_finite
 from interpretgan.training.objectives import Batch, Objective
 from interpretgan.training.precision import channels_last, has_fast_bf16
 from interpretgan.training.recipes import Recipe, augment
-from interpretgan.training.steps import MovingAverage, State, copy_of, resumable, swapped, tensors_of
+from interpretgan.training.steps import MovingAverage, State, copy_of, resumable, swapped
 
-MOMENTUM = 0.9  # of SGD
 REPORT_SECONDS = 0.5  # between two reports within an epoch
 
 OnProgress = Callable[[dict[str, Any]], None]
@@ -88,7 +88,7 @@ def train_classifier(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ModelError(expected="a model with parameters to train", got="none", do="set requires_grad on them")
-    shapes = [(name, tuple(value.shape)) for name, value in tensors_of(model).items()]
+    shapes = [(name, getattr(value, "shape", None)) for name, value in model.state_dict().items()]
     fingerprint = fingerprint_of(shapes, classifier.identity(), train.sha256, objective, recipe, seed, bf16)
     _check_classes(classifier, train, place)
 
@@ -194,7 +194,7 @@ class _Epochs:
     def add(self, report: dict[str, float], weights: State, seconds: float) -> None:
         """Add an epoch that ended `seconds` after the start of this process."""
         if "validation_natural" in report and all(_merit(report) > _merit(earlier) for earlier in self.history):
-            self.best_weights = {name: value.clone() for name, value in weights.items()}
+            self.best_weights = copy.deepcopy(weights)
         self.history.append({**report, "seconds": self.seconds_before + seconds})
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _split(count: int, validation: int, seed: int) -> tuple[Tensor, Tensor]:
 def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     settings: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=MOMENTUM, nesterov=True, **settings)
+        return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **settings)
     return torch.optim.AdamW(parameters, **settings)
 
 

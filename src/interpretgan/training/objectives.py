@@ -44,8 +44,7 @@ class Objective(ABC):
     (perturbations of earlier epochs, say) returns it from `state_dict` and takes it back in `load_state_dict`.
     """
 
-    replays = 1
-    """Steps in a row on each batch; an epoch has that many times fewer batches of new images."""
+    replays = 1  #: Steps in a row on each batch; an epoch has that many times fewer batches of new images.
 
     @property
     def selection(self) -> ThreatModel | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from interpretgan.store.checkpoints import Checkpoint
 from interpretgan.training.checks import require_finite
 
-State = dict[str, Tensor]
+State = dict[str, Any]
 OnStep = Callable[[int, dict[str, float]], None]
 """Called after each step with the number of finished steps and the losses of the step."""
 
@@ -24,7 +24,7 @@ def warm_up_and_cosine(step: int, steps: int, *, floor: float) -> float:
 
 
 class MovingAverage:
-    """An exponential moving average of a network's parameters and buffers, from its present state on.
+    """An exponential moving average of a network's state, from the present one on.
 
     At update `t` the old average keeps the share `min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten.
     """
@@ -37,32 +37,34 @@ class MovingAverage:
     def update(self, network: nn.Module, t: int) -> None:
         """Take in the network's state at update `t`; at 0 the average becomes that state. Counters are copied."""
         decay = min(self.decay, (1 + t) / (10 + t)) if t else 0.0
-        for name, value in tensors_of(network).items():
-            if decay and value.is_floating_point():
+        for name, value in network.state_dict().items():
+            if decay and isinstance(value, Tensor) and value.is_floating_point():
                 self.state[name].lerp_(value, 1 - decay)
             else:
-                self.state[name].copy_(value)
+                self._put(name, value)
 
     def state_dict(self) -> State:
-        """The averaged tensors, under the names that the network's own `state_dict` has."""
+        """The average, under the names that the network's own `state_dict` has."""
         return self.state
 
-    @torch.no_grad()
     def load_state_dict(self, state: State) -> None:
         """Take back what `state_dict` returned."""
-        for name, value in self.state.items():
-            value.copy_(state[name])
+        for name, value in state.items():
+            self._put(name, value)
 
-
-def tensors_of(network: nn.Module) -> State:
-    """The network's parameters and buffers themselves, by name."""
-    return {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    def _put(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self.state[name].copy_(value)
+        else:  # what a module's `get_extra_state` returns
+            self.state[name] = value
 
 
 def copy_of(network: nn.Module) -> State:
-    """The network's parameters and buffers as they are now, contiguous."""
-    tensors = tensors_of(network).items()
-    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors}
+    """The network's state as it is now, its tensors contiguous."""
+    return {
+        name: value.detach().clone(memory_format=torch.contiguous_format) if isinstance(value, Tensor) else value
+        for name, value in network.state_dict().items()
+    }
 
 
 @contextmanager
