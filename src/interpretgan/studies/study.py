@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,7 +42,7 @@ def run_study(
     """
     specs = first_runs(config)
     data = {spec["case"]: {name: spec["config"]["data"][name] for name in ("sha256", "test_sha256")} for spec in specs}
-    identity = {"study": plain(config.to_dict()), "code": code_version(), "data": data}
+    identity = {"study": plain(asdict(config)), "code": code_version(), "data": data}
     finished = _finished(reuse)
     with RunFolder(out).open(identity), closing(Board(stream)) as board:
         runs = _Runs(out / "runs", finished, board)
