@@ -31,10 +31,8 @@ from interpretgan.studies.definitions import other_definitions
 from interpretgan.studies.plan import MACHINE, SECTIONS, Spec, code_version, spec_hash
 from interpretgan.studies.repairs import only, swappable, units_of
 
-REFUSED = 2
-"""Exit status where the run cannot be made, and could not be on a second attempt."""
-WORK = "work"
-"""Folder of what a run makes on its way."""
+REFUSED = 2  #: Exit status where the run cannot be made, and could not be on a second attempt.
+WORK = "work"  #: Folder of what a run makes on its way.
 ROW = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits", "information_loss",
        "class_information", "class_accuracy", "flags")  # fmt: skip
 """What a result says of a layer, where it was measured."""
@@ -57,11 +55,7 @@ def main(folder: Path) -> int:
 
 
 def execute(spec: Spec, folder: Path) -> dict[str, Any]:
-    """Make a run.
-
-    Args:
-        spec: Of `plan`.
-        folder: Of the run, beside those of the study's other runs. What an earlier attempt left there is used.
+    """Make a run in its folder, beside those of the study's other runs. What an earlier attempt left there is used.
 
     Returns:
         `classifier`, `accuracy`, `noise`, `examples`, `right` (which examples each attack left right, bits as
@@ -157,10 +151,7 @@ def _diagnosed(run: Run, spec: Spec, folder: Path) -> dict[str, Any]:
 
 
 def _share_judge(run: Run, spec: Spec, folder: Path) -> None:
-    """Take the judge that another variant trained, or leave it for them: that of a seed, data and attack is the same.
-
-    Where two train it at the same time they get the same weights, so it does not matter whose are kept.
-    """
+    """Take the judge that another variant trained, or leave it for them: variants of a seed have the same one."""
     names = ("data", "judge", "attack", "seed", "device")
     key = spec_hash({name: spec["config"][name] for name in names} | {"code": spec["code"]})
     place, work = folder.parents[1] / "judges" / key[:16], folder / WORK
@@ -172,7 +163,7 @@ def _share_judge(run: Run, spec: Spec, folder: Path) -> None:
         temporary.mkdir(parents=True, exist_ok=True)
         for file in work.glob("judge.*"):
             shutil.copyfile(file, temporary / file.name)
-        with suppress(OSError):  # another run was faster
+        with suppress(OSError):  # another run was faster, and made the same
             temporary.rename(place)
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -67,13 +67,7 @@ def run_study(
 
 
 class _Runs:
-    """The runs in a study's folder. Those that are finished are kept.
-
-    Args:
-        folder: Of all runs.
-        finished: Folders of runs of other studies, by the hash of what they did.
-        board: Shows their progress.
-    """
+    """The runs in a study's folder. Those that are finished are kept, here or, by what they did, in another study."""
 
     def __init__(self, folder: Path, finished: Mapping[str, Path], board: Board) -> None:
         self.folder, self._finished, self._board = folder, finished, board
@@ -121,11 +115,7 @@ class _Runs:
         self._board.set(folder.name, state, text)
 
     def check(self, spec: Spec) -> None:
-        """Refuse what another study, other code or other data left in a run's folder.
-
-        Raises:
-            RunFolderError: There is such a thing.
-        """
+        """Refuse, by a `RunFolderError`, what another study, other code or other data left in a run's folder."""
         folder = self.folder / spec["id"]
         if (folder / "result.json").exists() and read_json(folder / "result.json")["spec_sha256"] != spec_hash(spec):
             different = [*differences(read_json(folder / "spec.json"), spec).values()]
@@ -148,11 +138,7 @@ class _Runs:
 
 
 def _finished(studies: Sequence[Path]) -> dict[str, Path]:
-    """Folders of the finished runs of other studies, by the hash of what they did.
-
-    Raises:
-        RunFolderError: One of the studies has none, so that all would be made again without a word.
-    """
+    """Folders of the finished runs of other studies, by the hash of what they did. Each study must have some."""
     found = {}
     for study in studies:
         results = sorted(study.glob("runs/*/result.json"))
