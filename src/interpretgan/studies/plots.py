@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interpretgan.attacks import SMALL
+from interpretgan.attacks.threat_model import SMALL
 from interpretgan.studies.claims import Claim, Study, by_condition
 from interpretgan.studies.effects import PROFILED, profile
 
