@@ -214,7 +214,7 @@ def test_best_and_last_weights_are_both_kept(tmp_path: Path, monkeypatch: pytest
 def test_weights_of_a_factory_are_asked_for_in_two_ways(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     arguments = ["attack", "--model", "examples.residual_digits:make_net", "--dry-run"]
     for more in (["--pretrained"], ["--weights", "pretrained"]):
         assert run_command([*arguments, *more]) == 0
@@ -262,7 +262,7 @@ def test_a_robust_recognition_network_is_trained_once_and_is_part_of_the_record(
     arguments = [
         "explain",
         *SMALL[: SMALL.index("--bootstrap")],
-        "--recognition_network",
+        "--recognition-network",
         "robust",
         "--layers",
         "fc1",
@@ -287,7 +287,7 @@ def test_a_robust_recognition_network_is_trained_once_and_is_part_of_the_record(
 
 
 def test_layers_lists_layers_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     try:
         assert run_command(["layers", "--model", "tests.networks:Residual", "--out", str(tmp_path)]) == 0
     finally:
@@ -300,9 +300,9 @@ def test_layers_lists_layers_and_reasons(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_the_example_of_an_own_model_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     assert run_command(["layers", "--model", "examples.residual_digits:make_net"]) == 0
-    assert "5 layers to diagnose, 6 calls that are no layer" in capsys.readouterr().out
+    assert "5 layers to diagnose, 6 module calls that are none" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "attack", "fit", "explain", "diagnose"])
@@ -365,15 +365,15 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--mean", "0.1;0.2"], "numbers like 0.48,0.45,0.41"),
         (["fit", "--layers", "fc9", "--epochs", "1"], "did you mean 'fc"),
         (
-            ["fit", "--recognition_network", "vgg-small-max-pgd", "--epochs", "1"],
+            ["fit", "--recognition-network", "vgg-small-max-pgd", "--epochs", "1"],
             "a recognition network of the classes of digits",
         ),
-        (["fit", "--recognition_network", "lenet5-max", "--epochs", "1"], "a recognition network that is robust"),
+        (["fit", "--recognition-network", "lenet5-max", "--epochs", "1"], "a recognition network that is robust"),
         (
-            ["fit", "--recognition_network", "robust", "--epochs", "1"],
+            ["fit", "--recognition-network", "robust", "--epochs", "1"],
             "a threat model to train a robust recognition network against",
         ),
-        (["diagnose", "--recognition_network", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
+        (["diagnose", "--recognition-network", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
         (["explain", "--index", "a"], "whole numbers"),
         (["report", "nowhere"], "run `interpretgan diagnose` first"),
         (["report"], "interpretgan report runs/mnist"),
@@ -401,7 +401,7 @@ def test_bad_input_is_answered_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     assert message in refused(arguments, capsys)
     assert not list(tmp_path.rglob("*.json"))
 
@@ -434,7 +434,7 @@ def test_a_truncated_weights_file_is_refused_and_nothing_is_left(
 
 
 def test_a_model_of_too_few_classes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     try:
         arguments = ["attack", "--model", "tests.networks:Residual", "--pretrained", "--out", str(tmp_path / "run")]
         assert "10 classes" in refused(arguments, capsys)
