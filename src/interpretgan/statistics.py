@@ -24,9 +24,7 @@ class Interval:
 
 
 def bootstrap_weights(generators: int, examples: int, replicates: int, *, seed: int) -> Weights:
-    """Weights `[1 + replicates, S·N]`: ones first, then resamples with replacement.
-
-    Small whole numbers in single precision, whose sums are exact.
+    """Weights `[1 + replicates, S·N]`: ones first, then resamples with replacement, whole numbers with exact sums.
 
     An example is drawn with all its predictions, so comparisons between layers stay paired; generators are drawn too
     where there are several, so the interval covers their training.
@@ -46,24 +44,20 @@ def intervals(replicates: Floats, confidence: float) -> list[Interval]:
     The replicates are moved so that their mean is the estimate: resampling repeats examples, which shifts estimates of
     information (hardly those of accuracy).
     """
-    estimate, resampled = replicates[0], replicates[1:]
-    if not len(resampled):
-        return [Interval(float(v), float(v), float(v)) for v in estimate]
+    estimate, resampled = replicates[0], replicates[1:] if len(replicates) > 1 else replicates
+    moved = resampled - resampled.mean(axis=0) + estimate
+    return [_percentiles(float(v), column, confidence) for v, column in zip(estimate, moved.T, strict=True)]
+
+
+def _percentiles(value: float, replicates: Floats, confidence: float) -> Interval:
+    """An estimate between percentiles of its replicates; it is never outside."""
     tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(resampled - resampled.mean(axis=0) + estimate, [tail, 100 - tail], axis=0)
-    return [Interval(float(v), float(min(a, v)), float(max(b, v))) for v, a, b in zip(estimate, low, high, strict=True)]
+    low, high = np.percentile(replicates, [tail, 100 - tail])
+    return Interval(value, min(float(low), value), max(float(high), value))
 
 
 def wilson(right: int, examples: int, confidence: float) -> Interval:
-    """A share of examples with its Wilson interval.
-
-    Args:
-        right: How many.
-        examples: Of how many, at least 1.
-        confidence: Of the interval, between 0 and 1.
-
-    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
-    """
+    """The share that is right of at least one example, with its interval at a level between 0 and 1 (Wilson 1927)."""
     from scipy.stats import binomtest
 
     found = binomtest(right, examples).proportion_ci(confidence, method="wilson")
@@ -85,32 +79,20 @@ ANYTHING = np.repeat([-1.0, 1.0], 2)
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate that knows its interval at any level.
-
-    Attributes:
-        value: The estimate.
-        p: Two-sided p-value of a value of zero.
-        runs: How many runs, or pairs of runs, it rests on.
-        size: Mean difference over the standard deviation of the differences (Cohen's d of pairs). `None`: no deviation.
-        error: Standard error of Student's interval.
-        degrees: Degrees of freedom of Student's interval.
-        replicates: Of a bootstrap `[B]`, whose percentiles are the interval in place of Student's.
-    """
+    """An estimate that knows its interval at any level."""
 
     value: float
-    p: float
-    runs: int
-    size: float | None = None
-    error: float = 0.0
-    degrees: float = 1.0
-    replicates: Floats | None = None
+    p: float  #: Two-sided, of a value of zero.
+    runs: int  #: How many runs, or pairs of runs, it rests on.
+    size: float | None = None  #: Mean of differences over their standard deviation (Cohen's d). `None`: no deviation.
+    error: float = 0.0  #: Standard error of Student's interval.
+    degrees: float = 1.0  #: Degrees of freedom of Student's interval.
+    replicates: Floats | None = None  #: Of a bootstrap `[B]`: their percentiles are the interval, not Student's.
 
     def interval(self, confidence: float) -> Interval:
         """The estimate with its interval at this level."""
         if self.replicates is not None:
-            tail = 100 * (1 - confidence) / 2
-            low, high = np.percentile(self.replicates, [tail, 100 - tail])
-            return Interval(self.value, min(float(low), self.value), max(float(high), self.value))
+            return _percentiles(self.value, self.replicates, confidence)
         from scipy.stats import t
 
         half = float(t.ppf(0.5 + confidence / 2, self.degrees)) * self.error
@@ -195,21 +177,13 @@ def _correlation(a: Floats, b: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Profile:
-    """Two quantities of the layers of one run, whose ranks are compared.
+    """Two quantities of the layers of one run, whose ranks are compared."""
 
-    Attributes:
-        group: Runs whose layers correspond: those of one architecture.
-        stratum: Runs that differ by their seed alone.
-        first: `[layers]`, NaN where a layer is left out.
-        second: Likewise.
-        given: What is held fixed, `[layers]`. `None`: nothing.
-    """
-
-    group: str
-    stratum: str
-    first: Floats
-    second: Floats
-    given: Floats | None = None
+    group: str  #: The same for runs whose layers correspond: those of one architecture.
+    stratum: str  #: The same for runs that differ by their seed alone.
+    first: Floats  #: `[layers]`, NaN where a layer is left out.
+    second: Floats  #: Likewise.
+    given: Floats | None = None  #: What is held fixed, `[layers]`. `None`: nothing.
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
@@ -218,7 +192,7 @@ class Profile:
 
     def rho(self, layers: Integers | None = None) -> Floats:
         """Spearman's rho `[B]` of the drawn layers `[B, layers]`. `None`: of all, `[1]`."""
-        tables = (self.first, self.second, *(() if self.given is None else (self.given,)))
+        tables = [table for table in (self.first, self.second, self.given) if table is not None]
         return spearman_rows(*(table[None] if layers is None else table[layers] for table in tables))
 
     def permuted(self, orders: Integers) -> Floats:
@@ -228,13 +202,13 @@ class Profile:
         Lane 1983).
         """
         known = np.flatnonzero(self.known)
-        chosen = orders[np.isin(orders, known)].reshape(len(orders), len(known))
-        first, second = (_ranks(x[None], self.known[None], None if self.given is None else self.given[None])[0]
-                         for x in (self.first, self.second))  # fmt: skip
-        moved = second[chosen]
-        if self.given is not None:
-            moved = _cleared(moved, _ranks(self.given[None], self.known[None])[:, known])
-        return _correlation(first[known][None], moved)
+        places = orders[np.isin(orders, known)].reshape(len(orders), len(known))
+        given = None if self.given is None else self.given[None]
+        first, second = (_ranks(table[None], self.known[None], given) for table in (self.first, self.second))
+        moved = second[0, places]
+        if given is not None:
+            moved = _cleared(moved, _ranks(given, self.known[None])[:, known])
+        return _correlation(first[:, known], moved)
 
 
 def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int, promised: int = 0) -> Estimate | None:
@@ -243,11 +217,8 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int,
     Ranks are compared within a run, never between networks. The layers of an architecture are drawn, or permuted, for
     all of its runs at once: more seeds of one network are no further layers. Seeds are drawn within each stratum.
 
-    Args:
-        profiles: One per run.
-        replicates: Of the bootstrap, and of the permutations.
-        seed: Of both.
-        promised: How many runs there were to be.
+    There is a profile for each run, of as many runs as were `promised`; the `replicates` are those of the bootstrap,
+    and as many permutations.
 
     Returns:
         `None` where no run has three layers that can be compared. The interval is all of [-1, 1] where a run has fewer
@@ -255,29 +226,26 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int,
         were promised, as the seeds that are left vary less than all do.
     """
     random = np.random.default_rng(seed)
-    rhos = [float(one.rho()[0]) for one in profiles]
-    profiles = [one for one, rho in zip(profiles, rhos, strict=True) if np.isfinite(rho)]
+    rhos = [float(profile.rho()[0]) for profile in profiles]
+    profiles = [profile for profile, rho in zip(profiles, rhos, strict=True) if np.isfinite(rho)]
     if not profiles:
         return None
     value = float(np.mean([rho for rho in rhos if np.isfinite(rho)]))
-    sizes = {one.group: len(one.first) for one in profiles}
-    drawn = {group: random.integers(size, size=(replicates, size)) for group, size in sizes.items()}
-    orders = {
-        group: np.argsort(random.random((replicates, size)), axis=1, kind="stable") for group, size in sizes.items()
-    }
+    sizes = {profile.group: (replicates, len(profile.first)) for profile in profiles}
+    drawn = {group: random.integers(size[1], size=size) for group, size in sizes.items()}
+    orders = {group: np.argsort(random.random(size), axis=1, kind="stable") for group, size in sizes.items()}
     weights = np.zeros((len(profiles), replicates))
-    for stratum in sorted({one.stratum for one in profiles}):
-        members = np.flatnonzero([one.stratum == stratum for one in profiles])
+    for stratum in sorted({profile.stratum for profile in profiles}):
+        members = np.flatnonzero([profile.stratum == stratum for profile in profiles])
         chosen = random.integers(len(members), size=(len(members), replicates))
         weights[members] = [(chosen == member).sum(axis=0) for member in range(len(members))]
-    boot = np.stack([one.rho(drawn[one.group]) for one in profiles])
-    null = np.stack([one.permuted(orders[one.group]) for one in profiles])
-    chance = np.nan_to_num(null).sum(axis=0) / np.isfinite(null).sum(axis=0).clip(1)
+    resampled = np.ma.masked_invalid([profile.rho(drawn[profile.group]) for profile in profiles])
+    permuted = np.ma.masked_invalid([profile.permuted(orders[profile.group]) for profile in profiles])
+    chance = permuted.mean(axis=0).filled(0)
     p = float((1 + (np.abs(chance) >= abs(value) - 1e-12).sum()) / (1 + replicates))
-    weights *= np.isfinite(boot)
-    total = weights.sum(axis=0)
-    means = (weights * np.nan_to_num(boot)).sum(axis=0)[total > 0] / total[total > 0]
-    enough = min(one.known.sum() for one in profiles) >= LEAST_LAYERS and len(profiles) >= promised and len(means)
+    means = np.ma.compressed(np.ma.average(resampled, axis=0, weights=weights))
+    fewest = min(profile.known.sum() for profile in profiles)
+    enough = fewest >= LEAST_LAYERS and len(profiles) >= promised and len(means)
     # Layers drawn twice tie, which moves the replicates; their mean is brought back to the estimate.
     spread = np.clip(means - means.mean() + value, -1, 1) if enough else ANYTHING
     return Estimate(value, p, len(profiles), replicates=spread)

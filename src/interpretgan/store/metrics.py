@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,15 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The records of a metrics file, in order; a last line torn by a crash is left out."""
     with reading(path):
         lines = Path(path).read_bytes().split(b"\n")[:-1]  # whatever follows the last newline is torn
-    return [_record(line, path, number) for number, line in enumerate(lines, start=1)]
-
-
-def _record(line: bytes, path: str | os.PathLike[str], number: int) -> dict[str, Any]:
-    with suppress(ValueError, TypeError, KeyError):
-        record: dict[str, Any] = json.loads(line)
-        if isinstance(record["step"], int):
-            return record
-    expected, do = f"one JSON object with a step on each line of {path}", "delete the run folder and start again"
-    raise RunFolderError(expected=expected, got=f"a damaged line {number}", do=do)
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+            index(records[-1]["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            got, do = f"a damaged line {number}", "delete the run folder and start again"
+            raise RunFolderError(expected=f"JSON with a step on each line of {path}", got=got, do=do) from error
+    return records
 
 
 def _line(record: Mapping[str, object]) -> str:

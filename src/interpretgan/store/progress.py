@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 
 from rich.console import Console
@@ -56,14 +56,15 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _show(self) -> None:
         seconds, done_here = self.clock() - self._began, self.done - self.start
-        parts = [f"{self.label}: {self.done}/{self.total}"]
-        if done_here > 0 and seconds > 0:
-            parts.append(f"{done_here / seconds:.3g} {self.unit}/s")
-            if not self._closed:
-                parts.append(f"{duration((self.total - self.done) * seconds / done_here)} left")
-        if self._closed:
-            parts.append(f"took {duration(seconds)}")
-        line = Text("  ".join(filter(None, [*parts, self._note])), no_wrap=True, overflow="ellipsis")
+        rate = done_here / seconds if seconds > 0 else 0.0
+        left = f"{duration((self.total - self.done) / rate)} left" if rate > 0 else ""
+        parts = [
+            f"{self.label}: {self.done}/{self.total}",
+            f"{rate:.3g} {self.unit}/s" if rate > 0 else "",
+            f"took {duration(seconds)}" if self._closed else left,
+            self._note,
+        ]
+        line = Text("  ".join(filter(None, parts)), no_wrap=True, overflow="ellipsis")
         if self._live is None:
             self.console.print(line, soft_wrap=True)
         else:
@@ -71,29 +72,21 @@ class Progress(AbstractContextManager["Progress"]):
             self._live.update(line, refresh=True)
 
 
-@dataclass
-class ProgressOfStages(AbstractContextManager["ProgressOfStages"]):
+class ProgressOfStages(ExitStack):
     """A `Progress` for each of several stages in turn, whose totals are known when they begin."""
 
-    label: str
-    unit: str = "step"
-    _line: Progress | None = None
+    def __init__(self, label: str, unit: str = "step") -> None:
+        super().__init__()
+        self.label, self.unit = label, unit
+        self._line: Progress | None = None
 
     def update(self, stage: str, done: int, total: int) -> None:
         """Report that `done` of the `total` units of a stage are complete; with the last one its line ends."""
-        self._line = self._line or Progress(total, f"{self.label} {stage}", unit=self.unit)
+        self._line = self._line or self.enter_context(Progress(total, f"{self.label} {stage}", unit=self.unit))
         self._line.update(done)
         if done == total:
             self.close()
-
-    def close(self) -> None:
-        """End the line of the stage under way."""
-        if self._line is not None:
-            self._line.close()
             self._line = None
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def duration(seconds: float) -> str:
