@@ -162,8 +162,7 @@ def test_what_failed_does_not_make_the_rest_easier_to_confirm() -> None:
 
 
 def test_more_comparisons_widen_the_corrected_interval_alone() -> None:
-    names = {"quantity": "q", "case": "c", "variant": None, "against": None, "layer": None}
-    one = (names, paired([0.02, 0.05, -0.01, 0.03, 0.04]))
+    one = (("q", "c", None, None, None), paired([0.02, 0.05, -0.01, 0.03, 0.04]))
     (alone,), many = correct([one], 0.95), correct([one] * 4, 0.95)
     assert (alone.corrected_low, alone.corrected_high) == (alone.low, alone.high)
     assert many[0].corrected_low < alone.low < alone.high < many[0].corrected_high

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 
 Run = Mapping[str, Any]
 """One of the `runs` of a study: `id`, `case`, `variant`, `seed`, `status`, and its `result` where that is `done`."""
-PROFILED = ("vulnerability", "information_loss")
-"""What is compared layer by layer."""
-CURVE, AT_EPS = "curve", "accuracy at eps "
-"""Family of the points of the curve over eps, and how their quantities begin."""
+PROFILED = ("vulnerability", "information_loss")  #: What is compared layer by layer.
+CURVE, AT_EPS = "curve", "accuracy at eps "  #: Family of the points of the curve over eps, and how their names begin.
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ class Effect:
     p_holm: float  # corrected for their number (Holm 1979)
 
 
-Found = tuple[dict[str, Any], Estimate]
-"""The names of an effect (`quantity` to `layer`), and its estimate."""
+Found = tuple[tuple[str, str, str | None, str | None, str | None], Estimate]
+"""The names of an effect, from `quantity` to `layer`, and its estimate."""
 
 
 def measure(config: StudyConfig, runs: Sequence[Run]) -> list[Effect]:
@@ -66,23 +64,17 @@ def measure(config: StudyConfig, runs: Sequence[Run]) -> list[Effect]:
 def correct(family: Sequence[Found], confidence: float, comparisons: int = 0) -> list[Effect]:
     """Effects that are looked at together, with what holds for all of them at once.
 
-    Args:
-        family: Names and estimates.
-        confidence: Level of each interval; the corrected ones hold together at it.
-        comparisons: How many there would be if no run had failed, where that is more.
+    `confidence` is the level of each interval, and that at which the corrected ones hold together; `comparisons` is how
+    many effects there would be if no run had failed, where that is more.
     """
     count = max(1, comparisons, len(family))
-    corrected = holm([estimate.p for _, estimate in family] + [1.0] * (count - len(family)))
+    corrected = holm([found.p for _, found in family] + [1.0] * (count - len(family)))
     effects = []
-    for (names, estimate), p in zip(family, corrected, strict=False):
-        alone, together = estimate.interval(confidence), estimate.interval(1 - (1 - confidence) / count)
-        effects.append(
-            Effect(
-                **names, runs=estimate.runs, value=estimate.value, low=alone.low, high=alone.high, p=estimate.p,
-                size=estimate.size, comparisons=count, corrected_low=together.low, corrected_high=together.high,
-                p_holm=float(p),
-            )
-        )  # fmt: skip
+    for (names, found), p in zip(family, corrected, strict=False):
+        alone, together = found.interval(confidence), found.interval(1 - (1 - confidence) / count)
+        ends = {"low": alone.low, "high": alone.high, "corrected_low": together.low, "corrected_high": together.high}
+        figures: dict[str, Any] = {"runs": found.runs, "value": found.value, "p": found.p, "size": found.size}
+        effects.append(Effect(*names, comparisons=count, p_holm=float(p), **figures, **ends))
     return effects
 
 
@@ -98,7 +90,7 @@ def numbers(runs: Sequence[Run]) -> pd.DataFrame:
     import pandas as pd
 
     rows: list[tuple[Any, ...]] = []
-    for run in sorted(finished(runs), key=lambda one: int(one["seed"])):
+    for run in sorted(finished(runs), key=lambda run: int(run["seed"])):
         result, where = run["result"], (run["case"], run["variant"], run["seed"])
         for name, share in result["accuracy"].items():
             bits = np.unpackbits(np.frombuffer(bytes.fromhex(result["right"][name]), dtype=np.uint8))
@@ -135,6 +127,14 @@ def finished(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run["status"] == "done"]
 
 
+def tables_by_variant(runs: Sequence[Run]) -> dict[str, list[pd.DataFrame]]:
+    """The layers of the runs that have a result, by case and variant."""
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for run in finished(runs):
+        tables.setdefault(f"{run['case']} {run['variant']}", []).append(layer_table(run["result"]))
+    return tables
+
+
 def _number(value: object) -> float:
     """A number, alone or as the value of an interval; NaN where there is none."""
     value = value.get("value") if isinstance(value, Mapping) else value
@@ -150,19 +150,19 @@ def _differences(config: StudyConfig, runs: Sequence[Run]) -> list[Effect]:
     # What each repair gains, and whether the blamed gain more than the cleared, are two questions.
     families: dict[tuple[str, bool], list[Found]] = {}
     for case, variant, against in conditions(config):
-        one, other = (table[(table["case"] == case) & (table["variant"] == name)] for name in (variant, against))
-        pairs = one.merge(other, on=[*key, "seed"], suffixes=("", "_against"))
+        first, second = (table[(table["case"] == case) & (table["variant"] == name)] for name in (variant, against))
+        pairs = first.merge(second, on=[*key, "seed"], suffixes=("", "_against"))
         pairs["difference"] = pairs["value"] - pairs["value_against"]
         for group_of, group in pairs.dropna(subset="difference").groupby(key, sort=False):
             if len(group) >= 2:
                 family, quantity, layer = map(str, group_of)
-                right, other_right = list(group["right"]), list(group["right_against"])
-                sizes = {None if bits is None else len(bits) for bits in (*right, *other_right)}
+                right = [*group["right"], *group["right_against"]]
+                sizes = {None if bits is None else len(bits) for bits in right}
                 # [seeds, examples]: 1 where the first variant alone is right, -1 where the second is
-                examples = np.stack(right) - np.stack(other_right) if len(sizes) == 1 and None not in sizes else None
-                names = {"quantity": quantity, "case": case, "variant": variant, "against": against}
-                found = ({**names, "layer": layer or None}, paired(group["difference"].to_numpy(), examples))
-                families.setdefault((family, against == UNTOUCHED), []).append(found)
+                examples = np.subtract(*np.split(np.stack(right), 2)) if len(sizes) == 1 and None not in sizes else None
+                names = (quantity, case, variant, against, layer or None)
+                found = families.setdefault((family, against == UNTOUCHED), [])
+                found.append((names, paired(group["difference"].to_numpy(), examples)))
     return [
         effect
         for (_, untouched), family in families.items()
@@ -176,11 +176,11 @@ def _promised(config: StudyConfig, family: Sequence[Found], *, untouched: bool) 
     As many as another condition of its case has; if there is none, as one of another case. Layers are compared only
     between variants that are diagnosed.
     """
-    found = Counter((names["case"], names["variant"], names["against"]) for names, _ in family)
+    found = Counter(names[1:4] for names, _ in family)  # by case, variant and against
     diagnosed = {(case.name, variant) for case in config.cases for variant in case.diagnosed}
     expected = 0
     for case, variant, against in conditions(config):
-        compared = family[0][0]["layer"] is None or {(case, variant), (case, against)} <= diagnosed
+        compared = family[0][0][-1] is None or {(case, variant), (case, against)} <= diagnosed
         if compared and (against == UNTOUCHED) == untouched:
             alike = [count for (name, _, _), count in found.items() if name == case]
             expected += max(alike or found.values())
@@ -193,21 +193,21 @@ def _promised(config: StudyConfig, family: Sequence[Found], *, untouched: bool) 
 def _correlations(config: StudyConfig, runs: Sequence[Run]) -> list[Effect]:
     """Rank correlations over layers: of each variant in each case, and of all runs together."""
     tables = {run["id"]: layer_table(run["result"]) for run in finished(runs)}
+
+    def profile(run: Run, names: Sequence[str | None]) -> Profile:
+        table = tables[run["id"]]
+        columns = [table[name].to_numpy() for name in names if name is not None]
+        return Profile("\n".join(table.index), f"{run['case']} {run['variant']}", *columns)
+
     effects = []
-    for first, second, given in correlations():
+    for names in correlations():
         families: dict[bool, list[Found]] = {False: [], True: []}  # all together is one question of its own
         for case, variant, _ in conditions(config):
             chosen = [run for run in runs if case == POOLED or (run["case"], run["variant"]) == (case, variant)]
-            profiles = []
-            for run in chosen:
-                if (table := tables.get(run["id"])) is not None:
-                    layers, stratum = "\n".join(table.index), f"{run['case']} {run['variant']}"
-                    held = None if given is None else table[given].to_numpy()
-                    profiles.append(Profile(layers, stratum, table[first].to_numpy(), table[second].to_numpy(), held))
+            profiles = [profile(run, names) for run in finished(chosen)]
             estimate = rank_correlation(profiles, config.replicates, seed=0, promised=len(chosen))
             if estimate is not None:
-                where = {"quantity": correlation_name(first, second, given), "case": case, "variant": variant}
-                families[case == POOLED].append(({**where, "against": None, "layer": None}, estimate))
+                families[case == POOLED].append(((correlation_name(*names), case, variant, None, None), estimate))
         effects += correct(families[False], config.confidence, len(conditions(config)) - 1)
         effects += correct(families[True], config.confidence)
     return effects

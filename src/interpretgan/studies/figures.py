@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from interpretgan.attacks.threat_model import SMALL
 from interpretgan.report.charts import COLOURS, band, intervals, legend, panels
 from interpretgan.studies.claims import Claim, Record, by_condition
-from interpretgan.studies.effects import AT_EPS, CURVE, PROFILED, finished, layer_table, numbers
+from interpretgan.studies.effects import AT_EPS, CURVE, PROFILED, numbers, tables_by_variant
 from interpretgan.studies.rules import POOLED, condition_name
 
 if TYPE_CHECKING:
@@ -123,9 +123,7 @@ def _variants(panel: Axes, table: pd.DataFrame, chosen: pd.DataFrame, column: st
 
 def _scatter(study: Record) -> Figure:
     """Information loss against vulnerability, a panel for each variant of each case, a colour for each seed."""
-    groups: dict[str, list[pd.DataFrame]] = {}
-    for run in finished(study["runs"]):
-        groups.setdefault(f"{run['case']} {run['variant']}", []).append(layer_table(run["result"]))
+    groups = tables_by_variant(study["runs"])
     figure, axes = panels(list(groups))
     for panel, tables in zip(axes, groups.values(), strict=True):
         for colour, table in zip(itertools.cycle(COLOURS), tables, strict=False):
