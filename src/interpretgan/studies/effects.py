@@ -72,9 +72,12 @@ def correct(family: Sequence[Found], confidence: float, comparisons: int = 0) ->
     effects = []
     for (names, found), p in zip(family, corrected, strict=False):
         alone, together = found.interval(confidence), found.interval(1 - (1 - confidence) / count)
-        ends = {"low": alone.low, "high": alone.high, "corrected_low": together.low, "corrected_high": together.high}
-        figures: dict[str, Any] = {"runs": found.runs, "value": found.value, "p": found.p, "size": found.size}
-        effects.append(Effect(*names, comparisons=count, p_holm=float(p), **figures, **ends))
+        effects.append(
+            Effect(
+                *names, found.runs, found.value, alone.low, alone.high, found.p, found.size, count,
+                together.low, together.high, float(p),
+            )
+        )  # fmt: skip
     return effects
 
 

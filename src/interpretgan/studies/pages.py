@@ -30,7 +30,7 @@ from interpretgan.store.files import atomic_write_bytes, atomic_write_text, read
 from interpretgan.studies import figures
 from interpretgan.studies.claims import Record, by_condition, claims_of, setting_of
 from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, TEST_ACCURACY, UNTOUCHED, correlation_name
-from interpretgan.studies.effects import AT_EPS, Run, finished, layer_table, numbers, tables_by_variant
+from interpretgan.studies.effects import AT_EPS, Run, finished, numbers, tables_by_variant
 from interpretgan.studies.rules import POOLED, condition_name
 from interpretgan.studies.verdicts import load_study
 
@@ -92,12 +92,8 @@ def write_pages(*folders: Path, out: Path = Path("docs/findings.md")) -> Path:
         notes = {name: folder / f"{name}.md" for name in NOTES}
         study |= {name: file.read_text(encoding="utf-8").strip() for name, file in notes.items() if file.exists()}
     loaded = dict(sorted(loaded.items(), key=lambda item: (str(item[1]["kind"]), item[0].name)))
-    studies, place, shown = (
-        {folder.name: study for folder, study in loaded.items()},
-        out.parent / "findings",
-        set[bytes](),
-    )
-    claims = claims_of(studies)
+    studies, place = {folder.name: study for folder, study in loaded.items()}, out.parent / "findings"
+    claims, shown = claims_of(studies), set[bytes]()
     for folder, study in loaded.items():
         _write(place / f"{folder.name}.md", "study.md.j2", **_study_page(study, folder, place, shown))
     figure = figures.claims([claim for claim in claims if not claim.paper.startswith("not stated")])
@@ -137,9 +133,9 @@ def _study_page(study: Record, folder: Path, place: Path, shown: set[bytes]) -> 
     ]  # fmt: skip
     origins = {origin.rpartition("/")[0] for origin in study["provenance"].get("reused", {}).values()}
     return {
-        "study": study, "done": done, "origins": origins, "pictures": pictures, "read": pd.DataFrame(read, columns=["natural", "image"]),
+        "study": study, "done": done, "origins": origins, "pictures": pictures, **_effects(study, done),
         "repeats": _repeats(done) if study["kind"] == "information" else {}, "changed": _changed(done),
-        **_effects(study, done),
+        "read": pd.DataFrame(read, columns=["natural", "image"]),
     }  # fmt: skip
 
 
@@ -223,11 +219,8 @@ def _ablation(file: Path, place: Path) -> dict[str, Any]:
     record, expected = read_json(file), f"the record of an ablation in {file}"
     if not isinstance(record, dict) or not {"variants", "image", "recognition_network"} <= record.keys():
         raise RunFolderError(expected=expected, got="another file", do="run python -m benchmarks.deep_layers")
-    title = "Natural explanations of each layer, by how the generator was trained"
-    return {
-        "record": record,
-        "picture": _picture(place / f"{file.stem}.png", file.with_suffix(".png").read_bytes(), title),
-    }
+    title, drawn = "Natural explanations of each layer, by how the generator was trained", file.with_suffix(".png")
+    return {"record": record, "picture": _picture(place / drawn.name, drawn.read_bytes(), title)}
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
