@@ -18,8 +18,7 @@ WAITING, RUNNING, KEPT, DONE, FAILED = ".", "run", "kept", "done", "FAIL"
 class Board:
     """A line for each run that ends, above a table that a terminal shows all the time, and a file at the end.
 
-    Args:
-        stream: Where to write. `None`: stderr.
+    The stream is where it writes; `None`: stderr.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -42,7 +41,7 @@ class Board:
         """A run's new state."""
         self._state[run] = state
         if state != RUNNING or note:
-            over = sum(one not in (WAITING, RUNNING) for one in self._state.values())
+            over = sum(known not in (WAITING, RUNNING) for known in self._state.values())
             note = note or duration(time.monotonic() - self._began)
             self._console.print(f"[{over}/{len(self._state)}] {run}: {state}  {note}", soft_wrap=True)
         self._live.refresh()

@@ -123,10 +123,7 @@ def _require_among(chosen: Sequence[str], known: Sequence[str], what: str, least
 def conditions(config: StudyConfig) -> list[Condition]:
     """Everything that a study compares, in order: what its effects are of, whether or not the runs succeed."""
     if config.kind == "information":
-        return [
-            *((case.name, variant, None) for case in config.cases for variant in case.variants),
-            (POOLED, None, None),
-        ]
+        return [*((case.name, name, None) for case in config.cases for name in case.variants), (POOLED, None, None)]
     pairs = [(variant, config.variants[0]) for variant in config.variants[1:]]
     if config.kind == "repair":
         pairs = [(variant, UNTOUCHED) for variant in config.variants]

@@ -69,11 +69,9 @@ def execute(spec: Spec, folder: Path) -> dict[str, Any]:
         wanted = {name: spec[name] for name in ("code", "config")}
         different = differences(wanted, plain({"code": code_version(), "config": run.config}))
         if different:
-            raise RunFolderError(
-                expected="the code and the data of the study",
-                got=f"others, that differ in {', '.join(list(different.values())[:3])}",
-                do="leave both alone while a study runs, or start it in a new folder",
-            )
+            got = f"others, that differ in {', '.join(list(different.values())[:3])}"
+            do = "leave both alone while a study runs, or start it in a new folder"
+            raise RunFolderError(expected="the code and the data of the study", got=got, do=do)
         if "base" in spec:
             return _repaired(run, spec, folder.parent)
         result = _evaluated(run)
@@ -91,11 +89,8 @@ def _repaired(run: Run, spec: Spec, runs: Path) -> dict[str, Any]:
         base = runs / spec["base"] / WORK / WEIGHTS_FILE
         load_weights(classifier.model, base)
         if classifier.state_sha256() != spec["base_state_sha256"]:
-            raise RunFolderError(
-                expected=f"the network that was diagnosed in {base}",
-                got="other weights",
-                do="delete the folder of that run and of its repairs, and run the study again",
-            )
+            do = "delete the folder of that run and of its repairs, and run the study again"
+            raise RunFolderError(expected=f"the network that was diagnosed in {base}", got="other weights", do=do)
     run.say(f"{spec['variant']}: {', '.join(spec['targets'])}")
     with only(classifier.model, spec["parameters"]):
         _ = run.classifier  # trains it

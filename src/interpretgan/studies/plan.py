@@ -73,7 +73,7 @@ def first_runs(config: StudyConfig) -> list[Spec]:
 def _resolved(spec: Spec, others: Sequence[Spec]) -> Spec:
     """The specification with what its settings come to: all defaults, and hashes of data and files. Checked thereby."""
     # The seed does not change it.
-    same = [one["config"] for one in others if (one["case"], one["variant"]) == (spec["case"], spec["variant"])]
+    same = [other["config"] for other in others if all(other[name] == spec[name] for name in ("case", "variant"))]
     try:
         config = same[0] if same else Inputs(read_record(Settings, spec["settings"])).config(SECTIONS)
     except InputError as error:
@@ -84,16 +84,10 @@ def _resolved(spec: Spec, others: Sequence[Spec]) -> Spec:
 def second_runs(
     config: StudyConfig, first: Sequence[Spec], results: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[Spec], dict[str, str]]:
-    """The repairs of networks that have been diagnosed.
+    """The repairs of networks that have been diagnosed: of the first runs of a repair study, whose results are by id.
 
-    Args:
-        config: A repair study.
-        first: Its first runs.
-        results: Of those that are finished, by id.
-
-    Returns:
-        The runs, and of those that cannot be made the reason: a network that failed, or a diagnosis that leaves too
-        few layers, or poolings, to tell the blamed from the cleared.
+    Beside all runs there is the reason of those that cannot be made: a network that failed, or a diagnosis that leaves
+    too few layers, or poolings, to tell the blamed from the cleared.
     """
     assert config.repair is not None
     specs: list[Spec] = []
@@ -102,11 +96,8 @@ def second_runs(
         (case,) = (case for case in config.cases if case.name == base["case"])
         if variant not in case.variants:
             continue
-        name, swap, result = (
-            f"{case.name}-{variant}-s{base['seed']}",
-            variant.startswith("swap"),
-            results.get(base["id"]),
-        )
+        name, swap = f"{case.name}-{variant}-s{base['seed']}", variant.startswith("swap")
+        result = results.get(base["id"])
         spec = {**base, "id": name, "variant": variant, "base": base["id"], "pool": config.repair.pool}
         spec |= {"base_state_sha256": None, "targets": [], "parameters": []}
         if not swap:

@@ -80,30 +80,24 @@ class Rule:
 
 
 def judge(rule: Rule, effects: Sequence[Effect], promised: Sequence[Condition] = ()) -> dict[str, Any]:
-    """The verdict of a rule.
+    """The verdict of a rule over the effects of a study.
 
     `measured` is the mean over the conditions that were measured. `low` and `high` are the outermost ends of their
-    intervals: one condition that is open leaves the whole open.
-
-    Args:
-        rule: The rule.
-        effects: Of the study.
-        promised: Conditions that the study is about. One that the rule covers is open if it was not measured.
+    intervals: one condition that is open leaves the whole open. Of the conditions that were `promised`, those that the
+    rule covers are open if they were not measured.
     """
-    measured: dict[Condition, Effect] = {}
-    for effect in effects:
-        where = (effect.case, effect.variant, effect.against)
-        if effect.quantity == rule.quantity and effect.layer is None and rule.covers(where):
-            measured[where] = effect
+    about = [effect for effect in effects if effect.quantity == rule.quantity and effect.layer is None]
+    measured = {
+        where: effect for effect in about if rule.covers(where := (effect.case, effect.variant, effect.against))
+    }
     conditions = []
     for where in dict.fromkeys([*measured, *filter(rule.covers, promised)]):
-        found = measured.get(where)
-        names, answer = (
-            ("case", "variant", "against", "value", "low", "high", "p"),
-            rule.answer(found) if found else OPEN,
-        )
-        figures = (found.value, found.corrected_low, found.corrected_high, found.p_holm) if found else (None,) * 4
-        conditions.append({**dict(zip(names, (*where, *figures), strict=True)), "answer": answer})
+        found, names = measured.get(where), ("case", "variant", "against", "value", "low", "high", "p", "answer")
+        figures: tuple[Any, ...] = (None, None, None, None, OPEN)
+        if found is not None:
+            ends = found.corrected_low, found.corrected_high
+            figures = (found.value, *ends, found.p_holm, rule.answer(found))
+        conditions.append(dict(zip(names, (*where, *figures), strict=True)))
     answers = {condition["answer"] for condition in conditions}
     if SUPPORTED in answers:
         verdict = CONFIRMED if answers == {SUPPORTED} else MIXED if OPPOSED in answers else CONDITIONAL
@@ -113,9 +107,9 @@ def judge(rule: Rule, effects: Sequence[Effect], promised: Sequence[Condition] =
     return {
         "claim": rule.claim,
         "paper": rule.paper,
-        "measured": sum(one.value for one in known) / len(known) if known else None,
-        "low": min((one.corrected_low for one in known), default=None),
-        "high": max((one.corrected_high for one in known), default=None),
+        "measured": sum(effect.value for effect in known) / len(known) if known else None,
+        "low": min((effect.corrected_low for effect in known), default=None),
+        "high": max((effect.corrected_high for effect in known), default=None),
         "claimed": rule.claimed,
         "rule": rule.text,
         "verdict": verdict,
@@ -123,6 +117,6 @@ def judge(rule: Rule, effects: Sequence[Effect], promised: Sequence[Condition] =
     }
 
 
-def condition_name(one: Mapping[str, Any]) -> str:
+def condition_name(record: Mapping[str, Any]) -> str:
     """Case, variant, and the variant that it is compared with, of an effect or a condition."""
-    return " ".join(filter(None, (one["case"], one["variant"], one["against"] and f"− {one['against']}")))
+    return " ".join(filter(None, (record["case"], record["variant"], record["against"] and f"− {record['against']}")))

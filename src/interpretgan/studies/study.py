@@ -23,7 +23,7 @@ from interpretgan.studies.verdicts import STUDY_FILE, load_study, remember, summ
 def run_study(
     config: StudyConfig, out: Path, executor: Executor, *, reuse: Sequence[Path] = (), stream: TextIO | None = None
 ) -> dict[str, Any]:
-    """Make a study, or what is missing of it, and write `study.json`.
+    """Make a study, or what is missing of it, and write and return what is in `study.json`.
 
     Args:
         config: The study, see `load_config`.
@@ -32,9 +32,6 @@ def run_study(
         reuse: Folders of other studies, whose finished runs are taken over where they did exactly what a run of this
             study would do: same code, data, seed and settings.
         stream: Where the table of the runs goes. `None`: stderr.
-
-    Returns:
-        What is in `study.json`.
 
     Raises:
         InputError: Something that a run would be refused for, see `first_runs`; nothing is written then.
@@ -83,10 +80,10 @@ class _Runs:
         """`seconds` of the runs that were made here, where the `reused` are from, and all machines in a text."""
         records = self._records
         machines = {name: sorted({record["machine"][name] for record in records.values()}) for name in MACHINE}
-        told = {name: those[0] if len(those) == 1 else ", ".join(map(str, those)) for name, those in machines.items()}
+        texts = {name: known[0] if len(known) == 1 else ", ".join(map(str, known)) for name, known in machines.items()}
         reused = {name: record["reused_from"] for name, record in records.items() if "reused_from" in record}
         seconds = {name: record["seconds"] for name, record in records.items() if name not in reused}
-        return {**(told if records else {}), "seconds": seconds, "reused": reused}
+        return {**(texts if records else {}), "seconds": seconds, "reused": reused}
 
     def make(self, specs: Sequence[Spec], refused: Mapping[str, str], executor: Executor) -> None:
         """Make those that are missing, but for those that are refused, for the reason given."""
@@ -119,20 +116,18 @@ class _Runs:
         folder = self.folder / spec["id"]
         if (folder / "result.json").exists() and read_json(folder / "result.json")["spec_sha256"] != spec_hash(spec):
             different = [*differences(read_json(folder / "spec.json"), spec).values()]
-            raise RunFolderError(
-                expected=f"a run in {folder} of the same code, data and settings as this study",
-                got=f"one that differs in {', '.join(different[:3]) or 'the specification of its result'}",
-                do="choose a new folder for the study, or delete that run",
-            )
+            expected = f"a run in {folder} of the same code, data and settings as this study"
+            got = f"one that differs in {', '.join(different[:3]) or 'the specification of its result'}"
+            do = "choose a new folder for the study, or delete that run"
+            raise RunFolderError(expected=expected, got=got, do=do)
 
     def _take_over(self, spec: Spec, folder: Path) -> None:
         """Copy what another study made of the same work, its result last."""
         found = self._finished.get(work_hash(spec))
         if found is not None and not (folder / "result.json").exists():
             record = {"reused_from": f"{found.parents[1].name}/{found.name}", **read_json(found / "result.json")}
-            shutil.copytree(
-                found, folder, ignore=shutil.ignore_patterns("spec.json", "result.json"), dirs_exist_ok=True
-            )
+            own = shutil.ignore_patterns("spec.json", "result.json")
+            shutil.copytree(found, folder, ignore=own, dirs_exist_ok=True)
             write_json(folder / "spec.json", spec)
             write_json(folder / "result.json", {**record, "spec_sha256": spec_hash(spec)})
 

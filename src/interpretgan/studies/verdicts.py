@@ -59,10 +59,8 @@ WARNINGS = {
     "concluded_again": "concluded again after its result was known: {claim} was {before} at first{interval}",
 }
 """The warnings of a study, by code."""
-KINDS = {
-    code: FlagKind(code, "failure" if code == NOISE_CONTROL_FAILED else "warning", text)
-    for code, text in WARNINGS.items()
-}
+KINDS = {code: FlagKind(code, "warning", text) for code, text in WARNINGS.items()}
+KINDS[NOISE_CONTROL_FAILED] = replace(KINDS[NOISE_CONTROL_FAILED], severity="failure")
 
 
 def summary(
@@ -70,11 +68,10 @@ def summary(
 ) -> dict[str, Any]:
     """All that a study says, from its runs alone: the same whatever made them, and in which order.
 
-    Returns:
-        `schema`, `kind`, `runs` sorted by id, `effects`, `verdicts` and `flags`.
+    It has `schema`, `kind`, `runs` sorted by id, `effects`, `verdicts` and `flags`.
     """
     runs = []
-    for spec in sorted(specs, key=lambda one: str(one["id"])):
+    for spec in sorted(specs, key=lambda spec: str(spec["id"])):
         name, head = spec["id"], {key: spec[key] for key in ("id", "case", "variant", "seed")}
         outcome = {"result": results[name]} if name in results else {"error": errors[name]}
         status = "done" if name in results else "failed"
@@ -85,14 +82,9 @@ def summary(
 def conclude(folder: str | Path) -> dict[str, Any]:
     """Draw the conclusions of a finished study again, from the runs in its `study.json` and by its own rules.
 
-    Nothing is trained. Other statistics than those of the version that made the study may change a verdict after its
-    result was known: it then has `before`, what was concluded at first, and a flag says so.
-
-    Args:
-        folder: Of the study. Its `study.json` is replaced.
-
-    Returns:
-        What is in `study.json`.
+    Nothing is trained; what is then in `study.json` replaces it, and is returned. Other statistics than those of the
+    version that made the study may change a verdict after its result was known: it then has `before`, what was
+    concluded at first, and a flag says so.
 
     Raises:
         RunFolderError: There is no study, or one of another schema.
@@ -101,11 +93,10 @@ def conclude(folder: str | Path) -> dict[str, Any]:
     try:
         config = read_record(StudyConfig, record["provenance"]["config"])
     except (ConfigError, TypeError, KeyError) as error:
-        raise RunFolderError(
-            expected=f"a study with the settings of interpretgan {version('interpretgan')} in {folder}",
-            got=f"one of {record.get('provenance', {}).get('version', 'an unknown version')}: {error}",
-            do="conclude it with that version, or run it again",
-        ) from error
+        expected = f"a study with the settings of interpretgan {version('interpretgan')} in {folder}"
+        got = f"one of {record.get('provenance', {}).get('version', 'an unknown version')}: {error}"
+        do = "conclude it with that version, or run it again"
+        raise RunFolderError(expected=expected, got=got, do=do) from error
     found = _conclusions(config, record["runs"])
     remember(found, record)
     concluded = {"version": version("interpretgan"), "created": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -117,9 +108,7 @@ def conclude(folder: str | Path) -> dict[str, Any]:
 def remember(found: dict[str, Any], record: Mapping[str, Any]) -> None:
     """Write beside each verdict that is not what it was at first what that was, and flag it.
 
-    Args:
-        found: `verdicts` and `flags`, changed in place.
-        record: What was concluded by the same rules before.
+    `verdicts` and `flags` of `found` are changed in place; `record` is what was concluded by the same rules before.
     """
     for row, old in zip(found["verdicts"], record["verdicts"], strict=True):
         first = old.get("before", {name: old[name] for name in ("verdict", "measured", "low", "high")})
@@ -131,18 +120,13 @@ def remember(found: dict[str, Any], record: Mapping[str, Any]) -> None:
 
 
 def load_study(folder: str | Path) -> dict[str, Any]:
-    """A finished study.
-
-    Raises:
-        RunFolderError: There is none in the folder, or one of another schema.
-    """
+    """A finished study; a `RunFolderError` where there is none in the folder, or one of another schema."""
     path = Path(folder) / STUDY_FILE
-    value = read_json(path)
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise RunFolderError(
-            expected=f"a study of schema {SCHEMA} in {path}", got="another file", do="run the study again"
-        )
-    return value
+    study = read_json(path)
+    if not isinstance(study, dict) or study.get("schema") != SCHEMA:
+        expected, do = f"a study of schema {SCHEMA} in {path}", "run the study again"
+        raise RunFolderError(expected=expected, got="another file", do=do)
+    return study
 
 
 def _conclusions(config: StudyConfig, runs: Sequence[Run]) -> dict[str, Any]:
@@ -227,10 +211,10 @@ def _of_repairs(runs: Sequence[Run]) -> Iterator[Flag]:
         if len(layers) > 1 and len(set(layers)) == 1:
             yield KINDS["same_targets"](value=len(layers), case=case, variant=variant, layers=layers[0])
     blamed, cleared = (sizes.get(f"finetune-{name}", {}) for name in ("blamed", "cleared"))
-    pairs = [(blamed[key], cleared[key]) for key in blamed if key in cleared]
-    if pairs and median(max(one / other, other / one) for one, other in pairs) > 2:
-        one, other = map(median, zip(*pairs, strict=True))
-        yield KINDS["unequal_sizes"](value=one, threshold=other)
+    pairs = [(size, cleared[key]) for key, size in blamed.items() if key in cleared]
+    if pairs and median(max(pair) / min(pair) for pair in pairs) > 2:
+        value, threshold = map(median, zip(*pairs, strict=True))
+        yield KINDS["unequal_sizes"](value=value, threshold=threshold)
 
 
 def _of_verdicts(
@@ -238,16 +222,16 @@ def _of_verdicts(
 ) -> Iterator[Flag]:
     """Answers on which interval and test do not agree, then those that are open with the depth of layers held fixed."""
     given = {correlation_name(loss, DEFINITIONS[0]): correlation_name(loss, DEFINITIONS[0], DEPTH) for loss in LOSSES}
-    partial = {(one.quantity, one.case, one.variant): one for one in effects}
+    partial = {(effect.quantity, effect.case, effect.variant): effect for effect in effects}
     by_depth = []
     for rule, verdict in zip(config.rules, verdicts, strict=True):
-        for one in verdict["conditions"]:
-            where, decided = {"claim": verdict["claim"], "condition": condition_name(one)}, one["answer"] != OPEN
+        for row in verdict["conditions"]:
+            where, p = {"claim": verdict["claim"], "condition": condition_name(row)}, row["p"]
+            decided = row["answer"] != OPEN
             # The test is of a value of zero.
-            if rule.threshold == 0 and one["p"] is not None and decided != (one["p"] < 1 - config.confidence):
-                interval = "excludes" if decided else "includes"
-                yield KINDS["interval_and_test"](value=one["p"], interval=interval, **where)
-            left = partial.get((given.get(rule.quantity, ""), one["case"], one["variant"]))
+            if rule.threshold == 0 and p is not None and decided != (p < 1 - config.confidence):
+                yield KINDS["interval_and_test"](value=p, interval="excludes" if decided else "includes", **where)
+            left = partial.get((given.get(rule.quantity, ""), row["case"], row["variant"]))
             if decided and left is not None and rule.answer(left) == OPEN:
                 ends: dict[str, Any] = {"low": left.corrected_low, "high": left.corrected_high}
                 by_depth.append(KINDS["open_given_depth"](value=left.value, **ends, **where))
