@@ -10,8 +10,9 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ from interpretgan.errors import LayerError, ModelError, kind_of
 
 PROBE_IMAGES = 4
 """How many images the test of a layer runs on."""
-
 SPREAD_TOLERANCE = 1e-4
 """Logits count as equal when they differ by less than this share of the difference between two inputs' logits."""
 
@@ -31,21 +31,15 @@ SPREAD_TOLERANCE = 1e-4
 class Layer:
     """A module call whose output fixes the logits.
 
-    Attributes:
-        name: Qualified module name, with `:k` for the k-th call (from 1) of a module that is called more than once.
-        module: Qualified module name alone; empty for the network's own output.
-        call: Which call of the module, from 1.
-        kind: Class of the module, e.g. `Conv2d`.
-        shape: Shape of the latent without the batch axis.
-        same_as: Name of the layer that stands for the same tensor (a container and its last layer, dropout in eval
-            mode, a flatten), or `None`. Explaining one of the two explains both.
+    Of two that return the same tensor (a container and its last layer, dropout in eval mode, a flatten) one stands for
+    both, and is named in `same_as` of the other: explaining one of the two explains both.
     """
 
-    name: str
-    module: str
-    call: int
-    kind: str
-    shape: tuple[int, ...]
+    name: str  #: Qualified module name, with `:k` for the k-th call (from 1) of a module that is called more than once.
+    module: str  #: Qualified module name alone; empty for the network's own output.
+    call: int  #: Which call of the module, from 1.
+    kind: str  #: Class of the module, e.g. `Conv2d`.
+    shape: tuple[int, ...]  #: Of the latent, without the batch axis.
     same_as: str | None = None
 
 
@@ -114,7 +108,6 @@ def distinct(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], list[int]]:
 
 # --- hooks -------------------------------------------------------------------------------------------------------
 
-
 Visit = Callable[[str, int, nn.Module, object], object | None]
 """Called as `visit(module name, call index from 1, module, output)`; what it returns replaces the output."""
 
@@ -124,24 +117,32 @@ def _visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | Non
     """Run `visit` after every call of every module, or of the named ones. The name of the whole network is empty."""
     calls: Counter[str] = Counter()
 
-    def hook_of(name: str) -> Callable[[nn.Module, object, object], object | None]:
-        def hook(module: nn.Module, _inputs: object, output: object) -> object | None:
-            calls[name] += 1
-            return visit(name, calls[name], module, output)
+    def hook(name: str, module: nn.Module, _inputs: object, output: object) -> object | None:
+        calls[name] += 1
+        return visit(name, calls[name], module, output)
 
-        return hook
-
-    handles = []
-    try:
+    with ExitStack() as hooks:
         # Registered first, so that each pass through the network counts its calls from one.
-        handles.append(classifier.model.register_forward_pre_hook(lambda *_: calls.clear()))
+        hooks.enter_context(classifier.model.register_forward_pre_hook(lambda *_: calls.clear()))
         for name, module in classifier.model.named_modules():
             if modules is None or name in modules:
-                handles.append(module.register_forward_hook(hook_of(name)))
+                hooks.enter_context(module.register_forward_hook(partial(hook, name)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+@contextmanager
+def _replacing(classifier: Classifier, module: str, call: int, value: Tensor) -> Iterator[list[int]]:
+    """Put a value in the place of a call's output; yields a list that gets an entry whenever that happens."""
+    replaced: list[int] = []
+
+    def visit(_name: str, index: int, _module: nn.Module, _output: object) -> Tensor | None:
+        if index != call:
+            return None
+        replaced.append(index)
+        return value.clone()
+
+    with _visiting(classifier, visit, [module]):
+        yield replaced
 
 
 @contextmanager
@@ -181,11 +182,7 @@ def replay(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor)
     The latent is `[N, *layer.shape]`; gradients flow to it where autograd is on. The images, any
     `[N, C, H, W]`, run the network up to the layer and have no influence on the result.
     """
-
-    def visit(_name: str, call: int, _module: nn.Module, _output: object) -> Tensor | None:
-        return latent.clone() if call == layer.call else None
-
-    with classifier.borrowed(), _visiting(classifier, visit, [layer.module]):
+    with classifier.borrowed(), _replacing(classifier, layer.module, layer.call, latent):
         return classifier.run(images)
 
 
@@ -282,17 +279,7 @@ def _why_not_a_layer(
     if value.ndim < 2 or value.shape[0] != len(logits) or not call.follows_batch:
         return f"its output {tuple(value.shape)} has no batch axis of {len(logits)} in front"
     for other, own in others:
-        replaced = False
-
-        def visit(_name: str, index: int, _module: nn.Module, _output: object) -> Tensor | None:
-            nonlocal replaced
-            if index != call.index:
-                return None
-            replaced = True
-            assert value is not None
-            return value.clone()
-
-        with _visiting(classifier, visit, [call.module]):
+        with _replacing(classifier, call.module, call.index, value) as replaced:
             try:
                 swapped = classifier.run(other)
             except RuntimeError as error:
@@ -333,29 +320,22 @@ def _same_tensor(calls: Sequence[_Call]) -> dict[str, str]:
     That is the innermost module that has a refused call inside (a residual block keeps its own name, not that of its
     last ReLU), else the call that returned first (a layer, not the container around it).
     """
-    groups: list[list[_Call]] = []
+    groups: list[tuple[int, Tensor, list[_Call]]] = []  # the same memory with the same content, reshaped or not
     for call in calls:
         if call.reason is None:
-            group = next((group for group in groups if _same_memory(group[-1], call)), None)
-            if group is None:
-                groups.append([call])
+            assert isinstance(call.output, Tensor)
+            assert call.value is not None
+            address, values = call.output.data_ptr(), call.value.flatten(1)
+            same = [group for known, content, group in groups if known == address and torch.equal(content, values)]
+            if same:
+                same[0].append(call)
             else:
-                group.append(call)
+                groups.append((address, values, [call]))
     refused = [call.module for call in calls if call.reason is not None]
     same_as: dict[str, str] = {}
-    for group in groups:
+    for _, _, group in groups:
         # The root comes last and stays out: a network's own output is named by the layer that returns it.
-        blocks = [one for one in group if one.module and any(r.startswith(one.module + ".") for r in refused)]
+        blocks = [call for call in group if call.module and any(r.startswith(call.module + ".") for r in refused)]
         kept = max(blocks, key=lambda block: len(block.module)) if blocks else group[0]
         same_as |= {call.name: kept.name for call in group if call is not kept}
     return same_as
-
-
-def _same_memory(earlier: _Call, later: _Call) -> bool:
-    """Whether two calls that may be layers returned the same memory with the same content, reshaped or not."""
-    assert isinstance(earlier.output, Tensor)
-    assert isinstance(later.output, Tensor)
-    assert earlier.value is not None
-    assert later.value is not None
-    a, b = earlier.value.flatten(1), later.value.flatten(1)
-    return earlier.output.data_ptr() == later.output.data_ptr() and torch.equal(a, b)
