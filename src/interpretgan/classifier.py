@@ -46,7 +46,7 @@ class Classifier(nn.Module):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ModelError(
-                expected="a torch.nn.Module", got=kind_of(model), do="pass the module, not its output or path"
+                expected="a torch.nn.Module", got=kind_of(model), do="pass the module itself, not its path"
             )
         for usable, expected, got in (
             (all(map(math.isfinite, bounds)) and bounds[0] < bounds[1], "bounds (low, high) with low < high", bounds),
@@ -67,8 +67,7 @@ class Classifier(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model's parameters are (the CPU for a model without any)."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        return tensors[0].device if tensors else torch.device("cpu")
+        return next((t.device for t in (*self.model.parameters(), *self.model.buffers())), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -87,8 +86,7 @@ class Classifier(nn.Module):
 
     def state_sha256(self) -> str:
         """Hash of the model's parameters, buffers and further state: 64 hexadecimal digits."""
-        digest = hashlib.sha256()
-        state = self.model.state_dict()
+        digest, state = hashlib.sha256(), self.model.state_dict()
         unsaved = {name: buffer for name, buffer in self.model.named_buffers() if name not in state}
         for name, value in {**state, **unsaved}.items():
             digest.update(name.encode())
@@ -188,11 +186,8 @@ class Classifier(nn.Module):
         """The images on the model's device, with what rounding moved out of the bounds moved back; see `logits`."""
         given: object = images  # whatever a caller without type checks hands in
         if not isinstance(given, Tensor) or given.ndim != 4 or not given.is_floating_point() or not len(given):
-            expected, do = (
-                "a floating point tensor [N, C, H, W] with N >= 1",
-                "stack and convert them, e.g. uint8 / 255",
-            )
-            raise ImageError(expected=expected, got=kind_of(given), do=do)
+            expected = "a floating point tensor [N, C, H, W] with N >= 1"
+            raise ImageError(expected=expected, got=kind_of(given), do="stack and convert them, e.g. uint8 / 255")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and images.shape[1] != len(values):
                 expected, got = f"images of {len(values)} channels, as {name} has", f"{images.shape[1]} channels"

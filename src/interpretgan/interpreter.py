@@ -30,10 +30,10 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Explanation:
-    """What every layer holds of some images, and of their adversarial counterparts.
+    """What each of `L` layers holds of `N` images, and of their adversarial counterparts.
 
-    `L` layers, `N` images. Natural and adversarial explanations of an image are drawn with the same noise, so they
-    differ only by what the perturbation did to the latent. What was not asked for is `None`.
+    Natural and adversarial explanations of an image are drawn with the same noise, so they differ only by what the
+    perturbation did to the latent. What was not asked for is `None`.
     """
 
     layers: tuple[str, ...]  #: Names of the layers, in execution order.

@@ -12,8 +12,8 @@ from interpretgan.studies.verdicts import NOISE_CONTROL_FAILED
 
 Record = Mapping[str, Any]
 """What is in `study.json`; under `erratum` and `history` what the files of these names beside it say."""
-ASKED = ("quantity", "variant", "against", "cases", "direction", "threshold")
-"""What makes two rules of studies of one kind the same question."""
+SAME = ("quantity", "variant", "against", "cases", "direction", "threshold")
+"""What two rules of studies of one kind share that ask the same question."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +43,22 @@ def setting_of(study: Record) -> str:
 def by_condition(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The conditions of a verdict by what tells them apart: the variant alone, where that does."""
     conditions = row["conditions"]
-    names = [str(one["variant"]) for one in conditions]
-    if len(set(names)) < len(names):
-        names = [condition_name(one) for one in conditions]
-    return dict(zip(names, conditions, strict=True))
+    by_variant = {str(condition["variant"]): condition for condition in conditions}
+    return by_variant if len(by_variant) == len(conditions) else {condition_name(item): item for item in conditions}
 
 
 def claims_of(studies: Mapping[str, Record]) -> list[Claim]:
     """The claims of all studies, in the order in which they are first made.
 
-    Two studies make the same claim when they are of one kind and their rules ask the same of their own networks.
-
-    Args:
-        studies: By name, which tells two studies of the same networks apart.
+    Two studies make the same claim when they are of one kind and their rules ask the same of their own networks. The
+    names of the studies tell two of the same networks apart.
     """
     made: dict[tuple[str, ...], Claim] = {}
     settings = [(study["kind"], setting_of(study)) for study in studies.values()]
     for (name, study), (kind, setting) in zip(studies.items(), settings, strict=True):
         where = setting if settings.count((kind, setting)) == 1 else f"{setting} ({name})"
         for rule, row in zip(study["provenance"]["config"]["rules"], study["verdicts"], strict=True):
-            key = (kind, *(str(rule[part]) for part in ASKED))
+            key = (kind, *(str(rule[part]) for part in SAME))
             old = made.get(key, Claim(kind, row["claim"], row["paper"], rule, {}))
             text = min(old.text, row["claim"], key=len)
             made[key] = Claim(kind, text, old.paper, old.rule, {**old.verdicts, where: row})

@@ -97,13 +97,13 @@ def run_locally(
                 folder, died = waiting.pop(0)
                 yield folder, RUNNING, died
                 try:
-                    running.append((folder, died, _start(folder, environment, place)))
+                    running.append((folder, died, _start(folder, env=environment, cwd=place)))
                 except OSError as error:  # a full disk, no more processes: it costs this run
                     yield folder, FAILED, f"its process could not be started: {error}"
             time.sleep(0.05)
-            for run in [run for run in running if run[2].poll() is not None]:
-                running.remove(run)
-                folder, died, process = run
+            over = [run for run in running if run[2].poll() is not None]
+            running = [run for run in running if run not in over]
+            for folder, died, process in over:
                 status, log = process.returncode, folder / "log.txt"
                 if status in (0, REFUSED):
                     yield folder, FAILED if status else DONE, last_line(log) * (status == REFUSED)
@@ -118,17 +118,11 @@ def run_locally(
             process.wait()
 
 
-def _start(folder: Path, environment: Mapping[str, str], place: str) -> subprocess.Popen[bytes]:
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "interpretgan.studies.job", str(folder), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd=place,
-            start_new_session=True,  # Ctrl-C is for the study, which ends its workers by itself
-        )
+def _start(folder: Path, **options: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "interpretgan.studies.job", str(folder), str(os.getpid())]
+    options |= {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    with (folder / "log.txt").open("ab") as log:  # Ctrl-C is for the study, which ends its workers by itself
+        return subprocess.Popen(command, stdout=log, start_new_session=True, **options)
 
 
 def _run_on_cluster(ray: Any, threads: int, gpus: float, folders: Sequence[Path]) -> Iterator[Event]:

@@ -23,15 +23,15 @@ def figures_of(study: Record) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure, in the order in which they are read."""
     if study["kind"] == "information":
         first = "spearman(information_loss, vulnerability)"
-        chosen = [one for one in study["effects"] if one["case"] == POOLED or one["quantity"] == first]
-        names = [f"{condition_name(one)}\n{one['quantity']}" for one in chosen]
+        chosen = [item for item in study["effects"] if item["case"] == POOLED or item["quantity"] == first]
+        names = [f"{condition_name(effect)}\n{effect['quantity']}" for effect in chosen]
         caption = "Spearman's ρ of information loss and vulnerability, and of the definitions"
         yield "correlations", caption, _forest(names, chosen, "ρ")
         caption = "Information loss and vulnerability of each layer, a colour per seed; unreliable rows are left out"
         yield "layers", caption, _scatter(study)
         return
-    chosen = [one for one in study["effects"] if one["quantity"] == "worst_case"]
-    names = [f"{one['case']}\n{one['variant']} − {one['against']}" for one in chosen]
+    chosen = [effect for effect in study["effects"] if effect["quantity"] == "worst_case"]
+    names = [f"{effect['case']}\n{effect['variant']} − {effect['against']}" for effect in chosen]
     caption = "Robust accuracy against the other variant, with corrected intervals"
     yield "gains", caption, _forest(names, chosen, "worst-case accuracy, difference")
     table = numbers(study["runs"])
@@ -67,17 +67,17 @@ def _measured(claim: Claim) -> list[tuple[tuple[str, float, float, float], str]]
     for setting, row in claim.verdicts.items():
         was = f"\n(at first {row['before']['verdict']})" if "before" in row else ""
         several = len(row["conditions"]) > 1
-        for name, one in by_condition(row).items():
-            if one["value"] is not None:
-                where, answer = (f"{setting}, {name}", one["answer"]) if several else (setting, row["verdict"])
-                rows.append(((where, one["value"], one["low"], one["high"]), answer + was))
+        for name, found in by_condition(row).items():
+            if found["value"] is not None:
+                where, answer = (f"{setting}, {name}", found["answer"]) if several else (setting, row["verdict"])
+                rows.append(((where, found["value"], found["low"], found["high"]), answer + was))
     return rows
 
 
 def _forest(names: Sequence[str], effects: Sequence[Mapping[str, Any]], label: str) -> Figure:
     """Estimates with their corrected intervals, one below the other."""
     figure, (panel,) = panels([""], width=7.5, heights=[max(1.2, 0.42 * len(names) + 0.6)])
-    ends = [(one["value"], one["corrected_low"], one["corrected_high"]) for one in effects]
+    ends = [(effect["value"], effect["corrected_low"], effect["corrected_high"]) for effect in effects]
     intervals(panel, [(name, *end) for name, end in zip(names, ends, strict=True)])
     panel.set_xlabel(label)
     return figure

@@ -12,27 +12,20 @@ from interpretgan.errors import ConfigError
 if TYPE_CHECKING:
     from interpretgan.studies.effects import Effect
 
-Condition = tuple[str, str | None, str | None]
-"""A case, a variant, and the variant that it is compared with."""
-POOLED = "all"
-"""The case of an effect that all cases are pooled for."""
-SUPPORTED, OPPOSED, OPEN = "supported", "opposed", "open"
-"""What one condition says of a claim."""
-CONFIRMED, CONDITIONAL, MIXED = "confirmed", "confirmed under conditions", "mixed"
-CONTRADICTED, UNDECIDED = "contradicted", "undecided"
-"""What all conditions together say of it."""
+Condition = tuple[str, str | None, str | None]  #: A case, a variant, and the variant that it is compared with.
+POOLED = "all"  #: The case of an effect that all cases are pooled for.
+SUPPORTED, OPPOSED, OPEN = "supported", "opposed", "open"  #: What one condition says of a claim.
+CONFIRMED, CONDITIONAL, MIXED = "confirmed", "confirmed under conditions", "mixed"  #: What all together say of it.
+CONTRADICTED, UNDECIDED = "contradicted", "undecided"  #: Likewise.
 
 
 @dataclass(frozen=True)
 class Rule:
-    """When a claim counts as confirmed, as data.
+    """When a claim counts as confirmed, as data; with a threshold that is not finite it is a `ConfigError`.
 
     The claim is `quantity > threshold` (or `<`). In each condition the interval of the effect decides, corrected for
     the number of comparisons: all of it on the claimed side of the threshold supports the claim, all of it on the other
     side opposes it, and else the condition is open.
-
-    Raises:
-        ConfigError: The threshold is not finite.
     """
 
     claim: str  # in a sentence
@@ -45,7 +38,6 @@ class Rule:
     cases: tuple[str, ...] = ()  # only in these cases; empty: in each of them, but not in `POOLED`
 
     def __post_init__(self) -> None:
-        """Check the threshold."""
         if not math.isfinite(self.threshold):
             raise ConfigError(expected="a finite threshold", got=str(self.threshold), do="state a number")
 
@@ -87,9 +79,8 @@ def judge(rule: Rule, effects: Sequence[Effect], promised: Sequence[Condition] =
     rule covers are open if they were not measured.
     """
     about = [effect for effect in effects if effect.quantity == rule.quantity and effect.layer is None]
-    measured = {
-        where: effect for effect in about if rule.covers(where := (effect.case, effect.variant, effect.against))
-    }
+    by_condition = {(effect.case, effect.variant, effect.against): effect for effect in about}
+    measured = {where: effect for where, effect in by_condition.items() if rule.covers(where)}
     conditions = []
     for where in dict.fromkeys([*measured, *filter(rule.covers, promised)]):
         found, names = measured.get(where), ("case", "variant", "against", "value", "low", "high", "p", "answer")
