@@ -45,9 +45,7 @@ class Classifier(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise ModelError(
-                expected="a torch.nn.Module", got=kind_of(model), do="pass the module itself, not its path"
-            )
+            raise ModelError(expected="a torch.nn.Module", got=kind_of(model), do="pass the module, not its path")
         for usable, expected, got in (
             (all(map(math.isfinite, bounds)) and bounds[0] < bounds[1], "bounds (low, high) with low < high", bounds),
             (mean is None or all(map(math.isfinite, mean)), "a finite mean in every channel", mean),

@@ -144,6 +144,10 @@ def correlation_name(first: str, second: str, given: str | None = None) -> str:
     return f"spearman({first}, {second}{'' if given is None else f' | {given}'})"
 
 
+GIVEN_DEPTH = {correlation_name(loss, DEFINITIONS[0]): correlation_name(loss, DEFINITIONS[0], DEPTH) for loss in LOSSES}
+"""For the correlations of losses and vulnerability the same with each layer's place in the network held fixed."""
+
+
 def quantities(config: StudyConfig) -> list[str]:
     """The effects that rules can be about."""
     if config.kind == "information":

@@ -181,7 +181,7 @@ def _repeats(done: Sequence[Run]) -> Cells:
 
     cells: Cells = {}
     for where, tables in tables_by_variant(done).items():
-        for quantity, name in RANKED.items():
+        for quantity, name in RANKED.items():  # a pair of networks is a cell above the diagonal
             ranks = pd.concat([table[quantity] for table in tables], axis=1).corr("spearman", min_periods=3)
             rho = pd.Series(ranks.to_numpy()[np.triu_indices(len(tables), 1)]).dropna()
             cells.setdefault(where, {})[name] = f"{rho.mean():+.2f} ({rho.min():+.2f})" if len(rho) else "–"

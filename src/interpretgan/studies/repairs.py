@@ -62,10 +62,8 @@ def targets(variant: str, units: Rows, rows: Rows, repair: Repair) -> list[str]:
     """Names of what a variant changes: units to fine-tune, or the pooling to swap, in a row of the diagnosis.
 
     They are ordered by vulnerability; an unreliable one is left out, and so is a pooling that is of the kind already.
-    Of equals the earlier counts as the more vulnerable: so none is both blamed and cleared.
-
-    Raises:
-        ConfigError: Too few of them to choose from.
+    Of equals the earlier counts as the more vulnerable: so none is both blamed and cleared. Too few to choose from are
+    a `ConfigError`.
     """
     action, _, chosen = variant.partition("-")
     if chosen == "all":

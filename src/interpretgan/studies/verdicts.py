@@ -14,15 +14,7 @@ from typing import Any
 from interpretgan.errors import ConfigError, Flag, FlagKind, RunFolderError
 from interpretgan.statistics import FEW
 from interpretgan.store.files import plain, read_json, write_json
-from interpretgan.studies.config import (
-    DEFINITIONS,
-    DEPTH,
-    LOSSES,
-    StudyConfig,
-    conditions,
-    correlation_name,
-    read_record,
-)
+from interpretgan.studies.config import GIVEN_DEPTH, StudyConfig, conditions, read_record
 from interpretgan.studies.effects import Effect, Run, finished, layer_table, measure
 from interpretgan.studies.plan import Spec, spec_hash
 from interpretgan.studies.rules import OPEN, POOLED, condition_name, judge
@@ -221,7 +213,6 @@ def _of_verdicts(
     config: StudyConfig, effects: Sequence[Effect], verdicts: Sequence[Mapping[str, Any]]
 ) -> Iterator[Flag]:
     """Answers on which interval and test do not agree, then those that are open with the depth of layers held fixed."""
-    given = {correlation_name(loss, DEFINITIONS[0]): correlation_name(loss, DEFINITIONS[0], DEPTH) for loss in LOSSES}
     partial = {(effect.quantity, effect.case, effect.variant): effect for effect in effects}
     by_depth = []
     for rule, verdict in zip(config.rules, verdicts, strict=True):
@@ -231,7 +222,7 @@ def _of_verdicts(
             # The test is of a value of zero.
             if rule.threshold == 0 and p is not None and decided != (p < 1 - config.confidence):
                 yield KINDS["interval_and_test"](value=p, interval="excludes" if decided else "includes", **where)
-            left = partial.get((given.get(rule.quantity, ""), row["case"], row["variant"]))
+            left = partial.get((GIVEN_DEPTH.get(rule.quantity, ""), row["case"], row["variant"]))
             if decided and left is not None and rule.answer(left) == OPEN:
                 ends: dict[str, Any] = {"low": left.corrected_low, "high": left.corrected_high}
                 by_depth.append(KINDS["open_given_depth"](value=left.value, **ends, **where))
