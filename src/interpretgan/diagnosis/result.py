@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from interpretgan.errors import Flag, RunFolderError
+from interpretgan.errors import Flag
 from interpretgan.statistics import Interval
-from interpretgan.store.files import read_json, write_json
+from interpretgan.store.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -72,8 +68,8 @@ class LayerResult:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """How much of a classifier's loss of accuracy under attack each layer contributes; `save` and `load` are inverse.
+class Diagnosis(Record):
+    """How much of a classifier's loss of accuracy under attack each layer contributes, kept in `diagnosis.json`.
 
     Attributes:
         classifier: Name, number of parameters, and what else is known of the model.
@@ -88,6 +84,8 @@ class Diagnosis:
         flags: What warns of the whole.
         provenance: Seeds, versions, device, date.
     """
+
+    file_name: ClassVar[str] = "diagnosis.json"
 
     classifier: Mapping[str, Any]
     data: Mapping[str, Any]
@@ -104,10 +102,6 @@ class Diagnosis:
         """The loss that the layers share: `survival_0 - survival_L`, the sum of all `V_l`."""
         return self.layers[0].survival - self.layers[-1].survival
 
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in `diagnosis.json`."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
-
     def to_frame(self) -> pd.DataFrame:
         """One row per layer, intervals as `<quantity>_low` and `<quantity>_high`."""
         import pandas as pd
@@ -123,44 +117,3 @@ class Diagnosis:
                     row[name] = value
             rows.append(row | {"flags": "; ".join(flag.message for flag in layer.flags)})
         return pd.DataFrame(rows)
-
-    def save(self, path: str | Path) -> Path:
-        """Write `diagnosis.json` (into `path` if that is a folder), atomically; returns the file's path.
-
-        Raises:
-            RunFolderError: The file cannot be written.
-        """
-        file = _file(path)
-        write_json(file, self.to_dict())
-        return file
-
-    @classmethod
-    def load(cls, path: str | Path) -> Diagnosis:
-        """Read a diagnosis from its file, or from the folder that holds `diagnosis.json`.
-
-        Raises:
-            RunFolderError: The file is missing, damaged, or of another schema.
-        """
-        from pydantic import TypeAdapter, ValidationError
-
-        file = _file(path)
-        value = read_json(file)
-        found = value.get("schema") if isinstance(value, dict) else None
-        if found != SCHEMA:
-            raise RunFolderError(
-                expected=f"a diagnosis of schema {SCHEMA} in {file}", got=f"schema {found}", do="diagnose again"
-            )
-        try:
-            return TypeAdapter(cls).validate_python(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise RunFolderError(
-                expected=f"a whole diagnosis in {file}",
-                got=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-                do="diagnose again",
-            ) from error
-
-
-def _file(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix == ".json" else path / "diagnosis.json"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,15 +26,14 @@ from interpretgan.attacks.autoattack import autoattack, require_autoattack
 from interpretgan.attacks.named_attacks import AUTOATTACK, NAMED_ATTACKS
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
-from interpretgan.errors import ConfigError, Flag, RunFolderError
+from interpretgan.errors import ConfigError, Flag
 from interpretgan.robustness import attack_checks as checks
 from interpretgan.robustness.curves import Point, Sample, curves
 from interpretgan.statistics import Interval, wilson
-from interpretgan.store.files import read_json, write_json
 from interpretgan.store.progress import duration
 from interpretgan.store.provenance import provenance
+from interpretgan.store.records import Record
 
-SCHEMA = 2
 CURVE_EXAMPLES = 500
 CHECKED = 250
 """Examples on which the checks of the model and of the search run."""
@@ -43,8 +41,8 @@ DEFAULT_ATTACKS = ("fgsm", "pgd", "autoattack")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """How robust a model is under a threat model. Immutable; `save` and `load` are inverse.
+class Evaluation(Record):
+    """How robust a model is under a threat model, kept in `evaluation.json`.
 
     Attributes:
         classifier: Name, number of parameters, and what else is known of the model: its weights, which checkpoint.
@@ -59,6 +57,8 @@ class Evaluation:
         provenance: Seed, versions, device, precision, level and kind of the intervals, date, seconds of each attack.
     """
 
+    file_name: ClassVar[str] = "evaluation.json"
+
     classifier: Mapping[str, Any]
     data: Mapping[str, Any]
     threat_model: Mapping[str, Any]
@@ -68,35 +68,6 @@ class Evaluation:
     curves: Mapping[str, tuple[Point, ...]]
     flags: tuple[Flag, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in `evaluation.json`."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
-
-    def save(self, path: str | Path) -> Path:
-        """Write `evaluation.json`, to a file of this or another name or to a folder, atomically."""
-        write_json(file := _file(path), self.to_dict())
-        return file
-
-    @classmethod
-    def load(cls, path: str | Path) -> Evaluation:
-        """Read an evaluation from its file, or from the folder that holds it; `RunFolderError` where it is damaged."""
-        from pydantic import TypeAdapter, ValidationError
-
-        value, whole = read_json(file := _file(path)), f"an evaluation of schema {SCHEMA} in {file}"
-        found = value.get("schema") if isinstance(value, dict) else None
-        if found != SCHEMA:
-            raise RunFolderError(expected=whole, got=f"schema {found}", do="evaluate again")
-        try:
-            return TypeAdapter(cls).validate_python(value)
-        except ValidationError as error:
-            wrong = ".".join(map(str, error.errors()[0]["loc"]))
-            raise RunFolderError(expected=whole, got=f"one with a wrong {wrong}", do="evaluate again") from error
-
-
-def _file(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix == ".json" else path / "evaluation.json"
 
 
 def evaluate(
