@@ -27,14 +27,10 @@ from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 """The standard version: each attacks what the ones before left, the last one as a black box."""
-TARGETS = 9
-"""Classes that each image is driven to, as far as there are as many."""
-LEAST_CLASSES = 4
-"""The targeted DLR loss compares four logits."""
-LEAST_SIDE = 5
-"""Pixels a side that the L2 Square attack needs for its first tiles."""
-BATCH = 250
-"""Images at a time in the reference package; its random starts depend on it."""
+TARGETS = 9  #: Classes that each image is driven to, as far as there are as many.
+LEAST_CLASSES = 4  #: The targeted DLR loss compares four logits.
+LEAST_SIDE = 5  #: Pixels a side that the L2 Square attack needs for its first tiles.
+BATCH = 250  #: Images at a time in the reference package; its random starts depend on it.
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,7 @@ from interpretgan.attacks.threat_model import Bounds, ThreatModel, check_perturb
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ModelError
 
-Run: TypeAlias = Callable[[Tensor], Tensor]
-"""Images `[N, C, H, W]` to logits `[N, K]`."""
+Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
 
 
 class Search(Protocol):

@@ -22,8 +22,7 @@ class NamedAttack:
 
     threat_model: ThreatModel
     settings: dict[str, Any]
-    search: Search | None = None
-    """See `attack`. `None`: that of the threat model."""
+    search: Search | None = None  #: See `attack`. `None`: that of the threat model.
 
 
 def _climbing(threat_model: ThreatModel, loss: str, search: Search | None = None) -> NamedAttack:
@@ -51,8 +50,7 @@ NAMED_ATTACKS: dict[str, Callable[[ThreatModel, Bounds], NamedAttack]] = {
     "cw": _cw,  # Carlini and Wagner's margin: in L-infinity as PGD climbs it, in L2 by their own minimisation
     "deepfool": _deepfool,
 }
-AUTOATTACK = "autoattack"
-"""Runs as a whole, see `autoattack`."""
+AUTOATTACK = "autoattack"  #: Runs as a whole, see `autoattack`.
 NAMES = (*NAMED_ATTACKS, AUTOATTACK)
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from interpretgan.errors import DataError
 
-Example = tuple[bytes, int, str]
-"""Encoded image, label, and where it came from (for messages)."""
+Example = tuple[bytes, int, str]  #: Encoded image, label, and where it came from (for messages).
 
 DATA_VARIABLE = "INTERPRETGAN_DATA"
 SPLITS = ("train", "test")
@@ -22,8 +21,7 @@ HUB_SETS = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 NAMES = ("digits", *HUB_SETS)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 TEST_SHARE = 0.2
-BATCH = 1024
-"""Encoded images that are held at a time while a set is read."""
+BATCH = 1024  #: Encoded images that are held at a time while a set is read.
 
 
 @dataclass(frozen=True)
@@ -33,16 +31,11 @@ class Source:
     name: str
     split: str
     classes: tuple[str, ...]
-    count: int
-    """How many images there are."""
-    origin: str
-    """Which files, for people."""
-    fingerprint: str
-    """Changes when the files do."""
-    examples: Callable[[], Iterator[Example]]
-    """Reads them from the start."""
-    reference: bytes | None = None
-    """The image that sets size and colour. `None`: the first example."""
+    count: int  #: How many images there are.
+    origin: str  #: Which files, for people.
+    fingerprint: str  #: Changes when the files do.
+    examples: Callable[[], Iterator[Example]]  #: Reads them from the start.
+    reference: bytes | None = None  #: The image that sets size and colour. `None`: the first example.
 
 
 def find_source(name: str, split: str, data_dir: str | Path | None) -> Source:

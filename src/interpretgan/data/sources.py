@@ -22,8 +22,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from interpretgan.errors import DataError, ImageError, LabelError, kind_of
 
-READ_AT_A_TIME = 1024
-"""Images of a data set that are read at a time while it is copied."""
+READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
 
 
 @runtime_checkable

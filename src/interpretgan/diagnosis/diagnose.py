@@ -26,12 +26,9 @@ from interpretgan.robustness import Sample, attack_checks
 from interpretgan.statistics import bootstrap_weights
 from interpretgan.store.provenance import provenance
 
-CHECKED = 250
-"""Images on which the control without a perturbation and the checks of the model run."""
-SEARCHED = 128
-"""Of these, on how many the attack runs again with other settings."""
-REPLAYED = 4
-"""Images whose latents are replayed from every layer, before anything is predicted."""
+CHECKED = 250  #: Images on which the control without a perturbation and the checks of the model run.
+SEARCHED = 128  #: Of these, on how many the attack runs again with other settings.
+REPLAYED = 4  #: Images whose latents are replayed from every layer, before anything is predicted.
 
 
 def diagnose(

@@ -18,10 +18,8 @@ from interpretgan.errors import ImageError, ThreatModelError
 from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
 from interpretgan.statistics import Integers
 
-BATCH = 250
-"""Images in a batch, where they are small."""
-PIXELS = 2**25
-"""Pixels, of all explanations of a batch, that are in memory at a time."""
+BATCH = 250  #: Images in a batch, where they are small.
+PIXELS = 2**25  #: Pixels, of all explanations of a batch, that are in memory at a time.
 
 Perturb = Callable[[Tensor, Tensor, int], Tensor]
 """Called as `perturb(images, labels, index of the first image)`; returns perturbed images."""

@@ -18,9 +18,9 @@ from typing import Any
 from torch import nn
 
 from interpretgan.errors import ConfigError, ModelError, kind_of
-from interpretgan.models.architectures.judge_net import JudgeNet
+from interpretgan.models.architectures import NetworkOptions
 from interpretgan.models.architectures.lenet import LeNet5, MnistWide
-from interpretgan.models.architectures.vgg import VGG
+from interpretgan.models.architectures.vgg import VGG, JudgeNet
 from interpretgan.models.architectures.wide_resnet import WideResNet, depth_and_widening
 
 POOLS = ("max", "avg", "stride", "blur")
@@ -32,16 +32,11 @@ GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 class ModelSpec:
     """An architecture that can be built by name."""
 
-    factory: Callable[..., nn.Module]
-    """Called with the keywords in_channels, num_classes, image_size (height, width), pool and width."""
-    pools: tuple[str, ...]
-    """The poolings that it knows, the published one first."""
-    smallest: int
-    """Smallest height and width of an image: below, its map would vanish."""
-    input_shape: tuple[int, int, int]
-    """Channels, height and width of the images that it is meant for."""
-    parameters: int
-    """Number of trained values for such images, 10 classes and width 1, whatever the pooling."""
+    factory: Callable[[NetworkOptions], nn.Module]
+    pools: tuple[str, ...]  #: The poolings that it knows, the published one first.
+    smallest: int  #: Smallest height and width of an image: below, its map would vanish.
+    input_shape: tuple[int, int, int]  #: Channels, height and width of the images that it is meant for.
+    parameters: int  #: Number of trained values for such images, 10 classes and width 1, whatever the pooling.
     source: str
 
 
@@ -103,21 +98,19 @@ def build_model(
         raise ConfigError(expected=expected, got=got, do="take them from the data: images [N, C, H, W] and its classes")
     if not (math.isfinite(width) and width > 0):
         raise ConfigError(expected="a width above 0", got=str(width), do="pass 1 for the published channels")
-    arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": size}
-    if pool is not None:
-        arguments["pool"] = pool
-    if width != 1:
-        arguments["width"] = width
     if ":" in name:
+        arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": size}
+        arguments |= ({} if pool is None else {"pool": pool}) | ({} if width == 1 else {"width": width})
         return _call_user_factory(name, arguments)
     spec = _spec(name)
-    if pool is not None and pool not in spec.pools:
+    pool = spec.pools[0] if pool is None else pool
+    if pool not in spec.pools:
         expected = f"a pooling among {', '.join(spec.pools)} for {name}"
         raise ConfigError(expected=expected, got=repr(pool), do="choose one of them")
     if min(size) < spec.smallest:
         expected, got = f"images of at least {spec.smallest}x{spec.smallest} for {name}", f"{size[0]}x{size[1]}"
         raise ConfigError(expected=expected, got=got, do="load the data with a larger image_size")
-    return spec.factory(**arguments)
+    return spec.factory(NetworkOptions(in_channels, num_classes, size, pool, width))
 
 
 def published_pool(name: str) -> str | None:

@@ -21,8 +21,7 @@ from interpretgan.store.files import atomic_write_text
 from interpretgan.store.progress import duration
 
 NORMS = {"linf": "L∞", "l2": "L2"}
-CLASSES_IN_A_TABLE = 16
-"""Confusion tables of more classes become lists of the commonest changes."""
+CLASSES_IN_A_TABLE = 16  #: Confusion tables of more classes become lists of the commonest changes.
 
 
 def write_report(

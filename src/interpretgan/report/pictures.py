@@ -26,8 +26,7 @@ Bytes = npt.NDArray[np.uint8]
 MORE, LESS = (224, 112, 26), (47, 116, 208)
 """Colours of what is brighter than in the natural explanation, orange, and of what is darker, blue."""
 WRONG = "#b43c08"
-MAX_SIDE = 96
-"""Larger pictures are reduced to this many pixels, or a page would weigh tens of megabytes."""
+MAX_SIDE = 96  #: Larger pictures are reduced to this many pixels, or a page would weigh tens of megabytes.
 MAX_EXAMPLES = 8
 
 

@@ -15,10 +15,8 @@ from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag
 from interpretgan.statistics import Interval
 
-NO_LOSS = 0.02
-"""Survival lost between the image and the last layer below which no layer is named."""
-NAMED_AT_MOST = 3
-"""Layers that cannot be told apart are named one by one up to this many."""
+NO_LOSS = 0.02  #: Survival lost between the image and the last layer below which no layer is named.
+NAMED_AT_MOST = 3  #: Layers that cannot be told apart are named one by one up to this many.
 
 JUDGE = "The judge predicts the class of every explanation, so its own mistakes limit every figure here."
 DYNAMIC = (
@@ -90,8 +88,7 @@ def level(diagnosis: Diagnosis) -> str:
     return "interval" if confidence is None else f"{100 * confidence:g} % interval"
 
 
-Claim = tuple[tuple[str, bool], ...]
-"""A text in parts, each with whether it is the name of a layer."""
+Claim = tuple[tuple[str, bool], ...]  #: A text in parts, each with whether it is the name of a layer.
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,11 @@ from interpretgan.layers import Layer, capture, replay
 
 NOTHING_LEFT = 0.05
 """Accuracy below which nothing is left to attack, and it does not matter how strong the attack was."""
-SAME = 1e-4
-"""Two passes agree when their logits differ by no more than this share of the largest one."""
-BLACK_BOX = 0.002
-"""Accuracy that a black-box attack may take from what the gradient attacks left."""
-MOVES = 0.005
-"""Accuracy that twice the steps or restarts may take."""
-RISES = 0.01
-"""Accuracy that may be won back, by chance, where eps grows."""
-ENOUGH = 1000
-"""Examples for a figure with an interval of about two points."""
+SAME = 1e-4  #: Two passes agree when their logits differ by no more than this share of the largest one.
+BLACK_BOX = 0.002  #: Accuracy that a black-box attack may take from what the gradient attacks left.
+MOVES = 0.005  #: Accuracy that twice the steps or restarts may take.
+RISES = 0.01  #: Accuracy that may be won back, by chance, where eps grows.
+ENOUGH = 1000  #: Examples for a figure with an interval of about two points.
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------

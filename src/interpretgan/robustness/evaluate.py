@@ -35,8 +35,7 @@ from interpretgan.store.provenance import provenance
 from interpretgan.store.records import Record
 
 CURVE_EXAMPLES = 500
-CHECKED = 250
-"""Examples on which the checks of the model and of the search run."""
+CHECKED = 250  #: Examples on which the checks of the model and of the search run.
 DEFAULT_ATTACKS = ("fgsm", "pgd", "autoattack")
 
 

@@ -17,8 +17,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
 from interpretgan.training.checks import Checked, Positive, Share
 
-WARMUP = 0.3
-"""Share of the training over which eps grows: without it small networks stall at chance at MNIST's 0.3."""
+WARMUP = 0.3  #: Share of the training over which eps grows: without it small networks stall at chance at MNIST's 0.3.
 FIRST_EPS = 0.05  # share of eps that the warm-up starts at: a perturbation must be larger than zero
 SELECTION_STEPS = 10  # of PGD, under which the best epoch is chosen
 FAST_STEP = 1.25  # length of the one step of fast training, as a share of eps [39]

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from interpretgan.errors import ConfigError
-from interpretgan.models.architectures import scaled
+from interpretgan.models.architectures import NetworkOptions
 from interpretgan.models.architectures.pooling import pooling
 
 
@@ -39,28 +39,18 @@ class WideResNet(nn.Module):
     Delving deep into rectifiers.
     """
 
-    def __init__(
-        self,
-        *,
-        depth: int,
-        widening: int,
-        in_channels: int,
-        num_classes: int,
-        image_size: tuple[int, int],
-        pool: str = "stride",
-        width: float = 1.0,
-    ) -> None:
+    def __init__(self, options: NetworkOptions, depth: int, widening: int) -> None:
         super().__init__()
-        first, second, third = (scaled(channels * widening, width) for channels in (16, 32, 64))
-        blocks = (depth - 4) // 6
-        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        first, second, third = (options.scaled(channels * widening) for channels in (16, 32, 64))
+        blocks, pool = (depth - 4) // 6, options.pool
+        self.conv1 = nn.Conv2d(options.in_channels, 16, 3, padding=1, bias=False)
         self.block1 = _group(blocks, 16, first, None)
         self.block2 = _group(blocks, first, second, pool)
         self.block3 = _group(blocks, second, third, pool)
         self.bn1 = nn.BatchNorm2d(third)
         self.relu = nn.ReLU()
         self.mean = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(third, num_classes)
+        self.fc = nn.Linear(third, options.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -14,8 +14,7 @@ from typing import Any
 from interpretgan.errors import ModelError, WeightsError
 from interpretgan.store.files import read_json, write_json
 
-ZOO = Path(__file__).parent
-"""Folder of the cards and weights."""
+ZOO = Path(__file__).parent  #: Folder of the cards and weights.
 SCHEMA = 2
 PRETRAINED_EXPECTED = tuple(
     f"{architecture}-{pool}{objective}"

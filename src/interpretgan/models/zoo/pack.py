@@ -26,8 +26,7 @@ from interpretgan.models.zoo.pretrained import build
 from interpretgan.robustness import Evaluation
 from interpretgan.store.files import atomic_write_bytes, file_sha256, read_json
 
-HALF_ABOVE = 2**18
-"""Parameters above which the weights are stored in half precision: a MiB in single precision."""
+HALF_ABOVE = 2**18  #: Parameters above which the weights are stored in half precision: a MiB in single precision.
 FROM_RECORD = [f.name for f in fields(Card) if f.default is MISSING and f.name not in ("name", "architecture")]
 """What a card takes over from classifier.json as it is."""
 
