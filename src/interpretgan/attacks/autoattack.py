@@ -35,20 +35,13 @@ BATCH = 250  #: Images at a time in the reference package; its random starts dep
 
 @dataclass(frozen=True, eq=False)
 class AutoAttacked:
-    """What AutoAttack left.
+    """What AutoAttack left."""
 
-    Attributes:
-        images: Adversarial where it found one, else natural: float32 `[N, C, H, W]`.
-        right: Which are still classified right: `[N]`.
-        settings: All that it depends on, for the record, and `accuracy_after`: the share of right
-            ones after each stage.
-        seconds: What it took, in all processes that worked on it.
-    """
-
-    images: Tensor
-    right: Tensor
+    images: Tensor  #: Adversarial where it found one, else natural: float32 `[N, C, H, W]`.
+    right: Tensor  #: Which are still classified right: `[N]`.
+    #: All that it depends on, for the record, and `accuracy_after`: the share of right ones after each stage.
     settings: dict[str, Any]
-    seconds: float
+    seconds: float  #: What it took, in all processes that worked on it.
 
 
 @dataclass(eq=False)

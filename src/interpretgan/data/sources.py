@@ -44,28 +44,19 @@ ImageData: TypeAlias = ImageSource | Dataset[Any] | tuple[Tensor, Tensor] | Tens
 class ImageSet:
     """Images and their true classes.
 
-    Attributes:
-        name: Name or path that it was loaded by.
-        split: `"train"` or `"test"`.
-        images: `[N, C, H, W]`: uint8, 0 to 255, or float32 within `bounds`; possibly a read-only map of a file.
-        labels: int64 `[N]`, 0 to K - 1.
-        classes: Names of the K classes.
-        sha256: Of shape, pixels and labels. Empty: computed.
-        note: Which files were read and how they are encoded: to be stated beside figures.
-        bounds: Range of the pixels that `batch` returns.
-        stored: Lowest and highest value in `images`, which become the bounds. `None`: 0 and 255, or `bounds` of floats.
-
     Raises `ImageError` for images of another shape, type or range, `LabelError` for labels that do not fit.
     """
 
-    name: str
-    split: str
+    name: str  #: Name or path that it was loaded by.
+    split: str  #: `"train"` or `"test"`.
+    #: `[N, C, H, W]`: uint8, 0 to 255, or float32 within `bounds`; possibly a read-only map of a file.
     images: npt.NDArray[Any]
-    labels: npt.NDArray[np.int64]
-    classes: tuple[str, ...]
-    sha256: str = ""
-    note: str = ""
-    bounds: tuple[float, float] = (0.0, 1.0)
+    labels: npt.NDArray[np.int64]  #: int64 `[N]`, 0 to K - 1.
+    classes: tuple[str, ...]  #: Names of the K classes.
+    sha256: str = ""  #: Of shape, pixels and labels. Empty: computed.
+    note: str = ""  #: Which files were read and how they are encoded: to be stated beside figures.
+    bounds: tuple[float, float] = (0.0, 1.0)  #: Range of the pixels that `batch` returns.
+    #: Lowest and highest value in `images`, which become the bounds. `None`: 0 and 255, or `bounds` of floats.
     stored: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:

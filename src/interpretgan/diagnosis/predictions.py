@@ -27,21 +27,13 @@ Perturb = Callable[[Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Classes predicted for `N` images: row 0 for the image itself, row `l` for the explanation of layer `l`.
+    """Classes predicted for `N` images: row 0 for the image itself, row `l` for the explanation of layer `l`."""
 
-    Attributes:
-        labels: True classes `[N]`.
-        natural: Predictions of the judge for natural images, `[L + 1, N]`.
-        adversarial: The same for adversarial images.
-        noise: The same for images with random noise of the same size.
-        model: Predictions of the classifier itself for the three, `[3, N]`.
-    """
-
-    labels: Integers
-    natural: Integers
-    adversarial: Integers
-    noise: Integers
-    model: Integers
+    labels: Integers  #: True classes `[N]`.
+    natural: Integers  #: Predictions of the judge for natural images, `[L + 1, N]`.
+    adversarial: Integers  #: The same for adversarial images.
+    noise: Integers  #: The same for images with random noise of the same size.
+    model: Integers  #: Predictions of the classifier itself for the three, `[3, N]`.
 
     @classmethod
     def pooled(cls, predictions: Sequence[Self]) -> Self:

@@ -93,19 +93,12 @@ Claim = tuple[tuple[str, bool], ...]  #: A text in parts, each with whether it i
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of a diagnosis in one sentence, in parts that the page can set apart.
+    """The answer of a diagnosis in one sentence, in parts that the page can set apart."""
 
-    Attributes:
-        claim: What contributes most; each part of the text with whether it is the name of a layer.
-        detail: The numbers behind the claim, or why no layer is named.
-        caveat: Why to read it with care; empty if nothing speaks against it.
-        layers: The names of the layers that the claim blames, the largest contribution first.
-    """
-
-    claim: Claim
-    detail: str
-    caveat: str = ""
-    layers: tuple[str, ...] = ()
+    claim: Claim  #: What contributes most; each part of the text with whether it is the name of a layer.
+    detail: str  #: The numbers behind the claim, or why no layer is named.
+    caveat: str = ""  #: Why to read it with care; empty if nothing speaks against it.
+    layers: tuple[str, ...] = ()  #: The names of the layers that the claim blames, the largest contribution first.
 
     @property
     def sentence(self) -> str:

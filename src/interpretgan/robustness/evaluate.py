@@ -41,31 +41,22 @@ DEFAULT_ATTACKS = ("fgsm", "pgd", "autoattack")
 
 @dataclass(frozen=True)
 class Evaluation(Record):
-    """How robust a model is under a threat model, kept in `evaluation.json`.
-
-    Attributes:
-        classifier: Name, number of parameters, and what else is known of the model: its weights, which checkpoint.
-        data: Name, split, number of examples and of those behind the curves.
-        threat_model: Norm, eps, and that the true labels are attacked.
-        attacks: Every setting of each attack that was run.
-        accuracy: `natural`, one for each attack, and `worst_case`: an example counts where no attack misled the model.
-            Shares of examples, 0 to 1, with Wilson intervals over the examples.
-        controls: `noise`, the accuracy under random noise of the same size.
-        curves: Accuracy over `eps` and over `steps`, under PGD of one restart.
-        flags: Reasons to distrust the whole.
-        provenance: Seed, versions, device, precision, level and kind of the intervals, date, seconds of each attack.
-    """
+    """How robust a model is under a threat model, kept in `evaluation.json`."""
 
     file_name: ClassVar[str] = "evaluation.json"
 
+    #: Name, number of parameters, and what else is known of the model: its weights, which checkpoint.
     classifier: Mapping[str, Any]
-    data: Mapping[str, Any]
-    threat_model: Mapping[str, Any]
-    attacks: Mapping[str, Mapping[str, Any]]
+    data: Mapping[str, Any]  #: Name, split, number of examples and of those behind the curves.
+    threat_model: Mapping[str, Any]  #: Norm, eps, and that the true labels are attacked.
+    attacks: Mapping[str, Mapping[str, Any]]  #: Every setting of each attack that was run.
+    #: `natural`, one for each attack, and `worst_case`: an example counts where no attack misled the model. Shares of
+    #: examples, 0 to 1, with Wilson intervals over the examples.
     accuracy: Mapping[str, Interval]
-    controls: Mapping[str, Interval]
-    curves: Mapping[str, tuple[Point, ...]]
-    flags: tuple[Flag, ...] = ()
+    controls: Mapping[str, Interval]  #: `noise`, the accuracy under random noise of the same size.
+    curves: Mapping[str, tuple[Point, ...]]  #: Accuracy over `eps` and over `steps`, under PGD of one restart.
+    flags: tuple[Flag, ...] = ()  #: Reasons to distrust the whole.
+    #: Seed, versions, device, precision, level and kind of the intervals, date, seconds of each attack.
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -27,49 +27,33 @@ PRETRAINED_EXPECTED = tuple(
 
 @dataclass(frozen=True)
 class Card:
-    """What there is to know about a pretrained classifier.
+    """What there is to know about a pretrained classifier."""
 
-    Attributes:
-        name: `architecture-pool`, and `-objective` unless that is the natural one.
-        architecture, pool, width: What `build_model` makes it of.
-        in_channels, image_size: Channels, and height and width of its images.
-        num_classes, classes: Number of its logits, and names of the classes.
-        bounds, mean, std: See `Classifier`.
-        data: `name`, `sha256` and `note` of the training images.
-        objective: `name`, and the settings of the training objective.
-        recipe, seed: Settings of the training.
-        training: What the training did: steps, seconds, and which epoch the weights are of.
-        versions: Of the packages that trained it.
-        figures: Accuracy on test images as `interpretgan evaluate` measures it: for `natural`, each attack and
-            `worst_case` a mapping of value, low and high (0 to 1, a confidence interval) and examples. Beside them
-            `threat_model`, `attacks`, `data`, `flags` and `provenance`; see `Evaluation`. `None`: not measured yet.
-        precision: What the weights are stored in, `"float32"` or `"float16"`; they are loaded as float32.
-        parameters: Number of its parameters.
-        sha256, state_sha256: Of the weights file, and of what is loaded of it; see `Classifier.state_sha256`.
-    """
-
-    name: str
-    architecture: str
+    name: str  #: `architecture-pool`, and `-objective` unless that is the natural one.
+    architecture: str  #: What `build_model` makes it of, with the five that follow.
     pool: str
     width: float
     in_channels: int
     num_classes: int
-    image_size: tuple[int, int]
-    bounds: tuple[float, float]
+    image_size: tuple[int, int]  #: Height and width.
+    bounds: tuple[float, float]  #: See `Classifier`, also for mean and std.
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    classes: tuple[str, ...]
-    data: Mapping[str, Any]
-    objective: Mapping[str, Any]
-    recipe: Mapping[str, Any]
-    seed: int
-    training: Mapping[str, Any]
-    versions: Mapping[str, str]
+    classes: tuple[str, ...]  #: Their names.
+    data: Mapping[str, Any]  #: `name`, `sha256` and `note` of the training images.
+    objective: Mapping[str, Any]  #: `name`, and the settings of the training objective.
+    recipe: Mapping[str, Any]  #: Settings of the training.
+    seed: int  #: Of the training.
+    training: Mapping[str, Any]  #: What the training did: steps, seconds, and which epoch the weights are of.
+    versions: Mapping[str, str]  #: Of the packages that trained it.
+    #: Accuracy on test images as `interpretgan evaluate` measures it: for `natural`, each attack and `worst_case` a
+    #: mapping of value, low and high (0 to 1, a confidence interval) and examples. Beside them `threat_model`,
+    #: `attacks`, `data`, `flags` and `provenance`; see `Evaluation`. `None`: not measured yet.
     figures: Mapping[str, Any] | None = None
-    precision: str = ""
-    parameters: int = 0
-    sha256: str = ""
-    state_sha256: str = ""
+    precision: str = ""  #: What the weights are stored in, `"float32"` or `"float16"`; they are loaded as float32.
+    parameters: int = 0  #: Number of its parameters.
+    sha256: str = ""  #: Of the weights file.
+    state_sha256: str = ""  #: Of what is loaded of it; see `Classifier.state_sha256`.
 
     @property
     def eps(self) -> float | None:
