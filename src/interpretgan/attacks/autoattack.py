@@ -77,9 +77,9 @@ def autoattack(
         threat_model: Its norm and eps; AutoAttack has no other setting.
         seed: Of each attack on each batch. The global random state is left alone.
         batch_size: Images at a time; the random starts depend on it.
-        checkpoint: File for what is done, written between batches, `checkpoint_seconds` apart or more. Where it exists
-            the attack goes on from there, and finds what it would have found without an interruption.
-        checkpoint_seconds: See there.
+        checkpoint: File for what is done, written between batches. Where it exists the attack goes on from there, and
+            finds what it would have found without an interruption.
+        checkpoint_seconds: At least between two writes.
         on_batch: Told the stage, how many of its images are done, and how many it has.
 
     Raises:

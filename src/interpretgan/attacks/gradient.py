@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +20,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.errors import ModelError
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
-
-
-class Search(Protocol):
-    """One run of an attack, as `search` is."""
-
-    def __call__(
-        self, run: Run, x: Tensor, y: Tensor, threat_model: ThreatModel, bounds: Bounds, /, *, start: Tensor | None
-    ) -> Tensor:
-        """Perturbed images."""
+Search: TypeAlias = Callable[..., Tensor]  #: One run of an attack, called as `search` is, without a loss.
 
 
 def attack(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks.gradient import Run, Search, attack, search
-from interpretgan.attacks.minimal_norm import CARLINI_WAGNER, DEEPFOOL, carlini_wagner, deepfool, first_constant
+from interpretgan.attacks.minimal_norm import carlini_wagner, deepfool
 from interpretgan.attacks.threat_model import Bounds, ThreatModel, iterated
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
@@ -35,13 +35,14 @@ def _climbing(threat_model: ThreatModel, loss: str, search: Search | None = None
 def _cw(threat_model: ThreatModel, bounds: Bounds) -> NamedAttack:
     if threat_model.norm == "linf":
         return _climbing(iterated(threat_model), "margin", _climb_margin)
-    settings = {**CARLINI_WAGNER, "initial_const": first_constant(bounds), "confidence": 0, "restarts": 1}
-    settings |= {"loss": "margin", "success": "within eps only"}
-    return NamedAttack(replace(threat_model, restarts=1), settings, carlini_wagner)
+    method, settings = carlini_wagner(bounds)
+    settings |= {"restarts": 1, "loss": "margin", "success": "within eps only"}
+    return NamedAttack(replace(threat_model, restarts=1), settings, method)
 
 
 def _deepfool(threat_model: ThreatModel, _bounds: Bounds) -> NamedAttack:
-    return NamedAttack(replace(threat_model, restarts=1), {**DEEPFOOL, "restarts": 1, "loss": "logits"}, deepfool)
+    method, settings = deepfool(threat_model.norm)
+    return NamedAttack(replace(threat_model, restarts=1), {**settings, "restarts": 1, "loss": "logits"}, method)
 
 
 NAMED_ATTACKS: dict[str, Callable[[ThreatModel, Bounds], NamedAttack]] = {
@@ -52,6 +53,7 @@ NAMED_ATTACKS: dict[str, Callable[[ThreatModel, Bounds], NamedAttack]] = {
 }
 AUTOATTACK = "autoattack"  #: Runs as a whole, see `autoattack`.
 NAMES = (*NAMED_ATTACKS, AUTOATTACK)
+AT_A_TIME = 500  #: Images that are classified at a time.
 
 
 def _climb_margin(
@@ -93,7 +95,7 @@ def survivors(
     return right
 
 
-def predicted_right(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
+def predicted_right(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """Which images the classifier predicts right, bool `[N]`."""
-    parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+    parts = zip(torch.split(images, AT_A_TIME), torch.split(labels, AT_A_TIME), strict=True)
     return torch.cat([classifier.logits(x).argmax(dim=1) == y for x, y in parts])

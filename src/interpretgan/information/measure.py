@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from interpretgan.errors import Flag, FlagKind
-from interpretgan.statistics import Floats, Interval, Weights, intervals
+from interpretgan.statistics import Floats, Interval, Weights, falls, intervals
 
 NEGATIVE_INFORMATION = FlagKind(  # a figure that cannot be negative was measured to be so
     "negative_information", "warning",
@@ -53,8 +53,8 @@ class Measurement:
         unexplained, bits = _ratio(weights, self.errors, self.variance), _ratio(weights, self.bits, each)
         projected = _ratio(weights, self.control_errors, self.variance) - unexplained[:, self.controls - 1]
         columns = {
-            "unexplained": unexplained, "information_loss": _fall(1 - unexplained), "class_information": bits,
-            "class_information_loss": _fall(bits), "class_accuracy": _ratio(weights, self.right, each),
+            "unexplained": unexplained, "information_loss": falls(1 - unexplained), "class_information": bits,
+            "class_information_loss": falls(bits), "class_accuracy": _ratio(weights, self.right, each),
         }  # fmt: skip
         found = {name: intervals(replicates, confidence) for name, replicates in columns.items()}
         controls = dict(zip(self.controls.tolist(), intervals(projected, confidence), strict=True))
@@ -77,8 +77,3 @@ class Measurement:
 def _ratio(weights: Weights, above: Floats | npt.NDArray[np.bool_], below: Floats) -> Floats:
     """`Σ w·above / Σ w·below` of each replicate and row: `[R, N]`, `[N]` → `[1 + B, R]`."""
     return np.stack([weights @ row for row in (*above, below)], axis=1)[:, :-1] / (weights @ below)[:, None]
-
-
-def _fall(figures: Floats) -> Floats:
-    """By how much each column is below the one before; 0 in the first."""
-    return np.concatenate([np.zeros_like(figures[:, :1]), figures[:, :-1] - figures[:, 1:]], axis=1)

@@ -11,19 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from interpretgan.attacks import (
-    ThreatModel,
-    check_names,
-    equal_norm_noise,
-    iterated,
-    largest_eps,
-    predicted_right,
-    require_eps_within_range,
-    require_gradient,
-    survivors,
-)
+from interpretgan.attacks import ThreatModel, equal_norm_noise, iterated, largest_eps, require_eps_within_range
 from interpretgan.attacks.autoattack import autoattack, require_autoattack
-from interpretgan.attacks.named_attacks import AUTOATTACK, NAMED_ATTACKS
+from interpretgan.attacks.gradient import require_gradient
+from interpretgan.attacks.named_attacks import AUTOATTACK, NAMED_ATTACKS, check_names, predicted_right, survivors
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
 from interpretgan.errors import ConfigError, Flag
@@ -72,7 +63,6 @@ def evaluate(
     seed: int = 0,
     confidence: float = 0.95,
     classifier_info: Mapping[str, Any] | None = None,
-    data_info: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
     say: Callable[[str], None] | None = None,
     on_batch: Callable[[str, int, int], None] | None = None,
@@ -92,7 +82,6 @@ def evaluate(
         seed: Of every attack and of the noise.
         confidence: Of the intervals.
         classifier_info: Kept in the record, beside the model's class and size.
-        data_info: Likewise, beside the numbers of examples.
         checkpoint: File for the state of AutoAttack, which takes longest; see there.
         say: Told in a line what was found.
         on_batch: Told the stage of AutoAttack, how many of its images are done, and how many it has.
@@ -157,13 +146,10 @@ def evaluate(
     seconds["checks"] = time.perf_counter() - began
     if on_examples is not None:
         on_examples({**right, "labels": y})
+    parameters = sum(p.numel() for p in classifier.model.parameters())
     return Evaluation(
-        classifier={
-            "name": classifier.name,
-            "parameters": sum(p.numel() for p in classifier.model.parameters()),
-            **(classifier_info or {}),
-        },
-        data={"examples": count, "curve_examples": drawn, **describe(images), **(data_info or {})},
+        classifier={"name": classifier.name, "parameters": parameters, **(classifier_info or {})},
+        data={"examples": count, "curve_examples": drawn, **describe(images)},
         threat_model={"norm": tm.norm, "eps": tm.eps, "bounds": list(classifier.bounds), "labels": "true classes"},
         attacks=settings,
         accuracy=accuracy,
@@ -184,7 +170,7 @@ def evaluate(
 def require_attackable(
     classifier: Classifier, images: Tensor, threat_model: ThreatModel, attacks: Sequence[str]
 ) -> None:
-    """Raise as `evaluate` would, quickly: on at least one image `[N, C, H, W]` and a classifier not yet trained."""
+    """Raise as `evaluate` would, before any training: on at least one image `[N, C, H, W]`."""
     require_eps_within_range(threat_model, classifier.bounds, images.shape[1:])
     checks.require_eval_mode(classifier)
     require_gradient(classifier, images)
