@@ -89,8 +89,7 @@ def autoattack(
     from pyautoattack import AutoAttack
 
     low, high = classifier.bounds
-    unit_bounds = (low, high) == (0.0, 1.0)
-    tell = on_batch or (lambda *_: None)
+    unit_bounds, tell = (low, high) == (0.0, 1.0), on_batch or (lambda *_: None)
     began = time.monotonic()
     with ready(classifier, images, labels, seed=seed) as (natural, true):
         classes = require_autoattack(classifier, natural[:1], threat_model)
@@ -115,9 +114,7 @@ def autoattack(
         content = content_hash(natural.cpu().numpy(), true.cpu().numpy())
         fingerprint = fingerprint_of(threat_model, seed, batch_size, *known, content)
         file = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
-        saved = file.load(natural.device)
-        if saved is not None:
-            state = _State(**saved)
+        state = _State(**(file.load(natural.device) or vars(state)))
         earlier = state.seconds
         for stage in STAGES[len(state.after) :]:
             adversary.attacks_to_run = [stage]

@@ -154,16 +154,10 @@ def search(
 ) -> Tensor:
     """One run of the attack from one start, unchecked: the core of `attack` and of adversarial training.
 
-    Call it with gradients enabled, the model in eval mode and its parameters frozen.
-
-    Args:
-        run: Images to logits.
-        x: Images `[N, C, H, W]` within `bounds`; the result is the last iterate of the same shape.
-        y: True classes `[N]`.
-        threat_model: Size and search; restarts are the caller's.
-        bounds: Lowest and highest value of a pixel.
-        start: Where PGD starts, `[N, C, H, W]`. `None`: drawn uniformly from the ball, by the global random state.
-        loss: What PGD maximises: logits `[N, K]` to a scalar, summed over the examples. `None`: cross-entropy.
+    Call it with gradients enabled, the model in eval mode and its parameters frozen. It gives the last iterate for
+    images `x` `[N, C, H, W]` within the bounds and true classes `y` `[N]`; restarts are the caller's. PGD begins at
+    `start`, or where that is `None` at a point drawn uniformly from the ball by the global random state. It maximises
+    `loss`, logits `[N, K]` to a scalar summed over the examples; `None`: cross-entropy.
     """
     from eagerpy.astensor import astensor
     from foolbox.attacks import fast_gradient_method as fgm

@@ -86,20 +86,13 @@ def _load_digits(split: str, size: tuple[int, int]) -> ImageSet:
     return ImageSet("digits", split, images, digits.target[chosen], tuple(map(str, range(10))), note=note)
 
 
-# --- the cache of decoded images ---------------------------------------------------------------------------------
-
-
 def _cache_folder(cache_dir: str | Path | None) -> Path:
     chosen = cache_dir or os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "interpretgan"
+    places = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
+    variable, usual = places.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
+    return Path(os.environ.get(variable) or Path.home() / usual) / "interpretgan"
 
 
 def _cached(source: Source, size: tuple[int, int] | None, folder: Path) -> ImageSet:

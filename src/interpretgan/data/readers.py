@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from interpretgan.errors import DataError
+from interpretgan.errors import DataError, in_a_line
 
 Example = tuple[bytes, int, str]  #: Encoded image, label, and where it came from (for messages).
 
@@ -109,10 +109,7 @@ def _hub_source(name: str, split: str) -> Source:
         classes = tuple(rows.features["label"].names)
         rows = rows.cast_column(column, datasets.Image(decode=False))
     except Exception as error:  # the hub client raises errors of several libraries
-        got, do = (
-            f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}",
-            remedy + "connect to the network",
-        )
+        got, do = in_a_line(error), remedy + "connect to the network"
         raise DataError(expected=f"the public hub to hand over {hub}", got=got, do=do) from error
 
     def examples() -> Iterator[Example]:
@@ -190,7 +187,7 @@ def readable(expected: str, got: str, kinds: type[Exception] | tuple[type[Except
     try:
         yield
     except kinds as error:
-        problem = f"{got} ({type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]})"
+        problem = f"{got} ({in_a_line(error)})"
         raise DataError(expected=expected, got=problem, do="fetch or copy it again") from error
 
 

@@ -189,11 +189,8 @@ def as_source(
 ) -> ImageSource:
     """Images as a source whose pixels are within `bounds`, whichever way they came.
 
-    Args:
-        images: See above. All but an `ImageSet`, which is scaled, have pixels within the bounds already.
-        labels: int64 `[N]` that belong to a tensor of images.
-        bounds: Range of the classifier's pixels.
-        labelled: Whether true classes are needed.
+    All but an `ImageSet`, which is scaled, have pixels within the bounds already. Labels, int64 `[N]`, belong to a
+    tensor of images. With `labelled` true classes are needed.
 
     Raises:
         DataError, ImageError: Another kind of data, or a tensor of another shape.
@@ -220,11 +217,9 @@ def as_source(
     map_style = hasattr(given, "__len__") and hasattr(given, "__getitem__")
     if map_style and not isinstance(given, np.ndarray | str | Mapping | tuple | IterableDataset):
         return DatasetImages(given, labelled=labelled)
-    raise DataError(
-        expected="an ImageSet, a Dataset of (image, label), a pair of tensors (images, labels), or a tensor of images",
-        got=kind_of(given),
-        do="pass loader.dataset of a DataLoader, and torch.from_numpy(...) of arrays",
-    )
+    expected = "an ImageSet, a Dataset of (image, label), a pair of tensors (images, labels), or a tensor of images"
+    do = "pass loader.dataset of a DataLoader, and torch.from_numpy(...) of arrays"
+    raise DataError(expected=expected, got=kind_of(given), do=do)
 
 
 def as_image_set(
@@ -232,11 +227,8 @@ def as_image_set(
 ) -> ImageSet:
     """Labelled images as an `ImageSet` whose pixels are within `bounds`, whichever way they came; held in memory.
 
-    Args:
-        data: See above, with labels; what does not fit raises as `as_source` and `ImageSet` do.
-        split: `"train"` or `"test"`, for the record.
-        bounds: Range of the pixels.
-        classes: Names of the classes. `None`: those of the data (`data.classes`), else the numbers that occur.
+    The split is for the record. Without names of the classes these are `data.classes`, else the numbers that occur.
+    What does not fit raises as `as_source` and `ImageSet` do.
     """
     if isinstance(data, ImageSet):
         return data.scaled(bounds)
@@ -244,10 +236,9 @@ def as_image_set(
     firsts = range(0, len(source), READ_AT_A_TIME)
     parts = (source.batch(torch.arange(first, min(first + READ_AT_A_TIME, len(source)))) for first in firsts)
     images, labels = zip(*((x.cpu().float().numpy(), y.cpu().numpy()) for x, y in parts), strict=True)
-    known, numbers = classes or getattr(data, "classes", None), np.concatenate(labels)
-    names = known or range(int(numbers.max()) + 1)
-    name = type(data).__name__
-    return ImageSet(name, split, np.concatenate(images), numbers, tuple(map(str, names)), bounds=bounds)
+    pixels, numbers = np.concatenate(images), np.concatenate(labels)
+    names = tuple(map(str, classes or getattr(data, "classes", None) or range(int(numbers.max()) + 1)))
+    return ImageSet(type(data).__name__, split, pixels, numbers, names, bounds=bounds)
 
 
 def content_of(images: ImageSource) -> str:

@@ -18,15 +18,9 @@ from interpretgan.attacks import require_gradient
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource, content_of
 from interpretgan.errors import ConfigError
+from interpretgan.gan import losses as objective
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
-from interpretgan.gan.losses import (
-    discriminator_hinge,
-    generator_hinge,
-    information_bound,
-    latent_consistency,
-    latent_size,
-)
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
@@ -150,7 +144,7 @@ def train_generator(
                 logits = classifier.run(x)
             seen = logits.float().softmax(dim=1)
             z = [latents[each.name] for each in layers]
-            norms = team.mean(torch.stack([latent_size(real) for real in z]))
+            norms = team.mean(torch.stack([objective.latent_size(real) for real in z]))
             with autocast(device, config.precision):
                 fake = generator(z, noise)
 
@@ -158,7 +152,7 @@ def train_generator(
             discriminator.requires_grad_(True)
             with autocast(device, config.precision):
                 scores = discriminator(torch.cat([x, fake.detach()]), layer.repeat(2), seen.repeat(2, 1)).float()
-            loss_d = discriminator_hinge(scores[:count], scores[count:])
+            loss_d = objective.discriminator_hinge(scores[:count], scores[count:])
             adam_d.zero_grad()
             torch.autograd.backward(loss_d)
             team.average(discriminator)
@@ -171,10 +165,10 @@ def train_generator(
                     classifier.run(fake)
                 blur = team.share(torch.randn(drawn, *image_shape, generator=random))
                 explained = recognition.run(_blurred(fake, blur, config.recognition_noise, classifier.bounds))
-                realism = generator_hinge(discriminator(fake, layer, seen).float())
-            information = information_bound(logits, explained)
+                realism = objective.generator_hinge(discriminator(fake, layer, seen).float())
+            information = objective.information_bound(logits, explained)
             latent = torch.stack(
-                [latent_consistency(z[i], latents[each.name], norms[i]) for i, each in enumerate(layers)]
+                [objective.latent_consistency(z[i], latents[each.name], norms[i]) for i, each in enumerate(layers)]
             ).mean()
             loss_g = config.realism * realism - config.information * information + config.latent * latent
             adam_g.zero_grad()

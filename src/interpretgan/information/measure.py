@@ -15,10 +15,8 @@ import numpy.typing as npt
 from interpretgan.errors import Flag, FlagKind
 from interpretgan.statistics import Floats, Interval, Weights, falls, intervals
 
-NEGATIVE_INFORMATION = FlagKind(  # a figure that cannot be negative was measured to be so
-    "negative_information", "warning",
-    "{figure} below zero by more than its interval: {value:.4f} [{low:.4f}, {high:.4f}]",
-)  # fmt: skip
+NEGATIVE_INFORMATION = FlagKind("negative_information", "warning",  # a figure that cannot be negative
+    "{figure} below zero by more than its interval: {value:.4f} [{low:.4f}, {high:.4f}]")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from interpretgan.errors import ConfigError, ModelError, kind_of
+from interpretgan.errors import ConfigError, ModelError, in_a_line, kind_of
 from interpretgan.models.architectures import NetworkOptions
 from interpretgan.models.architectures.lenet import LeNet5, MnistWide
 from interpretgan.models.architectures.vgg import VGG, JudgeNet
@@ -139,14 +139,12 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
             model = factory(**_accepted(factory, arguments)) if callable(factory) else factory
             problem = f"gives {kind_of(model)}"
         except Exception as error:  # noqa: BLE001  # the user's code may raise anything
-            model, cause, problem = None, error, f"fails with {type(error).__name__}: {error}"
+            model, cause, problem = None, error, f"fails with {in_a_line(error)}"
     if not isinstance(model, nn.Module):
-        raise ModelError(
-            expected="package.module:factory, a callable that returns a torch.nn.Module",
-            got=f"{name!r}, which {problem}",
-            do="check the name and that the module imports on its own; give its other parameters defaults (it gets "
-            "those of in_channels, num_classes, image_size, pool and width that it accepts)",
-        ) from cause
+        expected = "package.module:factory, a callable that returns a torch.nn.Module"
+        do = "check the name and that the module imports on its own; give its other parameters defaults (it gets those "
+        do += "of in_channels, num_classes, image_size, pool and width that it accepts)"
+        raise ModelError(expected=expected, got=f"{name!r}, which {problem}", do=do) from cause
     return model
 
 

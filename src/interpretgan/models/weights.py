@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from interpretgan.errors import WeightsError, kind_of
+from interpretgan.errors import WeightsError, in_a_line, kind_of
 from interpretgan.store.files import atomic_write_bytes
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -82,9 +82,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        lines = str(error).strip().splitlines()
-        problem = lines[0].rstrip(".") if lines else type(error).__name__
-        got = f"{path}, which cannot be read ({problem})"
+        got = f"{path}, which cannot be read ({in_a_line(error)})"
         do = "save model.state_dict() and not the model, or copy the file again"
         raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from error
     for key in NESTED_KEYS:

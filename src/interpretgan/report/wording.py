@@ -56,7 +56,6 @@ FLAG_MEANINGS = {
     "noise_as_good": f"The attack found no more than chance would, and may have failed. {UNDERESTIMATED}",
     "not_growing": f"A larger perturbation can do all that a smaller one does. {MASKED}",
     "robust_at_any_size": f"A perturbation that may turn every image grey leaves nothing to recognise. {MASKED}",
-    "lost_iterates": f"The attack returns its last images and not its best ones. {UNDERESTIMATED}",
     "gradient_attacks_only": f"An attack without gradients may still find more. {UNDERESTIMATED}",
     "few_examples": "Few examples leave wide intervals: a larger evaluation set narrows them.",
 }
@@ -123,17 +122,14 @@ def answer(diagnosis: Diagnosis) -> Answer:
     names = _listed([layer.name for layer in blamed])
 
     if misread := [flag for layer in blamed or [last] for flag in unreliable_flags(layer)]:
-        where = (
-            f"the largest vulnerability is that of {_text(names)}" if blamed else f"the loss is measured at {last.name}"
-        )
+        where = f"the largest vulnerability is that of {_text(names)}"
+        where = where if blamed else f"the loss is measured at {last.name}"
         detail = f"{where}, but {_first([f'{flag.layer} is {flag.message}' for flag in misread])}"
         return Answer(((f"No layer of {model} can be named", False),), detail, _caveat(diagnosis))
     caveat = _caveat(diagnosis, *blamed, last)
     if nothing:
-        detail = (
-            f"retained accuracy goes from {percent(image.survival)} at {image.name} to {percent(last.survival)} at "
-        )
-        detail += last.name if loss < NO_LOSS else f"{last.name}, a difference within its intervals"
+        detail = f"retained accuracy goes from {percent(image.survival)} at {image.name} to {percent(last.survival)}"
+        detail += f" at {last.name}" + ("" if loss < NO_LOSS else ", a difference within its intervals")
         return Answer(((f"No layer of {model} contributes a loss that can be measured", False),), detail, caveat)
     total = f"the {number(loss, 100, 0 if loss >= 0.1 else 1)} points lost between {image.name} and {last.name}"
     if top.vulnerability.low <= 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from interpretgan.errors import ConfigError, Flag
 from interpretgan.robustness import attack_checks as checks
 from interpretgan.robustness.curves import Point, Sample, curves
 from interpretgan.statistics import Interval, wilson
-from interpretgan.store.progress import duration
+from interpretgan.store.progress import duration, stage_seconds
 from interpretgan.store.provenance import provenance
 from interpretgan.store.records import Record
 
@@ -84,7 +83,7 @@ def evaluate(
         classifier_info: Kept in the record, beside the model's class and size.
         checkpoint: File for the state of AutoAttack, which takes longest; see there.
         say: Told in a line what was found.
-        on_batch: Told the stage of AutoAttack, how many of its images are done, and how many it has.
+        on_batch: See `autoattack`.
         on_examples: Given for `natural` and each attack which examples are right, bool `[N]`, and the `labels`.
 
     Raises:
@@ -111,7 +110,6 @@ def evaluate(
     settings: dict[str, dict[str, Any]] = {}
     black_box: list[Flag] = []
     for name in names:
-        began = time.perf_counter()
         if name == AUTOATTACK:
             found = autoattack(classifier, x, y, tm, seed=seed, checkpoint=checkpoint, on_batch=on_batch)
             right[name], settings[name], seconds[name] = found.right, found.settings, found.seconds
@@ -120,30 +118,26 @@ def evaluate(
         else:
             method = NAMED_ATTACKS[name](tm, classifier.bounds)
             settings[name] = method.settings
-            right[name] = survivors(classifier, x, y, method.threat_model, seed=seed, method=method.search)
-            seconds[name] = time.perf_counter() - began
+            with stage_seconds(seconds, name):
+                right[name] = survivors(classifier, x, y, method.threat_model, seed=seed, method=method.search)
         tell(f"{name}: {_share(right[name])} right, took {duration(seconds[name])}")
     right["worst_case"] = torch.stack(list(right.values())).all(dim=0)
     accuracy = {name: wilson(int(ok.sum()), count, confidence) for name, ok in right.items()}
     noise = wilson(int(noisy.sum()), count, confidence)
     natural, worst = accuracy["natural"].value, accuracy["worst_case"].value
 
-    began = time.perf_counter()
     pgd, drawn, checked = iterated(tm), min(count, curve_examples), min(count, CHECKED)
-    sample = Sample(classifier, x[:drawn], y[:drawn], seed=seed)
-    lines = curves(sample, pgd, confidence)
-    seconds["curves"] = time.perf_counter() - began
-    began = time.perf_counter()
-    if checked != drawn:
-        sample = Sample(classifier, x[:checked], y[:checked], seed=seed)
-    flags = [
-        *checks.model_flags(classifier, x[:checked], y[:checked]),
-        *checks.search_flags(sample.accuracy, checked, pgd, largest_eps(pgd.norm, classifier.bounds, x.shape[1:])),
-        *black_box,
-        *checks.curve_flags([point.value for point in lines["eps"]], drawn),
-        *checks.figure_flags(natural=natural, adversarial=worst, noise=noise.value, attacks=names, examples=count),
-    ]
-    seconds["checks"] = time.perf_counter() - began
+    largest = largest_eps(pgd.norm, classifier.bounds, x.shape[1:])
+    with stage_seconds(seconds, "curves"):
+        sample = Sample(classifier, x[:drawn], y[:drawn], seed=seed)
+        lines = curves(sample, pgd, confidence)
+    with stage_seconds(seconds, "checks"):
+        if checked != drawn:
+            sample = Sample(classifier, x[:checked], y[:checked], seed=seed)
+        flags = checks.model_flags(classifier, x[:checked], y[:checked])
+        flags += checks.search_flags(sample.accuracy, checked, pgd, largest) + black_box
+    flags += checks.curve_flags([point.value for point in lines["eps"]], drawn)
+    flags += checks.figure_flags(natural=natural, adversarial=worst, noise=noise.value, attacks=names, examples=count)
     if on_examples is not None:
         on_examples({**right, "labels": y})
     parameters = sum(p.numel() for p in classifier.model.parameters())

@@ -103,10 +103,7 @@ class RobustObjective(Checked, Objective):
 
 @dataclass(frozen=True)
 class AdversarialTraining(RobustObjective):
-    """Cross-entropy on adversarial examples, `min E max_{||d|| <= eps} CE(f(x + d), y)` [25].
-
-    For the arguments, see `RobustObjective`.
-    """
+    """Cross-entropy on adversarial examples, `min E max_{||d|| <= eps} CE(f(x + d), y)` [25]."""
 
     natural_share: Share = 0.0  #: Weight of the cross-entropy on the natural images.
 
@@ -139,8 +136,7 @@ def fast_training(norm: str, eps: float, step_size: float | None = None, warmup:
 class Trades(RobustObjective):
     """`CE(f(x), y) + beta KL(f(x) || f(x'))`, with x' the maximiser of that divergence inside the ball [22].
 
-    The inner search starts at the image plus a little Gaussian noise: at the image itself the gradient is zero. For the
-    arguments, see `RobustObjective`.
+    The inner search starts at the image plus a little Gaussian noise: at the image itself the gradient is zero.
     """
 
     beta: Positive = 6.0  #: The paper's 1 / lambda, 1 to 6: more is more robust and less accurate.

@@ -1,4 +1,4 @@
-"""Cards: what a pretrained classifier is, what it was trained on and how, and what it reaches.
+"""Pretrained classifiers by name, and their cards: what each is, what it was trained on and how, and what it reaches.
 
 A card and its weights lie side by side in this folder, as NAME.json and NAME.safetensors.
 """
@@ -11,8 +11,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from interpretgan.classifier import Classifier
 from interpretgan.errors import ModelError, WeightsError
-from interpretgan.store.files import read_json, write_json
+from interpretgan.models.build import build_model
+from interpretgan.models.weights import load_weights
+from interpretgan.store.files import file_sha256, read_json, write_json
 
 ZOO = Path(__file__).parent  #: Folder of the cards and weights.
 SCHEMA = 2
@@ -104,3 +109,29 @@ def read_card(name: str) -> Card:
     if card.name != name or card.name != proper_name(card.architecture, card.pool, card.objective["name"]):
         raise WeightsError(expected=f"the card of {name}", got=f"that of {card.name}", do="install the package again")
     return card
+
+
+def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classifier:
+    """A trained classifier that comes with the package, by a name such as `"lenet5-avg-trades"`, on a device.
+
+    `interpretgan models` lists them with their accuracy. `ModelError` for a name that does not exist, `WeightsError`
+    for weights that are missing or not those of the card.
+    """
+    card = read_card(name)
+    file = weights_file(name)
+    if not file.is_file():
+        raise WeightsError(expected=f"the weights of {name}", got=f"no file at {file}", do="install the package again")
+    found = file_sha256(file)
+    if found != card.sha256:
+        expected, got = f"weights with the SHA-256 of their card, {card.sha256[:12]}...", f"{found[:12]}... in {file}"
+        raise WeightsError(expected=expected, got=got, do="install the package again: the file is damaged")
+    model = build(card)
+    load_weights(model, file)
+    return Classifier(model.to(device).eval(), bounds=card.bounds, mean=card.mean, std=card.std)
+
+
+def build(card: Card) -> torch.nn.Module:
+    """The network of a card, without its weights; the global random state stays as it is."""
+    settings = {key: getattr(card, key) for key in ("in_channels", "num_classes", "image_size", "pool", "width")}
+    with torch.random.fork_rng(devices=()):
+        return build_model(card.architecture, **settings)

@@ -21,8 +21,7 @@ from torch import Tensor
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError, WeightsError
 from interpretgan.models.weights import contiguous, load_weights
-from interpretgan.models.zoo.cards import Card, proper_name, read_card, weights_file
-from interpretgan.models.zoo.pretrained import build
+from interpretgan.models.zoo.cards import Card, build, proper_name, read_card, weights_file
 from interpretgan.robustness import Evaluation
 from interpretgan.store.files import atomic_write_bytes, file_sha256, read_json
 
@@ -32,12 +31,7 @@ FROM_RECORD = [f.name for f in fields(Card) if f.default is MISSING and f.name n
 
 
 def pack(run: Path, name: str) -> Card:
-    """Put the classifier of a run folder among the pretrained ones, without figures, and write its card.
-
-    Args:
-        run: With classifier.safetensors and classifier.json, as `interpretgan train` leaves it.
-        name: Its name: architecture, pooling and objective, e.g. `lenet5-avg-trades`.
-    """
+    """Put the classifier of a run folder of `interpretgan train` among the pretrained ones; its card has no figures."""
     record = read_json(run / "classifier.json")
     missing = [key for key in ("model", *FROM_RECORD) if not isinstance(record, dict) or key not in record]
     if missing:
@@ -68,12 +62,7 @@ def _stored(key: str, value: Tensor, half: bool) -> Tensor:
 
 
 def add_figures(folder: Path, name: str) -> Card:
-    """Put the figures of an evaluation on the card of the classifier that was evaluated, and write the card.
-
-    Args:
-        folder: With evaluation.json, as `interpretgan evaluate` leaves it.
-        name: Of the pretrained classifier; `WeightsError` where others were evaluated.
-    """
+    """Put the figures in evaluation.json on the card of a classifier; a `WeightsError` where another was evaluated."""
     card, found = read_card(name), Evaluation.load(folder)
     state = found.classifier.get("state_sha256")
     if state != card.state_sha256:
