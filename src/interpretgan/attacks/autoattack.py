@@ -25,8 +25,7 @@ from interpretgan.data import content_hash
 from interpretgan.errors import ConfigError, ImageError
 from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
 
-STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
-"""The standard version: each attacks what the ones before left, the last one as a black box."""
+STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")  #: Each attacks what those before left, the last as a black box.
 TARGETS = 9  #: Classes that each image is driven to, as far as there are as many.
 LEAST_CLASSES = 4  #: The targeted DLR loss compares four logits.
 LEAST_SIDE = 5  #: Pixels a side that the L2 Square attack needs for its first tiles.

@@ -145,22 +145,18 @@ def diagnose(
     found = Diagnosis(
         classifier={"name": classifier.name, "parameters": parameters, **(classifier_info or {})},
         data={"examples": count, **describe(images)},
-        threat_model=threat_model.to_dict(),
-        accuracy=accuracy,
-        layers=tuple(rows),
-        controls=controls,
+        threat_model=threat_model.to_dict(), accuracy=accuracy, layers=tuple(rows), controls=controls,
         judge={"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial},
         provenance={
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [trained.seed for trained in interpreters],
             "generator": dataclasses.asdict(interpreters[0].resolved_config),
             "recognition_network_sha256": interpreters[0].recognition_network_sha256,
-            "bootstrap": bootstrap,
-            "confidence": confidence,
+            "bootstrap": bootstrap, "confidence": confidence,
             **({} if adversarial is None else {"adversarial": "made elsewhere"}),
             **({} if information is None else {"information": dict(information.settings)}),
         },
-    )
+    )  # fmt: skip
     return dataclasses.replace(found, flags=(*warnings, *diagnosis_flags(found)))
 
 

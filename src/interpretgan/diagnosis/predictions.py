@@ -21,8 +21,7 @@ from interpretgan.statistics import Integers
 BATCH = 250  #: Images in a batch, where they are small.
 PIXELS = 2**25  #: Pixels, of all explanations of a batch, that are in memory at a time.
 
-Perturb = Callable[[Tensor, Tensor, int], Tensor]
-"""Called as `perturb(images, labels, index of the first image)`; returns perturbed images."""
+Perturb = Callable[[Tensor, Tensor, int], Tensor]  #: Images, labels and the index of the first to perturbed images.
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from itertools import pairwise
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag, FlagKind
 
-READABLE = 0.05
-"""A layer is unreliable when the judge predicts its natural explanations this much worse than natural images."""
+READABLE = 0.05  #: A layer is unreliable when its natural explanations are predicted this much worse than images.
 QUIET = 0.03  #: Random noise of the same size may move a layer's vulnerability by this much.
 FOOLED = 0.8  #: A judge that keeps less than this share of its own accuracy on the attacked images is flagged.
 BROKEN = 1 / 3  #: A judge that keeps less than this share of its own accuracy when it is attacked itself is flagged.

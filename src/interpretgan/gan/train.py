@@ -132,6 +132,7 @@ def train_generator(
     per_layer, count = config.images_per_layer // team.size, drawn // team.size
     layer = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
     rows = {each.name: slice(i * per_layer, (i + 1) * per_layer) for i, each in enumerate(layers)}
+    deviation = config.recognition_noise * (classifier.bounds[1] - classifier.bounds[0])
     with classifier.borrowed(), recognition.borrowed():
         for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
             for adam in (adam_g, adam_d):
@@ -164,7 +165,8 @@ def train_generator(
                 with capturing(classifier, layers, rows) as latents:
                     classifier.run(fake)
                 blur = team.share(torch.randn(drawn, *image_shape, generator=random))
-                explained = recognition.run(_blurred(fake, blur, config.recognition_noise, classifier.bounds))
+                # Artefacts that one network alone recognises do not survive noise.
+                explained = recognition.run((fake + deviation * blur.to(fake)).clamp(*classifier.bounds))
                 realism = objective.generator_hinge(discriminator(fake, layer, seen).float())
             information = objective.information_bound(logits, explained)
             latent = torch.stack(
@@ -192,8 +194,3 @@ def _check_recognition_network(network: Classifier, image: Tensor, classes: int,
         got = f"one of {found}" if same else f"one for pixels within {list(network.bounds)}"
         expected = f"a recognition network of {classes} classes and pixels within {list(bounds)}"
         raise ConfigError(expected=expected, got=got, do="choose one that was trained for the task of the classifier")
-
-
-def _blurred(images: Tensor, noise: Tensor, size: float, bounds: tuple[float, float]) -> Tensor:
-    """Explanations through noise of deviation 1 times `size`, which artefacts of one network's own do not survive."""
-    return (images + size * (bounds[1] - bounds[0]) * noise.to(images)).clamp(*bounds)

@@ -40,10 +40,6 @@ class ModelSpec:
     source: str
 
 
-def _vgg(variant: str, smallest: int, parameters: int, source: str) -> ModelSpec:
-    return ModelSpec(partial(VGG, variant=variant), POOLS, smallest, COLOUR, parameters, source)
-
-
 def _wide_resnet(name: str, parameters: int = 0) -> ModelSpec:
     depth, widening = depth_and_widening(name)
     factory = partial(WideResNet, depth=depth, widening=widening)
@@ -52,15 +48,16 @@ def _wide_resnet(name: str, parameters: int = 0) -> ModelSpec:
 
 LECUN = "LeCun et al. 1998, Gradient-based learning applied to document recognition"
 MADRY = "Madry et al. 2018, Towards deep learning models resistant to adversarial attacks"
-OWN = "this project, after VGG (Simonyan and Zisserman 2015)"
+SIMONYAN = "Simonyan and Zisserman 2015"
+OWN = f"this project, after VGG ({SIMONYAN})"
 
 MODELS: dict[str, ModelSpec] = {
     "lenet5": ModelSpec(LeNet5, POOLS, 12, GREY, 61_706, LECUN),
     "mnist-wide": ModelSpec(MnistWide, POOLS, 4, GREY, 3_274_634, MADRY),
     "judge": ModelSpec(JudgeNet, POOLS, 8, GREY, 93_890, OWN),
-    "vgg-small": _vgg("vgg-small", 8, 437_034, OWN),
-    "vgg11": _vgg("vgg11", 32, 9_231_114, "Simonyan and Zisserman 2015, configuration A"),
-    "vgg16": _vgg("vgg16", 32, 14_728_266, "Simonyan and Zisserman 2015, configuration D"),
+    "vgg-small": ModelSpec(partial(VGG, variant="vgg-small"), POOLS, 8, COLOUR, 437_034, OWN),
+    "vgg11": ModelSpec(partial(VGG, variant="vgg11"), POOLS, 32, COLOUR, 9_231_114, f"{SIMONYAN}, configuration A"),
+    "vgg16": ModelSpec(partial(VGG, variant="vgg16"), POOLS, 32, COLOUR, 14_728_266, f"{SIMONYAN}, configuration D"),
     "wrn-16-4": _wide_resnet("wrn-16-4", 2_748_890),
     "wrn-28-10": _wide_resnet("wrn-28-10", 36_479_194),
     "wrn-34-10": _wide_resnet("wrn-34-10", 46_160_474),

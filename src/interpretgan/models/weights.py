@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from interpretgan.errors import WeightsError, in_a_line, kind_of
 from interpretgan.store.files import atomic_write_bytes
+from interpretgan.training.steps import copy_of
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 NESTED_KEYS = ("state_dict", "model_state_dict", "model")
@@ -22,12 +23,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
     if Path(path).suffix != ".safetensors":
         raise WeightsError(expected="a path that ends in .safetensors", got=str(path), do="rename the output")
-    atomic_write_bytes(path, save({key: contiguous(value) for key, value in _tensors(model.state_dict()).items()}))
-
-
-def contiguous(value: Tensor) -> Tensor:
-    """A copy as safetensors takes it, which refuses tied and channels_last tensors."""
-    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    atomic_write_bytes(path, save(_tensors(copy_of(model))))  # copies, as tied and channels_last tensors are refused
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

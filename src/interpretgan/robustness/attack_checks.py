@@ -21,8 +21,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.errors import Flag, FlagKind, LayerError, ModelError, ThreatModelError, kind_of
 from interpretgan.layers import Layer, capture, replay
 
-NOTHING_LEFT = 0.05
-"""Accuracy below which nothing is left to attack, and it does not matter how strong the attack was."""
+NOTHING_LEFT = 0.05  #: Accuracy below which nothing is left to attack, however strong the attack was.
 SAME = 1e-4  #: Two passes agree when their logits differ by no more than this share of the largest one.
 BLACK_BOX = 0.002  #: Accuracy that a black-box attack may take from what the gradient attacks left.
 MOVES = 0.005  #: Accuracy that twice the steps or restarts may take.
@@ -104,13 +103,11 @@ def model_flags(classifier: Classifier, images: Tensor, labels: Tensor, *, batch
         flags.append(DYNAMIC_MODEL(why="the logits of an image depend on the other images of its batch"))
     if least >= 0 and most <= 1:
         flags.append(PROBABILITIES(value=most, least=least))
-    zero = nan = infinite = 0
+    parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
-        for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-            gradient = input_gradient(classifier, x, y).flatten(1)
-            zero += int((gradient == 0).all(dim=1).sum())
-            nan += int(gradient.isnan().any(dim=1).sum())
-            infinite += int(gradient.isinf().any(dim=1).sum())
+        gradient = torch.cat([input_gradient(classifier, x, y).flatten(1) for x, y in parts])
+    bad = (gradient == 0).all(dim=1), gradient.isnan().any(dim=1), gradient.isinf().any(dim=1)
+    zero, nan, infinite = (int(examples.sum()) for examples in bad)
     if count := zero + nan + infinite:
         made = UNUSABLE_GRADIENTS(value=float(count), examples=len(images), zero=zero, nan=nan, infinite=infinite)
         flags.append(made)

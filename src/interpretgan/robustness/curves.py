@@ -10,8 +10,7 @@ from interpretgan.attacks import ThreatModel, largest_eps, predicted_right, resi
 from interpretgan.classifier import Classifier
 from interpretgan.statistics import wilson
 
-SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-"""Of eps, where the curve over eps has its points, beside 0 and half of the range of the pixels."""
+SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  #: Of eps, at which it has points, beside 0 and half of the pixels' range.
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 
 

@@ -145,20 +145,14 @@ def evaluate(
         classifier={"name": classifier.name, "parameters": parameters, **(classifier_info or {})},
         data={"examples": count, "curve_examples": drawn, **describe(images)},
         threat_model={"norm": tm.norm, "eps": tm.eps, "bounds": list(classifier.bounds), "labels": "true classes"},
-        attacks=settings,
-        accuracy=accuracy,
-        controls={"noise": noise},
-        curves=lines,
-        flags=tuple(flags),
+        attacks=settings, accuracy=accuracy, controls={"noise": noise}, curves=lines, flags=tuple(flags),
         provenance={
             **provenance(seed, device=str(classifier.device)),
-            "precision": "float32",
-            "parameters_dtype": str(classifier.dtype).removeprefix("torch."),
-            "confidence": confidence,
-            "interval": "Wilson, over the examples; a single training of the classifier",
+            "precision": "float32", "parameters_dtype": str(classifier.dtype).removeprefix("torch."),
+            "confidence": confidence, "interval": "Wilson, over the examples; a single training of the classifier",
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         },
-    )
+    )  # fmt: skip
 
 
 def require_attackable(

@@ -70,8 +70,6 @@ class Block(nn.Module):
     the input. `pool` is how the block halves the map, see `WideResNet`; `None` for a block that keeps its size.
     """
 
-    convShortcut: nn.Conv2d | None
-
     def __init__(self, inputs: int, outputs: int, pool: str | None = None) -> None:
         super().__init__()
         stride = 2 if pool == "stride" else 1
@@ -82,9 +80,8 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.relu2 = nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.convShortcut = None
-        if pool is not None or inputs != outputs:
-            self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+        changes = pool is not None or inputs != outputs
+        self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if changes else None
 
     def forward(self, z: Tensor) -> Tensor:
         """`[N, outputs, H', W']` of `[N, inputs, H, W]`."""

@@ -20,14 +20,15 @@ from torch import Tensor
 
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError, WeightsError
-from interpretgan.models.weights import contiguous, load_weights
+from interpretgan.models.weights import load_weights
 from interpretgan.models.zoo.cards import Card, build, proper_name, read_card, weights_file
 from interpretgan.robustness import Evaluation
 from interpretgan.store.files import atomic_write_bytes, file_sha256, read_json
+from interpretgan.training.steps import copy_of
 
 HALF_ABOVE = 2**18  #: Parameters above which the weights are stored in half precision: a MiB in single precision.
-FROM_RECORD = [f.name for f in fields(Card) if f.default is MISSING and f.name not in ("name", "architecture")]
-"""What a card takes over from classifier.json as it is."""
+# What a card takes over from classifier.json as it is: all that it needs but the name and the architecture.
+FROM_RECORD = [field.name for field in fields(Card)[2:] if field.default is MISSING]
 
 
 def pack(run: Path, name: str) -> Card:
@@ -45,7 +46,7 @@ def pack(run: Path, name: str) -> Card:
     load_weights(model, run / "classifier.safetensors")
     parameters, file = sum(p.numel() for p in model.parameters()), weights_file(name)
     half = parameters > HALF_ABOVE
-    atomic_write_bytes(file, save({key: _stored(key, value, half) for key, value in model.state_dict().items()}))
+    atomic_write_bytes(file, save({key: _stored(key, value, half) for key, value in copy_of(model).items()}))
     load_weights(model, file)
     state = Classifier(model).state_sha256()
     precision = "float16" if half else "float32"
@@ -58,7 +59,7 @@ def _stored(key: str, value: Tensor, half: bool) -> Tensor:
     rounded = value.half() if half and value.is_floating_point() and value.ndim > 1 else value
     if not bool(torch.isfinite(rounded).all()):
         raise WeightsError(expected="weights within half precision", got=f"larger ones in {key}", do="train again")
-    return contiguous(rounded)
+    return rounded
 
 
 def add_figures(folder: Path, name: str) -> Card:
