@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from interpretgan.layers import find_layers as find_layers
     from interpretgan.layers import replay as replay
     from interpretgan.models import load_classifier as load_classifier
+    from interpretgan.pipeline.run_diagnosis import run_diagnosis as run_diagnosis
     from interpretgan.report import write_report as write_report
     from interpretgan.robustness import Evaluation as Evaluation
     from interpretgan.robustness import evaluate as evaluate
@@ -57,6 +58,7 @@ _PUBLIC = {
     "load_classifier": "models",
     "load_data": "data",
     "replay": "layers",
+    "run_diagnosis": "pipeline.run_diagnosis",
     "train_judge": "judge",
     "write_report": "report",
 }

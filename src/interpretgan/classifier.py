@@ -236,9 +236,7 @@ def check_logits(logits: Tensor, count: int) -> None:
         raise ModelError(expected=f"logits of shape [{count}, K] with K >= 2", got=f"{tuple(logits.shape)}", do=do)
     if not bool(torch.isfinite(logits).all()):
         broken = int((~torch.isfinite(logits)).sum())
-        raise ModelError(
-            expected="finite logits", got=f"{broken} NaN or infinite", do="check weights and normalisation"
-        )
+        raise ModelError(expected="finite logits", got=f"{broken} NaN or infinite", do="check weights and mean and std")
     rows = logits.detach().float()
     if bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all()):
         got = "probabilities (every row is >= 0 and sums to 1)"

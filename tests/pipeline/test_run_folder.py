@@ -123,7 +123,7 @@ def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
 
 def test_one_process_cannot_open_a_folder_twice(tmp_path: Path) -> None:
     with RunFolder(tmp_path).open(CONFIG) as run:
-        with pytest.raises(RunFolderError, match="opened twice"):
+        with pytest.raises(RunFolderError, match="in use by process"):
             run.open(CONFIG)
         with pytest.raises(RunFolderError, match="in use by process"):
             RunFolder(tmp_path).open(CONFIG)

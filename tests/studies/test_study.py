@@ -128,6 +128,15 @@ def test_what_a_repair_study_holds(made: Make) -> None:
     assert job.main(folder) == job.REFUSED  # not the weights that were diagnosed
 
 
+def test_where_no_layer_can_be_read_none_is_repaired(made: Make, tmp_path: Path) -> None:
+    config, reuse = made("repair")[0], [made("pooling")[1]]
+    study = run_study(config, tmp_path / "out", failing, reuse=reuse, stream=io.StringIO())
+    assert {name for name, state in states(study).items() if state == "done"} == {"untouched-s0", "untouched-s1"}
+    errors = [run["error"] for run in study["runs"] if run["status"] == "failed"]
+    assert len(errors) == 8
+    assert all("that can be read reliably" in error for error in errors)
+
+
 def test_a_finished_study_is_made_again_from_its_runs(made: Make, tmp_path: Path) -> None:
     config, out, study = made("pooling")
     copy, stream = shutil.copytree(out, tmp_path / "copy"), io.StringIO()

@@ -38,7 +38,7 @@ DEMO_STEPS = 400
 DEMO_INFORMATION_STEPS = 120
 """Likewise."""
 
-DryRun = Annotated[bool, Parameter(negative="", group="Run")]
+DryRun = Annotated[bool, Parameter(negative="", group="Run", help="Print the resolved settings and stop.")]
 
 app = App(
     name="interpretgan",
@@ -57,11 +57,7 @@ EXPLAIN = (*TRAIN, "attack", "judge", "generator")
 
 @app.command
 def demo(*, run: RunOptions = RunOptions(), dry_run: DryRun = False) -> None:
-    """The whole job on the embedded digits, in two minutes: train, attack, explain, diagnose, report.
-
-    Args:
-        dry_run: Print the resolved settings and stop.
-    """
+    """The whole job on the embedded digits, in two minutes: train, attack, explain, diagnose, report."""
     generator, information = GeneratorOptions(generator_steps=DEMO_STEPS), InformationOptions(DEMO_INFORMATION_STEPS)
     _diagnose("demo", Settings(generator=generator, information=information, run=run), dry_run=dry_run)
 
@@ -147,9 +143,6 @@ def train(
     --model and --pool.
 
     Example: `interpretgan train --data cifar10 --model vgg-small --pool avg --objective trades --eps 8/255`
-
-    Args:
-        dry_run: Print the resolved settings and stop.
     """
     if model.given:
         raise ConfigError(
@@ -171,11 +164,7 @@ def attack(
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
-    """Attack a classifier; the adversarial images go to adversarial.npy, as floating point numbers.
-
-    Args:
-        dry_run: Print the resolved settings and stop.
-    """
+    """Attack a classifier; the adversarial images go to adversarial.npy, as floating point numbers."""
     settings = Settings(data=data, model=model, attack=attack, diagnosis=diagnosis, run=run)
     with _open(settings, ATTACK, "attack", dry_run=dry_run) as started:
         record = started.attack()
@@ -202,9 +191,6 @@ def evaluate(
     examples are right.
 
     Example: `interpretgan evaluate --data mnist --model lenet5-avg-trades --weights pretrained --eps 0.3`
-
-    Args:
-        dry_run: Print the resolved settings and stop.
     """
     from interpretgan.cli.text import print_evaluation
 
@@ -223,11 +209,7 @@ def fit(
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
-    """Train InterpretGAN for all layers of a classifier, on natural images.
-
-    Args:
-        dry_run: Print the resolved settings and stop.
-    """
+    """Train InterpretGAN for all layers of a classifier, on natural images."""
     settings = Settings(data=data, model=model, generator=generator, run=run)
     with _open(settings, FIT, "fit", dry_run=dry_run) as started:
         _ = started.interpreters
@@ -252,7 +234,6 @@ def explain(
 
     Args:
         index: Test images, by their number from 0: a,b,c.
-        dry_run: Print the resolved settings and stop.
     """
     settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
     try:
@@ -287,9 +268,6 @@ def diagnose(
 
     Does whatever is still missing in the run folder (train the classifier, train the judge, fit InterpretGAN), says so,
     and ends with the answer and the path of the report. Run the same command again to go on after an interruption.
-
-    Args:
-        dry_run: Print the resolved settings and stop.
     """
     settings = Settings(data, model, attack, judge, generator, diagnosis, run, information=information)
     _diagnose("diagnose", settings, dry_run=dry_run)

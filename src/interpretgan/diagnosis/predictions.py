@@ -42,8 +42,8 @@ class Predictions:
 
 
 def attacker(classifier: Classifier, threat_model: ThreatModel, *, seed: int) -> Perturb:
-    """Attack each batch with a seed of its own, so that it does not depend on the batches before."""
-    return lambda images, labels, first: attack(classifier, images, labels, threat_model, seed=seed + first)
+    """Attack images from random starts that follow from the seed and the image's index, whatever the batches are."""
+    return lambda images, labels, first: attack(classifier, images, labels, threat_model, seed=seed, first_index=first)
 
 
 def given_adversarial(adversarial: Tensor | Perturb, classifier: Classifier, threat_model: ThreatModel) -> Perturb:

@@ -21,7 +21,16 @@ from interpretgan.errors import ConfigError
 from interpretgan.gan.multi_device import check_team
 from interpretgan.judge import Judge
 from interpretgan.layers import Anatomy, Layer, examine
-from interpretgan.models import Card, build_model, card_names, load_weights, published_pool, read_card, source_file
+from interpretgan.models import (
+    Card,
+    build_model,
+    card_names,
+    load_classifier,
+    load_weights,
+    published_pool,
+    read_card,
+    source_file,
+)
 from interpretgan.pipeline.settings import Settings
 from interpretgan.robustness.evaluate import require_attackable
 from interpretgan.store.files import file_sha256
@@ -106,15 +115,8 @@ class Inputs:
         channels, *size = self.train.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_model(
-                name,
-                in_channels=channels,
-                num_classes=len(self.train.classes),
-                image_size=(size[0], size[1]),
-                pool=pool,
-                width=width,
-            )
-        return model.to(self.device)
+            sizes: dict[str, Any] = {"in_channels": channels, "image_size": tuple(size), "pool": pool, "width": width}
+            return build_model(name, num_classes=len(self.train.classes), **sizes).to(self.device)
 
     # --- the classifier --------------------------------------------------------------------------------------
 
@@ -130,8 +132,6 @@ class Inputs:
         if self.given_classifier is not None:
             return self.given_classifier
         if self.card is not None:
-            from interpretgan.models import load_classifier
-
             return load_classifier(self.card.name, device=self.device)
         model = self.build(options.model, self.settings.run.seed, pool=options.pool, width=self.width)
         if options.file is not None:
@@ -141,7 +141,7 @@ class Inputs:
     @cached_property
     def card(self) -> Card | None:
         """The card of a classifier that comes with the package, checked against the options and the data."""
-        options, data = self.settings.model, self.train
+        options = self.settings.model
         if self.given_classifier is not None or (options.model not in card_names() and not options.shipped):
             return None
         card = read_card(options.model)
@@ -159,12 +159,17 @@ class Inputs:
                     got=f"--{name} {getattr(options, name)}",
                     do="leave it out, or choose another of `interpretgan models`",
                 )
-        wanted = (card.in_channels, *card.image_size)
+        do = f"say --data {card.data['name']}, or bring the images to that size with --image-size"
+        return self._fitting(card, do)
+
+    def _fitting(self, card: Card, do: str) -> Card:
+        """The card, which must be of such images; `do` is the remedy where it is not."""
+        data, wanted = self.train, (card.in_channels, *card.image_size)
         if data.shape != wanted or len(data.classes) != card.num_classes:
             raise ConfigError(
                 expected=f"images {_size(wanted)} of {card.num_classes} classes for {card.name}",
                 got=f"{_size(data.shape)} of {len(data.classes)} classes in {self.data_name}",
-                do=f"say --data {card.data['name']}, or bring the images to that size with --image-size",
+                do=do,
             )
         return card
 
@@ -218,11 +223,7 @@ class Inputs:
 
     @cached_property
     def judge_network(self) -> Classifier:
-        """The judge's network as built, with its weights where there are some.
-
-        Raises:
-            ConfigError: It has the classifier's architecture.
-        """
+        """The judge's network as built, with its weights where there are some; of another architecture."""
         options = self.settings.judge
         if options.judge == self.architecture:
             raise ConfigError(

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -19,29 +19,26 @@ from interpretgan.pipeline.settings import Settings
 from interpretgan.studies.rules import POOLED, Condition, Rule
 
 ACTIONS = ("finetune-blamed", "finetune-cleared", "finetune-all", "swap-blamed", "swap-cleared")
-"""What a repair study can do to a network."""
-UNTOUCHED = "untouched"
-"""The network that is repaired, as it was trained."""
+UNTOUCHED = "untouched"  #: The network that is repaired, as it was trained.
 DEFINITIONS = ("vulnerability", "vulnerability_bits", "vulnerability_probe", "relative_error")
 """Ways to say how vulnerable a layer is: from accuracy, in bits, from class probes, from activations."""
-LOSSES = ("information_loss", "class_loss")
-"""Ways to say what a layer loses: of the image, and of the class."""
-TEST_ACCURACY = "test_accuracy"
-"""Natural accuracy on all test images; repaired networks are compared on the attacked images alone."""
-DEPTH = "depth"
-"""The place of a layer in its network, which may explain both what it loses and what it contributes."""
-AtLeastOne = Annotated[int, Field(ge=1)]
+LOSSES = ("information_loss", "class_loss")  #: Ways to say what a layer loses: of the image, and of the class.
+TEST_ACCURACY = "test_accuracy"  #: Natural accuracy on all test images; not compared in a repair study.
+DEPTH = "depth"  #: The place of a layer in its network, which may explain both what it loses and what it contributes.
+
 Pool = Literal["max", "avg", "stride", "blur"]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
 class Case:
     """One network with its data, its training and the size of the attack: what the variants are compared in."""
 
-    name: str  # unique in the study; folders are called by it
-    settings: Settings  # of each run, but for seed and variant
-    variants: tuple[str, ...]  # those of the study that are run here
-    diagnosed: tuple[str, ...]  # those whose layers are compared as well
+    name: str  #: Unique in the study; folders are called by it.
+    settings: Settings  #: Of each run, but for seed and variant.
+    variants: tuple[str, ...]  #: Those of the study that are run here.
+    diagnosed: tuple[str, ...]  #: Those whose layers are compared as well.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +46,9 @@ class Repair(TrainingOptions):
     """How a network is repaired, and how it is fine-tuned for that: without an eps, against that of the attack."""
 
     objective: Literal["natural", "fast", "pgd", "trades"] = "pgd"
-    layers: AtLeastOne = 1  # how many are fine-tuned, of those with weights
-    pool: Pool = "avg"  # what a pooling is swapped for
-    epochs: AtLeastOne | None = None  # of the fine-tuning; `None`: by the recipe
+    layers: AtLeastOne = 1  #: How many are fine-tuned, of those with weights.
+    pool: Pool = "avg"  #: What a pooling is swapped for.
+    epochs: AtLeastOne | None = None  #: Of the fine-tuning; `None`: by the recipe.
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -60,14 +57,14 @@ class Study:
     """What a study and its file both say."""
 
     kind: Literal["information", "pooling", "repair"]
-    seeds: tuple[int, ...]  # runs of the same seed are compared with each other
-    variants: tuple[str, ...]  # the others are compared with the first, but in a repair study
+    seeds: tuple[int, ...]  #: Runs of the same seed are compared with each other.
+    variants: tuple[str, ...]  #: The others are compared with the first, but in a repair study.
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    replicates: Annotated[int, Field(ge=100)] = 2000  # of fewer, the ends of an interval are among the outermost
-    threads: AtLeastOne | None = None  # of each run; `None`: cores / workers, which decides the last digits of a result
-    gpus: Annotated[float, Field(ge=0, lt=math.inf)] = 0.0  # that each run asks a Ray cluster for
-    repair: Repair | None = None  # in a repair study
+    replicates: Annotated[int, Field(ge=100)] = 2000  #: Of fewer, the ends of an interval are among the outermost.
+    threads: AtLeastOne | None = None  #: Of a run; `None`: cores / workers, which decides the last digits of results.
+    gpus: Annotated[float, Field(ge=0, lt=math.inf)] = 0.0  #: That each run asks a Ray cluster for.
+    repair: Repair | None = None  #: In a repair study.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +74,9 @@ class StudyConfig(Study):
     cases: tuple[Case, ...]
 
     def __post_init__(self) -> None:
-        kind, seeds, first = self.kind, list(self.seeds), self.variants[:1]
-        names = [case.name for case in self.cases]
+        kind, seeds, names = self.kind, self.seeds, [case.name for case in self.cases]
         _require(len({*seeds}) == len(seeds) >= 2, "at least 2 different seeds", seeds, "add seeds: one says little")
-        _require_among(self.variants, ACTIONS if kind == "repair" else POOLS, f"variants of a {kind} study", 1)
+        _require_among(self.variants, ACTIONS if kind == "repair" else POOLS, f"variants of a {kind} study")
         repaired = (kind == "repair") == (self.repair is not None)
         _require(repaired, "a table [repair] in a study of kind repair, and in no other", kind, "add it or remove it")
         for case in self.cases:
@@ -88,15 +84,13 @@ class StudyConfig(Study):
             named = re.fullmatch(r"[\w.-]+", case.name) and case.name != POOLED and names.count(case.name) == 1
             what = f"a name of letters, digits, dots and hyphens, not {POOLED!r} and not that of another case"
             _require(named, what, case.name, "give it another name")
-            _require_among(case.variants, self.variants, f"variants {of}", 2 if kind == "pooling" else 1)
-            _require_among(case.diagnosed, case.variants, f"diagnosed variants {of}", 0)
+            _require_among(case.variants, self.variants, f"variants {of}", least=2 if kind == "pooling" else 1)
+            _require_among(case.diagnosed, case.variants, f"diagnosed variants {of}", least=0)
             if kind == "pooling":
-                _require_among(first, case.variants, f"the variant that others are compared with {of}", 1)
+                _require_among(self.variants[:1], case.variants, f"the variant that others are compared with {of}")
             else:
-                whole = case.diagnosed == case.variants
-                _require(
-                    whole, f"all variants {of} diagnosed in a study of kind {kind}", case.diagnosed, "remove the key"
-                )
+                what = f"all variants {of} diagnosed in a study of kind {kind}"
+                _require(case.diagnosed == case.variants, what, case.diagnosed, "remove the key")
             if kind != "repair":
                 _require(pool is None, f"no pool {of}: the variants are the poolings", pool, "remove it")
             if self.repair is not None:
@@ -106,7 +100,7 @@ class StudyConfig(Study):
                 _require(not same, f"a pool to swap for that {case.name} has not", self.repair.pool, "choose another")
         for rule in self.rules:
             of, compared = f"of the rule {rule.claim!r}", conditions(self)
-            _require_among([rule.quantity], quantities(self), f"the quantity {of}", 1)
+            _require_among([rule.quantity], quantities(self), f"the quantity {of}")
             covered = {condition[0] for condition in compared if rule.covers(condition)}
             pairs = dict.fromkeys(f"{variant} against {against}" for _, variant, against in compared if against)
             wanted = {name: getattr(rule, name) for name in ("variant", "against", "cases")}
@@ -114,50 +108,38 @@ class StudyConfig(Study):
             right = covered and covered >= set(rule.cases)
             _require(right, f"a comparison {of} that the study makes, in {', '.join(names)}", wanted, do)
 
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values, for the record."""
-        return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> StudyConfig:
-        """The study that `to_dict` wrote; settings that it did not know have their defaults. See `read_record`."""
-        return read_record(cls, record)
-
 
 def _require(right: object, expected: str, got: object, do: str) -> None:
     if not right:
         raise ConfigError(expected=expected, got=repr(got), do=do)
 
 
-def _require_among(chosen: Sequence[str], known: Sequence[str], what: str, least: int) -> None:
+def _require_among(chosen: Sequence[str], known: Sequence[str], what: str, least: int = 1) -> None:
     expected = f"{what} among {', '.join(known)}, each once" + f", at least {least}" * (least > 1)
     right = len(set(chosen)) == len(chosen) >= least and set(chosen) <= set(known)
-    _require(right, expected, list(chosen), "choose among them")
+    _require(right, expected, chosen, "choose among them")
 
 
 def conditions(config: StudyConfig) -> list[Condition]:
     """Everything that a study compares, in order: what its effects are of, whether or not the runs succeed."""
     if config.kind == "information":
-        found: list[Condition] = [(case.name, variant, None) for case in config.cases for variant in case.variants]
-        return [*found, (POOLED, None, None)]
-    pairs: list[tuple[str, str]] = [(variant, config.variants[0]) for variant in config.variants[1:]]
+        return [
+            *((case.name, variant, None) for case in config.cases for variant in case.variants),
+            (POOLED, None, None),
+        ]
+    pairs = [(variant, config.variants[0]) for variant in config.variants[1:]]
     if config.kind == "repair":
         pairs = [(variant, UNTOUCHED) for variant in config.variants]
         pairs += [(f"{action}-blamed", f"{action}-cleared") for action in ("finetune", "swap")]
-    return [
-        (case.name, variant, against)
-        for case in config.cases
-        for variant, against in pairs
-        if {variant, against} <= {*case.variants, UNTOUCHED}
-    ]
+    return [(case.name, *pair) for case in config.cases for pair in pairs if {*pair} <= {*case.variants, UNTOUCHED}]
 
 
 def correlations() -> list[tuple[str, str, str | None]]:
     """What an information study correlates over layers, and what is held fixed."""
     pairs = [(loss, definition) for loss in LOSSES for definition in DEFINITIONS]
     pairs += [(DEFINITIONS[0], other) for other in DEFINITIONS[1:]]
-    alone: list[tuple[str, str, str | None]] = [(*pair, None) for pair in pairs]
-    return [*alone, (DEPTH, DEFINITIONS[0], None), *((loss, DEFINITIONS[0], DEPTH) for loss in LOSSES)]
+    alone = [(*pair, None) for pair in [*pairs, (DEPTH, DEFINITIONS[0])]]
+    return [*alone, *((loss, DEFINITIONS[0], DEPTH) for loss in LOSSES)]
 
 
 def correlation_name(first: str, second: str, given: str | None = None) -> str:
@@ -170,16 +152,11 @@ def quantities(config: StudyConfig) -> list[str]:
     if config.kind == "information":
         return [correlation_name(*names) for names in correlations()]
     attacks = [name for case in config.cases for name in case.settings.evaluation.names()]
-    known = ["natural", *dict.fromkeys(attacks), "worst_case"]
-    return [*known, TEST_ACCURACY] if config.kind == "pooling" else known
+    return ["natural", *dict.fromkeys(attacks), "worst_case", *[TEST_ACCURACY] * (config.kind == "pooling")]
 
 
 def fine_tuning(repair: Repair, case: Case) -> TrainingOptions:
-    """The fine-tuning of a case: against its own attack where no other eps is stated.
-
-    Raises:
-        ConfigError: A norm without an eps, which is not that of the attack.
-    """
+    """The fine-tuning of a case: against its own attack where no other eps is stated; a norm alone must be its own."""
     training, attack = training_of(repair), case.settings.attack
     if training.eps is not None or training.objective == "natural":
         return training
@@ -192,11 +169,6 @@ def fine_tuning(repair: Repair, case: Case) -> TrainingOptions:
 def training_of(table: TrainingOptions) -> TrainingOptions:
     """The options of a training alone, of a table that has other keys as well."""
     return TrainingOptions(**{item.name: getattr(table, item.name) for item in fields(TrainingOptions)})
-
-
-Record = TypeVar("Record")
-WORDS = {"missing": "there", "float_type": "a number or a fraction like '8/255'", "dataclass_type": "a table"}
-"""What is expected by pydantic's type of an error, where its message is not in the words of the file."""
 
 
 def read_record(kind: type[Record], values: Mapping[str, Any]) -> Record:
@@ -212,7 +184,8 @@ def read_record(kind: type[Record], values: Mapping[str, Any]) -> Record:
         error = invalid.errors(include_url=False)[0]
     *place, key = [str(step + 1) if isinstance(step, int) else step for step in error["loc"]]
     if error["type"] != "unexpected_keyword_argument":
-        wanted = WORDS.get(error["type"], error["msg"].removeprefix("Input should be "))
+        words = {"missing": "there", "float_type": "a number or a fraction like '8/255'", "dataclass_type": "a table"}
+        wanted = words.get(error["type"], error["msg"].removeprefix("Input should be "))
         got = "none" if error["type"] == "missing" else repr(error["input"])
         raise ConfigError(expected=f"{'.'.join([*place, key])} to be {wanted}", got=got, do="correct it")
     for step in error["loc"][:-1]:

@@ -65,15 +65,11 @@ class StudyFile(Study, Sections):
 
     models: Annotated[tuple[Network, ...], Field(min_length=1)]
     device: str = "auto"
-    devices: int = 1
+    devices: AtLeastOne = 1
 
 
 def load_config(path: str | Path, kind: str | None = None) -> StudyConfig:
-    """Read a study.
-
-    Args:
-        path: The TOML file.
-        kind: What it must be a study of. `None`: anything.
+    """Read a study from a TOML file, which must be of that `kind`.
 
     Raises:
         ConfigError: The file cannot be read, or something in it is not as it should be; one line says what.
@@ -92,11 +88,7 @@ def load_config(path: str | Path, kind: str | None = None) -> StudyConfig:
 
 
 def parse_config(tree: Mapping[str, Any]) -> StudyConfig:
-    """A study from the tree of its TOML file.
-
-    Raises:
-        ConfigError: See `load_config`.
-    """
+    """A study from the tree of its TOML file; raises as `load_config`."""
     tree = _with_numbers(tree)
     file = read_record(StudyFile, tree)
     cases = [case for number, network in enumerate(file.models) for case in _cases(file, network, tree, number)]

@@ -13,10 +13,8 @@ from interpretgan.diagnosis.predictions import BATCH, Perturb, batch_size
 from interpretgan.information.probes import RandomMixture, RidgeProbe
 from interpretgan.layers import Layer, capture
 
-FEATURES = 512
-"""Numbers of a latent that a probe sees: the same capacity at every layer."""
-PROBED = 4000
-"""Training images of a probe."""
+FEATURES = 512  #: Numbers of a latent that a probe sees: the same capacity at every layer.
+PROBED = 4000  #: Training images of a probe.
 
 
 def other_definitions(
@@ -31,21 +29,13 @@ def other_definitions(
 ) -> dict[str, list[float]]:
     """Vulnerability of each layer by class probes, and the relative error of its activations.
 
-    Args:
-        classifier: The classifier.
-        layers: In execution order.
-        train: Images that the probes are trained on, the first `PROBED`.
-        test: Images that are attacked.
-        count: How many of them.
-        adversarial: The attack.
-        seed: Of the projections.
+    The probes see random projections, drawn by the seed, of the first `PROBED` training images. The first `count` test
+    images are attacked.
 
     Returns:
-        A number per layer. `vulnerability_probe`: `V_l` with the accuracy of a probe in place of that of the judge
-        (survival is 1 where a probe is right on no natural image). `relative_error`: mean of
-        `norm(z_l(x') - z_l(x)) / norm(z_l(x))`.
-
-    Source: LSA, layer sustainability analysis, arXiv 2202.02626, for the relative error.
+        A number for each of the layers, which are in execution order. `vulnerability_probe`: `V_l` with the accuracy of
+        a probe in place of that of the judge (survival is 1 where a probe is right on no natural image).
+        `relative_error`: mean of `norm(z_l(x') - z_l(x)) / norm(z_l(x))`. Source: LSA, arXiv 2202.02626.
     """
 
     def latents_of(images: Tensor) -> list[Tensor]:

@@ -22,8 +22,7 @@ from interpretgan.studies.board import DONE, FAILED, RUNNING
 from interpretgan.studies.config import StudyConfig
 from interpretgan.studies.job import REFUSED
 
-PASSED_ON = ("INTERPRETGAN_DATA", "INTERPRETGAN_CACHE", "PYTHONPATH", "HF_HUB_OFFLINE")
-"""Variables of the environment that a worker on another machine is given as well."""
+PASSED_ON = ("INTERPRETGAN_DATA", "INTERPRETGAN_CACHE", "PYTHONPATH", "HF_HUB_OFFLINE")  #: To other machines.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Event = tuple[Path, str, str]
@@ -34,13 +33,10 @@ Executor = Callable[[Sequence[Path]], Iterator[Event]]
 
 @contextmanager
 def executor_for(config: StudyConfig, workers: int | None = None, address: str | None = None) -> Iterator[Executor]:
-    """What makes the runs of a study.
+    """What makes the runs of a study: so many processes at a time on this machine (`None`: one), or a Ray cluster.
 
-    Args:
-        config: The study.
-        workers: Processes at a time on this machine. `None`: one.
-        address: Of a Ray cluster in their place, as `ray.init` takes it. All machines must see the study's folder under
-            the same path, and have this package and the data.
+    The address of a cluster is as `ray.init` takes it. All of its machines must see the study's folder under the same
+    path, and have this package and the data.
 
     Raises:
         ConfigError: Both are given, no worker, a device that a run would not be given, or a cluster that is not there.
@@ -87,12 +83,8 @@ def run_locally(
 ) -> Iterator[Event]:
     """Make runs in processes on this machine. One that dies is started once more, and costs its run alone.
 
-    Args:
-        folders: Of the runs.
-        workers: How many processes at a time.
-        threads: Of each. `None`: cores / workers.
-        variables: Their environment.
-        place: Folder that they work in.
+    So many `workers` run at a time, each with so many `threads` (`None`: cores / workers), with these `variables` as
+    their environment, in the folder `place`.
     """
     limits = dict.fromkeys(THREADS, str(threads or max(1, cpu_count() // workers)))
     # Threads that spin while they wait would take the cores from other workers.

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from interpretgan.diagnosis.predictions import attacker
+from interpretgan.diagnosis.reliability import is_unreliable
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.models import load_weights
 from interpretgan.models.architectures.pooling import pooling
 from interpretgan.pipeline.inputs import Inputs
+from interpretgan.pipeline.networks import say_to_stderr
 from interpretgan.pipeline.run_diagnosis import Run
-from interpretgan.pipeline.run_folder import differences
+from interpretgan.pipeline.run_folder import WEIGHTS_FILE, differences
 from interpretgan.pipeline.settings import Settings
 from interpretgan.report import save_explanation
 from interpretgan.store.files import plain, read_json, write_json
@@ -29,21 +31,17 @@ from interpretgan.studies.definitions import other_definitions
 from interpretgan.studies.plan import MACHINE, SECTIONS, Spec, code_version, spec_hash
 from interpretgan.studies.repairs import only, swappable, units_of
 
-REFUSED = 2
-"""Exit status where the run cannot be made, and could not be on a second attempt."""
-WORK = "work"
-"""Folder of what a run makes on its way."""
+REFUSED = 2  #: Exit status where the run cannot be made, and could not be on a second attempt.
+WORK = "work"  #: Folder of what a run makes on its way.
 ROW = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits", "information_loss",
        "class_information", "class_accuracy", "flags")  # fmt: skip
 """What a result says of a layer, where it was measured."""
-UNRELIABLE = ("unreliable", "unreliable_before")
-"""Codes of the flags of a layer that is not compared."""
 
 
 def main(folder: Path) -> int:
     """Make the run whose `spec.json` is in the folder, and write `result.json` there; its exit status."""
     began = time.perf_counter()
-    _log(f"process {os.getpid()}")
+    say_to_stderr(f"process {os.getpid()}")
     try:
         spec = read_json(folder / "spec.json")
         result = execute(spec, folder)
@@ -51,21 +49,13 @@ def main(folder: Path) -> int:
         record = {"schema": 2, "spec_sha256": spec_hash(spec), "result": result, "seconds": time.perf_counter() - began}
         write_json(folder / "result.json", {**record, "machine": {name: made[name] for name in MACHINE}})
     except InterpretGANError as error:
-        _log(" ".join(str(error).split()))
+        say_to_stderr(" ".join(str(error).split()))
         return REFUSED
     return 0
 
 
-def _log(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-
-
 def execute(spec: Spec, folder: Path) -> dict[str, Any]:
-    """Make a run.
-
-    Args:
-        spec: Of `plan`.
-        folder: Of the run, beside those of the study's other runs. What an earlier attempt left there is used.
+    """Make a run in its folder, beside those of the study's other runs. What an earlier attempt left there is used.
 
     Returns:
         `classifier`, `accuracy`, `noise`, `examples`, `right` (which examples each attack left right, bits as
@@ -75,7 +65,7 @@ def execute(spec: Spec, folder: Path) -> dict[str, Any]:
     Raises:
         InterpretGANError: Something cannot be made, or this is not the code or the data of the specification.
     """
-    with Run(Inputs(read_record(Settings, spec["settings"])), SECTIONS, folder / WORK, _log) as run:
+    with Run(Inputs(read_record(Settings, spec["settings"])), SECTIONS, folder / WORK) as run:
         wanted = {name: spec[name] for name in ("code", "config")}
         different = differences(wanted, plain({"code": code_version(), "config": run.config}))
         if different:
@@ -98,7 +88,7 @@ def _repaired(run: Run, spec: Spec, runs: Path) -> dict[str, Any]:
         for name in spec["targets"]:
             classifier.model.set_submodule(name, pooling(spec["pool"], channels[name]))
     else:
-        base = runs / spec["base"] / WORK / "classifier.safetensors"
+        base = runs / spec["base"] / WORK / WEIGHTS_FILE
         load_weights(classifier.model, base)
         if classifier.state_sha256() != spec["base_state_sha256"]:
             raise RunFolderError(
@@ -132,29 +122,21 @@ def _evaluated(run: Run) -> dict[str, Any]:
 def _diagnosed(run: Run, spec: Spec, folder: Path) -> dict[str, Any]:
     """What a study compares of a diagnosis; the image's row is left out."""
     _share_judge(run, spec, folder)
-    diagnosis = run.diagnosis()
+    diagnosis, classifier, seed = run.diagnosis(), run.classifier, spec["seed"]
     if not (folder / "explanations.npz").exists():
         save_explanation(folder / "explanations.npz", run.telling_explanation())
-    inputs, classifier, layers = run.inputs, run.classifier, run.layers
-    record, poolings = diagnosis.to_dict(), swappable(classifier.model, layers)
-    perturb = attacker(classifier, inputs.threat_model, seed=spec["seed"])
-    others = other_definitions(
-        classifier,
-        layers,
-        inputs.train,
-        inputs.test,
-        record["data"]["examples"],
-        adversarial=perturb,
-        seed=spec["seed"],
-    )
+    record, poolings = diagnosis.to_dict(), swappable(classifier.model, run.layers)
+    perturb, count = attacker(classifier, run.inputs.threat_model, seed=seed), record["data"]["examples"]
+    train, test = run.inputs.train, run.inputs.test
+    others = other_definitions(classifier, run.layers, train, test, count, adversarial=perturb, seed=seed)
     rows = [
         {
             **{name: row[name] for name in ROW if row.get(name) is not None},
-            "pooling": row["name"] in poolings,
-            "unreliable": any(flag["code"] in UNRELIABLE for flag in row["flags"]),
+            "pooling": layer.name in poolings,
+            "unreliable": is_unreliable(layer),
             **{name: values[index] for name, values in others.items()},
         }
-        for index, row in enumerate(record["layers"][1:])
+        for index, (layer, row) in enumerate(zip(diagnosis.layers[1:], record["layers"][1:], strict=True))
     ]
     for weights in [*run.path("").glob("generator-*.safetensors"), run.path("information.safetensors")]:
         weights.unlink(missing_ok=True)  # tens of megabytes that the folder can make again
@@ -169,10 +151,7 @@ def _diagnosed(run: Run, spec: Spec, folder: Path) -> dict[str, Any]:
 
 
 def _share_judge(run: Run, spec: Spec, folder: Path) -> None:
-    """Take the judge that another variant trained, or leave it for them: that of a seed, data and attack is the same.
-
-    Where two train it at the same time they get the same weights, so it does not matter whose are kept.
-    """
+    """Take the judge that another variant trained, or leave it for them: variants of a seed have the same one."""
     names = ("data", "judge", "attack", "seed", "device")
     key = spec_hash({name: spec["config"][name] for name in names} | {"code": spec["code"]})
     place, work = folder.parents[1] / "judges" / key[:16], folder / WORK
@@ -184,7 +163,7 @@ def _share_judge(run: Run, spec: Spec, folder: Path) -> None:
         temporary.mkdir(parents=True, exist_ok=True)
         for file in work.glob("judge.*"):
             shutil.copyfile(file, temporary / file.name)
-        with suppress(OSError):  # another run was faster
+        with suppress(OSError):  # another run was faster, and made the same
             temporary.rename(place)
         shutil.rmtree(temporary, ignore_errors=True)
 

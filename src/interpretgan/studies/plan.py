@@ -15,21 +15,17 @@ from typing import Any
 from interpretgan.errors import ConfigError, InputError
 from interpretgan.models import published_pool
 from interpretgan.pipeline.inputs import Inputs
-from interpretgan.pipeline.settings import Settings
+from interpretgan.pipeline.settings import DIAGNOSE, Settings
 from interpretgan.store.files import plain
 from interpretgan.store.provenance import RECORDED_PACKAGES, package_version
 from interpretgan.studies.config import UNTOUCHED, StudyConfig, fine_tuning, read_record
 from interpretgan.studies.repairs import targets
 
 Spec = dict[str, Any]
-SECTIONS = ("data", "model", "attack", "judge", "generator", "diagnosis", "evaluation", "information")
-"""Sections of the settings that a result depends on."""
-MACHINE = ("device", "processor", "threads")
-"""What is recorded of where a run was made."""
-NOT_IN_A_RESULT = ("cli", "report", "studies", "__main__.py")
-"""Rooms of the package that no number of a run depends on."""
-IN_A_RESULT = ("studies/job.py", "studies/repairs.py", "studies/definitions.py")
-"""And the files in them that one does depend on."""
+SECTIONS = (*DIAGNOSE, "evaluation")  #: Sections of the settings that a result depends on.
+MACHINE = ("device", "processor", "threads")  #: What is recorded of where a run was made.
+NOT_IN_A_RESULT = ("cli", "report", "studies", "__main__.py")  #: Rooms that no number of a run depends on,
+IN_A_RESULT = ("studies/job.py", "studies/repairs.py", "studies/definitions.py")  #: but for these of their files.
 
 
 @cache
@@ -75,10 +71,8 @@ def first_runs(config: StudyConfig) -> list[Spec]:
 
 
 def _resolved(spec: Spec, others: Sequence[Spec]) -> Spec:
-    """The specification with what its settings come to: all defaults, and hashes of data and files. Checked thereby.
-
-    The seed does not change it, so where a run of another seed is there, it is as that one's.
-    """
+    """The specification with what its settings come to: all defaults, and hashes of data and files. Checked thereby."""
+    # The seed does not change it.
     same = [one["config"] for one in others if (one["case"], one["variant"]) == (spec["case"], spec["variant"])]
     try:
         config = same[0] if same else Inputs(read_record(Settings, spec["settings"])).config(SECTIONS)

@@ -21,12 +21,7 @@ def units_of(classifier: Classifier, anatomy: Anatomy, rows: Rows) -> list[dict[
     """The layers with weights of a network, in the order in which they run: what fine-tuning can be restricted to.
 
     A weight is a parameter of two or more axes; normalisation, activation and pooling belong to the layer before them.
-    Where no diagnosed layer is between weights (as inside a residual block), they form one unit.
-
-    Args:
-        classifier: The network.
-        anatomy: Its module calls.
-        rows: Of its diagnosis, without the image.
+    Where no diagnosed layer, that is, no row, is between weights (as inside a residual block), they form one unit.
 
     Returns:
         `name` of the module with the first weight, `layers` (names of the rows that belong to it), names of its
@@ -64,16 +59,10 @@ def units_of(classifier: Classifier, anatomy: Anatomy, rows: Rows) -> list[dict[
 
 
 def targets(variant: str, units: Rows, rows: Rows, repair: Repair) -> list[str]:
-    """Names of what a variant changes: layers with weights to fine-tune, or the pooling to swap.
+    """Names of what a variant changes: units to fine-tune, or the pooling to swap, in a row of the diagnosis.
 
-    They are ordered by vulnerability; an unreliable one is left out. Of equals the earlier counts as the more
-    vulnerable: so none is both blamed and cleared.
-
-    Args:
-        variant: One of `ACTIONS`.
-        units: See `units_of`.
-        rows: Of the diagnosis.
-        repair: How many layers are fine-tuned, and what a pooling is swapped for; one of that kind is left alone.
+    They are ordered by vulnerability; an unreliable one is left out, and so is a pooling that is of the kind already.
+    Of equals the earlier counts as the more vulnerable: so none is both blamed and cleared.
 
     Raises:
         ConfigError: Too few of them to choose from.

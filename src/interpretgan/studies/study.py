@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,7 +42,7 @@ def run_study(
     """
     specs = first_runs(config)
     data = {spec["case"]: {name: spec["config"]["data"][name] for name in ("sha256", "test_sha256")} for spec in specs}
-    identity = {"study": plain(config.to_dict()), "code": code_version(), "data": data}
+    identity = {"study": plain(asdict(config)), "code": code_version(), "data": data}
     finished = _finished(reuse)
     with RunFolder(out).open(identity), closing(Board(stream)) as board:
         runs = _Runs(out / "runs", finished, board)
@@ -66,13 +67,7 @@ def run_study(
 
 
 class _Runs:
-    """The runs in a study's folder. Those that are finished are kept.
-
-    Args:
-        folder: Of all runs.
-        finished: Folders of runs of other studies, by the hash of what they did.
-        board: Shows their progress.
-    """
+    """The runs in a study's folder. Those that are finished are kept, here or, by what they did, in another study."""
 
     def __init__(self, folder: Path, finished: Mapping[str, Path], board: Board) -> None:
         self.folder, self._finished, self._board = folder, finished, board
@@ -120,17 +115,13 @@ class _Runs:
         self._board.set(folder.name, state, text)
 
     def check(self, spec: Spec) -> None:
-        """Refuse what another study, other code or other data left in a run's folder.
-
-        Raises:
-            RunFolderError: There is such a thing.
-        """
+        """Refuse, by a `RunFolderError`, what another study, other code or other data left in a run's folder."""
         folder = self.folder / spec["id"]
         if (folder / "result.json").exists() and read_json(folder / "result.json")["spec_sha256"] != spec_hash(spec):
-            different = differences(read_json(folder / "spec.json"), spec)
+            different = [*differences(read_json(folder / "spec.json"), spec).values()]
             raise RunFolderError(
                 expected=f"a run in {folder} of the same code, data and settings as this study",
-                got=f"one that differs in {next(iter(different.values()), 'the specification of its result')}",
+                got=f"one that differs in {', '.join(different[:3]) or 'the specification of its result'}",
                 do="choose a new folder for the study, or delete that run",
             )
 
@@ -147,11 +138,7 @@ class _Runs:
 
 
 def _finished(studies: Sequence[Path]) -> dict[str, Path]:
-    """Folders of the finished runs of other studies, by the hash of what they did.
-
-    Raises:
-        RunFolderError: One of the studies has none, so that all would be made again without a word.
-    """
+    """Folders of the finished runs of other studies, by the hash of what they did. Each study must have some."""
     found = {}
     for study in studies:
         results = sorted(study.glob("runs/*/result.json"))

@@ -14,7 +14,15 @@ from typing import Any
 from interpretgan.errors import ConfigError, Flag, FlagKind, RunFolderError
 from interpretgan.statistics import FEW
 from interpretgan.store.files import plain, read_json, write_json
-from interpretgan.studies.config import DEFINITIONS, DEPTH, LOSSES, StudyConfig, conditions, correlation_name
+from interpretgan.studies.config import (
+    DEFINITIONS,
+    DEPTH,
+    LOSSES,
+    StudyConfig,
+    conditions,
+    correlation_name,
+    read_record,
+)
 from interpretgan.studies.effects import Effect, Run, finished, layer_table, measure
 from interpretgan.studies.plan import Spec, spec_hash
 from interpretgan.studies.rules import OPEN, POOLED, condition_name, judge
@@ -91,7 +99,7 @@ def conclude(folder: str | Path) -> dict[str, Any]:
     """
     record = load_study(folder)
     try:
-        config = StudyConfig.from_record(record["provenance"]["config"])
+        config = read_record(StudyConfig, record["provenance"]["config"])
     except (ConfigError, TypeError, KeyError) as error:
         raise RunFolderError(
             expected=f"a study with the settings of interpretgan {version('interpretgan')} in {folder}",

@@ -1,0 +1,104 @@
+"""The two front doors: the command line and `run_diagnosis` are one method."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from interpretgan import Classifier, Diagnosis, ImageSet, ThreatModel, run_diagnosis
+from interpretgan.cli import run_command
+from interpretgan.errors import ConfigError, RunFolderError
+from interpretgan.models import build_model, load_weights, save_weights
+from interpretgan.pipeline.settings import KEYWORD_GROUPS, DiagnosisKeywords
+from tests.networks import Tiny
+
+SMALL: dict[str, Any] = {
+    "judge_epochs": 2, "generator_steps": 12, "images_per_layer": 2, "information_steps": 4, "bootstrap": 20,
+    "examples": 40,
+}  # fmt: skip
+THREAT_MODEL = ThreatModel("linf", 0.2, steps=2)
+FLAGS = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of an untrained LeNet-5: what is compared are two ways to the same numbers."""
+    torch.manual_seed(3)
+    file = tmp_path_factory.mktemp("weights") / "lenet5.safetensors"
+    save_weights(build_model("lenet5", in_channels=1, num_classes=10, image_size=28), file)
+    return file
+
+
+def lenet5(weights: Path) -> Classifier:
+    model = build_model("lenet5", in_channels=1, num_classes=10, image_size=28)
+    load_weights(model, weights)
+    return Classifier(model)
+
+
+@pytest.fixture(scope="module")
+def by_command(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
+    folder = tmp_path_factory.mktemp("run")
+    attack = shlex.split("--eps 0.2 --steps 2 --device cpu")
+    assert run_command(["diagnose", "--weights", str(weights), *attack, *FLAGS, "--out", str(folder / "out")]) == 0
+    return Diagnosis.load(folder / "out")
+
+
+def test_both_doors_give_the_same_numbers(
+    by_command: Diagnosis, weights: Path, digits: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    by_call = run_diagnosis(lenet5(weights), *digits, THREAT_MODEL, out=tmp_path / "out", **SMALL)
+    assert by_call.layers == by_command.layers
+    assert by_call.accuracy == by_command.accuracy
+    assert by_call.controls == by_command.controls
+    assert by_call.judge == by_command.judge
+    assert Diagnosis.load(tmp_path / "out").layers == by_call.layers
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_tensors_give_the_same_numbers_and_nothing_is_written_without_a_folder(
+    by_command: Diagnosis,
+    weights: Path,
+    digits: tuple[ImageSet, ImageSet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train, test = (part.batch(slice(None)) for part in digits)
+    found = run_diagnosis(lenet5(weights), TensorDataset(*train), test, THREAT_MODEL, **SMALL)
+    assert [layer.vulnerability for layer in found.layers] == [layer.vulnerability for layer in by_command.layers]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_call_goes_on_and_another_one_is_refused(
+    weights: Path, digits: tuple[ImageSet, ImageSet], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = {**SMALL, "layers": ["fc1", "pool1"]}
+    first = run_diagnosis(lenet5(weights), *digits, THREAT_MODEL, out=tmp_path / "out", **chosen)
+    assert [layer.name for layer in first.layers] == ["image", "pool1", "fc1"]
+    (tmp_path / "out" / "diagnosis.json").unlink()
+    capsys.readouterr()
+    assert run_diagnosis(lenet5(weights), *digits, THREAT_MODEL, out=tmp_path / "out", **chosen).layers == first.layers
+    assert "training" not in capsys.readouterr().err
+    with pytest.raises(RunFolderError, match=r"attack\.eps \(0\.2 there, 0\.1 here\)"):
+        run_diagnosis(lenet5(weights), *digits, ThreatModel("linf", 0.1, steps=2), out=tmp_path / "out", **chosen)
+    other = Classifier(Tiny())
+    with pytest.raises(RunFolderError, match=r"model\.state_sha256"):
+        run_diagnosis(other, *digits, THREAT_MODEL, out=tmp_path / "out", **{**SMALL, "layers": ["fc1"]})
+
+
+def test_a_misspelt_option_is_told_its_nearest(digits: tuple[ImageSet, ImageSet]) -> None:
+    misspelt: Any = {"generator_step": 3}
+    with pytest.raises(ConfigError, match="did you mean generator_steps"):
+        run_diagnosis(Classifier(Tiny()), *digits, THREAT_MODEL, **misspelt)
+
+
+def test_the_keywords_are_the_options_of_the_command() -> None:
+    options = {item.name for group in KEYWORD_GROUPS.values() for item in dataclasses.fields(group)}
+    elsewhere = {"judge", "judge_weights", "out", "device"}  # parameters of their own, or those of the classifier given
+    assert set(DiagnosisKeywords.__annotations__) == options - elsewhere
