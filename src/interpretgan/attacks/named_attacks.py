@@ -56,15 +56,13 @@ NAMES = (*NAMED_ATTACKS, AUTOATTACK)
 AT_A_TIME = 500  #: Images that are classified at a time.
 
 
-def _climb_margin(
-    run: Run, x: Tensor, y: Tensor, threat_model: ThreatModel, bounds: Bounds, *, start: Tensor | None
-) -> Tensor:
+def _climb_margin(run: Run, x: Tensor, y: Tensor, *settings: Any, start: Tensor | None) -> Tensor:
     def margin(logits: Tensor) -> Tensor:
         """Highest other logit minus that of the true class, summed over the examples."""
         true = torch.nn.functional.one_hot(y, logits.shape[1]).bool()
         return (logits.masked_fill(true, -torch.inf).amax(dim=1) - logits[true]).sum()
 
-    return search(run, x, y, threat_model, bounds, start=start, loss=margin)
+    return search(run, x, y, *settings, start=start, loss=margin)
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:

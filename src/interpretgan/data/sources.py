@@ -36,8 +36,7 @@ class ImageSource(Protocol):
         """Images `[n, C, H, W]` and labels `[n]` at int64 indices `[n]`."""
 
 
-ImageData: TypeAlias = ImageSource | Dataset[Any] | tuple[Tensor, Tensor] | Tensor
-"""What images may come as, see above."""
+ImageData: TypeAlias = ImageSource | Dataset[Any] | tuple[Tensor, Tensor] | Tensor  #: See above.
 
 
 @dataclass(frozen=True, eq=False)

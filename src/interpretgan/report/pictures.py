@@ -23,8 +23,7 @@ from interpretgan.store.files import atomic_write_bytes, write_arrays
 
 Bytes = npt.NDArray[np.uint8]
 
-MORE, LESS = (224, 112, 26), (47, 116, 208)
-"""Colours of what is brighter than in the natural explanation, orange, and of what is darker, blue."""
+MORE, LESS = (224, 112, 26), (47, 116, 208)  #: Orange: brighter than in the natural explanation. Blue: darker.
 WRONG = "#b43c08"
 MAX_SIDE = 96  #: Larger pictures are reduced to this many pixels, or a page would weigh tens of megabytes.
 MAX_EXAMPLES = 8

@@ -68,8 +68,7 @@ class Card:
 
     def figure(self, name: str) -> Mapping[str, Any] | None:
         """An accuracy with its interval, of `natural`, an attack or `worst_case`; `None` if it was not measured."""
-        found: Mapping[str, Any] | None = (self.figures or {}).get(name)
-        return found
+        return None if self.figures is None else self.figures.get(name)
 
     def save(self) -> None:
         """Write the card into `ZOO`."""
