@@ -79,7 +79,7 @@ def autoattack(
         checkpoint: File for what is done, written between batches. Where it exists the attack goes on from there, and
             finds what it would have found without an interruption.
         checkpoint_seconds: At least between two writes.
-        on_batch: Told the stage, how many of its images are done, and how many it has.
+        on_batch: Called with the stage, how many of its images are done, and how many it has.
 
     Raises:
         ConfigError, ImageError: See `require_autoattack`, and `attack` for this and other errors of the input.
@@ -88,7 +88,7 @@ def autoattack(
     from pyautoattack import AutoAttack
 
     low, high = classifier.bounds
-    unit_bounds, tell = (low, high) == (0.0, 1.0), on_batch or (lambda *_: None)
+    unit_bounds, report = (low, high) == (0.0, 1.0), on_batch or (lambda *_: None)
     began = time.monotonic()
     with ready(classifier, images, labels, seed=seed) as (natural, true):
         classes = require_autoattack(classifier, natural[:1], threat_model)
@@ -96,7 +96,7 @@ def autoattack(
         def in_bounds(unit: Tensor) -> Tensor:  # the reference package knows pixels in [0, 1] only
             return unit if unit_bounds else (low + (high - low) * unit).clamp(low, high)
 
-        # It takes them for what they are: nothing that moves the pixels by a rounding stands between where it can.
+        # Pixels within [0, 1] are passed on as they are, so that no rounding moves them.
         unit = natural if unit_bounds else (natural - low) / (high - low)
         norm, eps = {"linf": "Linf", "l2": "L2"}[threat_model.norm], threat_model.eps / (high - low)
         model = Logits(lambda batch: classifier.run(in_bounds(batch)))
@@ -118,7 +118,7 @@ def autoattack(
         for stage in STAGES[len(state.after) :]:
             adversary.attacks_to_run = [stage]
             if len(state.left):
-                tell(stage, state.done, len(state.left))
+                report(stage, state.done, len(state.left))
             while state.done < len(state.left):
                 part = state.left[state.done : state.done + batch_size]
                 with _surroundings_kept():
@@ -128,7 +128,7 @@ def autoattack(
                 if file.due():
                     state.seconds = earlier + time.monotonic() - began
                     file.save(vars(state))
-                tell(stage, state.done, len(state.left))
+                report(stage, state.done, len(state.left))
             state.after[stage] = int(state.right.sum()) / len(true)
             state.left, state.done = state.right.nonzero().flatten(), 0
         changed = (state.found != unit).flatten(1).any(dim=1).view(-1, 1, 1, 1)

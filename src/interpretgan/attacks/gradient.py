@@ -186,7 +186,7 @@ def search(
 def require_gradient(classifier: Classifier, images: Tensor) -> None:
     """Raise `ModelError` unless gradients reach the images: neither attacks nor InterpretGAN work without."""
     x = classifier.check_images(images[:1])
-    classifier.logits(x)  # any other fault of the model is told by its own message
+    classifier.logits(x)  # any other fault of the model has a message of its own
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
         input_gradient(classifier, x, torch.zeros(1, dtype=torch.int64, device=x.device))
 

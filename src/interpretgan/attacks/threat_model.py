@@ -14,7 +14,7 @@ from interpretgan.errors import ThreatModelError
 NORMS = ("linf", "l2")
 ATTACKS = ("fgsm", "pgd")
 TOLERANCE = 1e-6  #: Rounding allowed above eps, relative to the largest of one, eps and the size of a pixel.
-SMALL = 0.1  #: Sizes below this are told in 255ths, of pixels from 0 to 1.
+SMALL = 0.1  #: Sizes below this are written in 255ths, of pixels from 0 to 1.
 
 Bounds: TypeAlias = tuple[float, float]
 

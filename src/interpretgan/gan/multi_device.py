@@ -68,7 +68,7 @@ class Team:
         return torch.device("cuda", (self.leader.index or 0) + self.rank) if self.leader.type == "cuda" else self.leader
 
     def store(self) -> Any:
-        """What they leave for each other at the meeting."""
+        """The store through which they find each other, in the file `meeting`."""
         return distributed.FileStore(self.meeting, self.size)  # type: ignore[attr-defined]  # public, not listed
 
     def join(self) -> None:

@@ -120,7 +120,7 @@ def train_generator(
     )
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
-        config, seed, [(each.name, each.shape) for each in layers], content_of(images), image_shape,
+        config, seed, [(layer.name, layer.shape) for layer in layers], content_of(images), image_shape,
         *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
     state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
@@ -130,8 +130,8 @@ def train_generator(
 
     drawn = config.images_per_layer * len(layers)  # by all processes together
     per_layer, count = config.images_per_layer // team.size, drawn // team.size
-    layer = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
-    rows = {each.name: slice(i * per_layer, (i + 1) * per_layer) for i, each in enumerate(layers)}
+    layer_index = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
+    rows = {layer.name: slice(i * per_layer, (i + 1) * per_layer) for i, layer in enumerate(layers)}
     deviation = config.recognition_noise * (classifier.bounds[1] - classifier.bounds[0])
     with classifier.borrowed(), recognition.borrowed():
         for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
@@ -144,7 +144,7 @@ def train_generator(
             with torch.no_grad(), capturing(classifier, layers, rows) as latents:
                 logits = classifier.run(x)
             seen = logits.float().softmax(dim=1)
-            z = [latents[each.name] for each in layers]
+            z = [latents[layer.name] for layer in layers]
             norms = team.mean(torch.stack([objective.latent_size(real) for real in z]))
             with autocast(device, config.precision):
                 fake = generator(z, noise)
@@ -152,7 +152,7 @@ def train_generator(
             # Phase D: only the discriminator learns.  max_D L_adv
             discriminator.requires_grad_(True)
             with autocast(device, config.precision):
-                scores = discriminator(torch.cat([x, fake.detach()]), layer.repeat(2), seen.repeat(2, 1)).float()
+                scores = discriminator(torch.cat([x, fake.detach()]), layer_index.repeat(2), seen.repeat(2, 1)).float()
             loss_d = objective.discriminator_hinge(scores[:count], scores[count:])
             adam_d.zero_grad()
             torch.autograd.backward(loss_d)
@@ -167,10 +167,10 @@ def train_generator(
                 blur = team.share(torch.randn(drawn, *image_shape, generator=random))
                 # Artefacts that one network alone recognises do not survive noise.
                 explained = recognition.run((fake + deviation * blur.to(fake)).clamp(*classifier.bounds))
-                realism = objective.generator_hinge(discriminator(fake, layer, seen).float())
+                realism = objective.generator_hinge(discriminator(fake, layer_index, seen).float())
             information = objective.information_bound(logits, explained)
             latent = torch.stack(
-                [objective.latent_consistency(z[i], latents[each.name], norms[i]) for i, each in enumerate(layers)]
+                [objective.latent_consistency(z[i], latents[layer.name], norms[i]) for i, layer in enumerate(layers)]
             ).mean()
             loss_g = config.realism * realism - config.information * information + config.latent * latent
             adam_g.zero_grad()

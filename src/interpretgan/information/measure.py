@@ -64,9 +64,9 @@ class Measurement:
                 "information loss of a random projection": control,
             }  # fmt: skip
             flags = tuple(
-                NEGATIVE_INFORMATION(layer=layer, value=it.value, threshold=0.0, figure=name, low=it.low, high=it.high)
-                for name, it in not_negative.items()
-                if it is not None and it.high < 0
+                NEGATIVE_INFORMATION(layer=layer, value=ci.value, threshold=0.0, figure=name, low=ci.low, high=ci.high)
+                for name, ci in not_negative.items()
+                if ci is not None and ci.high < 0
             )
             rows.append(LayerInformation(**figures, information_control=control, flags=flags))
         return rows

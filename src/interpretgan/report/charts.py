@@ -24,7 +24,7 @@ STYLE: Any = {
 def panels(
     titles: Sequence[str], *, width: float = 3.4, heights: Sequence[float] = (2.6,), columns: int = 3
 ) -> tuple[Figure, list[Axes]]:
-    """One panel for each title, in rows of so many columns at most.
+    """One panel for each title, in rows of at most so many columns.
 
     The width is that of a panel, in inches, and the heights those of the rows; a single one is that of all.
     """

@@ -141,17 +141,17 @@ def search_flags(
     `accuracy` is what a threat model leaves, on so many examples. For FGSM the default PGD of its size is examined.
     """
     flags, pgd = [], iterated(threat_model)
-    one, one_step, found = replace(pgd, restarts=1), accuracy(ThreatModel(pgd.norm, pgd.eps, "fgsm")), accuracy(pgd)
+    single, one_step, found = replace(pgd, restarts=1), accuracy(ThreatModel(pgd.norm, pgd.eps, "fgsm")), accuracy(pgd)
     if found >= one_step and found > NOTHING_LEFT:
         flags.append(ONE_STEP_AS_GOOD(value=found, threshold=one_step))
     for what, once, doubled in (
-        ("steps", one, replace(one, steps=2 * one.steps)),
+        ("steps", single, replace(single, steps=2 * single.steps)),
         ("restarts", pgd, replace(pgd, restarts=2 * pgd.restarts)),
     ):
         before, after = accuracy(once), accuracy(doubled)
         if before > NOTHING_LEFT and before - after > max(MOVES, 1.5 / examples):
             flags.append(NOT_CONVERGED(value=after, threshold=before, what=what))
-    left = accuracy(resized(one, largest / 2))
+    left = accuracy(resized(single, largest / 2))
     if left > NOTHING_LEFT:
         flags.append(ROBUST_AT_ANY_SIZE(value=left, threshold=NOTHING_LEFT, eps=largest / 2))
     return flags

@@ -53,10 +53,10 @@ def curves(sample: Sample, threat_model: ThreatModel, confidence: float) -> dict
     """
     largest = largest_eps(threat_model.norm, sample.classifier.bounds, sample.images.shape[1:])
     sizes = {round(share * threat_model.eps, 12) for share in SHARES} | {largest / 2}
-    one = replace(threat_model, restarts=1)
+    base = replace(threat_model, restarts=1)
     settings: dict[str, list[tuple[float, ThreatModel | None]]] = {
-        "eps": [(0.0, None), *((eps, resized(one, eps)) for eps in sorted(sizes) if eps <= largest)],
-        "steps": [(0, None), *((n, replace(one, steps=n)) for n in sorted({*STEPS, one.steps, 2 * one.steps}))],
+        "eps": [(0.0, None), *((eps, resized(base, eps)) for eps in sorted(sizes) if eps <= largest)],
+        "steps": [(0, None), *((n, replace(base, steps=n)) for n in sorted({*STEPS, base.steps, 2 * base.steps}))],
     }
 
     def point(at: float, setting: ThreatModel | None) -> Point:

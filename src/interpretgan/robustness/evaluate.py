@@ -82,15 +82,15 @@ def evaluate(
         confidence: Of the intervals.
         classifier_info: Kept in the record, beside the model's class and size.
         checkpoint: File for the state of AutoAttack, which takes longest; see there.
-        say: Told in a line what was found.
+        say: Called with a line about what was found.
         on_batch: See `autoattack`.
-        on_examples: Given for `natural` and each attack which examples are right, bool `[N]`, and the `labels`.
+        on_examples: Called with the `labels`, and for `natural` and each attack which examples are right, bool `[N]`.
 
     Raises:
         InputError: No threat model, an eps beyond the range of the pixels, a model that cannot be attacked or stays in
             train mode, images, labels or settings that do not fit, or a checkpoint of another attack.
     """
-    tm, names, tell = checks.require_threat_model(threat_model), check_names(attacks), say or (lambda _: None)
+    tm, names, report = checks.require_threat_model(threat_model), check_names(attacks), say or (lambda _: None)
     source = as_source(images, labels, classifier.bounds, labelled=True)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or curve_examples < 1 or not 0 < confidence < 1:
@@ -106,7 +106,7 @@ def evaluate(
     right = {"natural": predicted_right(classifier, x, y)}
     generator = torch.Generator().manual_seed(seed)
     noisy = predicted_right(classifier, equal_norm_noise(x, tm, classifier.bounds, generator=generator), y)
-    tell(f"natural: {_share(right['natural'])} right, {_share(noisy)} under random noise of the same size")
+    report(f"natural: {_share(right['natural'])} right, {_share(noisy)} under random noise of the same size")
     settings: dict[str, dict[str, Any]] = {}
     black_box: list[Flag] = []
     for name in names:
@@ -120,7 +120,7 @@ def evaluate(
             settings[name] = method.settings
             with stage_seconds(seconds, name):
                 right[name] = survivors(classifier, x, y, method.threat_model, seed=seed, method=method.search)
-        tell(f"{name}: {_share(right[name])} right, took {duration(seconds[name])}")
+        report(f"{name}: {_share(right[name])} right, took {duration(seconds[name])}")
     right["worst_case"] = torch.stack(list(right.values())).all(dim=0)
     accuracy = {name: wilson(int(ok.sum()), count, confidence) for name, ok in right.items()}
     noise = wilson(int(noisy.sum()), count, confidence)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """What every network is built by; `build_model` checks it."""
+    """What every network of this package is built from; `build_model` checks it."""
 
     in_channels: int  #: Channels of the images.
     num_classes: int  #: Number of logits.
@@ -19,5 +19,5 @@ class NetworkOptions:
     width: float  #: Multiplies the channels and the hidden units.
 
     def scaled(self, channels: int) -> int:
-        """So many channels times the width, rounded, at least 1."""
+        """A number of channels times the width, rounded, at least 1."""
         return max(1, round(channels * self.width))
