@@ -54,6 +54,11 @@ def intervals(replicates: Floats, confidence: float) -> list[Interval]:
     return [Interval(float(v), float(min(a, v)), float(max(b, v))) for v, a, b in zip(estimate, low, high, strict=True)]
 
 
+def falls(figures: Floats) -> Floats:
+    """By how much each figure is below the one before it along the last axis; 0 for the first."""
+    return np.concatenate([figures[..., :1], figures[..., :-1]], axis=-1) - figures
+
+
 def wilson(right: int, examples: int, confidence: float) -> Interval:
     """A share of examples with its Wilson interval.
 

@@ -9,9 +9,7 @@ from interpretgan.attacks.named_attacks import predicted_right as predicted_righ
 from interpretgan.attacks.named_attacks import survivors as survivors
 from interpretgan.attacks.noise import equal_norm_noise as equal_norm_noise
 from interpretgan.attacks.noise import seed_generators as seed_generators
-from interpretgan.attacks.noise import seeded as seeded
 from interpretgan.attacks.threat_model import SMALL as SMALL
-from interpretgan.attacks.threat_model import Bounds as Bounds
 from interpretgan.attacks.threat_model import ThreatModel as ThreatModel
 from interpretgan.attacks.threat_model import check_perturbation as check_perturbation
 from interpretgan.attacks.threat_model import fraction as fraction

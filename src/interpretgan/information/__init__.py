@@ -1,8 +1,6 @@
 """Information loss of each layer: of the image, and of its class."""
 
-from __future__ import annotations
-
-from interpretgan.information.decoders import Decoders, InformationConfig
-from interpretgan.information.measure import LayerInformation, Measurement
-
-__all__ = ["Decoders", "InformationConfig", "LayerInformation", "Measurement"]
+from interpretgan.information.decoders import Decoders as Decoders
+from interpretgan.information.decoders import InformationConfig as InformationConfig
+from interpretgan.information.measure import LayerInformation as LayerInformation
+from interpretgan.information.measure import Measurement as Measurement

@@ -9,5 +9,5 @@ from interpretgan.models.weights import load_weights as load_weights
 from interpretgan.models.weights import save_weights as save_weights
 from interpretgan.models.zoo.cards import Card as Card
 from interpretgan.models.zoo.cards import card_names as card_names
+from interpretgan.models.zoo.cards import load_classifier as load_classifier
 from interpretgan.models.zoo.cards import read_card as read_card
-from interpretgan.models.zoo.pretrained import load_classifier as load_classifier

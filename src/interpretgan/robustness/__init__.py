@@ -3,4 +3,3 @@
 from interpretgan.robustness.curves import Sample as Sample
 from interpretgan.robustness.evaluate import Evaluation as Evaluation
 from interpretgan.robustness.evaluate import evaluate as evaluate
-from interpretgan.robustness.evaluate import require_attackable as require_attackable
