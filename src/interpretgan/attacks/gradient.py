@@ -160,8 +160,7 @@ def search(
     `loss`, logits `[N, K]` to a scalar summed over the examples; `None`: cross-entropy.
     """
     from eagerpy.astensor import astensor
-    from foolbox.attacks import fast_gradient_method as fgm
-    from foolbox.attacks import projected_gradient_descent as pgd
+    from foolbox.attacks import fast_gradient_method as fgm, projected_gradient_descent as pgd
     from foolbox.criteria import Misclassification
     from foolbox.models.pytorch import PyTorchModel
 

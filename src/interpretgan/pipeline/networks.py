@@ -44,29 +44,18 @@ class Networks:
         inputs: What is given: images, classifier, judge.
         sections: The parts of the settings that this command depends on; the folder must agree on them.
         folder: The run folder. `None`: nothing is written.
-        say: Told in a line what happens. `None`: stderr.
-        config: The configuration to write, where it is not that of the sections.
-
-    Attributes:
-        config: The settings, with all that the data and the networks decide.
-        seconds: What each stage took.
+        say: Called with a line that says what happens. `None`: it goes to stderr.
     """
 
     def __init__(
-        self,
-        inputs: Inputs,
-        sections: Sequence[str],
-        folder: Path | None = None,
-        say: Say | None = None,
-        *,
-        config: dict[str, Any] | None = None,
+        self, inputs: Inputs, sections: Sequence[str], folder: Path | None = None, say: Say | None = None
     ) -> None:
         self.inputs, self.settings, self.say = inputs, inputs.settings, say or say_to_stderr
-        self.seed, self.seconds = self.settings.run.seed, dict[str, float]()
+        self.seed, self.seconds = self.settings.run.seed, dict[str, float]()  # of each stage
         with stage_seconds(self.seconds, "data"):
             _ = inputs.train, inputs.test
         # A wrong setting, model, weights file or layer is told before a folder is claimed for it.
-        self.config = inputs.config(sections) if config is None else config
+        self.config = inputs.config(sections)
         self.folder = None if folder is None else RunFolder(folder).open(self.config)
 
     def __enter__(self) -> Self:

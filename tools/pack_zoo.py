@@ -1,8 +1,8 @@
 """Make a pretrained classifier from the run folder of its training: weights, then a card, then its figures.
 
-    python -m interpretgan.models.zoo.pack weights RUN NAME
+    python -m tools.pack_zoo weights RUN NAME
     interpretgan evaluate --model NAME --weights pretrained --out DIR ...
-    python -m interpretgan.models.zoo.pack figures DIR NAME
+    python -m tools.pack_zoo figures DIR NAME
 
 Weights are rounded before they are measured, so that the figures are those of what is shipped.
 """
