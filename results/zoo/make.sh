@@ -17,10 +17,10 @@ here=${OUT:-runs/pretrained}
 train() { interpretgan train --data "$2" --model "$3" --out "$here/$1" "${@:4}"; }
 
 ship() { # NAME DATA EPS EXAMPLES [OPTION...]
-  python -m interpretgan.models.zoo.pack weights "$here/$1" "$1"
+  python -m tools.pack_zoo weights "$here/$1" "$1"
   interpretgan evaluate --data "$2" --model "$1" --weights pretrained --attacks fgsm,pgd,autoattack --eps "$3" \
     --examples "$4" --out "$here/$1/evaluation" "${@:5}"
-  python -m interpretgan.models.zoo.pack figures "$here/$1/evaluation" "$1"
+  python -m tools.pack_zoo figures "$here/$1/evaluation" "$1"
 }
 
 lenet() { # POOL

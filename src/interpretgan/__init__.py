@@ -9,67 +9,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from interpretgan.attacks import ThreatModel as ThreatModel
-    from interpretgan.attacks import attack as attack
+    from interpretgan.attacks import ThreatModel as ThreatModel, attack as attack
     from interpretgan.classifier import Classifier as Classifier
-    from interpretgan.data import ImageSet as ImageSet
-    from interpretgan.data import load_data as load_data
+    from interpretgan.data import ImageSet as ImageSet, load_data as load_data
     from interpretgan.diagnosis.diagnose import diagnose as diagnose
     from interpretgan.diagnosis.result import Diagnosis as Diagnosis
-    from interpretgan.errors import Flag as Flag
-    from interpretgan.errors import InterpretGANError as InterpretGANError
+    from interpretgan.errors import Flag as Flag, InterpretGANError as InterpretGANError
     from interpretgan.gan.train import GANConfig as GANConfig
-    from interpretgan.information import Decoders as Decoders
-    from interpretgan.information import InformationConfig as InformationConfig
-    from interpretgan.interpreter import Explanation as Explanation
-    from interpretgan.interpreter import InterpretGAN as InterpretGAN
-    from interpretgan.judge import Judge as Judge
-    from interpretgan.judge import train_judge as train_judge
-    from interpretgan.layers import Layer as Layer
-    from interpretgan.layers import capture as capture
-    from interpretgan.layers import find_layers as find_layers
-    from interpretgan.layers import replay as replay
+    from interpretgan.information import Decoders as Decoders, InformationConfig as InformationConfig
+    from interpretgan.interpreter import Explanation as Explanation, InterpretGAN as InterpretGAN
+    from interpretgan.judge import Judge as Judge, train_judge as train_judge
+    from interpretgan.layers import Layer as Layer, capture as capture, find_layers as find_layers, replay as replay
     from interpretgan.models import load_classifier as load_classifier
     from interpretgan.pipeline.run_diagnosis import run_diagnosis as run_diagnosis
     from interpretgan.report import write_report as write_report
-    from interpretgan.robustness import Evaluation as Evaluation
-    from interpretgan.robustness import evaluate as evaluate
+    from interpretgan.robustness import Evaluation as Evaluation, evaluate as evaluate
 
-_PUBLIC = {
-    "Classifier": "classifier",
-    "Decoders": "information",
-    "Layer": "layers",
-    "Diagnosis": "diagnosis.result",
-    "Evaluation": "robustness",
-    "Explanation": "interpreter",
-    "Flag": "errors",
-    "GANConfig": "gan.train",
-    "ImageSet": "data",
-    "InformationConfig": "information",
-    "InterpretGAN": "interpreter",
-    "InterpretGANError": "errors",
-    "Judge": "judge",
-    "ThreatModel": "attacks",
-    "attack": "attacks",
-    "capture": "layers",
-    "diagnose": "diagnosis.diagnose",
-    "evaluate": "robustness",
-    "find_layers": "layers",
-    "load_classifier": "models",
-    "load_data": "data",
-    "replay": "layers",
-    "run_diagnosis": "pipeline.run_diagnosis",
-    "train_judge": "judge",
-    "write_report": "report",
+_NAMES = {
+    "attacks": "ThreatModel attack",
+    "classifier": "Classifier",
+    "data": "ImageSet load_data",
+    "diagnosis.diagnose": "diagnose",
+    "diagnosis.result": "Diagnosis",
+    "errors": "Flag InterpretGANError",
+    "gan.train": "GANConfig",
+    "information": "Decoders InformationConfig",
+    "interpreter": "Explanation InterpretGAN",
+    "judge": "Judge train_judge",
+    "layers": "Layer capture find_layers replay",
+    "models": "load_classifier",
+    "pipeline.run_diagnosis": "run_diagnosis",
+    "report": "write_report",
+    "robustness": "Evaluation evaluate",
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = list(_PUBLIC)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
+    if name not in _MODULES:
         raise AttributeError(f"module 'interpretgan' has no attribute '{name}'")
-    value = getattr(import_module(f"interpretgan.{_PUBLIC[name]}"), name)
+    value = getattr(import_module(f"interpretgan.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from interpretgan.errors import ImageError, LabelError, ModelError, kind_of
+from interpretgan.errors import ImageError, LabelError, ModelError, in_a_line, kind_of
 
 RANGE_TOLERANCE = 1e-5
 """How far a pixel may leave the bounds, as a share of their width, before it counts as an error."""
@@ -153,9 +153,9 @@ class Classifier(nn.Module):
         try:
             return self.run(images)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            expected = f"a model that takes images {list(images.shape)}"
             do = "check the number of channels and the size of the images, and mean and std"
-            raise ModelError(expected=f"a model that takes images {list(images.shape)}", got=got, do=do) from error
+            raise ModelError(expected=expected, got=in_a_line(error), do=do) from error
 
     def normalise(self, images: Tensor) -> Tensor:
         """`(images - mean) / std`, per channel, in the precision of the model's parameters; always a new tensor."""

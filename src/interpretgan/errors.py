@@ -82,6 +82,11 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
+def in_a_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, for `got`: its class and the start of its text."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".removesuffix(": ")
+
+
 @dataclass(frozen=True)
 class Flag:
     """A reason to distrust a result, as a record: code reads its fields, people its message.

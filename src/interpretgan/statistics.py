@@ -56,6 +56,11 @@ def _percentiles(value: float, replicates: Floats, confidence: float) -> Interva
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
+def falls(figures: Floats) -> Floats:
+    """By how much each figure is below the one before it along the last axis; 0 for the first."""
+    return np.concatenate([figures[..., :1], figures[..., :-1]], axis=-1) - figures
+
+
 def wilson(right: int, examples: int, confidence: float) -> Interval:
     """The share that is right of at least one example, with its interval at a level between 0 and 1 (Wilson 1927)."""
     from scipy.stats import binomtest

@@ -22,7 +22,7 @@ from interpretgan.models import MODELS, build_model, load_weights
 from interpretgan.training import TrainingResult, evaluate_accuracy
 
 SMALL = shlex.split(
-    "--epochs 4 --steps 3 --judge-epochs 3 --generator-steps 25 --images-per-layer 4 --bootstrap 50 --examples 60 "
+    "--epochs 2 --steps 3 --judge-epochs 1 --generator-steps 12 --images-per-layer 4 --bootstrap 50 --examples 60 "
     "--device cpu --information-steps 8"
 )
 
@@ -48,6 +48,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 # --- the main job
 
 
+@pytest.mark.xdist_group("one-run")
 def test_a_run_folder_holds_all_that_the_answer_rests_on(run: Path) -> None:
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert {
@@ -83,7 +84,7 @@ def test_a_run_folder_holds_all_that_the_answer_rests_on(run: Path) -> None:
     assert diagnosis.data["name"] == "digits"
     assert len(diagnosis.data["classes"]) == 10
     steps = [json.loads(line)["step"] for line in (run / "metrics-generator-0.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 26))
+    assert steps == list(range(1, 13))
     with np.load(run / "predictions.npz", allow_pickle=False) as predictions:
         assert predictions["adversarial"].shape == (12, 60)
     assert config["information"]["steps"] == 8
@@ -93,6 +94,7 @@ def test_a_run_folder_holds_all_that_the_answer_rests_on(run: Path) -> None:
         assert information["errors"].shape == information["bits"].shape == (12, 60)
 
 
+@pytest.mark.xdist_group("one-run")
 def test_running_again_makes_nothing_again_and_gives_the_same_answer(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +107,7 @@ def test_running_again_makes_nothing_again_and_gives_the_same_answer(
     assert (run / "diagnosis.json").read_bytes() == before
 
 
+@pytest.mark.xdist_group("one-run")
 def test_what_is_missing_is_made_again_to_the_same_result(run: Path) -> None:
     before = Diagnosis.load(run)
     for name in ("generator-0.safetensors", "information.safetensors", "diagnosis.json", "explanations.npz"):
@@ -113,6 +116,7 @@ def test_what_is_missing_is_made_again_to_the_same_result(run: Path) -> None:
     assert Diagnosis.load(run).layers == before.layers
 
 
+@pytest.mark.xdist_group("one-run")
 def test_report_needs_the_folder_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "report.html").unlink()
     assert run_command(["report", str(run)]) == 0
@@ -120,6 +124,7 @@ def test_report_needs_the_folder_alone(run: Path, capsys: pytest.CaptureFixture[
     assert "<html" in (run / "report.html").read_text()
 
 
+@pytest.mark.xdist_group("one-run")
 def test_report_with_out_is_written_there_and_leaves_the_run_alone(run: Path, tmp_path: Path) -> None:
     (run / "report.html").unlink(missing_ok=True)
     assert run_command(["report", str(run), "--out", str(tmp_path / "copy")]) == 0
@@ -127,6 +132,7 @@ def test_report_with_out_is_written_there_and_leaves_the_run_alone(run: Path, tm
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.xdist_group("one-run")
 def test_explain_says_where_each_image_turns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [
         part for part in SMALL if part not in ("--bootstrap", "50", "--examples", "60", "--information-steps", "8")
@@ -203,7 +209,7 @@ def test_best_and_last_weights_are_both_kept(tmp_path: Path, monkeypatch: pytest
         last = {key: torch.zeros_like(value) for key, value in classifier.model.state_dict().items()}
         return TrainingResult(steps=1, loss=1.0, seconds=1.0, images_per_second=1.0, best={"epoch": 1}, last=last)
 
-    monkeypatch.setattr("interpretgan.pipeline.subject.train_classifier", train)
+    monkeypatch.setattr("interpretgan.pipeline.networks.train_classifier", train)
     assert run_command(["train", "--device", "cpu", "--out", str(tmp_path)]) == 0
     best, last = (load_file(tmp_path / f"classifier{name}.safetensors") for name in ("", "-last"))
     assert best["fc3.weight"].abs().sum() > 0
@@ -354,7 +360,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["diagnose", "--examples", "0"], "examples >= 1"),
         (["diagnose", "--generator-steps", "0"], "steps >= 1"),
-        (["diagnose", "--information-steps", "-1"], "0 leaves information out"),
+        (["diagnose", "--information-steps", "-1"], "information_steps >= 0"),
         (["diagnose", "--device", "cuda:99"], "--device cpu or auto"),
         (["diagnose", "--devices", "0"], "devices >= 1"),
         (["fit", "--devices", "3"], "images_per_layer that 3 devices can share equally, got 16; try 18"),
@@ -384,7 +390,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["train", "--objective", "trades"], "an eps for the objective trades"),
         (["train", "--objective", "pgd", "--eps", "8"], "in the units of the pixels"),
         (["train", "--objective", "pgd", "--eps", "8/255", "--beta", "6"], "got beta"),
-        (["train", "--eps", "8/255"], "no parameter for natural"),
+        (["train", "--eps", "8/255"], "no setting for natural"),
         (["train", "--objective", "madry"], "trades"),
         (["train", "--lr", "0"], "lr > 0"),
         (["train", "--averaging", "1"], "averaging"),

@@ -15,13 +15,12 @@ from interpretgan.data import load_data
 from interpretgan.errors import ConfigError, Flag, ModelError, RunFolderError, WeightsError
 from interpretgan.models import Card, build_model, card_names, load_weights, read_card, save_weights
 from interpretgan.models.zoo import cards as shelf
-from interpretgan.models.zoo.cards import PRETRAINED_EXPECTED, proper_name, weights_file
-from interpretgan.models.zoo.pack import add_figures, main, pack
-from interpretgan.models.zoo.pretrained import build
+from interpretgan.models.zoo.cards import PRETRAINED_EXPECTED, build, proper_name, weights_file
 from interpretgan.robustness import Evaluation
 from interpretgan.statistics import Interval
 from interpretgan.store.files import file_sha256, write_json
 from interpretgan.training import evaluate_accuracy
+from tools.pack_zoo import add_figures, main, pack
 
 SHIPPED = card_names()
 MOST_BYTES = 8 * 2**20

@@ -14,8 +14,7 @@ from interpretgan.attacks import ThreatModel, attack, check_perturbation, requir
 from interpretgan.classifier import Classifier
 from interpretgan.errors import Flag, ImageError, LayerError, ModelError, ThreatModelError
 from interpretgan.layers import Layer, find_layers
-from interpretgan.robustness import Sample
-from interpretgan.robustness import attack_checks as checks
+from interpretgan.robustness import Sample, attack_checks as checks
 from tests.networks import Answers, Residual, Tiny, detached
 
 Examples = tuple[Tensor, Tensor]

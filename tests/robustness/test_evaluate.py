@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_figures_and_a_tensor_the_same_as_a_set(
         (None, "readable JSON"),
         ("{", "truncated"),
         ('{"schema": 1}', "schema 1"),
-        ('{"schema": 2, "flags": "none"}', "a wrong classifier"),
+        ('{"schema": 2, "flags": "none"}', "classifier: Field"),
     ],
 )
 def test_a_damaged_evaluation_is_refused(tmp_path: Path, content: str | None, message: str) -> None:

@@ -25,34 +25,22 @@ from interpretgan.data import content_hash
 from interpretgan.errors import ConfigError, ImageError
 from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
 
-STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
-"""The standard version: each attacks what the ones before left, the last one as a black box."""
-TARGETS = 9
-"""Classes that each image is driven to, as far as there are as many."""
-LEAST_CLASSES = 4
-"""The targeted DLR loss compares four logits."""
-LEAST_SIDE = 5
-"""Pixels a side that the L2 Square attack needs for its first tiles."""
-BATCH = 250
-"""Images at a time in the reference package; its random starts depend on it."""
+STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")  #: Each attacks what those before left, the last as a black box.
+TARGETS = 9  #: Classes that each image is driven to, as far as there are as many.
+LEAST_CLASSES = 4  #: The targeted DLR loss compares four logits.
+LEAST_SIDE = 5  #: Pixels a side that the L2 Square attack needs for its first tiles.
+BATCH = 250  #: Images at a time in the reference package; its random starts depend on it.
 
 
 @dataclass(frozen=True, eq=False)
 class AutoAttacked:
-    """What AutoAttack left.
+    """What AutoAttack left."""
 
-    Attributes:
-        images: Adversarial where it found one, else natural: float32 `[N, C, H, W]`.
-        right: Which are still classified right: `[N]`.
-        settings: All that it depends on, for the record, and `accuracy_after`: the share of right
-            ones after each stage.
-        seconds: What it took, in all processes that worked on it.
-    """
-
-    images: Tensor
-    right: Tensor
+    images: Tensor  #: Adversarial where it found one, else natural: float32 `[N, C, H, W]`.
+    right: Tensor  #: Which are still classified right: `[N]`.
+    #: All that it depends on, for the record, and `accuracy_after`: the share of right ones after each stage.
     settings: dict[str, Any]
-    seconds: float
+    seconds: float  #: What it took, in all processes that worked on it.
 
 
 @dataclass(eq=False)
@@ -88,10 +76,10 @@ def autoattack(
         threat_model: Its norm and eps; AutoAttack has no other setting.
         seed: Of each attack on each batch. The global random state is left alone.
         batch_size: Images at a time; the random starts depend on it.
-        checkpoint: File for what is done, written between batches, `checkpoint_seconds` apart or more. Where it exists
-            the attack goes on from there, and finds what it would have found without an interruption.
-        checkpoint_seconds: See there.
-        on_batch: Told the stage, how many of its images are done, and how many it has.
+        checkpoint: File for what is done, written between batches. Where it exists the attack goes on from there, and
+            finds what it would have found without an interruption.
+        checkpoint_seconds: At least between two writes.
+        on_batch: Called with the stage, how many of its images are done, and how many it has.
 
     Raises:
         ConfigError, ImageError: See `require_autoattack`, and `attack` for this and other errors of the input.
@@ -100,8 +88,7 @@ def autoattack(
     from pyautoattack import AutoAttack
 
     low, high = classifier.bounds
-    unit_bounds = (low, high) == (0.0, 1.0)
-    tell = on_batch or (lambda *_: None)
+    unit_bounds, report = (low, high) == (0.0, 1.0), on_batch or (lambda *_: None)
     began = time.monotonic()
     with ready(classifier, images, labels, seed=seed) as (natural, true):
         classes = require_autoattack(classifier, natural[:1], threat_model)
@@ -109,7 +96,7 @@ def autoattack(
         def in_bounds(unit: Tensor) -> Tensor:  # the reference package knows pixels in [0, 1] only
             return unit if unit_bounds else (low + (high - low) * unit).clamp(low, high)
 
-        # It takes them for what they are: nothing that moves the pixels by a rounding stands between where it can.
+        # Pixels within [0, 1] are passed on as they are, so that no rounding moves them.
         unit = natural if unit_bounds else (natural - low) / (high - low)
         norm, eps = {"linf": "Linf", "l2": "L2"}[threat_model.norm], threat_model.eps / (high - low)
         model = Logits(lambda batch: classifier.run(in_bounds(batch)))
@@ -126,14 +113,12 @@ def autoattack(
         content = content_hash(natural.cpu().numpy(), true.cpu().numpy())
         fingerprint = fingerprint_of(threat_model, seed, batch_size, *known, content)
         file = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
-        saved = file.load(natural.device)
-        if saved is not None:
-            state = _State(**saved)
+        state = _State(**(file.load(natural.device) or vars(state)))
         earlier = state.seconds
         for stage in STAGES[len(state.after) :]:
             adversary.attacks_to_run = [stage]
             if len(state.left):
-                tell(stage, state.done, len(state.left))
+                report(stage, state.done, len(state.left))
             while state.done < len(state.left):
                 part = state.left[state.done : state.done + batch_size]
                 with _surroundings_kept():
@@ -143,7 +128,7 @@ def autoattack(
                 if file.due():
                     state.seconds = earlier + time.monotonic() - began
                     file.save(vars(state))
-                tell(stage, state.done, len(state.left))
+                report(stage, state.done, len(state.left))
             state.after[stage] = int(state.right.sum()) / len(true)
             state.left, state.done = state.right.nonzero().flatten(), 0
         changed = (state.found != unit).flatten(1).any(dim=1).view(-1, 1, 1, 1)

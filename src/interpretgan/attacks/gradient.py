@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +19,8 @@ from interpretgan.attacks.threat_model import Bounds, ThreatModel, check_perturb
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ModelError
 
-Run: TypeAlias = Callable[[Tensor], Tensor]
-"""Images `[N, C, H, W]` to logits `[N, K]`."""
-
-
-class Search(Protocol):
-    """One run of an attack, as `search` is."""
-
-    def __call__(
-        self, run: Run, x: Tensor, y: Tensor, threat_model: ThreatModel, bounds: Bounds, /, *, start: Tensor | None
-    ) -> Tensor:
-        """Perturbed images."""
+Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
+Search: TypeAlias = Callable[..., Tensor]  #: One run of an attack, called as `search` is, without a loss.
 
 
 def attack(
@@ -163,20 +154,13 @@ def search(
 ) -> Tensor:
     """One run of the attack from one start, unchecked: the core of `attack` and of adversarial training.
 
-    Call it with gradients enabled, the model in eval mode and its parameters frozen.
-
-    Args:
-        run: Images to logits.
-        x: Images `[N, C, H, W]` within `bounds`; the result is the last iterate of the same shape.
-        y: True classes `[N]`.
-        threat_model: Size and search; restarts are the caller's.
-        bounds: Lowest and highest value of a pixel.
-        start: Where PGD starts, `[N, C, H, W]`. `None`: drawn uniformly from the ball, by the global random state.
-        loss: What PGD maximises: logits `[N, K]` to a scalar, summed over the examples. `None`: cross-entropy.
+    Call it with gradients enabled, the model in eval mode and its parameters frozen. It gives the last iterate for
+    images `x` `[N, C, H, W]` within the bounds and true classes `y` `[N]`; restarts are the caller's. PGD begins at
+    `start`, or where that is `None` at a point drawn uniformly from the ball by the global random state. It maximises
+    `loss`, logits `[N, K]` to a scalar summed over the examples; `None`: cross-entropy.
     """
     from eagerpy.astensor import astensor
-    from foolbox.attacks import fast_gradient_method as fgm
-    from foolbox.attacks import projected_gradient_descent as pgd
+    from foolbox.attacks import fast_gradient_method as fgm, projected_gradient_descent as pgd
     from foolbox.criteria import Misclassification
     from foolbox.models.pytorch import PyTorchModel
 
@@ -201,7 +185,7 @@ def search(
 def require_gradient(classifier: Classifier, images: Tensor) -> None:
     """Raise `ModelError` unless gradients reach the images: neither attacks nor InterpretGAN work without."""
     x = classifier.check_images(images[:1])
-    classifier.logits(x)  # any other fault of the model is told by its own message
+    classifier.logits(x)  # any other fault of the model has a message of its own
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
         input_gradient(classifier, x, torch.zeros(1, dtype=torch.int64, device=x.device))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks.gradient import Run, Search, attack, search
-from interpretgan.attacks.minimal_norm import CARLINI_WAGNER, DEEPFOOL, carlini_wagner, deepfool, first_constant
+from interpretgan.attacks.minimal_norm import carlini_wagner, deepfool
 from interpretgan.attacks.threat_model import Bounds, ThreatModel, iterated
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
@@ -22,8 +22,7 @@ class NamedAttack:
 
     threat_model: ThreatModel
     settings: dict[str, Any]
-    search: Search | None = None
-    """See `attack`. `None`: that of the threat model."""
+    search: Search | None = None  #: See `attack`. `None`: that of the threat model.
 
 
 def _climbing(threat_model: ThreatModel, loss: str, search: Search | None = None) -> NamedAttack:
@@ -36,13 +35,14 @@ def _climbing(threat_model: ThreatModel, loss: str, search: Search | None = None
 def _cw(threat_model: ThreatModel, bounds: Bounds) -> NamedAttack:
     if threat_model.norm == "linf":
         return _climbing(iterated(threat_model), "margin", _climb_margin)
-    settings = {**CARLINI_WAGNER, "initial_const": first_constant(bounds), "confidence": 0, "restarts": 1}
-    settings |= {"loss": "margin", "success": "within eps only"}
-    return NamedAttack(replace(threat_model, restarts=1), settings, carlini_wagner)
+    method, settings = carlini_wagner(bounds)
+    settings |= {"restarts": 1, "loss": "margin", "success": "within eps only"}
+    return NamedAttack(replace(threat_model, restarts=1), settings, method)
 
 
 def _deepfool(threat_model: ThreatModel, _bounds: Bounds) -> NamedAttack:
-    return NamedAttack(replace(threat_model, restarts=1), {**DEEPFOOL, "restarts": 1, "loss": "logits"}, deepfool)
+    method, settings = deepfool(threat_model.norm)
+    return NamedAttack(replace(threat_model, restarts=1), {**settings, "restarts": 1, "loss": "logits"}, method)
 
 
 NAMED_ATTACKS: dict[str, Callable[[ThreatModel, Bounds], NamedAttack]] = {
@@ -51,20 +51,18 @@ NAMED_ATTACKS: dict[str, Callable[[ThreatModel, Bounds], NamedAttack]] = {
     "cw": _cw,  # Carlini and Wagner's margin: in L-infinity as PGD climbs it, in L2 by their own minimisation
     "deepfool": _deepfool,
 }
-AUTOATTACK = "autoattack"
-"""Runs as a whole, see `autoattack`."""
+AUTOATTACK = "autoattack"  #: Runs as a whole, see `autoattack`.
 NAMES = (*NAMED_ATTACKS, AUTOATTACK)
+AT_A_TIME = 500  #: Images that are classified at a time.
 
 
-def _climb_margin(
-    run: Run, x: Tensor, y: Tensor, threat_model: ThreatModel, bounds: Bounds, *, start: Tensor | None
-) -> Tensor:
+def _climb_margin(run: Run, x: Tensor, y: Tensor, *settings: Any, start: Tensor | None) -> Tensor:
     def margin(logits: Tensor) -> Tensor:
         """Highest other logit minus that of the true class, summed over the examples."""
         true = torch.nn.functional.one_hot(y, logits.shape[1]).bool()
         return (logits.masked_fill(true, -torch.inf).amax(dim=1) - logits[true]).sum()
 
-    return search(run, x, y, threat_model, bounds, start=start, loss=margin)
+    return search(run, x, y, *settings, start=start, loss=margin)
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -95,7 +93,7 @@ def survivors(
     return right
 
 
-def predicted_right(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> Tensor:
+def predicted_right(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """Which images the classifier predicts right, bool `[N]`."""
-    parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+    parts = zip(torch.split(images, AT_A_TIME), torch.split(labels, AT_A_TIME), strict=True)
     return torch.cat([classifier.logits(x).argmax(dim=1) == y for x, y in parts])

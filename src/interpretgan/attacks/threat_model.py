@@ -13,10 +13,8 @@ from interpretgan.errors import ThreatModelError
 
 NORMS = ("linf", "l2")
 ATTACKS = ("fgsm", "pgd")
-TOLERANCE = 1e-6
-"""Rounding allowed above eps: relative to the largest of one, eps and the size of a pixel, as float32 rounds."""
-SMALL = 0.1
-"""Sizes below this are told in 255ths, of pixels from 0 to 1."""
+TOLERANCE = 1e-6  #: Rounding allowed above eps, relative to the largest of one, eps and the size of a pixel.
+SMALL = 0.1  #: Sizes below this are written in 255ths, of pixels from 0 to 1.
 
 Bounds: TypeAlias = tuple[float, float]
 
@@ -25,24 +23,16 @@ Bounds: TypeAlias = tuple[float, float]
 class ThreatModel:
     """What the adversary may do: `x'` with `||x' - x|| <= eps` inside the pixel bounds, and how it searches.
 
-    Attributes:
-        norm: `"linf"` (largest change of a pixel) or `"l2"` (Euclidean length over all pixels and channels).
-        eps: Size of the perturbation, > 0, in the units of the pixels.
-        attack: `"pgd"` [25], iterated with a random start, or `"fgsm"` [27], one step of size eps.
-        steps: Iterations of PGD; FGSM has one.
-        restarts: Random starts, of which the worst case per example counts. FGSM has no random start.
-        step_size: Length of a step. `None`: eps for FGSM; eps / 4 for L-infinity PGD of 10 steps or more (the
-            usual choice, e.g. 0.05 at 0.2 and 2/255 at 8/255); else 2.5 eps / steps (as in Madry et al.
-            [25]), at most eps.
-
     Raises `ThreatModelError` for a setting out of range.
     """
 
-    norm: str
-    eps: float
-    attack: str = "pgd"
-    steps: int = 20
-    restarts: int = 1
+    norm: str  #: `"linf"` (largest change of a pixel) or `"l2"` (Euclidean length over all pixels and channels).
+    eps: float  #: Size of the perturbation, > 0, in the units of the pixels.
+    attack: str = "pgd"  #: `"pgd"` [25], iterated with a random start, or `"fgsm"` [27], one step of size eps.
+    steps: int = 20  #: Iterations of PGD; FGSM has one.
+    restarts: int = 1  #: Random starts, of which the worst case per example counts. FGSM has no random start.
+    #: Length of a step. `None`: eps for FGSM; eps / 4 for L-infinity PGD of 10 steps or more (the usual choice, e.g.
+    #: 0.05 at 0.2 and 2/255 at 8/255); else 2.5 eps / steps (as in Madry et al. [25]), at most eps.
     step_size: float | None = None
 
     def __post_init__(self) -> None:

@@ -86,20 +86,13 @@ def _load_digits(split: str, size: tuple[int, int]) -> ImageSet:
     return ImageSet("digits", split, images, digits.target[chosen], tuple(map(str, range(10))), note=note)
 
 
-# --- the cache of decoded images ---------------------------------------------------------------------------------
-
-
 def _cache_folder(cache_dir: str | Path | None) -> Path:
     chosen = cache_dir or os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "interpretgan"
+    places = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
+    variable, usual = places.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
+    return Path(os.environ.get(variable) or Path.home() / usual) / "interpretgan"
 
 
 def _cached(source: Source, size: tuple[int, int] | None, folder: Path) -> ImageSet:
@@ -136,7 +129,8 @@ def _decode_all(source: Source, size: tuple[int, int] | None, file: Path) -> dic
         raise DataError(expected=f"images in {source.name}, {source.split}", got="none", do="fetch or copy it again")
     with _decodable(first[2], 0):
         model = _open(source.reference or first[0])
-    mode, (height, width) = "L" if _is_grey(model) else "RGB", size or (model.height, model.width)
+    grey = model.mode in ("1", "L", "LA", "La") or model.mode.startswith("I;16")
+    mode, (height, width) = "L" if grey else "RGB", size or (model.height, model.width)
     shape = (source.count, 1 if mode == "L" else 3, height, width)
     digest, labels = hashlib.sha256(str(shape).encode()), list[int]()
 
@@ -172,10 +166,6 @@ def _open(data: bytes) -> Image.Image:
 def _decodable(where: str, index: int) -> AbstractContextManager[None]:
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     return readable("an image that can be decoded", f"a damaged one, example {index} of {where}", Exception)
-
-
-def _is_grey(image: Image.Image) -> bool:
-    return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16")
 
 
 def _decode(image: Image.Image, mode: str, height: int, width: int) -> Pixels:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from interpretgan.errors import DataError
+from interpretgan.errors import DataError, in_a_line
 
-Example = tuple[bytes, int, str]
-"""Encoded image, label, and where it came from (for messages)."""
+Example = tuple[bytes, int, str]  #: Encoded image, label, and where it came from (for messages).
 
 DATA_VARIABLE = "INTERPRETGAN_DATA"
 SPLITS = ("train", "test")
@@ -22,8 +21,7 @@ HUB_SETS = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 NAMES = ("digits", *HUB_SETS)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 TEST_SHARE = 0.2
-BATCH = 1024
-"""Encoded images that are held at a time while a set is read."""
+BATCH = 1024  #: Encoded images that are held at a time while a set is read.
 
 
 @dataclass(frozen=True)
@@ -33,16 +31,11 @@ class Source:
     name: str
     split: str
     classes: tuple[str, ...]
-    count: int
-    """How many images there are."""
-    origin: str
-    """Which files, for people."""
-    fingerprint: str
-    """Changes when the files do."""
-    examples: Callable[[], Iterator[Example]]
-    """Reads them from the start."""
-    reference: bytes | None = None
-    """The image that sets size and colour. `None`: the first example."""
+    count: int  #: How many images there are.
+    origin: str  #: Which files, for people.
+    fingerprint: str  #: Changes when the files do.
+    examples: Callable[[], Iterator[Example]]  #: Reads them from the start.
+    reference: bytes | None = None  #: The image that sets size and colour. `None`: the first example.
 
 
 def find_source(name: str, split: str, data_dir: str | Path | None) -> Source:
@@ -116,10 +109,7 @@ def _hub_source(name: str, split: str) -> Source:
         classes = tuple(rows.features["label"].names)
         rows = rows.cast_column(column, datasets.Image(decode=False))
     except Exception as error:  # the hub client raises errors of several libraries
-        got, do = (
-            f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}",
-            remedy + "connect to the network",
-        )
+        got, do = in_a_line(error), remedy + "connect to the network"
         raise DataError(expected=f"the public hub to hand over {hub}", got=got, do=do) from error
 
     def examples() -> Iterator[Example]:
@@ -197,7 +187,7 @@ def readable(expected: str, got: str, kinds: type[Exception] | tuple[type[Except
     try:
         yield
     except kinds as error:
-        problem = f"{got} ({type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]})"
+        problem = f"{got} ({in_a_line(error)})"
         raise DataError(expected=expected, got=problem, do="fetch or copy it again") from error
 
 

@@ -22,8 +22,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from interpretgan.errors import DataError, ImageError, LabelError, kind_of
 
-READ_AT_A_TIME = 1024
-"""Images of a data set that are read at a time while it is copied."""
+READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
 
 
 @runtime_checkable
@@ -37,36 +36,26 @@ class ImageSource(Protocol):
         """Images `[n, C, H, W]` and labels `[n]` at int64 indices `[n]`."""
 
 
-ImageData: TypeAlias = ImageSource | Dataset[Any] | tuple[Tensor, Tensor] | Tensor
-"""What images may come as, see above."""
+ImageData: TypeAlias = ImageSource | Dataset[Any] | tuple[Tensor, Tensor] | Tensor  #: See above.
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images and their true classes.
 
-    Attributes:
-        name: Name or path that it was loaded by.
-        split: `"train"` or `"test"`.
-        images: `[N, C, H, W]`: uint8, 0 to 255, or float32 within `bounds`; possibly a read-only map of a file.
-        labels: int64 `[N]`, 0 to K - 1.
-        classes: Names of the K classes.
-        sha256: Of shape, pixels and labels. Empty: computed.
-        note: Which files were read and how they are encoded: to be stated beside figures.
-        bounds: Range of the pixels that `batch` returns.
-        stored: Lowest and highest value in `images`, which become the bounds. `None`: 0 and 255, or `bounds` of floats.
-
     Raises `ImageError` for images of another shape, type or range, `LabelError` for labels that do not fit.
     """
 
-    name: str
-    split: str
+    name: str  #: Name or path that it was loaded by.
+    split: str  #: `"train"` or `"test"`.
+    #: `[N, C, H, W]`: uint8, 0 to 255, or float32 within `bounds`; possibly a read-only map of a file.
     images: npt.NDArray[Any]
-    labels: npt.NDArray[np.int64]
-    classes: tuple[str, ...]
-    sha256: str = ""
-    note: str = ""
-    bounds: tuple[float, float] = (0.0, 1.0)
+    labels: npt.NDArray[np.int64]  #: int64 `[N]`, 0 to K - 1.
+    classes: tuple[str, ...]  #: Names of the K classes.
+    sha256: str = ""  #: Of shape, pixels and labels. Empty: computed.
+    note: str = ""  #: Which files were read and how they are encoded: to be stated beside figures.
+    bounds: tuple[float, float] = (0.0, 1.0)  #: Range of the pixels that `batch` returns.
+    #: Lowest and highest value in `images`, which become the bounds. `None`: 0 and 255, or `bounds` of floats.
     stored: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -199,11 +188,8 @@ def as_source(
 ) -> ImageSource:
     """Images as a source whose pixels are within `bounds`, whichever way they came.
 
-    Args:
-        images: See above. All but an `ImageSet`, which is scaled, have pixels within the bounds already.
-        labels: int64 `[N]` that belong to a tensor of images.
-        bounds: Range of the classifier's pixels.
-        labelled: Whether true classes are needed.
+    All but an `ImageSet`, which is scaled, have pixels within the bounds already. Labels, int64 `[N]`, belong to a
+    tensor of images. With `labelled` true classes are needed.
 
     Raises:
         DataError, ImageError: Another kind of data, or a tensor of another shape.
@@ -230,11 +216,9 @@ def as_source(
     map_style = hasattr(given, "__len__") and hasattr(given, "__getitem__")
     if map_style and not isinstance(given, np.ndarray | str | Mapping | tuple | IterableDataset):
         return DatasetImages(given, labelled=labelled)
-    raise DataError(
-        expected="an ImageSet, a Dataset of (image, label), a pair of tensors (images, labels), or a tensor of images",
-        got=kind_of(given),
-        do="pass loader.dataset of a DataLoader, and torch.from_numpy(...) of arrays",
-    )
+    expected = "an ImageSet, a Dataset of (image, label), a pair of tensors (images, labels), or a tensor of images"
+    do = "pass loader.dataset of a DataLoader, and torch.from_numpy(...) of arrays"
+    raise DataError(expected=expected, got=kind_of(given), do=do)
 
 
 def as_image_set(
@@ -242,11 +226,8 @@ def as_image_set(
 ) -> ImageSet:
     """Labelled images as an `ImageSet` whose pixels are within `bounds`, whichever way they came; held in memory.
 
-    Args:
-        data: See above, with labels; what does not fit raises as `as_source` and `ImageSet` do.
-        split: `"train"` or `"test"`, for the record.
-        bounds: Range of the pixels.
-        classes: Names of the classes. `None`: those of the data (`data.classes`), else the numbers that occur.
+    The split is for the record. Without names of the classes these are `data.classes`, else the numbers that occur.
+    What does not fit raises as `as_source` and `ImageSet` do.
     """
     if isinstance(data, ImageSet):
         return data.scaled(bounds)
@@ -254,10 +235,9 @@ def as_image_set(
     firsts = range(0, len(source), READ_AT_A_TIME)
     parts = (source.batch(torch.arange(first, min(first + READ_AT_A_TIME, len(source)))) for first in firsts)
     images, labels = zip(*((x.cpu().float().numpy(), y.cpu().numpy()) for x, y in parts), strict=True)
-    known, numbers = classes or getattr(data, "classes", None), np.concatenate(labels)
-    names = known or range(int(numbers.max()) + 1)
-    name = type(data).__name__
-    return ImageSet(name, split, np.concatenate(images), numbers, tuple(map(str, names)), bounds=bounds)
+    pixels, numbers = np.concatenate(images), np.concatenate(labels)
+    names = tuple(map(str, classes or getattr(data, "classes", None) or range(int(numbers.max()) + 1)))
+    return ImageSet(type(data).__name__, split, pixels, numbers, names, bounds=bounds)
 
 
 def content_of(images: ImageSource) -> str:

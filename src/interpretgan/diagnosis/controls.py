@@ -41,11 +41,9 @@ def zero_eps_control(
 
 
 def agreement(predictions: Sequence[Predictions]) -> dict[str, float]:
-    """How well generators of different seeds agree.
+    """How well generators of different seeds agree; empty for a single one.
 
-    Returns:
-        `seeds_spearman`, the lowest rank correlation of two profiles, and `seeds_same_top`, 1 if all blame the same
-        layer most; empty for a single generator.
+    `seeds_spearman` is the lowest rank correlation of two profiles, `seeds_same_top` 1 if all blame one layer most.
     """
     if len(predictions) < 2:
         return {}

@@ -26,12 +26,9 @@ from interpretgan.robustness import Sample, attack_checks
 from interpretgan.statistics import bootstrap_weights
 from interpretgan.store.provenance import provenance
 
-CHECKED = 250
-"""Images on which the control without a perturbation and the checks of the model run."""
-SEARCHED = 128
-"""Of these, on how many the attack runs again with other settings."""
-REPLAYED = 4
-"""Images whose latents are replayed from every layer, before anything is predicted."""
+CHECKED = 250  #: Images on which the control without a perturbation and the checks of the model run.
+SEARCHED = 128  #: Of these, on how many the attack runs again with other settings.
+REPLAYED = 4  #: Images whose latents are replayed from every layer, before anything is predicted.
 
 
 def diagnose(
@@ -47,7 +44,6 @@ def diagnose(
     confidence: float = 0.95,
     adversarial: Tensor | Perturb | None = None,
     classifier_info: Mapping[str, Any] | None = None,
-    data_info: Mapping[str, Any] | None = None,
     information: Measurement | None = None,
     on_batch: Callable[[int], None] | None = None,
     on_predictions: Callable[[list[Predictions]], None] | None = None,
@@ -69,22 +65,15 @@ def diagnose(
             function `perturb(images, labels, first_index)` that makes them a batch at a time; they are held to the
             threat model. `None`: the images are attacked here.
         classifier_info: Kept in the record, beside the model's class and size.
-        data_info: Likewise, beside the number of examples.
-        information: What was measured of the information at the same layers, on the same examples, to stand beside the
-            vulnerabilities. `None`: information is not measured.
+        information: What `Decoders` measured at the same layers, on the same examples. `None`: nothing.
         on_batch: Called with the number of examples that are done.
         on_predictions: Called with the predictions of each interpreter.
 
-    Returns:
-        The diagnosis; its vulnerabilities add up to the loss.
-
     Raises:
-        LabelError: Labels that do not fit.
-        ImageError: Images, or adversarial images, that do not fit.
+        ImageError, LabelError: Images, adversarial images or labels that do not fit.
         ConfigError: No examples, a judge of other bounds, or interpreters or information of different layers.
         ThreatModelError: No threat model, or adversarial images that do not keep to it.
-        ModelError: A model that stays in train mode.
-        LayerError: Replaying the network from a layer does not reproduce its logits.
+        ModelError, LayerError: A model that stays in train mode, or whose logits do not follow from a layer.
     """
     attack_checks.require_threat_model(threat_model)
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
@@ -93,18 +82,15 @@ def diagnose(
     source = as_source(images, labels, classifier.bounds, labelled=True)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or bootstrap < 0 or not 0 < confidence < 1:
-        raise ConfigError(
-            expected="at least one example, bootstrap >= 0 and 0 < confidence < 1",
-            got=f"{count} examples, bootstrap={bootstrap}, confidence={confidence}",
-            do="check the settings",
-        )
+        got = f"{count} examples, bootstrap={bootstrap}, confidence={confidence}"
+        expected = "at least one example, bootstrap >= 0 and 0 < confidence < 1"
+        raise ConfigError(expected=expected, got=got, do="check the settings")
     names = tuple(layer.name for layer in layers)
     if information is not None and (information.layers != names or len(information.variance) != count):
-        raise ConfigError(
-            expected=f"information measured at {', '.join(names)} on {count} images",
-            got=f"{', '.join(information.layers)} on {len(information.variance)}",
-            do="measure it at the layers of the interpreter, on the examples that are diagnosed",
-        )
+        expected = f"information measured at {', '.join(names)} on {count} images"
+        got = f"{', '.join(information.layers)} on {len(information.variance)}"
+        do = "measure it at the layers of the interpreter, on the examples that are diagnosed"
+        raise ConfigError(expected=expected, got=got, do=do)
 
     # Can this model be diagnosed under this attack, and what warns of either?
     checked, checked_labels = source.batch(torch.arange(min(count, CHECKED)))
@@ -135,54 +121,42 @@ def diagnose(
     figures = layer_figures(pooled, weights, confidence, generators=len(interpreters))
     places = [("image", "Image", tuple(checked.shape[1:])), *((x.name, x.kind, tuple(x.shape)) for x in layers)]
     rows = [LayerResult(*place, **row) for place, row in zip(places, figures, strict=True)]
-    flags = layer_flags(rows)
+    rows = [dataclasses.replace(row, flags=flags) for row, flags in zip(rows, layer_flags(rows), strict=True)]
     if information is not None:
         measured = information.rows(bootstrap_weights(1, count, bootstrap, seed=seed), confidence)
-        flags = [(*found, *row.flags) for found, row in zip(flags, measured, strict=True)]
-        rows = [dataclasses.replace(row, **vars(more)) for row, more in zip(rows, measured, strict=True)]
-    rows = [dataclasses.replace(row, flags=found) for row, found in zip(rows, flags, strict=True)]
+        rows = [
+            dataclasses.replace(row, **(vars(more) | {"flags": row.flags + more.flags}))
+            for row, more in zip(rows, measured, strict=True)
+        ]
 
     # The controls, and what they and the figures warn of.
     model = [float(share) for share in (pooled.model == pooled.labels).mean(axis=1)]
-    accuracy = {
-        "natural": model[0],
-        "adversarial": model[1],
-        "noise": model[2],
-        "judge_natural": rows[0].natural,
-        "judge_adversarial": rows[0].adversarial,
-    }
+    accuracy = dict(zip(("natural", "adversarial", "noise"), model, strict=True))
+    warnings += attack_checks.figure_flags(
+        **accuracy, attacks=[threat_model.attack] if adversarial is None else ["given images"], examples=count
+    )
+    accuracy |= {"judge_natural": rows[0].natural, "judge_adversarial": rows[0].adversarial}
     controls = {
         "eps0_max_abs_vulnerability": zero_eps_control(interpreters[0], judge, source, len(checked), seed=seed),
         "noise_max_abs_vulnerability": max(abs(row.vulnerability_noise.value) for row in rows),
         **agreement(predictions),
     }
-    attacks = [threat_model.attack] if adversarial is None else ["given images"]
-    warnings += attack_checks.figure_flags(
-        natural=model[0], adversarial=model[1], noise=model[2], attacks=attacks, examples=count
-    )
+    parameters = sum(p.numel() for p in classifier.model.parameters())
     found = Diagnosis(
-        classifier={
-            "name": classifier.name,
-            "parameters": sum(p.numel() for p in classifier.model.parameters()),
-            **(classifier_info or {}),
-        },
-        data={"examples": count, **describe(images), **(data_info or {})},
-        threat_model=threat_model.to_dict(),
-        accuracy=accuracy,
-        layers=tuple(rows),
-        controls=controls,
+        classifier={"name": classifier.name, "parameters": parameters, **(classifier_info or {})},
+        data={"examples": count, **describe(images)},
+        threat_model=threat_model.to_dict(), accuracy=accuracy, layers=tuple(rows), controls=controls,
         judge={"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial},
         provenance={
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [trained.seed for trained in interpreters],
             "generator": dataclasses.asdict(interpreters[0].resolved_config),
             "recognition_network_sha256": interpreters[0].recognition_network_sha256,
-            "bootstrap": bootstrap,
-            "confidence": confidence,
+            "bootstrap": bootstrap, "confidence": confidence,
             **({} if adversarial is None else {"adversarial": "made elsewhere"}),
             **({} if information is None else {"information": dict(information.settings)}),
         },
-    )
+    )  # fmt: skip
     return dataclasses.replace(found, flags=(*warnings, *diagnosis_flags(found)))
 
 
@@ -190,9 +164,8 @@ def _shared(interpreters: Sequence[InterpretGAN]) -> tuple[Classifier, tuple[Lay
     """The classifier and the layers that all interpreters have in common."""
     names = {tuple(layer.name for layer in interpreter.layers) for interpreter in interpreters}
     if len(names) != 1 or len({id(interpreter.classifier) for interpreter in interpreters}) != 1:
-        raise ConfigError(
-            expected="one InterpretGAN, or several of the same classifier and layers",
-            got=f"{len(interpreters)} with {len(names)} different lists of layers",
-            do="fit them on the same classifier and layers, with different seeds",
-        )
+        expected = "one InterpretGAN, or several of the same classifier and layers"
+        got = f"{len(interpreters)} with {len(names)} different lists of layers"
+        do = "fit them on the same classifier and layers, with different seeds"
+        raise ConfigError(expected=expected, got=got, do=do)
     return interpreters[0].classifier, interpreters[0].layers

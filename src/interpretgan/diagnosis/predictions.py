@@ -18,32 +18,21 @@ from interpretgan.errors import ImageError, ThreatModelError
 from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
 from interpretgan.statistics import Integers
 
-BATCH = 250
-"""Images in a batch, where they are small."""
-PIXELS = 2**25
-"""Pixels, of all explanations of a batch, that are in memory at a time."""
+BATCH = 250  #: Images in a batch, where they are small.
+PIXELS = 2**25  #: Pixels, of all explanations of a batch, that are in memory at a time.
 
-Perturb = Callable[[Tensor, Tensor, int], Tensor]
-"""Called as `perturb(images, labels, index of the first image)`; returns perturbed images."""
+Perturb = Callable[[Tensor, Tensor, int], Tensor]  #: Images, labels and the index of the first to perturbed images.
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Classes predicted for `N` images: row 0 for the image itself, row `l` for the explanation of layer `l`.
+    """Classes predicted for `N` images: row 0 for the image itself, row `l` for the explanation of layer `l`."""
 
-    Attributes:
-        labels: True classes `[N]`.
-        natural: Predictions of the judge for natural images, `[L + 1, N]`.
-        adversarial: The same for adversarial images.
-        noise: The same for images with random noise of the same size.
-        model: Predictions of the classifier itself for the three, `[3, N]`.
-    """
-
-    labels: Integers
-    natural: Integers
-    adversarial: Integers
-    noise: Integers
-    model: Integers
+    labels: Integers  #: True classes `[N]`.
+    natural: Integers  #: Predictions of the judge for natural images, `[L + 1, N]`.
+    adversarial: Integers  #: The same for adversarial images.
+    noise: Integers  #: The same for images with random noise of the same size.
+    model: Integers  #: Predictions of the classifier itself for the three, `[3, N]`.
 
     @classmethod
     def pooled(cls, predictions: Sequence[Self]) -> Self:
@@ -58,25 +47,19 @@ def attacker(classifier: Classifier, threat_model: ThreatModel, *, seed: int) ->
 
 
 def given_adversarial(adversarial: Tensor | Perturb, classifier: Classifier, threat_model: ThreatModel) -> Perturb:
-    """Adversarial images that were made elsewhere, each batch held to the threat model that the record names.
+    """Adversarial images `[N, C, H, W]` that were made elsewhere, or are by a function, each batch checked.
 
-    Args:
-        adversarial: `x'` `[N, C, H, W]` in the order of the images, or a function that makes them.
-        classifier: Its bounds hold for them.
-        threat_model: What the perturbation must keep to.
+    They must keep to the bounds of the classifier and to the threat model.
     """
 
     def perturb(images: Tensor, labels: Tensor, first: int) -> Tensor:
-        given = (
-            adversarial(images, labels, first) if callable(adversarial) else adversarial[first : first + len(images)]
-        )
+        part = slice(first, first + len(images))
+        given = adversarial(images, labels, first) if callable(adversarial) else adversarial[part]
         given = classifier.check_images(given)
         if given.shape != images.shape:
-            raise ImageError(
-                expected=f"adversarial images {tuple(images.shape)}, from the image {first} on",
-                got=f"{tuple(given.shape)}",
-                do="pass one for each image, in the order of the images",
-            )
+            expected = f"adversarial images {tuple(images.shape)}, from the image {first} on"
+            do = "pass one for each image, in the order of the images"
+            raise ImageError(expected=expected, got=f"{tuple(given.shape)}", do=do)
         try:
             check_perturbation(images, given, threat_model, classifier.bounds)
         except ThreatModelError as error:
@@ -101,17 +84,8 @@ def collect(
     """The judge's predictions for the first `count` images at every layer, for each interpreter.
 
     Each image is attacked once, for all interpreters. Its explanations, natural and perturbed, are drawn with the same
-    noise `n`, each interpreter having noise of its own.
-
-    Args:
-        interpreters: Trained on one classifier.
-        judge: Predicts classes.
-        images: Natural images with their true labels.
-        count: How many of them.
-        adversarial: Makes `x'`.
-        noise: Makes the noisy images.
-        seed: Of the generators' noise.
-        on_batch: Called with the number of images that are done.
+    noise `n`, each interpreter having noise of its own, drawn from the seed. `on_batch` is called with the number of
+    images that are done.
     """
     classifier = interpreters[0].classifier
     size = batch_size(images, len(interpreters[0].layers))

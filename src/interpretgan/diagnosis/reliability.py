@@ -8,55 +8,37 @@ from itertools import pairwise
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag, FlagKind
 
-READABLE = 0.05
-"""A layer is unreliable when the judge predicts its natural explanations this much worse than natural images."""
-QUIET = 0.03
-"""Random noise of the same size may move a layer's vulnerability by this much."""
-FOOLED = 0.8
-"""A judge that keeps less than this share of its own accuracy on the attacked images is flagged."""
-BROKEN = 1 / 3
-"""A judge that keeps less than this share of its own accuracy when it is attacked itself is flagged."""
+READABLE = 0.05  #: A layer is unreliable when its natural explanations are predicted this much worse than images.
+QUIET = 0.03  #: Random noise of the same size may move a layer's vulnerability by this much.
+FOOLED = 0.8  #: A judge that keeps less than this share of its own accuracy on the attacked images is flagged.
+BROKEN = 1 / 3  #: A judge that keeps less than this share of its own accuracy when it is attacked itself is flagged.
 
-UNRELIABLE = FlagKind(
-    "unreliable", "failure",
-    "unreliable: the judge predicts {value:.3f} of its natural explanations right, and {threshold:.3f} is needed",
-)  # fmt: skip
-UNRELIABLE_BEFORE = FlagKind(
-    "unreliable_before", "failure", "unreliable: the explanations of {before}, the layer before it, cannot be read"
-)
+# fmt: off
+UNRELIABLE = FlagKind("unreliable", "failure",
+    "unreliable: the judge predicts {value:.3f} of its natural explanations right, and {threshold:.3f} is needed")
+UNRELIABLE_BEFORE = FlagKind("unreliable_before", "failure",
+    "unreliable: the explanations of {before}, the layer before it, cannot be read")
 NOISE_CONTROL = FlagKind("noise_control", "failure", "random noise alone moves it by {value:+.3f}")
-NOISE_CONTROL_FAILED = FlagKind(
-    "noise_control_failed", "failure",
+NOISE_CONTROL_FAILED = FlagKind("noise_control_failed", "failure",
     "the noise control failed: random noise alone moves {layers}, by up to {value:.3f}, so what these layers seem to "
-    "contribute is not all the attack's",
-)  # fmt: skip
-UNREADABLE_LAYERS = FlagKind(
-    "unreadable_layers", "warning",
+    "contribute is not all the attack's")
+UNREADABLE_LAYERS = FlagKind("unreadable_layers", "warning",
     "natural explanations cannot be read at {value} of {layers} layers: train the generator longer, on photographs "
-    "with a robust recognition network (--recognition-network robust)",
-)  # fmt: skip
-ZERO_EPS_CONTROL = FlagKind(
-    "zero_eps_control", "failure", "without a perturbation the largest |V| is {value:.3g}, where it must be 0"
-)
-WEAK_MODEL = FlagKind(
-    "weak_model", "warning",
+    "with a robust recognition network (--recognition-network robust)")
+ZERO_EPS_CONTROL = FlagKind("zero_eps_control", "failure",
+    "without a perturbation the largest |V| is {value:.3g}, where it must be 0")
+WEAK_MODEL = FlagKind("weak_model", "warning",
     "a weak model: it predicts {value:.3f} of the natural images right, the judge {threshold:.3f}; check the weights, "
-    "the normalisation and the order of the classes",
-)  # fmt: skip
-WEAK_JUDGE = FlagKind(
-    "weak_judge", "warning",
-    "a weak judge: it predicts {value:.3f} of the {images} images right, the model {threshold:.3f}",
-)  # fmt: skip
-JUDGE_FOOLED = FlagKind(
-    "judge_fooled", "warning",
+    "the normalisation and the order of the classes")
+WEAK_JUDGE = FlagKind("weak_judge", "warning",
+    "a weak judge: it predicts {value:.3f} of the {images} images right, the model {threshold:.3f}")
+JUDGE_FOOLED = FlagKind("judge_fooled", "warning",
     "the perturbation fools the judge in the image itself: it predicts {value:.3f} right instead of {natural:.3f}, and "
-    "the layers share only what is left",
-)  # fmt: skip
-JUDGE_NOT_ROBUST = FlagKind(
-    "judge_not_robust", "warning",
+    "the layers share only what is left")
+JUDGE_NOT_ROBUST = FlagKind("judge_not_robust", "warning",
     "the judge is easily fooled: attacked itself it predicts {value:.3f} right instead of {natural:.3f}; train it "
-    "longer (--judge-epochs)",
-)  # fmt: skip
+    "longer (--judge-epochs)")
+# fmt: on
 
 
 def unreliable_flags(layer: LayerResult) -> list[Flag]:

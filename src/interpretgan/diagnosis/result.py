@@ -2,111 +2,75 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from interpretgan.errors import Flag, RunFolderError
+from interpretgan.errors import Flag
 from interpretgan.statistics import Interval
-from interpretgan.store.files import read_json, write_json
+from interpretgan.store.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 2
-
 
 @dataclass(frozen=True)
 class LayerResult:
-    """One row of a diagnosis: a layer, or the image itself in the first row.
+    """One row of a diagnosis: a layer, or the image itself in the first row."""
 
-    Attributes:
-        name: `image`, or the layer's name.
-        kind: Class of the module.
-        shape: Shape of the latent.
-        natural: Share of natural explanations for which the judge predicts the true class, 0 to 1 as all accuracies.
-        adversarial: The same for adversarial explanations.
-        noise: The same under random noise of the same size.
-        survival: The retained accuracy, `adversarial / natural`.
-        bits: Information between the true class and the judge's predictions for adversarial explanations.
-        vulnerability: `V_l = survival_{l-1} - survival_l`; 0 for the image.
-        share: `V_l / Σ V`, its share of the whole loss; 0 where it is not sure that anything is lost.
-        vulnerability_bits: `bits_{l-1} - bits_l`.
-        vulnerability_noise: `V_l` with noise in place of the attack: the control.
-        intervals: Of `natural`, `adversarial`, `noise` and `survival`.
-        transitions: Counts of adversarial explanations, true class by predicted class.
-        flags: What warns of the row.
-        unexplained: `u_l`, the share of the image's variance that the layer no longer explains; 0 for the image. This
-            and all below are `None` where information was not measured.
-        information_loss: `u_l - u_{l-1}`, as measured.
-        information_control: The same for a random projection of the layer before to the size of this one; `None` also
-            where this one is not smaller.
-        class_information: What a probe of fixed capacity tells of the class, in bits.
-        class_information_loss: By how many bits it falls.
-        class_accuracy: Share of the images for which the probe predicts the true class.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
+    name: str  #: `image`, or the layer's name.
+    kind: str  #: Class of the module.
+    shape: tuple[int, ...]  #: Shape of the latent.
+    #: Share of natural explanations for which the judge predicts the true class, 0 to 1 as all accuracies.
     natural: float
-    adversarial: float
-    noise: float
-    survival: float
-    bits: float
-    vulnerability: Interval
-    share: Interval
-    vulnerability_bits: Interval
-    vulnerability_noise: Interval
-    intervals: Mapping[str, Interval]
-    transitions: tuple[tuple[int, ...], ...]
-    flags: tuple[Flag, ...] = ()
+    adversarial: float  #: The same for adversarial explanations.
+    noise: float  #: The same under random noise of the same size.
+    survival: float  #: The retained accuracy, `adversarial / natural`.
+    bits: float  #: Information between the true class and the judge's predictions for adversarial explanations.
+    vulnerability: Interval  #: `V_l = survival_{l-1} - survival_l`; 0 for the image.
+    share: Interval  #: `V_l / Σ V`, its share of the whole loss; 0 where it is not sure that anything is lost.
+    vulnerability_bits: Interval  #: `bits_{l-1} - bits_l`.
+    vulnerability_noise: Interval  #: `V_l` with noise in place of the attack: the control.
+    intervals: Mapping[str, Interval]  #: Of `natural`, `adversarial`, `noise` and `survival`.
+    transitions: tuple[tuple[int, ...], ...]  #: Counts of adversarial explanations, true class by predicted class.
+    flags: tuple[Flag, ...] = ()  #: What warns of the row.
+    #: `u_l`, the share of the image's variance that the layer no longer explains; 0 for the image. This and all below
+    #: are `None` where information was not measured.
     unexplained: Interval | None = None
-    information_loss: Interval | None = None
+    information_loss: Interval | None = None  #: `u_l - u_{l-1}`, as measured.
+    #: The same for a random projection of the layer before to the size of this one; `None` also where this one is not
+    #: smaller.
     information_control: Interval | None = None
-    class_information: Interval | None = None
-    class_information_loss: Interval | None = None
-    class_accuracy: Interval | None = None
+    class_information: Interval | None = None  #: What a probe of fixed capacity tells of the class, in bits.
+    class_information_loss: Interval | None = None  #: By how many bits it falls.
+    class_accuracy: Interval | None = None  #: Share of the images for which the probe predicts the true class.
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """How much of a classifier's loss of accuracy under attack each layer contributes; `save` and `load` are inverse.
+class Diagnosis(Record):
+    """How much of a classifier's loss of accuracy under attack each layer contributes, kept in `diagnosis.json`."""
 
-    Attributes:
-        classifier: Name, number of parameters, and what else is known of the model.
-        data: Number of examples, and what else is known of the data.
-        threat_model: Norm, eps, attack, steps, restarts, step size.
-        accuracy: Of the model on `natural`, `adversarial` and `noise` images, and of the judge on the first two
-            (`judge_natural`, `judge_adversarial`).
-        layers: The image, then the layers in execution order, at least one.
-        controls: `eps0_max_abs_vulnerability` and `noise_max_abs_vulnerability`, the largest |V| without a perturbation
-            (exactly 0) and under noise; with several generators `seeds_spearman` and `seeds_same_top`.
-        judge: `name` of the judge, and its held-out accuracies, `natural` and `adversarial` (attacked itself).
-        flags: What warns of the whole.
-        provenance: Seeds, versions, device, date.
-    """
+    file_name: ClassVar[str] = "diagnosis.json"
 
-    classifier: Mapping[str, Any]
-    data: Mapping[str, Any]
-    threat_model: Mapping[str, Any]
+    classifier: Mapping[str, Any]  #: Name, number of parameters, and what else is known of the model.
+    data: Mapping[str, Any]  #: Number of examples, and what else is known of the data.
+    threat_model: Mapping[str, Any]  #: Norm, eps, attack, steps, restarts, step size.
+    #: Of the model on `natural`, `adversarial` and `noise` images, and of the judge on the first two (`judge_natural`,
+    #: `judge_adversarial`).
     accuracy: Mapping[str, float]
-    layers: tuple[LayerResult, ...]
+    layers: tuple[LayerResult, ...]  #: The image, then the layers in execution order, at least one.
+    #: `eps0_max_abs_vulnerability` and `noise_max_abs_vulnerability`, the largest |V| without a perturbation (exactly
+    #: 0) and under noise; with several generators `seeds_spearman` and `seeds_same_top`.
     controls: Mapping[str, float]
+    #: `name` of the judge, and its held-out accuracies, `natural` and `adversarial` (attacked itself).
     judge: Mapping[str, Any]
-    flags: tuple[Flag, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[Flag, ...] = ()  #: What warns of the whole.
+    provenance: Mapping[str, Any] = field(default_factory=dict)  #: Seeds, versions, device, date.
 
     @property
     def loss(self) -> float:
         """The loss that the layers share: `survival_0 - survival_L`, the sum of all `V_l`."""
         return self.layers[0].survival - self.layers[-1].survival
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in `diagnosis.json`."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer, intervals as `<quantity>_low` and `<quantity>_high`."""
@@ -123,44 +87,3 @@ class Diagnosis:
                     row[name] = value
             rows.append(row | {"flags": "; ".join(flag.message for flag in layer.flags)})
         return pd.DataFrame(rows)
-
-    def save(self, path: str | Path) -> Path:
-        """Write `diagnosis.json` (into `path` if that is a folder), atomically; returns the file's path.
-
-        Raises:
-            RunFolderError: The file cannot be written.
-        """
-        file = _file(path)
-        write_json(file, self.to_dict())
-        return file
-
-    @classmethod
-    def load(cls, path: str | Path) -> Diagnosis:
-        """Read a diagnosis from its file, or from the folder that holds `diagnosis.json`.
-
-        Raises:
-            RunFolderError: The file is missing, damaged, or of another schema.
-        """
-        from pydantic import TypeAdapter, ValidationError
-
-        file = _file(path)
-        value = read_json(file)
-        found = value.get("schema") if isinstance(value, dict) else None
-        if found != SCHEMA:
-            raise RunFolderError(
-                expected=f"a diagnosis of schema {SCHEMA} in {file}", got=f"schema {found}", do="diagnose again"
-            )
-        try:
-            return TypeAdapter(cls).validate_python(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise RunFolderError(
-                expected=f"a whole diagnosis in {file}",
-                got=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-                do="diagnose again",
-            ) from error
-
-
-def _file(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix == ".json" else path / "diagnosis.json"

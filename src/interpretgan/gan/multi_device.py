@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from interpretgan.errors import ConfigError, TrainingError
+from interpretgan.errors import ConfigError, TrainingError, in_a_line
 from interpretgan.store.processes import end_with_parent
 
 PATIENCE = timedelta(minutes=5)  # that a process waits for the others, at the start and in each step
@@ -68,7 +68,7 @@ class Team:
         return torch.device("cuda", (self.leader.index or 0) + self.rank) if self.leader.type == "cuda" else self.leader
 
     def store(self) -> Any:
-        """What they leave for each other at the meeting."""
+        """The store through which they find each other, in the file `meeting`."""
         return distributed.FileStore(self.meeting, self.size)  # type: ignore[attr-defined]  # public, not listed
 
     def join(self) -> None:
@@ -94,10 +94,9 @@ def check_team(devices: int, images_per_layer: int, leader: torch.device | None 
         got = "one that is in a torch.distributed group already"
         raise ConfigError(expected="a process of its own", got=got, do="use 1 device, or start it without torchrun")
     if devices > 1 and leader is not None and leader.type != "cpu":
-        first = leader.index or 0
-        found = max(0, torch.cuda.device_count() - first) if leader.type == "cuda" else 1
+        found = max(0, torch.cuda.device_count() - (leader.index or 0)) if leader.type == "cuda" else 1
         if found < devices:
-            expected = f"{devices} GPUs from {leader.type}:{first} on"
+            expected = f"{devices} GPUs from {leader.type}:{leader.index or 0} on"
             raise ConfigError(expected=expected, got=str(found), do="use fewer devices")
 
 
@@ -105,10 +104,9 @@ def check_team(devices: int, images_per_layer: int, leader: torch.device | None 
 def gathered(devices: int, work: Callable[..., object], task: Mapping[str, Any]) -> Iterator[Team]:
     """A team for the time of a training, with this process as its first; afterwards none of the others is left.
 
-    The other processes call `work(team=team, **task)`; the task's classifier says on which device this process is. On a
-    GPU the others take those that follow, and tensors of the task come on their own device. On a CPU they share it,
-    which is no faster and is for tests. A task that cannot be brought to another process is a `ConfigError`, a process
-    that died or did not start within `PATIENCE` a `TrainingError`.
+    The others call `work(team=team, **task)`, on the GPUs that follow that of the task's classifier, with its tensors
+    there; on a CPU they share it, which is no faster and is for tests. A task that cannot be brought to another process
+    is a `ConfigError`, a process that died or did not start within `PATIENCE` a `TrainingError`.
     """
     if devices == 1:
         yield Team()
@@ -131,7 +129,7 @@ def gathered(devices: int, work: Callable[..., object], task: Mapping[str, Any])
             lost = _first_error(followers, GRACE)
             if lost is None:
                 raise
-            expected, got = f"{devices} processes until the end of the training", f"one that died: {_in_a_line(lost)}"
+            expected, got = f"{devices} processes until the end of the training", f"one that died: {in_a_line(lost)}"
             do = "run it again to go on from the last checkpoint, with fewer devices if need be"
             raise TrainingError(expected=expected, got=got, do=do) from error
         finally:
@@ -183,11 +181,7 @@ def _first_error(followers: list[Future[None]], seconds: float) -> BaseException
     return next((error for error in (future.exception() for future in ended) if error is not None), None)
 
 
-def _in_a_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
 def _not_for_others(error: BaseException) -> ConfigError:
     expected = "a classifier and images that can be brought to the process of another device"
     do = "leave out what cannot be pickled, such as open files and locks, or use 1 device"
-    return ConfigError(expected=expected, got=_in_a_line(error), do=do)
+    return ConfigError(expected=expected, got=in_a_line(error), do=do)

@@ -18,15 +18,9 @@ from interpretgan.attacks import require_gradient
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource, content_of
 from interpretgan.errors import ConfigError
+from interpretgan.gan import losses as objective
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
-from interpretgan.gan.losses import (
-    discriminator_hinge,
-    generator_hinge,
-    information_bound,
-    latent_consistency,
-    latent_size,
-)
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
@@ -126,7 +120,7 @@ def train_generator(
     )
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
-        config, seed, [(each.name, each.shape) for each in layers], content_of(images), image_shape,
+        config, seed, [(layer.name, layer.shape) for layer in layers], content_of(images), image_shape,
         *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
     state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
@@ -136,8 +130,9 @@ def train_generator(
 
     drawn = config.images_per_layer * len(layers)  # by all processes together
     per_layer, count = config.images_per_layer // team.size, drawn // team.size
-    layer = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
-    rows = {each.name: slice(i * per_layer, (i + 1) * per_layer) for i, each in enumerate(layers)}
+    layer_index = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
+    rows = {layer.name: slice(i * per_layer, (i + 1) * per_layer) for i, layer in enumerate(layers)}
+    deviation = config.recognition_noise * (classifier.bounds[1] - classifier.bounds[0])
     with classifier.borrowed(), recognition.borrowed():
         for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
             for adam in (adam_g, adam_d):
@@ -149,16 +144,16 @@ def train_generator(
             with torch.no_grad(), capturing(classifier, layers, rows) as latents:
                 logits = classifier.run(x)
             seen = logits.float().softmax(dim=1)
-            z = [latents[each.name] for each in layers]
-            norms = team.mean(torch.stack([latent_size(real) for real in z]))
+            z = [latents[layer.name] for layer in layers]
+            norms = team.mean(torch.stack([objective.latent_size(real) for real in z]))
             with autocast(device, config.precision):
                 fake = generator(z, noise)
 
             # Phase D: only the discriminator learns.  max_D L_adv
             discriminator.requires_grad_(True)
             with autocast(device, config.precision):
-                scores = discriminator(torch.cat([x, fake.detach()]), layer.repeat(2), seen.repeat(2, 1)).float()
-            loss_d = discriminator_hinge(scores[:count], scores[count:])
+                scores = discriminator(torch.cat([x, fake.detach()]), layer_index.repeat(2), seen.repeat(2, 1)).float()
+            loss_d = objective.discriminator_hinge(scores[:count], scores[count:])
             adam_d.zero_grad()
             torch.autograd.backward(loss_d)
             team.average(discriminator)
@@ -170,11 +165,12 @@ def train_generator(
                 with capturing(classifier, layers, rows) as latents:
                     classifier.run(fake)
                 blur = team.share(torch.randn(drawn, *image_shape, generator=random))
-                explained = recognition.run(_blurred(fake, blur, config.recognition_noise, classifier.bounds))
-                realism = generator_hinge(discriminator(fake, layer, seen).float())
-            information = information_bound(logits, explained)
+                # Artefacts that one network alone recognises do not survive noise.
+                explained = recognition.run((fake + deviation * blur.to(fake)).clamp(*classifier.bounds))
+                realism = objective.generator_hinge(discriminator(fake, layer_index, seen).float())
+            information = objective.information_bound(logits, explained)
             latent = torch.stack(
-                [latent_consistency(z[i], latents[each.name], norms[i]) for i, each in enumerate(layers)]
+                [objective.latent_consistency(z[i], latents[layer.name], norms[i]) for i, layer in enumerate(layers)]
             ).mean()
             loss_g = config.realism * realism - config.information * information + config.latent * latent
             adam_g.zero_grad()
@@ -198,8 +194,3 @@ def _check_recognition_network(network: Classifier, image: Tensor, classes: int,
         got = f"one of {found}" if same else f"one for pixels within {list(network.bounds)}"
         expected = f"a recognition network of {classes} classes and pixels within {list(bounds)}"
         raise ConfigError(expected=expected, got=got, do="choose one that was trained for the task of the classifier")
-
-
-def _blurred(images: Tensor, noise: Tensor, size: float, bounds: tuple[float, float]) -> Tensor:
-    """Explanations through noise of deviation 1 times `size`, which artefacts of one network's own do not survive."""
-    return (images + size * (bounds[1] - bounds[0]) * noise.to(images)).clamp(*bounds)

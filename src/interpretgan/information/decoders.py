@@ -80,11 +80,10 @@ class DecoderNetwork(nn.Module):
         self.standards = nn.ModuleList([Standardise(shape, drop_still=True) for shape in shapes])
         self.mixtures = nn.ModuleList([RandomMixture(math.prod(shape), config.features, random) for shape in shapes])
         self.controls = [i for i in range(len(layers)) if math.prod(shapes[i + 1]) < math.prod(shapes[i])]
-        projections = [RandomProjection(shapes[i], shapes[i + 1], random) for i in self.controls]
-        self.projections = nn.ModuleList(projections)
+        projections = {i: RandomProjection(shapes[i], shapes[i + 1], random) for i in self.controls}
+        self.projections = nn.ModuleList(projections.values())
         controls = [
-            Layer(f"control of {layers[i].name}", "", 1, "RandomProjection", projection.shape)
-            for i, projection in zip(self.controls, projections, strict=True)
+            Layer(f"control of {layers[i].name}", "", 1, "RandomProjection", x.shape) for i, x in projections.items()
         ]
         # It draws the difference to the mean image, with room to spare: a decoder that drew pixels within the bounds
         # would start far from images that are mostly black, and some end there, saturated.
@@ -144,16 +143,8 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         min  mean over decoders of log E‖x - D_l(z_l)‖²  +  mean over places of E[-log q_l(y|z_l)]
 
         The logarithm weighs each decoder by the inverse of its own error, so that the layers which explain nearly
-        everything are trained as well as those which explain little.
-
-        Args:
-            images: `[N, C, H, W]` within the classifier's bounds, or other `ImageData`. Layers are found on the first
-                of them, where none were given.
-            labels: True classes `[N]`, with a tensor of images.
-            checkpoint: File for the state, written every `checkpoint_seconds` and at the end. Where it exists the
-                training goes on from there.
-            checkpoint_seconds: See `checkpoint`.
-            on_step: See `OnStep`.
+        everything are trained as well as those which explain little. For the arguments, see `InterpretGAN.fit`; the
+        labels `[N]` belong to a tensor of images.
 
         Raises:
             ImageError, LabelError, TrainingError: Images or labels that the classifier refuses, a loss is not finite.
@@ -237,11 +228,8 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
     ) -> Measurement:
         """Measure on held-out images, which `fit` was not given.
 
-        Args:
-            images: `[N, C, H, W]` within the classifier's bounds, or other `ImageData`.
-            labels: True classes `[N]`, with a tensor of images.
-            examples: How many images, from the first. `None`: all.
-            on_batch: Called with the number of images that are done.
+        Images and labels are given as to `fit`, and the first `examples` of them are used (`None`: all). `on_batch` is
+        called with the number of images that are done.
 
         Raises:
             ConfigError, ImageError, LabelError: Not fitted, nothing to measure, or images that the classifier refuses.
@@ -265,10 +253,8 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         rows = [0, *(index + 1 for index in self.rows)]
         # Of several layers with one tensor the first one is compared with the layer before.
         controls = np.array([rows.index(index + 1) for index in network.controls], dtype=np.int64)
-        names, settings = (
-            tuple(layer.name for layer in self.layers),
-            {**dataclasses.asdict(self.config), "seed": self.seed},
-        )
+        names = tuple(layer.name for layer in self.layers)
+        settings = {**dataclasses.asdict(self.config), "seed": self.seed}
         return Measurement(errors[rows], control_errors, controls, variance, bits[rows], right[rows], names, settings)
 
     @torch.no_grad()

@@ -13,12 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from interpretgan.errors import Flag, FlagKind
-from interpretgan.statistics import Floats, Interval, Weights, intervals
+from interpretgan.statistics import Floats, Interval, Weights, falls, intervals
 
-NEGATIVE_INFORMATION = FlagKind(  # a figure that cannot be negative was measured to be so
-    "negative_information", "warning",
-    "{figure} below zero by more than its interval: {value:.4f} [{low:.4f}, {high:.4f}]",
-)  # fmt: skip
+NEGATIVE_INFORMATION = FlagKind("negative_information", "warning",  # a figure that cannot be negative
+    "{figure} below zero by more than its interval: {value:.4f} [{low:.4f}, {high:.4f}]")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Measurement:
         unexplained, bits = _ratio(weights, self.errors, self.variance), _ratio(weights, self.bits, each)
         projected = _ratio(weights, self.control_errors, self.variance) - unexplained[:, self.controls - 1]
         columns = {
-            "unexplained": unexplained, "information_loss": _fall(1 - unexplained), "class_information": bits,
-            "class_information_loss": _fall(bits), "class_accuracy": _ratio(weights, self.right, each),
+            "unexplained": unexplained, "information_loss": falls(1 - unexplained), "class_information": bits,
+            "class_information_loss": falls(bits), "class_accuracy": _ratio(weights, self.right, each),
         }  # fmt: skip
         found = {name: intervals(replicates, confidence) for name, replicates in columns.items()}
         controls = dict(zip(self.controls.tolist(), intervals(projected, confidence), strict=True))
@@ -66,9 +64,9 @@ class Measurement:
                 "information loss of a random projection": control,
             }  # fmt: skip
             flags = tuple(
-                NEGATIVE_INFORMATION(layer=layer, value=it.value, threshold=0.0, figure=name, low=it.low, high=it.high)
-                for name, it in not_negative.items()
-                if it is not None and it.high < 0
+                NEGATIVE_INFORMATION(layer=layer, value=ci.value, threshold=0.0, figure=name, low=ci.low, high=ci.high)
+                for name, ci in not_negative.items()
+                if ci is not None and ci.high < 0
             )
             rows.append(LayerInformation(**figures, information_control=control, flags=flags))
         return rows
@@ -77,8 +75,3 @@ class Measurement:
 def _ratio(weights: Weights, above: Floats | npt.NDArray[np.bool_], below: Floats) -> Floats:
     """`Σ w·above / Σ w·below` of each replicate and row: `[R, N]`, `[N]` → `[1 + B, R]`."""
     return np.stack([weights @ row for row in (*above, below)], axis=1)[:, :-1] / (weights @ below)[:, None]
-
-
-def _fall(figures: Floats) -> Floats:
-    """By how much each column is below the one before; 0 in the first."""
-    return np.concatenate([np.zeros_like(figures[:, :1]), figures[:, :-1] - figures[:, 1:]], axis=1)

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interpretgan.gan.generator import Standardise
-
 RIDGE = 1e-2  # weight of the penalty of a `RidgeProbe`, relative to the variance of its features, which is one
 
 
@@ -34,18 +32,16 @@ class RidgeProbe:
     """A linear probe of features `[N, D]` for their classes `[N]`: ridge regression, standardised, in doubles."""
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
-        self._standardise = Standardise((features.shape[1],), drop_still=True)
-        self._standardise.calibrate(features)
-        z = self._standardise(features).double()
-        wanted = F.one_hot(labels, classes).double()
-        gram = z.T @ z + RIDGE * len(z) * torch.eye(z.shape[1], dtype=z.dtype)
-        self._offset = wanted.mean(dim=0)
-        self._weights = torch.linalg.solve(gram, z.T @ (wanted - self._offset))
+        from sklearn.linear_model import Ridge
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        self._ridge = make_pipeline(StandardScaler(), Ridge(RIDGE * len(features)))
+        self._ridge.fit(features.double().numpy(), F.one_hot(labels, classes).numpy())
 
     def predict(self, features: Tensor) -> Tensor:
         """Classes `[N]` of features `[N, D]`."""
-        scores: Tensor = self._standardise(features).double() @ self._weights + self._offset
-        return scores.argmax(dim=1)
+        return torch.from_numpy(self._ridge.predict(features.double().numpy())).argmax(dim=1)
 
 
 class RandomMixture(nn.Module):

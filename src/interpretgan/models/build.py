@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import nn
 
-from interpretgan.errors import ConfigError, ModelError, kind_of
-from interpretgan.models.architectures.judge_net import JudgeNet
+from interpretgan.errors import ConfigError, ModelError, in_a_line, kind_of
+from interpretgan.models.architectures import NetworkOptions
 from interpretgan.models.architectures.lenet import LeNet5, MnistWide
-from interpretgan.models.architectures.vgg import VGG
+from interpretgan.models.architectures.vgg import VGG, JudgeNet
 from interpretgan.models.architectures.wide_resnet import WideResNet, depth_and_widening
 
 POOLS = ("max", "avg", "stride", "blur")
@@ -32,21 +32,12 @@ GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 class ModelSpec:
     """An architecture that can be built by name."""
 
-    factory: Callable[..., nn.Module]
-    """Called with the keywords in_channels, num_classes, image_size (height, width), pool and width."""
-    pools: tuple[str, ...]
-    """The poolings that it knows, the published one first."""
-    smallest: int
-    """Smallest height and width of an image: below, its map would vanish."""
-    input_shape: tuple[int, int, int]
-    """Channels, height and width of the images that it is meant for."""
-    parameters: int
-    """Number of trained values for such images, 10 classes and width 1, whatever the pooling."""
+    factory: Callable[[NetworkOptions], nn.Module]
+    pools: tuple[str, ...]  #: The poolings that it knows, the published one first.
+    smallest: int  #: Smallest height and width of an image: below, its map would vanish.
+    input_shape: tuple[int, int, int]  #: Channels, height and width of the images that it is meant for.
+    parameters: int  #: Number of trained values for such images, 10 classes and width 1, whatever the pooling.
     source: str
-
-
-def _vgg(variant: str, smallest: int, parameters: int, source: str) -> ModelSpec:
-    return ModelSpec(partial(VGG, variant=variant), POOLS, smallest, COLOUR, parameters, source)
 
 
 def _wide_resnet(name: str, parameters: int = 0) -> ModelSpec:
@@ -57,15 +48,16 @@ def _wide_resnet(name: str, parameters: int = 0) -> ModelSpec:
 
 LECUN = "LeCun et al. 1998, Gradient-based learning applied to document recognition"
 MADRY = "Madry et al. 2018, Towards deep learning models resistant to adversarial attacks"
-OWN = "this project, after VGG (Simonyan and Zisserman 2015)"
+SIMONYAN = "Simonyan and Zisserman 2015"
+OWN = f"this project, after VGG ({SIMONYAN})"
 
 MODELS: dict[str, ModelSpec] = {
     "lenet5": ModelSpec(LeNet5, POOLS, 12, GREY, 61_706, LECUN),
     "mnist-wide": ModelSpec(MnistWide, POOLS, 4, GREY, 3_274_634, MADRY),
     "judge": ModelSpec(JudgeNet, POOLS, 8, GREY, 93_890, OWN),
-    "vgg-small": _vgg("vgg-small", 8, 437_034, OWN),
-    "vgg11": _vgg("vgg11", 32, 9_231_114, "Simonyan and Zisserman 2015, configuration A"),
-    "vgg16": _vgg("vgg16", 32, 14_728_266, "Simonyan and Zisserman 2015, configuration D"),
+    "vgg-small": ModelSpec(partial(VGG, variant="vgg-small"), POOLS, 8, COLOUR, 437_034, OWN),
+    "vgg11": ModelSpec(partial(VGG, variant="vgg11"), POOLS, 32, COLOUR, 9_231_114, f"{SIMONYAN}, configuration A"),
+    "vgg16": ModelSpec(partial(VGG, variant="vgg16"), POOLS, 32, COLOUR, 14_728_266, f"{SIMONYAN}, configuration D"),
     "wrn-16-4": _wide_resnet("wrn-16-4", 2_748_890),
     "wrn-28-10": _wide_resnet("wrn-28-10", 36_479_194),
     "wrn-34-10": _wide_resnet("wrn-34-10", 46_160_474),
@@ -103,21 +95,19 @@ def build_model(
         raise ConfigError(expected=expected, got=got, do="take them from the data: images [N, C, H, W] and its classes")
     if not (math.isfinite(width) and width > 0):
         raise ConfigError(expected="a width above 0", got=str(width), do="pass 1 for the published channels")
-    arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": size}
-    if pool is not None:
-        arguments["pool"] = pool
-    if width != 1:
-        arguments["width"] = width
     if ":" in name:
+        arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": size}
+        arguments |= ({} if pool is None else {"pool": pool}) | ({} if width == 1 else {"width": width})
         return _call_user_factory(name, arguments)
     spec = _spec(name)
-    if pool is not None and pool not in spec.pools:
+    pool = spec.pools[0] if pool is None else pool
+    if pool not in spec.pools:
         expected = f"a pooling among {', '.join(spec.pools)} for {name}"
         raise ConfigError(expected=expected, got=repr(pool), do="choose one of them")
     if min(size) < spec.smallest:
         expected, got = f"images of at least {spec.smallest}x{spec.smallest} for {name}", f"{size[0]}x{size[1]}"
         raise ConfigError(expected=expected, got=got, do="load the data with a larger image_size")
-    return spec.factory(**arguments)
+    return spec.factory(NetworkOptions(in_channels, num_classes, size, pool, width))
 
 
 def published_pool(name: str) -> str | None:
@@ -146,14 +136,12 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
             model = factory(**_accepted(factory, arguments)) if callable(factory) else factory
             problem = f"gives {kind_of(model)}"
         except Exception as error:  # noqa: BLE001  # the user's code may raise anything
-            model, cause, problem = None, error, f"fails with {type(error).__name__}: {error}"
+            model, cause, problem = None, error, f"fails with {in_a_line(error)}"
     if not isinstance(model, nn.Module):
-        raise ModelError(
-            expected="package.module:factory, a callable that returns a torch.nn.Module",
-            got=f"{name!r}, which {problem}",
-            do="check the name and that the module imports on its own; give its other parameters defaults (it gets "
-            "those of in_channels, num_classes, image_size, pool and width that it accepts)",
-        ) from cause
+        expected = "package.module:factory, a callable that returns a torch.nn.Module"
+        do = "check the name and that the module imports on its own; give its other parameters defaults (it gets those "
+        do += "of in_channels, num_classes, image_size, pool and width that it accepts)"
+        raise ModelError(expected=expected, got=f"{name!r}, which {problem}", do=do) from cause
     return model
 
 

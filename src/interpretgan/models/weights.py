@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from interpretgan.errors import WeightsError, kind_of
+from interpretgan.errors import WeightsError, in_a_line, kind_of
 from interpretgan.store.files import atomic_write_bytes
+from interpretgan.training.steps import copy_of
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 NESTED_KEYS = ("state_dict", "model_state_dict", "model")
@@ -22,12 +23,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
     if Path(path).suffix != ".safetensors":
         raise WeightsError(expected="a path that ends in .safetensors", got=str(path), do="rename the output")
-    atomic_write_bytes(path, save({key: contiguous(value) for key, value in _tensors(model.state_dict()).items()}))
-
-
-def contiguous(value: Tensor) -> Tensor:
-    """A copy as safetensors takes it, which refuses tied and channels_last tensors."""
-    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    atomic_write_bytes(path, save(_tensors(copy_of(model))))  # copies, as tied and channels_last tensors are refused
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -82,9 +78,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        lines = str(error).strip().splitlines()
-        problem = lines[0].rstrip(".") if lines else type(error).__name__
-        got = f"{path}, which cannot be read ({problem})"
+        got = f"{path}, which cannot be read ({in_a_line(error)})"
         do = "save model.state_dict() and not the model, or copy the file again"
         raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from error
     for key in NESTED_KEYS:

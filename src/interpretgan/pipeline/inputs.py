@@ -21,7 +21,16 @@ from interpretgan.errors import ConfigError
 from interpretgan.gan.multi_device import check_team
 from interpretgan.judge import Judge
 from interpretgan.layers import Anatomy, Layer, examine
-from interpretgan.models import Card, build_model, card_names, load_weights, published_pool, read_card, source_file
+from interpretgan.models import (
+    Card,
+    build_model,
+    card_names,
+    load_classifier,
+    load_weights,
+    published_pool,
+    read_card,
+    source_file,
+)
 from interpretgan.pipeline.settings import Settings
 from interpretgan.robustness.evaluate import require_attackable
 from interpretgan.store.files import file_sha256
@@ -34,21 +43,9 @@ PROBE_IMAGES = 4
 
 
 class Inputs:
-    """What a run is given, by name in its settings or as objects.
+    """What a run is given: trained networks, images and an attack as objects, or as the settings name them.
 
-    Args:
-        settings: What is wanted.
-        classifier: The classifier, trained. `None`: the settings name it.
-        train: Training images. `None`: likewise.
-        test: Held-out images. `None`: likewise.
-        threat_model: The attack. `None`: likewise.
-        judge: The judge, trained. `None`: the settings name it.
-
-    Attributes:
-        device: Where networks run.
-
-    Raises:
-        ConfigError: No such device.
+    `device` is where networks run; a `ConfigError` where there is none of that name.
     """
 
     def __init__(
@@ -106,15 +103,8 @@ class Inputs:
         channels, *size = self.train.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_model(
-                name,
-                in_channels=channels,
-                num_classes=len(self.train.classes),
-                image_size=(size[0], size[1]),
-                pool=pool,
-                width=width,
-            )
-        return model.to(self.device)
+            sizes: dict[str, Any] = {"in_channels": channels, "image_size": tuple(size), "pool": pool, "width": width}
+            return build_model(name, num_classes=len(self.train.classes), **sizes).to(self.device)
 
     # --- the classifier --------------------------------------------------------------------------------------
 
@@ -130,8 +120,6 @@ class Inputs:
         if self.given_classifier is not None:
             return self.given_classifier
         if self.card is not None:
-            from interpretgan.models import load_classifier
-
             return load_classifier(self.card.name, device=self.device)
         model = self.build(options.model, self.settings.run.seed, pool=options.pool, width=self.width)
         if options.file is not None:
@@ -141,7 +129,7 @@ class Inputs:
     @cached_property
     def card(self) -> Card | None:
         """The card of a classifier that comes with the package, checked against the options and the data."""
-        options, data = self.settings.model, self.train
+        options = self.settings.model
         if self.given_classifier is not None or (options.model not in card_names() and not options.shipped):
             return None
         card = read_card(options.model)
@@ -159,13 +147,12 @@ class Inputs:
                     got=f"--{name} {getattr(options, name)}",
                     do="leave it out, or choose another of `interpretgan models`",
                 )
-        wanted = (card.in_channels, *card.image_size)
+        data, wanted = self.train, (card.in_channels, *card.image_size)
         if data.shape != wanted or len(data.classes) != card.num_classes:
-            raise ConfigError(
-                expected=f"images {_size(wanted)} of {card.num_classes} classes for {card.name}",
-                got=f"{_size(data.shape)} of {len(data.classes)} classes in {self.data_name}",
-                do=f"say --data {card.data['name']}, or bring the images to that size with --image-size",
-            )
+            expected = f"images {_size(wanted)} of {card.num_classes} classes for {card.name}"
+            got = f"{_size(data.shape)} of {len(data.classes)} classes in {self.data_name}"
+            do = f"say --data {card.data['name']}, or bring the images to that size with --image-size"
+            raise ConfigError(expected=expected, got=got, do=do)
         return card
 
     @property
@@ -218,11 +205,7 @@ class Inputs:
 
     @cached_property
     def judge_network(self) -> Classifier:
-        """The judge's network as built, with its weights where there are some.
-
-        Raises:
-            ConfigError: It has the classifier's architecture.
-        """
+        """The judge's network as built, with its weights where there are some; of another architecture."""
         options = self.settings.judge
         if options.judge == self.architecture:
             raise ConfigError(
@@ -272,26 +255,18 @@ class Inputs:
             return {f"recognition_network_{key}": value for key, value in asdict(self.judge_recipe).items()}
         card = read_card(name)
         if card.eps is None or name == self.name:
-            raise ConfigError(
-                expected="a recognition network that is robust, and not the classifier under diagnosis",
-                got=f"{name}, {'naturally trained' if card.eps is None else 'for both'}",
-                do=other,
-            )
+            expected = "a recognition network that is robust, and not the classifier under diagnosis"
+            got = f"{name}, {'naturally trained' if card.eps is None else 'for both'}"
+            raise ConfigError(expected=expected, got=got, do=other)
         if (card.in_channels, *card.image_size) != data.shape or list(card.classes) != list(data.classes):
-            raise ConfigError(
-                expected=f"a recognition network of the classes of {self.data_name}",
-                got=f"{name}, of {card.data['name']}",
-                do=other,
-            )
+            expected = f"a recognition network of the classes of {self.data_name}"
+            raise ConfigError(expected=expected, got=f"{name}, of {card.data['name']}", do=other)
         return {"recognition_network_sha256": card.sha256}
 
     # --- the configuration -----------------------------------------------------------------------------------
 
     def config(self, sections: Sequence[str]) -> dict[str, Any]:
-        """The settings of a command with all that the data and the networks decide, hashes included.
-
-        Args:
-            sections: The parts of the settings that the command depends on, see `Settings.resolve`.
+        """The settings of these sections (see `Settings.resolve`) with all that data and networks decide, and hashes.
 
         Raises:
             InterpretGANError: Something is not as it should be.
@@ -344,22 +319,15 @@ class Inputs:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; `auto` is a GPU where there is one.
-
-    Raises:
-        ConfigError: No such device.
-    """
+    """The device of that name, or a `ConfigError`; `auto` is a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            expected="a device of this machine",
-            got=f"{name} ({str(error).splitlines()[0]})",
-            do="use --device cpu or auto",
-        ) from error
+        got, do = f"{name} ({str(error).splitlines()[0]})", "use --device cpu or auto"
+        raise ConfigError(expected="a device of this machine", got=got, do=do) from error
     return device
 
 

@@ -44,29 +44,18 @@ class Networks:
         inputs: What is given: images, classifier, judge.
         sections: The parts of the settings that this command depends on; the folder must agree on them.
         folder: The run folder. `None`: nothing is written.
-        say: Told in a line what happens. `None`: stderr.
-        config: The configuration to write, where it is not that of the sections.
-
-    Attributes:
-        config: The settings, with all that the data and the networks decide.
-        seconds: What each stage took.
+        say: Called with a line that says what happens. `None`: it goes to stderr.
     """
 
     def __init__(
-        self,
-        inputs: Inputs,
-        sections: Sequence[str],
-        folder: Path | None = None,
-        say: Say | None = None,
-        *,
-        config: dict[str, Any] | None = None,
+        self, inputs: Inputs, sections: Sequence[str], folder: Path | None = None, say: Say | None = None
     ) -> None:
         self.inputs, self.settings, self.say = inputs, inputs.settings, say or say_to_stderr
-        self.seed, self.seconds = self.settings.run.seed, dict[str, float]()
+        self.seed, self.seconds = self.settings.run.seed, dict[str, float]()  # of each stage
         with stage_seconds(self.seconds, "data"):
             _ = inputs.train, inputs.test
         # A wrong setting, model, weights file or layer is told before a folder is claimed for it.
-        self.config = inputs.config(sections) if config is None else config
+        self.config = inputs.config(sections)
         self.folder = None if folder is None else RunFolder(folder).open(self.config)
 
     def __enter__(self) -> Self:
@@ -81,11 +70,7 @@ class Networks:
             self.folder.close()
 
     def path(self, name: str) -> Path:
-        """A file of the run folder.
-
-        Raises:
-            ConfigError: There is none.
-        """
+        """A file of the run folder; a `ConfigError` where there is none."""
         if self.folder is None:
             raise ConfigError(expected="a run folder", got="none", do="name one with --out")
         return self.folder / name
@@ -102,13 +87,8 @@ class Networks:
     ) -> Made:
         """What a training makes: loaded where the folder has NAME.safetensors, else trained, and saved there.
 
-        Args:
-            name: Of the stage and its file.
-            label: What the training is, for people.
-            train: Called with the file of its checkpoint, and the function that its metrics are passed to.
-            load: Reads the file.
-            save: Writes the file, as the last of all that belongs to it.
-            summary: What is said of the result.
+        `label` says what the training is. `train` is called with the file of its checkpoint and the function that its
+        metrics are passed to; `save` writes the file as the last of all that belongs to it; `summary` is said after it.
         """
         file = checkpoint = None
         if self.folder is not None:
@@ -232,13 +212,8 @@ class Networks:
         if inputs.given_judge is not None:
             return inputs.given_judge
         if options.judge_weights is not None:
-            return measure_judge(
-                inputs.judge_network,
-                options.judge,
-                inputs.test,
-                threat_model=inputs.threat_model,
-                seed=inputs.judge_seed,
-            )
+            network, threat_model, seed = inputs.judge_network, inputs.threat_model, inputs.judge_seed
+            return measure_judge(network, options.judge, inputs.test, threat_model=threat_model, seed=seed)
         label = "training the judge: an independent classifier, adversarially trained"
         return self._robust_network("judge", label, inputs.judge_seed)
 
@@ -327,25 +302,19 @@ def _training_record(inputs: Inputs, result: TrainingResult, accuracy: float) ->
     return {
         "schema": 2,
         "model": inputs.settings.model.model,
-        "pool": inputs.pool,
-        "width": inputs.width,
+        **{name: getattr(inputs, name) for name in ("pool", "width")},
         "in_channels": data.shape[0],
         "num_classes": len(data.classes),
         "image_size": list(data.shape[1:]),
-        "bounds": list(classifier.bounds),
-        "mean": classifier.mean,
-        "std": classifier.std,
+        **{name: getattr(classifier, name) for name in ("bounds", "mean", "std")},
         "classes": list(data.classes),
         "data": {"name": inputs.data_name, "sha256": data.sha256, "note": data.note},
         "objective": recipe.pop("objective"),
         "recipe": recipe,
         "seed": inputs.settings.run.seed,
         "training": {
-            "steps": result.steps,
-            "seconds": result.seconds,
-            "images_per_second": result.images_per_second,
+            **{name: getattr(result, name) for name in ("steps", "seconds", "images_per_second", "best")},
             "checkpoint": "last" if result.last is None else "best",
-            "best": result.best,
         },
         "accuracy": accuracy,
         "history": list(result.history),

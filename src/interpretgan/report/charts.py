@@ -24,13 +24,9 @@ STYLE: Any = {
 def panels(
     titles: Sequence[str], *, width: float = 3.4, heights: Sequence[float] = (2.6,), columns: int = 3
 ) -> tuple[Figure, list[Axes]]:
-    """One panel for each title, in rows of as many columns.
+    """One panel for each title, in rows of at most so many columns.
 
-    Args:
-        titles: Above each panel.
-        width: Of a panel, in inches.
-        heights: Of each row of panels, in inches; a single one is that of all rows.
-        columns: At most.
+    The width is that of a panel, in inches, and the heights those of the rows; a single one is that of all.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure

@@ -21,8 +21,7 @@ from interpretgan.store.files import atomic_write_text
 from interpretgan.store.progress import duration
 
 NORMS = {"linf": "L∞", "l2": "L2"}
-CLASSES_IN_A_TABLE = 16
-"""Confusion tables of more classes become lists of the commonest changes."""
+CLASSES_IN_A_TABLE = 16  #: Confusion tables of more classes become lists of the commonest changes.
 
 
 def write_report(
@@ -41,8 +40,7 @@ def write_report(
         figures/explanations.png. Every file is complete or absent.
 
     Raises:
-        ConfigError: The explanation has no adversarial images.
-        ImageError: The arrays of the explanation do not fit each other.
+        ConfigError, ImageError: The explanation has no adversarial images, or arrays that do not fit each other.
         RunFolderError: A file cannot be written.
     """
     folder = Path(folder)
@@ -51,22 +49,15 @@ def write_report(
     explanation = None if explanation is None else pictures.as_explanation(explanation)
     examples, scales = ([], None) if explanation is None else pictures.grid(explanation, classes)
     context = {
-        "diagnosis": diagnosis,
-        "model": str(diagnosis.classifier["name"]),
-        "answer": answer,
+        "diagnosis": diagnosis, "answer": answer, "model": str(diagnosis.classifier["name"]),
+        "threat": threat_words(diagnosis.threat_model), "level": wording.level(diagnosis), "quiet": QUIET,
         "names": [layer.name for layer in diagnosis.layers],
         "top": [layer.name in answer.layers for layer in diagnosis.layers],
         "unreliable": [is_unreliable(layer) for layer in diagnosis.layers],
-        "panels": figures.panels(diagnosis),
-        "curves": figures.curves(diagnosis),
-        "explanation": explanation,
-        "examples": examples,
-        "scales": scales,
-        "threat": threat_words(diagnosis.threat_model),
+        "panels": figures.panels(diagnosis), "curves": figures.curves(diagnosis),
+        "explanation": explanation, "examples": examples, "scales": scales,
         "confusions": [_confusion(layer, classes) for layer in diagnosis.layers],
-        "level": wording.level(diagnosis),
-        "quiet": QUIET,
-    }
+    }  # fmt: skip
     templates = _templates()
     drawing = templates.get_template("vulnerability.svg.j2").render(context)
     page = templates.get_template("report.html.j2").render(context)
@@ -79,22 +70,13 @@ def write_report(
 
 def _templates() -> jinja2.Environment:
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
+        autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     templates.filters.update(
-        percent=wording.percent,
-        number=wording.number,
-        figure=_figure,
-        meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
-        breakable=_breakable,
-        duration=duration,
-        fact=_fact,
-        picture=pictures.data_uri,
-    )
+        percent=wording.percent, number=wording.number, figure=_figure, breakable=_breakable, duration=duration,
+        fact=_fact, picture=pictures.data_uri, meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
+    )  # fmt: skip
     return templates
 
 

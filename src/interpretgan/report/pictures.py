@@ -23,11 +23,9 @@ from interpretgan.store.files import atomic_write_bytes, write_arrays
 
 Bytes = npt.NDArray[np.uint8]
 
-MORE, LESS = (224, 112, 26), (47, 116, 208)
-"""Colours of what is brighter than in the natural explanation, orange, and of what is darker, blue."""
+MORE, LESS = (224, 112, 26), (47, 116, 208)  #: Orange: brighter than in the natural explanation. Blue: darker.
 WRONG = "#b43c08"
-MAX_SIDE = 96
-"""Larger pictures are reduced to this many pixels, or a page would weigh tens of megabytes."""
+MAX_SIDE = 96  #: Larger pictures are reduced to this many pixels, or a page would weigh tens of megabytes.
 MAX_EXAMPLES = 8
 
 
@@ -61,18 +59,13 @@ def save_explanation(path: Path, explanation: Explanation) -> None:
 
 
 def load_explanation(path: Path) -> Explanation:
-    """Read what `save_explanation` wrote.
-
-    Raises:
-        RunFolderError: The file is missing, damaged or something else.
-    """
+    """Read what `save_explanation` wrote; a `RunFolderError` where the file is missing, damaged or something else."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
             return as_explanation({name: saved[name] for name in saved.files})
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise RunFolderError(
-            expected=f"explanations in {path}", got=f"a damaged file ({error})", do="delete it and explain again"
-        ) from error
+        got, do = f"a damaged file ({error})", "delete it and explain again"
+        raise RunFolderError(expected=f"explanations in {path}", got=got, do=do) from error
 
 
 def as_explanation(explanation: Explanation | Mapping[str, Any]) -> Explanation:
@@ -91,17 +84,9 @@ def grid(
 ) -> tuple[list[Example], tuple[float, float]]:
     """The pictures of the first examples, with the judge's predictions where there are some.
 
-    Args:
-        explanation: With adversarial images of 1 or 3 channels.
-        classes: Names of the classes. Empty: their numbers.
-        examples: How many at most.
-
-    Returns:
-        The examples, and the differences that are drawn in full colour: of the images and of their explanations.
-
-    Raises:
-        ConfigError: There are no adversarial images.
-        ImageError: Tensors whose shapes do not fit each other.
+    Images have 1 or 3 channels; without names of the classes their numbers stand. Beside the examples come the
+    differences that are drawn in full colour: of the images and of their explanations. Without adversarial images there
+    is a `ConfigError`, and an `ImageError` where shapes do not fit each other.
     """
     _check_shapes(explanation)
     _ = explanation.difference  # refuses what has no adversarial images
@@ -149,21 +134,15 @@ def _check_shapes(explanation: Explanation) -> None:
     predicted = (layers + 1, *shape[:1])
     expected = {
         "images": shape if len(shape) == 4 and shape[1] in (1, 3) else ("N", "1 or 3", "H", "W"),
-        "adversarial": shape,
-        "natural_explanations": (layers, *shape),
-        "adversarial_explanations": (layers, *shape),
-        "labels": shape[:1],
-        "natural_predictions": predicted,
-        "adversarial_predictions": predicted,
-    }
+        "adversarial": shape, "labels": shape[:1],
+        "natural_explanations": (layers, *shape), "adversarial_explanations": (layers, *shape),
+        "natural_predictions": predicted, "adversarial_predictions": predicted,
+    }  # fmt: skip
     for name, wanted in expected.items():
         tensor = getattr(explanation, name)
         if tensor is not None and tuple(tensor.shape) != wanted:
-            raise ImageError(
-                expected=f"{name} of shape [{', '.join(map(str, wanted))}]",
-                got=f"{list(tensor.shape)}",
-                do="pass all arrays as one explanation has them",
-            )
+            shapes, do = f"[{', '.join(map(str, wanted))}]", "pass all arrays as one explanation has them"
+            raise ImageError(expected=f"{name} of shape {shapes}", got=f"{list(tensor.shape)}", do=do)
 
 
 def picture(image: Floats, bounds: tuple[float, float]) -> Bytes:
@@ -195,11 +174,7 @@ def data_uri(pixels: Bytes) -> str:
 
 
 def draw_explanation(explanation: Explanation, path: Path, classes: Sequence[str] = ()) -> Path:
-    """Write the grid of an explanation to a PNG file: see `explanation_sheet` for the other arguments and errors.
-
-    Raises:
-        RunFolderError: The file cannot be written.
-    """
+    """Write an `explanation_sheet` to a PNG file; its path. A `RunFolderError` where it cannot be written."""
     atomic_write_bytes(path, explanation_sheet(explanation, classes))
     return path
 

@@ -15,10 +15,8 @@ from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag
 from interpretgan.statistics import Interval
 
-NO_LOSS = 0.02
-"""Survival lost between the image and the last layer below which no layer is named."""
-NAMED_AT_MOST = 3
-"""Layers that cannot be told apart are named one by one up to this many."""
+NO_LOSS = 0.02  #: Survival lost between the image and the last layer below which no layer is named.
+NAMED_AT_MOST = 3  #: Layers that cannot be told apart are named one by one up to this many.
 
 JUDGE = "The judge predicts the class of every explanation, so its own mistakes limit every figure here."
 DYNAMIC = (
@@ -58,7 +56,6 @@ FLAG_MEANINGS = {
     "noise_as_good": f"The attack found no more than chance would, and may have failed. {UNDERESTIMATED}",
     "not_growing": f"A larger perturbation can do all that a smaller one does. {MASKED}",
     "robust_at_any_size": f"A perturbation that may turn every image grey leaves nothing to recognise. {MASKED}",
-    "lost_iterates": f"The attack returns its last images and not its best ones. {UNDERESTIMATED}",
     "gradient_attacks_only": f"An attack without gradients may still find more. {UNDERESTIMATED}",
     "few_examples": "Few examples leave wide intervals: a larger evaluation set narrows them.",
 }
@@ -90,25 +87,17 @@ def level(diagnosis: Diagnosis) -> str:
     return "interval" if confidence is None else f"{100 * confidence:g} % interval"
 
 
-Claim = tuple[tuple[str, bool], ...]
-"""A text in parts, each with whether it is the name of a layer."""
+Claim = tuple[tuple[str, bool], ...]  #: A text in parts, each with whether it is the name of a layer.
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of a diagnosis in one sentence, in parts that the page can set apart.
+    """The answer of a diagnosis in one sentence, in parts that the page can set apart."""
 
-    Attributes:
-        claim: What contributes most; each part of the text with whether it is the name of a layer.
-        detail: The numbers behind the claim, or why no layer is named.
-        caveat: Why to read it with care; empty if nothing speaks against it.
-        layers: The names of the layers that the claim blames, the largest contribution first.
-    """
-
-    claim: Claim
-    detail: str
-    caveat: str = ""
-    layers: tuple[str, ...] = ()
+    claim: Claim  #: What contributes most; each part of the text with whether it is the name of a layer.
+    detail: str  #: The numbers behind the claim, or why no layer is named.
+    caveat: str = ""  #: Why to read it with care; empty if nothing speaks against it.
+    layers: tuple[str, ...] = ()  #: The names of the layers that the claim blames, the largest contribution first.
 
     @property
     def sentence(self) -> str:
@@ -133,17 +122,14 @@ def answer(diagnosis: Diagnosis) -> Answer:
     names = _listed([layer.name for layer in blamed])
 
     if misread := [flag for layer in blamed or [last] for flag in unreliable_flags(layer)]:
-        where = (
-            f"the largest vulnerability is that of {_text(names)}" if blamed else f"the loss is measured at {last.name}"
-        )
+        where = f"the largest vulnerability is that of {_text(names)}"
+        where = where if blamed else f"the loss is measured at {last.name}"
         detail = f"{where}, but {_first([f'{flag.layer} is {flag.message}' for flag in misread])}"
         return Answer(((f"No layer of {model} can be named", False),), detail, _caveat(diagnosis))
     caveat = _caveat(diagnosis, *blamed, last)
     if nothing:
-        detail = (
-            f"retained accuracy goes from {percent(image.survival)} at {image.name} to {percent(last.survival)} at "
-        )
-        detail += last.name if loss < NO_LOSS else f"{last.name}, a difference within its intervals"
+        detail = f"retained accuracy goes from {percent(image.survival)} at {image.name} to {percent(last.survival)}"
+        detail += f" at {last.name}" + ("" if loss < NO_LOSS else ", a difference within its intervals")
         return Answer(((f"No layer of {model} contributes a loss that can be measured", False),), detail, caveat)
     total = f"the {number(loss, 100, 0 if loss >= 0.1 else 1)} points lost between {image.name} and {last.name}"
     if top.vulnerability.low <= 0:

@@ -21,21 +21,12 @@ from interpretgan.classifier import Classifier
 from interpretgan.errors import Flag, FlagKind, LayerError, ModelError, ThreatModelError, kind_of
 from interpretgan.layers import Layer, capture, replay
 
-NOTHING_LEFT = 0.05
-"""Accuracy below which nothing is left to attack, and it does not matter how strong the attack was."""
-SAME = 1e-4
-"""Two passes agree when their logits differ by no more than this share of the largest one."""
-BLACK_BOX = 0.002
-"""Accuracy that a black-box attack may take from what the gradient attacks left."""
-MOVES = 0.005
-"""Accuracy that twice the steps or restarts may take."""
-RISES = 0.01
-"""Accuracy that may be won back, by chance, where eps grows."""
-ENOUGH = 1000
-"""Examples for a figure with an interval of about two points."""
-
-
-# --- refusals ----------------------------------------------------------------------------------------------------
+NOTHING_LEFT = 0.05  #: Accuracy below which nothing is left to attack, however strong the attack was.
+SAME = 1e-4  #: Two passes agree when their logits differ by no more than this share of the largest one.
+BLACK_BOX = 0.002  #: Accuracy that a black-box attack may take from what the gradient attacks left.
+MOVES = 0.005  #: Accuracy that twice the steps or restarts may take.
+RISES = 0.01  #: Accuracy that may be won back, by chance, where eps grows.
+ENOUGH = 1000  #: Examples for a figure with an interval of about two points.
 
 
 def require_threat_model(threat_model: object) -> ThreatModel:
@@ -78,34 +69,25 @@ def require_replay(classifier: Classifier, layers: Sequence[Layer], images: Tens
 
 # --- warnings about the model ------------------------------------------------------------------------------------
 
-PASSES_DIFFER = FlagKind(
-    "passes_differ", "warning",
-    "logits differ between two passes, by up to {value:.3g}: a randomised model looks more robust than it is",
-)  # fmt: skip
+# fmt: off
+PASSES_DIFFER = FlagKind("passes_differ", "warning",
+    "logits differ between two passes, by up to {value:.3g}: a randomised model looks more robust than it is")
 DYNAMIC_MODEL = FlagKind("dynamic_model", "warning", "a dynamic model: {why}")
-PROBABILITIES = FlagKind(
-    "probabilities", "warning",
-    "outputs look like probabilities (from {least:.3g} to {value:.3g}): pass the logits before them",
-)  # fmt: skip
-UNUSABLE_GRADIENTS = FlagKind(
-    "unusable_gradients", "warning",
+PROBABILITIES = FlagKind("probabilities", "warning",
+    "outputs look like probabilities (from {least:.3g} to {value:.3g}): pass the logits before them")
+UNUSABLE_GRADIENTS = FlagKind("unusable_gradients", "warning",
     "no usable gradient at some of {examples} examples ({zero} zero, {nan} NaN, {infinite} infinite): "
-    "masking or saturation",
-)  # fmt: skip
+    "masking or saturation")
+# fmt: on
 
 
 def model_flags(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 256) -> list[Flag]:
-    """What makes a model look more robust than it is.
+    """What makes a model look more robust than it is, on a few hundred checked images and their true classes.
 
     Passes that differ: a randomised model, whose attack needs averaged gradients. A dynamic model, that adapts to the
     other images of the batch, or by gradients of its own. Outputs within [0, 1], as after a softmax or sigmoid that
-    hides gradients. Gradients of the cross-entropy that are zero, NaN or infinite at some images.
-
-    Args:
-        classifier: The classifier; `ModelError` where no gradient reaches the images at all.
-        images: A few hundred `[N, C, H, W]` within the bounds, on its device.
-        labels: True classes `[N]`.
-        batch_size: Images whose gradient is computed at a time.
+    hides gradients. Gradients of the cross-entropy that are zero, NaN or infinite at some images; where none reaches
+    the images at all there is a `ModelError`. They are computed for `batch_size` images at a time.
     """
     flags = []
     with classifier.borrowed(), torch.no_grad():  # one block: leaving it would put the random state back
@@ -121,13 +103,11 @@ def model_flags(classifier: Classifier, images: Tensor, labels: Tensor, *, batch
         flags.append(DYNAMIC_MODEL(why="the logits of an image depend on the other images of its batch"))
     if least >= 0 and most <= 1:
         flags.append(PROBABILITIES(value=most, least=least))
-    zero = nan = infinite = 0
+    parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
-        for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-            gradient = input_gradient(classifier, x, y).flatten(1)
-            zero += int((gradient == 0).all(dim=1).sum())
-            nan += int(gradient.isnan().any(dim=1).sum())
-            infinite += int(gradient.isinf().any(dim=1).sum())
+        gradient = torch.cat([input_gradient(classifier, x, y).flatten(1) for x, y in parts])
+    bad = (gradient == 0).all(dim=1), gradient.isnan().any(dim=1), gradient.isinf().any(dim=1)
+    zero, nan, infinite = (int(examples.sum()) for examples in bad)
     if count := zero + nan + infinite:
         made = UNUSABLE_GRADIENTS(value=float(count), examples=len(images), zero=zero, nan=nan, infinite=infinite)
         flags.append(made)
@@ -136,27 +116,19 @@ def model_flags(classifier: Classifier, images: Tensor, labels: Tensor, *, batch
 
 # --- warnings about the attack -----------------------------------------------------------------------------------
 
-ONE_STEP_AS_GOOD = FlagKind(
-    "one_step_as_good", "note",
-    "the iterative attack is no better than one step: accuracy {value:.3f} against {threshold:.3f}",
-)  # fmt: skip
-NOT_CONVERGED = FlagKind(
-    "not_converged", "note",
-    "twice the {what} still move the accuracy of the attack, from {threshold:.3f} to {value:.3f}",
-)  # fmt: skip
-ROBUST_AT_ANY_SIZE = FlagKind(
-    "robust_at_any_size", "warning",
-    "accuracy is still {value:.3f} at eps {eps:.3g}, where every image can be made grey: the attack fails",
-)  # fmt: skip
-BLACK_BOX_WINS = FlagKind(
-    "black_box_wins", "warning",
+# fmt: off
+ONE_STEP_AS_GOOD = FlagKind("one_step_as_good", "note",
+    "the iterative attack is no better than one step: accuracy {value:.3f} against {threshold:.3f}")
+NOT_CONVERGED = FlagKind("not_converged", "note",
+    "twice the {what} still move the accuracy of the attack, from {threshold:.3f} to {value:.3f}")
+ROBUST_AT_ANY_SIZE = FlagKind("robust_at_any_size", "warning",
+    "accuracy is still {value:.3f} at eps {eps:.3g}, where every image can be made grey: the attack fails")
+BLACK_BOX_WINS = FlagKind("black_box_wins", "warning",
     "a black-box attack lowers the accuracy from {threshold:.3f} to {value:.3f}: "
-    "the gradients mislead the other attacks",
-)  # fmt: skip
-NOT_GROWING = FlagKind(
-    "not_growing", "warning",
-    "the success of the attack does not grow with eps: {value:.3f} of accuracy is won back at a larger one",
-)  # fmt: skip
+    "the gradients mislead the other attacks")
+NOT_GROWING = FlagKind("not_growing", "warning",
+    "the success of the attack does not grow with eps: {value:.3f} of accuracy is won back at a larger one")
+# fmt: on
 
 
 def search_flags(
@@ -165,26 +137,21 @@ def search_flags(
     """What shows that an attack does not find what there is: the same attack with other settings.
 
     One step does as well as many. Twice the steps or restarts take more than half a point, and one example. Accuracy is
-    not near 0 where every image can be made grey.
-
-    Args:
-        accuracy: What a threat model leaves, on a few hundred examples.
-        examples: How many these are.
-        threat_model: Its PGD is examined; for FGSM, the default PGD of the same size.
-        largest: The largest perturbation that the range of the pixels allows.
+    not near 0 where every image can be made grey, at half of the largest perturbation that the pixels allow.
+    `accuracy` is what a threat model leaves, on so many examples. For FGSM the default PGD of its size is examined.
     """
     flags, pgd = [], iterated(threat_model)
-    one, one_step, found = replace(pgd, restarts=1), accuracy(ThreatModel(pgd.norm, pgd.eps, "fgsm")), accuracy(pgd)
+    single, one_step, found = replace(pgd, restarts=1), accuracy(ThreatModel(pgd.norm, pgd.eps, "fgsm")), accuracy(pgd)
     if found >= one_step and found > NOTHING_LEFT:
         flags.append(ONE_STEP_AS_GOOD(value=found, threshold=one_step))
     for what, once, doubled in (
-        ("steps", one, replace(one, steps=2 * one.steps)),
+        ("steps", single, replace(single, steps=2 * single.steps)),
         ("restarts", pgd, replace(pgd, restarts=2 * pgd.restarts)),
     ):
         before, after = accuracy(once), accuracy(doubled)
         if before > NOTHING_LEFT and before - after > max(MOVES, 1.5 / examples):
             flags.append(NOT_CONVERGED(value=after, threshold=before, what=what))
-    left = accuracy(resized(one, largest / 2))
+    left = accuracy(resized(single, largest / 2))
     if left > NOTHING_LEFT:
         flags.append(ROBUST_AT_ANY_SIZE(value=left, threshold=NOTHING_LEFT, eps=largest / 2))
     return flags
@@ -230,9 +197,6 @@ def figure_flags(
     if examples < ENOUGH:
         flags.append(FEW_EXAMPLES(value=float(examples), threshold=float(ENOUGH)))
     return flags
-
-
-# --- parts -------------------------------------------------------------------------------------------------------
 
 
 def _differ(logits: Tensor, other: Tensor) -> bool:

@@ -10,8 +10,7 @@ from interpretgan.attacks import ThreatModel, largest_eps, predicted_right, resi
 from interpretgan.classifier import Classifier
 from interpretgan.statistics import wilson
 
-SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-"""Of eps, where the curve over eps has its points, beside 0 and half of the range of the pixels."""
+SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  #: Of eps, at which it has points, beside 0 and half of the pixels' range.
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -54,10 +53,10 @@ def curves(sample: Sample, threat_model: ThreatModel, confidence: float) -> dict
     """
     largest = largest_eps(threat_model.norm, sample.classifier.bounds, sample.images.shape[1:])
     sizes = {round(share * threat_model.eps, 12) for share in SHARES} | {largest / 2}
-    one = replace(threat_model, restarts=1)
+    base = replace(threat_model, restarts=1)
     settings: dict[str, list[tuple[float, ThreatModel | None]]] = {
-        "eps": [(0.0, None), *((eps, resized(one, eps)) for eps in sorted(sizes) if eps <= largest)],
-        "steps": [(0, None), *((n, replace(one, steps=n)) for n in sorted({*STEPS, one.steps, 2 * one.steps}))],
+        "eps": [(0.0, None), *((eps, resized(base, eps)) for eps in sorted(sizes) if eps <= largest)],
+        "steps": [(0, None), *((n, replace(base, steps=n)) for n in sorted({*STEPS, base.steps, 2 * base.steps}))],
     }
 
     def point(at: float, setting: ThreatModel | None) -> Point:

@@ -2,101 +2,52 @@
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from interpretgan.attacks import (
-    ThreatModel,
-    check_names,
-    equal_norm_noise,
-    iterated,
-    largest_eps,
-    predicted_right,
-    require_eps_within_range,
-    require_gradient,
-    survivors,
-)
+from interpretgan.attacks import ThreatModel, equal_norm_noise, iterated, largest_eps, require_eps_within_range
 from interpretgan.attacks.autoattack import autoattack, require_autoattack
-from interpretgan.attacks.named_attacks import AUTOATTACK, NAMED_ATTACKS
+from interpretgan.attacks.gradient import require_gradient
+from interpretgan.attacks.named_attacks import AUTOATTACK, NAMED_ATTACKS, check_names, predicted_right, survivors
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
-from interpretgan.errors import ConfigError, Flag, RunFolderError
+from interpretgan.errors import ConfigError, Flag
 from interpretgan.robustness import attack_checks as checks
 from interpretgan.robustness.curves import Point, Sample, curves
 from interpretgan.statistics import Interval, wilson
-from interpretgan.store.files import read_json, write_json
-from interpretgan.store.progress import duration
+from interpretgan.store.progress import duration, stage_seconds
 from interpretgan.store.provenance import provenance
+from interpretgan.store.records import Record
 
-SCHEMA = 2
 CURVE_EXAMPLES = 500
-CHECKED = 250
-"""Examples on which the checks of the model and of the search run."""
+CHECKED = 250  #: Examples on which the checks of the model and of the search run.
 DEFAULT_ATTACKS = ("fgsm", "pgd", "autoattack")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """How robust a model is under a threat model. Immutable; `save` and `load` are inverse.
+class Evaluation(Record):
+    """How robust a model is under a threat model, kept in `evaluation.json`."""
 
-    Attributes:
-        classifier: Name, number of parameters, and what else is known of the model: its weights, which checkpoint.
-        data: Name, split, number of examples and of those behind the curves.
-        threat_model: Norm, eps, and that the true labels are attacked.
-        attacks: Every setting of each attack that was run.
-        accuracy: `natural`, one for each attack, and `worst_case`: an example counts where no attack misled the model.
-            Shares of examples, 0 to 1, with Wilson intervals over the examples.
-        controls: `noise`, the accuracy under random noise of the same size.
-        curves: Accuracy over `eps` and over `steps`, under PGD of one restart.
-        flags: Reasons to distrust the whole.
-        provenance: Seed, versions, device, precision, level and kind of the intervals, date, seconds of each attack.
-    """
+    file_name: ClassVar[str] = "evaluation.json"
 
+    #: Name, number of parameters, and what else is known of the model: its weights, which checkpoint.
     classifier: Mapping[str, Any]
-    data: Mapping[str, Any]
-    threat_model: Mapping[str, Any]
-    attacks: Mapping[str, Mapping[str, Any]]
+    data: Mapping[str, Any]  #: Name, split, number of examples and of those behind the curves.
+    threat_model: Mapping[str, Any]  #: Norm, eps, and that the true labels are attacked.
+    attacks: Mapping[str, Mapping[str, Any]]  #: Every setting of each attack that was run.
+    #: `natural`, one for each attack, and `worst_case`: an example counts where no attack misled the model. Shares of
+    #: examples, 0 to 1, with Wilson intervals over the examples.
     accuracy: Mapping[str, Interval]
-    controls: Mapping[str, Interval]
-    curves: Mapping[str, tuple[Point, ...]]
-    flags: tuple[Flag, ...] = ()
+    controls: Mapping[str, Interval]  #: `noise`, the accuracy under random noise of the same size.
+    curves: Mapping[str, tuple[Point, ...]]  #: Accuracy over `eps` and over `steps`, under PGD of one restart.
+    flags: tuple[Flag, ...] = ()  #: Reasons to distrust the whole.
+    #: Seed, versions, device, precision, level and kind of the intervals, date, seconds of each attack.
     provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in `evaluation.json`."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
-
-    def save(self, path: str | Path) -> Path:
-        """Write `evaluation.json`, to a file of this or another name or to a folder, atomically."""
-        write_json(file := _file(path), self.to_dict())
-        return file
-
-    @classmethod
-    def load(cls, path: str | Path) -> Evaluation:
-        """Read an evaluation from its file, or from the folder that holds it; `RunFolderError` where it is damaged."""
-        from pydantic import TypeAdapter, ValidationError
-
-        value, whole = read_json(file := _file(path)), f"an evaluation of schema {SCHEMA} in {file}"
-        found = value.get("schema") if isinstance(value, dict) else None
-        if found != SCHEMA:
-            raise RunFolderError(expected=whole, got=f"schema {found}", do="evaluate again")
-        try:
-            return TypeAdapter(cls).validate_python(value)
-        except ValidationError as error:
-            wrong = ".".join(map(str, error.errors()[0]["loc"]))
-            raise RunFolderError(expected=whole, got=f"one with a wrong {wrong}", do="evaluate again") from error
-
-
-def _file(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix == ".json" else path / "evaluation.json"
 
 
 def evaluate(
@@ -111,7 +62,6 @@ def evaluate(
     seed: int = 0,
     confidence: float = 0.95,
     classifier_info: Mapping[str, Any] | None = None,
-    data_info: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
     say: Callable[[str], None] | None = None,
     on_batch: Callable[[str, int, int], None] | None = None,
@@ -131,17 +81,16 @@ def evaluate(
         seed: Of every attack and of the noise.
         confidence: Of the intervals.
         classifier_info: Kept in the record, beside the model's class and size.
-        data_info: Likewise, beside the numbers of examples.
         checkpoint: File for the state of AutoAttack, which takes longest; see there.
-        say: Told in a line what was found.
-        on_batch: Told the stage of AutoAttack, how many of its images are done, and how many it has.
-        on_examples: Given for `natural` and each attack which examples are right, bool `[N]`, and the `labels`.
+        say: Called with a line about what was found.
+        on_batch: See `autoattack`.
+        on_examples: Called with the `labels`, and for `natural` and each attack which examples are right, bool `[N]`.
 
     Raises:
         InputError: No threat model, an eps beyond the range of the pixels, a model that cannot be attacked or stays in
             train mode, images, labels or settings that do not fit, or a checkpoint of another attack.
     """
-    tm, names, tell = checks.require_threat_model(threat_model), check_names(attacks), say or (lambda _: None)
+    tm, names, report = checks.require_threat_model(threat_model), check_names(attacks), say or (lambda _: None)
     source = as_source(images, labels, classifier.bounds, labelled=True)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or curve_examples < 1 or not 0 < confidence < 1:
@@ -157,11 +106,10 @@ def evaluate(
     right = {"natural": predicted_right(classifier, x, y)}
     generator = torch.Generator().manual_seed(seed)
     noisy = predicted_right(classifier, equal_norm_noise(x, tm, classifier.bounds, generator=generator), y)
-    tell(f"natural: {_share(right['natural'])} right, {_share(noisy)} under random noise of the same size")
+    report(f"natural: {_share(right['natural'])} right, {_share(noisy)} under random noise of the same size")
     settings: dict[str, dict[str, Any]] = {}
     black_box: list[Flag] = []
     for name in names:
-        began = time.perf_counter()
         if name == AUTOATTACK:
             found = autoattack(classifier, x, y, tm, seed=seed, checkpoint=checkpoint, on_batch=on_batch)
             right[name], settings[name], seconds[name] = found.right, found.settings, found.seconds
@@ -170,60 +118,47 @@ def evaluate(
         else:
             method = NAMED_ATTACKS[name](tm, classifier.bounds)
             settings[name] = method.settings
-            right[name] = survivors(classifier, x, y, method.threat_model, seed=seed, method=method.search)
-            seconds[name] = time.perf_counter() - began
-        tell(f"{name}: {_share(right[name])} right, took {duration(seconds[name])}")
+            with stage_seconds(seconds, name):
+                right[name] = survivors(classifier, x, y, method.threat_model, seed=seed, method=method.search)
+        report(f"{name}: {_share(right[name])} right, took {duration(seconds[name])}")
     right["worst_case"] = torch.stack(list(right.values())).all(dim=0)
     accuracy = {name: wilson(int(ok.sum()), count, confidence) for name, ok in right.items()}
     noise = wilson(int(noisy.sum()), count, confidence)
     natural, worst = accuracy["natural"].value, accuracy["worst_case"].value
 
-    began = time.perf_counter()
     pgd, drawn, checked = iterated(tm), min(count, curve_examples), min(count, CHECKED)
-    sample = Sample(classifier, x[:drawn], y[:drawn], seed=seed)
-    lines = curves(sample, pgd, confidence)
-    seconds["curves"] = time.perf_counter() - began
-    began = time.perf_counter()
-    if checked != drawn:
-        sample = Sample(classifier, x[:checked], y[:checked], seed=seed)
-    flags = [
-        *checks.model_flags(classifier, x[:checked], y[:checked]),
-        *checks.search_flags(sample.accuracy, checked, pgd, largest_eps(pgd.norm, classifier.bounds, x.shape[1:])),
-        *black_box,
-        *checks.curve_flags([point.value for point in lines["eps"]], drawn),
-        *checks.figure_flags(natural=natural, adversarial=worst, noise=noise.value, attacks=names, examples=count),
-    ]
-    seconds["checks"] = time.perf_counter() - began
+    largest = largest_eps(pgd.norm, classifier.bounds, x.shape[1:])
+    with stage_seconds(seconds, "curves"):
+        sample = Sample(classifier, x[:drawn], y[:drawn], seed=seed)
+        lines = curves(sample, pgd, confidence)
+    with stage_seconds(seconds, "checks"):
+        if checked != drawn:
+            sample = Sample(classifier, x[:checked], y[:checked], seed=seed)
+        flags = checks.model_flags(classifier, x[:checked], y[:checked])
+        flags += checks.search_flags(sample.accuracy, checked, pgd, largest) + black_box
+    flags += checks.curve_flags([point.value for point in lines["eps"]], drawn)
+    flags += checks.figure_flags(natural=natural, adversarial=worst, noise=noise.value, attacks=names, examples=count)
     if on_examples is not None:
         on_examples({**right, "labels": y})
+    parameters = sum(p.numel() for p in classifier.model.parameters())
     return Evaluation(
-        classifier={
-            "name": classifier.name,
-            "parameters": sum(p.numel() for p in classifier.model.parameters()),
-            **(classifier_info or {}),
-        },
-        data={"examples": count, "curve_examples": drawn, **describe(images), **(data_info or {})},
+        classifier={"name": classifier.name, "parameters": parameters, **(classifier_info or {})},
+        data={"examples": count, "curve_examples": drawn, **describe(images)},
         threat_model={"norm": tm.norm, "eps": tm.eps, "bounds": list(classifier.bounds), "labels": "true classes"},
-        attacks=settings,
-        accuracy=accuracy,
-        controls={"noise": noise},
-        curves=lines,
-        flags=tuple(flags),
+        attacks=settings, accuracy=accuracy, controls={"noise": noise}, curves=lines, flags=tuple(flags),
         provenance={
             **provenance(seed, device=str(classifier.device)),
-            "precision": "float32",
-            "parameters_dtype": str(classifier.dtype).removeprefix("torch."),
-            "confidence": confidence,
-            "interval": "Wilson, over the examples; a single training of the classifier",
+            "precision": "float32", "parameters_dtype": str(classifier.dtype).removeprefix("torch."),
+            "confidence": confidence, "interval": "Wilson, over the examples; a single training of the classifier",
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         },
-    )
+    )  # fmt: skip
 
 
 def require_attackable(
     classifier: Classifier, images: Tensor, threat_model: ThreatModel, attacks: Sequence[str]
 ) -> None:
-    """Raise as `evaluate` would, quickly: on at least one image `[N, C, H, W]` and a classifier not yet trained."""
+    """Raise as `evaluate` would, before any training: on at least one image `[N, C, H, W]`."""
     require_eps_within_range(threat_model, classifier.bounds, images.shape[1:])
     checks.require_eval_mode(classifier)
     require_gradient(classifier, images)

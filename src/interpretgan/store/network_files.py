@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from interpretgan.errors import WeightsError
+from interpretgan.errors import WeightsError, in_a_line
 from interpretgan.store.files import atomic_write_bytes
 
 Header = dict[str, Any]
@@ -36,5 +36,5 @@ def read_network(path: Path, *, what: str) -> Iterator[tuple[Header, dict[str, T
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
         yield header, state
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        got = " ".join(str(error).split())[:200] or type(error).__name__
-        raise WeightsError(expected=f"{what} in {path}", got=got, do="fit it again, or check the path") from error
+        do = "fit it again, or check the path"
+        raise WeightsError(expected=f"{what} in {path}", got=in_a_line(error), do=do) from error

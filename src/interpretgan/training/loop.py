@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interpretgan.attacks import ThreatModel, attack, seed_generators
+from interpretgan.attacks import ThreatModel, attack, predicted_right, seed_generators
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, DataError, ModelError
@@ -177,10 +177,7 @@ def _validate(
     versions = {"validation_natural": images}
     if selection is not None:
         versions["validation_robust"] = attack(classifier, images, labels, selection, seed=seed)
-    return {
-        name: float((classifier.logits(version).argmax(dim=1) == labels).float().mean())
-        for name, version in versions.items()
-    }
+    return {name: float(predicted_right(classifier, x, labels).float().mean()) for name, x in versions.items()}
 
 
 class _Epochs:

@@ -17,8 +17,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
 from interpretgan.training.checks import Checked, Positive, Share
 
-WARMUP = 0.3
-"""Share of the training over which eps grows: without it small networks stall at chance at MNIST's 0.3."""
+WARMUP = 0.3  #: Share of the training over which eps grows: without it small networks stall at chance at MNIST's 0.3.
 FIRST_EPS = 0.05  # share of eps that the warm-up starts at: a perturbation must be larger than zero
 SELECTION_STEPS = 10  # of PGD, under which the best epoch is chosen
 FAST_STEP = 1.25  # length of the one step of fast training, as a share of eps [39]
@@ -104,10 +103,7 @@ class RobustObjective(Checked, Objective):
 
 @dataclass(frozen=True)
 class AdversarialTraining(RobustObjective):
-    """Cross-entropy on adversarial examples, `min E max_{||d|| <= eps} CE(f(x + d), y)` [25].
-
-    For the arguments, see `RobustObjective`.
-    """
+    """Cross-entropy on adversarial examples, `min E max_{||d|| <= eps} CE(f(x + d), y)` [25]."""
 
     natural_share: Share = 0.0  #: Weight of the cross-entropy on the natural images.
 
@@ -140,8 +136,7 @@ def fast_training(norm: str, eps: float, step_size: float | None = None, warmup:
 class Trades(RobustObjective):
     """`CE(f(x), y) + beta KL(f(x) || f(x'))`, with x' the maximiser of that divergence inside the ball [22].
 
-    The inner search starts at the image plus a little Gaussian noise: at the image itself the gradient is zero. For the
-    arguments, see `RobustObjective`.
+    The inner search starts at the image plus a little Gaussian noise: at the image itself the gradient is zero.
     """
 
     beta: Positive = 6.0  #: The paper's 1 / lambda, 1 to 6: more is more robust and less accurate.
@@ -168,20 +163,6 @@ def divergence_from(natural: Tensor, logits: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(logits, dim=1), natural, reduction="sum")
 
 
-@dataclass(frozen=True)
-class ObjectiveSpec:
-    """An objective that can be built by name."""
-
-    build: Callable[..., Objective]  #: Called without arguments, or with norm, eps and further settings.
-    description: str  #: One line for the list of objectives.
-    source: str  #: Where it comes from.
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """What it can be told beside the norm: eps first, and nothing where it perturbs nothing."""
-        return tuple(inspect.signature(self.build).parameters)[1:]
-
-
 def _pgd(norm: str, eps: float, steps: int = 7, step_size: float | None = None) -> Objective:
     return AdversarialTraining(ThreatModel(norm, eps, steps=steps, step_size=step_size), WARMUP)
 
@@ -194,21 +175,13 @@ def _trades(norm: str, eps: float, steps: int = 10, step_size: float | None = No
     return Trades(ThreatModel(norm, eps, steps=steps, step_size=step_size), WARMUP, beta)
 
 
-OBJECTIVES: dict[str, ObjectiveSpec] = {
-    "natural": ObjectiveSpec(Natural, "cross-entropy on the images as they are", "the undefended network"),
-    "fast": ObjectiveSpec(
-        _fast, "adversarial training on one gradient step from a random start",
-        "Wong et al. 2020, Fast is better than free, after Goodfellow et al. 2015",
-    ),
-    "pgd": ObjectiveSpec(
-        _pgd, "adversarial training on projected gradient descent (7 steps)",
-        "Madry et al. 2018, Towards deep learning models resistant to adversarial attacks",
-    ),
-    "trades": ObjectiveSpec(
-        _trades, "natural cross-entropy plus beta (6) times the divergence inside the ball (10 steps)",
-        "Zhang et al. 2019, Theoretically principled trade-off between robustness and accuracy",
-    ),
-}  # fmt: skip
+#: What builds each objective: called without arguments, or with norm, eps and further settings.
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "natural": Natural,  # the undefended network
+    "fast": _fast,  # Wong et al. 2020, Fast is better than free, after Goodfellow et al. 2015
+    "pgd": _pgd,  # Madry et al. 2018, Towards deep learning models resistant to adversarial attacks
+    "trades": _trades,  # Zhang et al. 2019, Theoretically principled trade-off between robustness and accuracy
+}
 
 
 def build_objective(
@@ -216,19 +189,19 @@ def build_objective(
 ) -> Objective:
     """An objective of `OBJECTIVES`. All but the natural one let eps grow over the first 30 % of the training.
 
-    The settings are those of `ObjectiveSpec.settings`: eps in the units of the pixels, whose range the bounds are, and
-    steps, step_size and beta where the objective has them. `None` leaves one out. An unknown name, and a setting that
-    is missing, out of range or not the objective's, is a `ConfigError` or a `ThreatModelError`.
+    The settings are eps, in the units of the pixels, whose range the bounds are, and steps, step_size and beta where
+    the objective has them; `None` leaves one out. An unknown name, and a setting that is missing, out of range or not
+    the objective's, is a `ConfigError` or a `ThreatModelError`.
     """
     if name not in OBJECTIVES:
         raise ConfigError(expected=f"an objective among {', '.join(OBJECTIVES)}", got=repr(name), do="choose one")
-    spec, stated = OBJECTIVES[name], {key: value for key, value in settings.items() if value is not None}
-    known = f"the settings {', '.join(spec.settings)}" if spec.settings else "no setting"
-    foreign = ", ".join(key for key in stated if key not in spec.settings)
-    if foreign:
-        raise ConfigError(expected=f"{known} for {name}", got=foreign, do="leave it out, or choose another objective")
-    if not spec.settings:
-        return spec.build()
+    build, stated = OBJECTIVES[name], {key: value for key, value in settings.items() if value is not None}
+    known = list(inspect.signature(build).parameters)[1:]  # the norm comes first
+    if foreign := ", ".join(key for key in stated if key not in known):
+        expected = f"the settings {', '.join(known)} for {name}" if known else f"no setting for {name}"
+        raise ConfigError(expected=expected, got=foreign, do="leave it out, or choose another objective")
+    if not known:
+        return build()
     if "eps" not in stated:
         do = "state it, e.g. 0.3 on MNIST or 8/255 on CIFAR-10"
         raise ConfigError(expected=f"an eps for the objective {name}", got="none", do=do)
@@ -237,4 +210,4 @@ def build_objective(
         do = f"state it in the units of the pixels, {low:g} to {high:g}, e.g. 8/255 for 8 grey levels"
         expected = f"an eps below {high - low:g}, the range of the pixels"
         raise ConfigError(expected=expected, got=f"{stated['eps']:g}", do=do)
-    return spec.build(norm, **stated)
+    return build(norm, **stated)

@@ -21,8 +21,7 @@ SHIFT = 8  # images are shifted by up to an eighth of their side: four pixels of
 WARMUP_SHARE = 0.2  # of the training, in which the learning rate of one cycle rises; it falls over the rest
 DROPS = (0.5, 0.75)  # shares of the training after which the learning rate of the step schedule falls to a tenth
 
-SMALL_SET = 10_000
-"""Below this many images a batch is halved, and the fewest steps are the budget: more only overfit."""
+SMALL_SET = 10_000  #: Below this many images a batch is halved, and the fewest steps are the budget: more only overfit.
 NATURAL_STEPS = (500, 1400)  # fewest and most, on grey images
 ADVERSARIAL_STEPS = (400, 500)  # the same for the judge; colour images take four times as many
 ROBUST_EPOCHS = 20  # over a large set of grey images

@@ -14,8 +14,7 @@ from interpretgan.store.checkpoints import Checkpoint
 from interpretgan.training.checks import require_finite
 
 State = dict[str, Any]
-OnStep = Callable[[int, dict[str, float]], None]
-"""Called after each step with the number of finished steps and the losses of the step."""
+OnStep = Callable[[int, dict[str, float]], None]  #: Called after each step with their number so far and its losses.
 
 
 def warm_up_and_cosine(step: int, steps: int, *, floor: float) -> float:

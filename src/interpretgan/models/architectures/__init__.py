@@ -1,19 +1,23 @@
 """The architectures that this package can build.
 
-All networks take the same keywords, which `build_model` checks:
-
-    in_channels: Channels of the images.
-    num_classes: Number of logits.
-    image_size: Height and width of the images.
-    pool: How a map is halved, see `pooling`.
-    width: Multiplies the channels and the hidden units.
-
 Each activation and each pooling is a module of its own and not in place, so each of them is a layer with a name.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
-def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded, at least 1."""
-    return max(1, round(channels * width))
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What every network of this package is built from; `build_model` checks it."""
+
+    in_channels: int  #: Channels of the images.
+    num_classes: int  #: Number of logits.
+    image_size: tuple[int, int]  #: Height and width of the images.
+    pool: str  #: How a map is halved, see `pooling`.
+    width: float  #: Multiplies the channels and the hidden units.
+
+    def scaled(self, channels: int) -> int:
+        """A number of channels times the width, rounded, at least 1."""
+        return max(1, round(channels * self.width))

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from interpretgan.models.architectures import scaled
+from interpretgan.models.architectures import NetworkOptions
 from interpretgan.models.architectures.pooling import pooling
 
 
-class _TwoConvolutions(nn.Module):
-    """Modules run in the order conv1, relu1, pool1, conv2, relu2, pool2, fc1, relu3, fc2 and so on."""
+class LeNet5(nn.Module):
+    """LeNet-5 with ReLU: conv1, relu1, pool1, conv2, relu2, pool2, fc1, relu3, fc2, relu4, fc3."""
 
-    channels: tuple[int, int]
-    paddings: tuple[int, int]
-    units: tuple[int, ...]
+    channels: tuple[int, int] = (6, 16)
+    paddings: tuple[int, int] = (2, 0)
+    units: tuple[int, ...] = (120, 84)
 
-    def __init__(
-        self, *, in_channels: int, num_classes: int, image_size: tuple[int, int], pool: str = "max", width: float = 1.0
-    ) -> None:
+    def __init__(self, options: NetworkOptions) -> None:
         super().__init__()
-        inputs, (rows, columns) = in_channels, image_size
+        inputs, (rows, columns) = options.in_channels, options.image_size
         for number, (channels, padding) in enumerate(zip(self.channels, self.paddings, strict=True), start=1):
-            outputs = scaled(channels, width)
+            outputs = options.scaled(channels)
             self.add_module(f"conv{number}", nn.Conv2d(inputs, outputs, 5, padding=padding))
             self.add_module(f"relu{number}", nn.ReLU())
-            self.add_module(f"pool{number}", pooling(pool, outputs))
+            self.add_module(f"pool{number}", pooling(options.pool, outputs))
             inputs, rows, columns = outputs, (rows + 2 * padding - 4) // 2, (columns + 2 * padding - 4) // 2
         inputs *= rows * columns
         for number, units in enumerate(self.units, start=1):
-            outputs = scaled(units, width)
+            outputs = options.scaled(units)
             self.add_module(f"fc{number}", nn.Linear(inputs, outputs))
             self.add_module(f"relu{number + 2}", nn.ReLU())
             inputs = outputs
-        self.add_module(f"fc{len(self.units) + 1}", nn.Linear(inputs, num_classes))
+        self.add_module(f"fc{len(self.units) + 1}", nn.Linear(inputs, options.num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, K]` of images `[N, C, H, W]`."""
@@ -43,13 +39,7 @@ class _TwoConvolutions(nn.Module):
         return images
 
 
-class LeNet5(_TwoConvolutions):
-    """LeNet-5 with ReLU, its pooling a parameter."""
-
-    channels, paddings, units = (6, 16), (2, 0), (120, 84)
-
-
-class MnistWide(_TwoConvolutions):
+class MnistWide(LeNet5):
     """32 and 64 channels and a hidden layer of 1,024 units, the network on which training on PGD was introduced.
 
     Weights start as published: normal with deviation 0.1, cut off at twice that, and biases at 0.1.
@@ -59,8 +49,8 @@ class MnistWide(_TwoConvolutions):
 
     channels, paddings, units = (32, 64), (2, 2), (1024,)
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, options: NetworkOptions) -> None:
+        super().__init__(options)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.constant_(parameter, 0.1)

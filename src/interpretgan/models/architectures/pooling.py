@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,15 +15,16 @@ def pooling(kind: str, channels: int) -> nn.Module:
     So networks that differ in their pooling alone have the same parameters under the same names. The kind is `"max"`,
     the largest of 2x2 values; `"avg"`, their mean; `"stride"`, see `Subsample`; or `"blur"`, see `BlurPool`.
     """
-    kinds: dict[str, Callable[[], nn.Module]] = {
-        "max": lambda: nn.MaxPool2d(2),
-        "avg": lambda: nn.AvgPool2d(2),
-        "stride": Subsample,
-        "blur": lambda: BlurPool(channels),
-    }
-    if kind not in kinds:
-        raise ConfigError(expected=f"a pooling among {', '.join(kinds)}", got=repr(kind), do="choose one of them")
-    return kinds[kind]()
+    match kind:
+        case "max":
+            return nn.MaxPool2d(2)
+        case "avg":
+            return nn.AvgPool2d(2)
+        case "stride":
+            return Subsample()
+        case "blur":
+            return BlurPool(channels)
+    raise ConfigError(expected="a pooling among max, avg, stride, blur", got=repr(kind), do="choose one of them")
 
 
 class Subsample(nn.Module):

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from interpretgan.errors import ConfigError
-from interpretgan.models.architectures import scaled
+from interpretgan.models.architectures import NetworkOptions
 from interpretgan.models.architectures.pooling import pooling
 
 
@@ -39,28 +39,18 @@ class WideResNet(nn.Module):
     Delving deep into rectifiers.
     """
 
-    def __init__(
-        self,
-        *,
-        depth: int,
-        widening: int,
-        in_channels: int,
-        num_classes: int,
-        image_size: tuple[int, int],
-        pool: str = "stride",
-        width: float = 1.0,
-    ) -> None:
+    def __init__(self, options: NetworkOptions, depth: int, widening: int) -> None:
         super().__init__()
-        first, second, third = (scaled(channels * widening, width) for channels in (16, 32, 64))
-        blocks = (depth - 4) // 6
-        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        first, second, third = (options.scaled(channels * widening) for channels in (16, 32, 64))
+        blocks, pool = (depth - 4) // 6, options.pool
+        self.conv1 = nn.Conv2d(options.in_channels, 16, 3, padding=1, bias=False)
         self.block1 = _group(blocks, 16, first, None)
         self.block2 = _group(blocks, first, second, pool)
         self.block3 = _group(blocks, second, third, pool)
         self.bn1 = nn.BatchNorm2d(third)
         self.relu = nn.ReLU()
         self.mean = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(third, num_classes)
+        self.fc = nn.Linear(third, options.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -80,8 +70,6 @@ class Block(nn.Module):
     the input. `pool` is how the block halves the map, see `WideResNet`; `None` for a block that keeps its size.
     """
 
-    convShortcut: nn.Conv2d | None
-
     def __init__(self, inputs: int, outputs: int, pool: str | None = None) -> None:
         super().__init__()
         stride = 2 if pool == "stride" else 1
@@ -92,9 +80,8 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.relu2 = nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.convShortcut = None
-        if pool is not None or inputs != outputs:
-            self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+        changes = pool is not None or inputs != outputs
+        self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if changes else None
 
     def forward(self, z: Tensor) -> Tensor:
         """`[N, outputs, H', W']` of `[N, inputs, H, W]`."""

@@ -1,4 +1,4 @@
-"""Cards: what a pretrained classifier is, what it was trained on and how, and what it reaches.
+"""Pretrained classifiers by name, and their cards: what each is, what it was trained on and how, and what it reaches.
 
 A card and its weights lie side by side in this folder, as NAME.json and NAME.safetensors.
 """
@@ -11,11 +11,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from interpretgan.errors import ModelError, WeightsError
-from interpretgan.store.files import read_json, write_json
+import torch
 
-ZOO = Path(__file__).parent
-"""Folder of the cards and weights."""
+from interpretgan.classifier import Classifier
+from interpretgan.errors import ModelError, WeightsError
+from interpretgan.models.build import build_model
+from interpretgan.models.weights import load_weights
+from interpretgan.store.files import file_sha256, read_json, write_json
+
+ZOO = Path(__file__).parent  #: Folder of the cards and weights.
 SCHEMA = 2
 PRETRAINED_EXPECTED = tuple(
     f"{architecture}-{pool}{objective}"
@@ -28,49 +32,33 @@ PRETRAINED_EXPECTED = tuple(
 
 @dataclass(frozen=True)
 class Card:
-    """What there is to know about a pretrained classifier.
+    """What there is to know about a pretrained classifier."""
 
-    Attributes:
-        name: `architecture-pool`, and `-objective` unless that is the natural one.
-        architecture, pool, width: What `build_model` makes it of.
-        in_channels, image_size: Channels, and height and width of its images.
-        num_classes, classes: Number of its logits, and names of the classes.
-        bounds, mean, std: See `Classifier`.
-        data: `name`, `sha256` and `note` of the training images.
-        objective: `name`, and the settings of the training objective.
-        recipe, seed: Settings of the training.
-        training: What the training did: steps, seconds, and which epoch the weights are of.
-        versions: Of the packages that trained it.
-        figures: Accuracy on test images as `interpretgan evaluate` measures it: for `natural`, each attack and
-            `worst_case` a mapping of value, low and high (0 to 1, a confidence interval) and examples. Beside them
-            `threat_model`, `attacks`, `data`, `flags` and `provenance`; see `Evaluation`. `None`: not measured yet.
-        precision: What the weights are stored in, `"float32"` or `"float16"`; they are loaded as float32.
-        parameters: Number of its parameters.
-        sha256, state_sha256: Of the weights file, and of what is loaded of it; see `Classifier.state_sha256`.
-    """
-
-    name: str
-    architecture: str
+    name: str  #: `architecture-pool`, and `-objective` unless that is the natural one.
+    architecture: str  #: What `build_model` makes it of, with the five that follow.
     pool: str
     width: float
     in_channels: int
     num_classes: int
-    image_size: tuple[int, int]
-    bounds: tuple[float, float]
+    image_size: tuple[int, int]  #: Height and width.
+    bounds: tuple[float, float]  #: See `Classifier`, also for mean and std.
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    classes: tuple[str, ...]
-    data: Mapping[str, Any]
-    objective: Mapping[str, Any]
-    recipe: Mapping[str, Any]
-    seed: int
-    training: Mapping[str, Any]
-    versions: Mapping[str, str]
+    classes: tuple[str, ...]  #: Their names.
+    data: Mapping[str, Any]  #: `name`, `sha256` and `note` of the training images.
+    objective: Mapping[str, Any]  #: `name`, and the settings of the training objective.
+    recipe: Mapping[str, Any]  #: Settings of the training.
+    seed: int  #: Of the training.
+    training: Mapping[str, Any]  #: What the training did: steps, seconds, and which epoch the weights are of.
+    versions: Mapping[str, str]  #: Of the packages that trained it.
+    #: Accuracy on test images as `interpretgan evaluate` measures it: for `natural`, each attack and `worst_case` a
+    #: mapping of value, low and high (0 to 1, a confidence interval) and examples. Beside them `threat_model`,
+    #: `attacks`, `data`, `flags` and `provenance`; see `Evaluation`. `None`: not measured yet.
     figures: Mapping[str, Any] | None = None
-    precision: str = ""
-    parameters: int = 0
-    sha256: str = ""
-    state_sha256: str = ""
+    precision: str = ""  #: What the weights are stored in, `"float32"` or `"float16"`; they are loaded as float32.
+    parameters: int = 0  #: Number of its parameters.
+    sha256: str = ""  #: Of the weights file.
+    state_sha256: str = ""  #: Of what is loaded of it; see `Classifier.state_sha256`.
 
     @property
     def eps(self) -> float | None:
@@ -80,8 +68,7 @@ class Card:
 
     def figure(self, name: str) -> Mapping[str, Any] | None:
         """An accuracy with its interval, of `natural`, an attack or `worst_case`; `None` if it was not measured."""
-        found: Mapping[str, Any] | None = (self.figures or {}).get(name)
-        return found
+        return None if self.figures is None else self.figures.get(name)
 
     def save(self) -> None:
         """Write the card into `ZOO`."""
@@ -121,3 +108,29 @@ def read_card(name: str) -> Card:
     if card.name != name or card.name != proper_name(card.architecture, card.pool, card.objective["name"]):
         raise WeightsError(expected=f"the card of {name}", got=f"that of {card.name}", do="install the package again")
     return card
+
+
+def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classifier:
+    """A trained classifier that comes with the package, by a name such as `"lenet5-avg-trades"`, on a device.
+
+    `interpretgan models` lists them with their accuracy. `ModelError` for a name that does not exist, `WeightsError`
+    for weights that are missing or not those of the card.
+    """
+    card = read_card(name)
+    file = weights_file(name)
+    if not file.is_file():
+        raise WeightsError(expected=f"the weights of {name}", got=f"no file at {file}", do="install the package again")
+    found = file_sha256(file)
+    if found != card.sha256:
+        expected, got = f"weights with the SHA-256 of their card, {card.sha256[:12]}...", f"{found[:12]}... in {file}"
+        raise WeightsError(expected=expected, got=got, do="install the package again: the file is damaged")
+    model = build(card)
+    load_weights(model, file)
+    return Classifier(model.to(device).eval(), bounds=card.bounds, mean=card.mean, std=card.std)
+
+
+def build(card: Card) -> torch.nn.Module:
+    """The network of a card, without its weights; the global random state stays as it is."""
+    settings = {key: getattr(card, key) for key in ("in_channels", "num_classes", "image_size", "pool", "width")}
+    with torch.random.fork_rng(devices=()):
+        return build_model(card.architecture, **settings)

@@ -1,8 +1,8 @@
 """Make a pretrained classifier from the run folder of its training: weights, then a card, then its figures.
 
-    python -m interpretgan.models.zoo.pack weights RUN NAME
+    python -m tools.pack_zoo weights RUN NAME
     interpretgan evaluate --model NAME --weights pretrained --out DIR ...
-    python -m interpretgan.models.zoo.pack figures DIR NAME
+    python -m tools.pack_zoo figures DIR NAME
 
 Weights are rounded before they are measured, so that the figures are those of what is shipped.
 """
@@ -20,25 +20,19 @@ from torch import Tensor
 
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError, WeightsError
-from interpretgan.models.weights import contiguous, load_weights
-from interpretgan.models.zoo.cards import Card, proper_name, read_card, weights_file
-from interpretgan.models.zoo.pretrained import build
+from interpretgan.models.weights import load_weights
+from interpretgan.models.zoo.cards import Card, build, proper_name, read_card, weights_file
 from interpretgan.robustness import Evaluation
 from interpretgan.store.files import atomic_write_bytes, file_sha256, read_json
+from interpretgan.training.steps import copy_of
 
-HALF_ABOVE = 2**18
-"""Parameters above which the weights are stored in half precision: a MiB in single precision."""
-FROM_RECORD = [f.name for f in fields(Card) if f.default is MISSING and f.name not in ("name", "architecture")]
-"""What a card takes over from classifier.json as it is."""
+HALF_ABOVE = 2**18  #: Parameters above which the weights are stored in half precision: a MiB in single precision.
+# What a card takes over from classifier.json as it is: all that it needs but the name and the architecture.
+FROM_RECORD = [field.name for field in fields(Card)[2:] if field.default is MISSING]
 
 
 def pack(run: Path, name: str) -> Card:
-    """Put the classifier of a run folder among the pretrained ones, without figures, and write its card.
-
-    Args:
-        run: With classifier.safetensors and classifier.json, as `interpretgan train` leaves it.
-        name: Its name: architecture, pooling and objective, e.g. `lenet5-avg-trades`.
-    """
+    """Put the classifier of a run folder of `interpretgan train` among the pretrained ones; its card has no figures."""
     record = read_json(run / "classifier.json")
     missing = [key for key in ("model", *FROM_RECORD) if not isinstance(record, dict) or key not in record]
     if missing:
@@ -52,7 +46,7 @@ def pack(run: Path, name: str) -> Card:
     load_weights(model, run / "classifier.safetensors")
     parameters, file = sum(p.numel() for p in model.parameters()), weights_file(name)
     half = parameters > HALF_ABOVE
-    atomic_write_bytes(file, save({key: _stored(key, value, half) for key, value in model.state_dict().items()}))
+    atomic_write_bytes(file, save({key: _stored(key, value, half) for key, value in copy_of(model).items()}))
     load_weights(model, file)
     state = Classifier(model).state_sha256()
     precision = "float16" if half else "float32"
@@ -65,16 +59,11 @@ def _stored(key: str, value: Tensor, half: bool) -> Tensor:
     rounded = value.half() if half and value.is_floating_point() and value.ndim > 1 else value
     if not bool(torch.isfinite(rounded).all()):
         raise WeightsError(expected="weights within half precision", got=f"larger ones in {key}", do="train again")
-    return contiguous(rounded)
+    return rounded
 
 
 def add_figures(folder: Path, name: str) -> Card:
-    """Put the figures of an evaluation on the card of the classifier that was evaluated, and write the card.
-
-    Args:
-        folder: With evaluation.json, as `interpretgan evaluate` leaves it.
-        name: Of the pretrained classifier; `WeightsError` where others were evaluated.
-    """
+    """Put the figures in evaluation.json on the card of a classifier; a `WeightsError` where another was evaluated."""
     card, found = read_card(name), Evaluation.load(folder)
     state = found.classifier.get("state_sha256")
     if state != card.state_sha256:
