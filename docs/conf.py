@@ -25,3 +25,4 @@ napoleon_use_ivar = True
 html_theme = "furo"
 html_title = "interpretgan"
 html_show_sphinx = False
+suppress_warnings = ["ref.python"]  # a word that several classes have as an attribute links to none of them

@@ -1,7 +1,5 @@
 """Borrow any image classifier, and give it back untouched."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import pickle

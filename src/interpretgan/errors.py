@@ -4,8 +4,6 @@ Every message says what was expected, what came, and what to do. The command lin
 exits with code 2; in Python the classes can be caught one by one or together as `InterpretGANError`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal

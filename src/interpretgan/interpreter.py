@@ -1,7 +1,5 @@
 """InterpretGAN: the features that a classifier uses, layer by layer, as images."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -12,7 +10,7 @@ from torch import Tensor
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source
 from interpretgan.errors import ConfigError, ImageError, LabelError
-from interpretgan.gan.fitted import Fitted
+from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.judge import Judge, require_same_pixels

@@ -3,8 +3,6 @@
 The classifier under diagnosis cannot judge its own explanations: it recognises its own adversarial artefacts in them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self

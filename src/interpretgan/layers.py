@@ -5,8 +5,6 @@ network, not by reading its code, so in-place, reused and functional operations 
 package are in this file.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Intervals of every figure: of shares, of diagnoses, of paired differences and of rank correlations over layers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

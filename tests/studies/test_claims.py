@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from interpretgan.studies import figures
+from interpretgan.studies import charts
 from interpretgan.studies.claims import by_condition, claims_of, setting_of
 from interpretgan.studies.verdicts import load_study
 
@@ -48,10 +48,10 @@ def test_controls_that_failed_stand_beside_what_is_said_of_layers_alone() -> Non
 
 def test_the_figure_has_what_was_measured_condition_by_condition() -> None:
     failed, study = made("Failed", None, variant="blur"), made()
-    assert figures.claims([]) is figures.claims(claims_of({"a": failed})) is None
+    assert charts.claims([]) is charts.claims(claims_of({"a": failed})) is None
     conditions = study["verdicts"][0]["conditions"]
     conditions.append({**conditions[0], "variant": "blur", "value": 0.3, "answer": "supported"})
-    figure = figures.claims(claims_of({"a": failed, "b": study}))
+    figure = charts.claims(claims_of({"a": failed, "b": study}))
     assert figure is not None
     (panel,) = figure.axes
     labels = [f"{SETTING} (b), {variant}" for variant in ("avg", "blur")]

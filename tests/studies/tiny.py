@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from interpretgan.studies import job
-from interpretgan.studies.board import DONE, FAILED, RUNNING
 from interpretgan.studies.executors import Event
+from interpretgan.studies.progress_table import DONE, FAILED, RUNNING
 
 STUDIES = Path(__file__).parents[2] / "studies"
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from interpretgan.errors import TrainingError
-from interpretgan.store.checkpoints import Checkpoint
+from interpretgan.store.training_checkpoint import Checkpoint
 from interpretgan.training.steps import MovingAverage, resumable, swapped, warm_up_and_cosine
 
 

@@ -4,8 +4,6 @@ Croce and Hein 2020, Reliable evaluation of adversarial robustness with an ensem
 The attacks are those of the reference package, in its standard version, with its batches and seeds.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import time
@@ -23,7 +21,7 @@ from interpretgan.attacks.threat_model import ThreatModel, check_perturbation
 from interpretgan.classifier import Classifier
 from interpretgan.data import content_hash
 from interpretgan.errors import ConfigError, ImageError
-from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
+from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")  #: Each attacks what those before left, the last as a black box.
 TARGETS = 9  #: Classes that each image is driven to, as far as there are as many.

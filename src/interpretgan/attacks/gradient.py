@@ -3,8 +3,6 @@
 The steps are foolbox's. This file states what was asked for, keeps the worst case and checks what came back.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

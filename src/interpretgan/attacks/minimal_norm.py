@@ -3,8 +3,6 @@
 What they find beyond eps is projected onto the ball.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The attacks of an evaluation by name: what each makes of a threat model, and how it searches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

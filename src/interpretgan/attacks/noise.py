@@ -1,7 +1,5 @@
 """Random noise of the size that an adversary may use, and random state that is put back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """What the adversary may do: norm, eps, the search, and whether a perturbation keeps to them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

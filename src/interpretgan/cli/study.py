@@ -1,7 +1,5 @@
 """The command `interpretgan study`, and the words it prints. Heavy packages are imported when it is used."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """Where encoded images come from: parquet files, the public hub, folders of images."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The controls of a diagnosis: no perturbation at all, random noise of the same size, and generators of other seeds."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """`diagnose`: split a classifier's loss of accuracy under attack among its layers."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What the judge predicts at every layer, for natural, adversarial and noisy images: the raw data of a diagnosis."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The warnings of a diagnosis: every kind of flag, and the rules that raise them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -59,7 +59,7 @@ class Diagnosis(Record):
     #: `judge_adversarial`).
     accuracy: Mapping[str, float]
     layers: tuple[LayerResult, ...]  #: The image, then the layers in execution order, at least one.
-    #: `eps0_max_abs_vulnerability` and `noise_max_abs_vulnerability`, the largest |V| without a perturbation (exactly
+    #: `eps0_max_abs_vulnerability` and `noise_max_abs_vulnerability`, the largest absolute V without a perturbation (exactly
     #: 0) and under noise; with several generators `seeds_spearman` and `seeds_same_top`.
     controls: Mapping[str, float]
     #: `name` of the judge, and its held-out accuracies, `natural` and `adversarial` (attacked itself).

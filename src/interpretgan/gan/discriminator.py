@@ -1,7 +1,5 @@
 """The discriminator: one for all layers, spectrally normalised, conditioned on the layer and on the classification."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -5,8 +5,6 @@ and a shift per layer, channel and block say for which layer it is drawn. Almost
 the coarse grid, so one more layer costs its stem and its share of the batch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

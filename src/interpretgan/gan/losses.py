@@ -1,7 +1,5 @@
 """The terms of the objective, one function each, beside their formulas."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -5,8 +5,6 @@ mean over the images, and the shares are equal, the mean of the gradients of all
 batch: each takes the step that one alone would take, up to rounding.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import pickle
@@ -25,7 +23,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from interpretgan.errors import ConfigError, TrainingError, in_a_line
-from interpretgan.store.processes import end_with_parent
+from interpretgan.store.child_processes import end_with_parent
 
 PATIENCE = timedelta(minutes=5)  # that a process waits for the others, at the start and in each step
 GRACE = 10.0  # seconds that a process is given to end: after its last step, or once its connection is lost

@@ -23,7 +23,7 @@ from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
-from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
+from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
 from interpretgan.training.precision import Precision, autocast
 from interpretgan.training.steps import MovingAverage, OnStep, resumable, warm_up_and_cosine

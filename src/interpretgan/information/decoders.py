@@ -1,7 +1,5 @@
 """Decoders and class probes for all layers of a classifier: how they are trained, and what they measure."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -15,13 +13,13 @@ from torch.nn import functional as F
 
 from interpretgan.data import ImageData, ImageSource, as_source, content_of
 from interpretgan.errors import ConfigError
-from interpretgan.gan.fitted import Fitted
+from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator, Standardise
 from interpretgan.information.measure import Measurement
 from interpretgan.information.probes import MLPProbes, RandomMixture, RandomProjection
 from interpretgan.layers import Layer, capture
-from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
 from interpretgan.store.network_files import Header
+from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
 from interpretgan.training.precision import Precision, autocast
 from interpretgan.training.steps import MovingAverage, OnStep, resumable, warm_up_and_cosine

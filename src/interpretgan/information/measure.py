@@ -3,8 +3,6 @@
 `L` layers, `C` controls, `N` images. Row 0 is the image, row `l` layer `l`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

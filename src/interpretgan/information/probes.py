@@ -1,7 +1,5 @@
 """Probes of what a latent holds, the random projections that they see it through, and the controls of decoders."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Networks by name: the table of those that come with the package, and the user's own."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import inspect

@@ -1,7 +1,5 @@
 """Weights of classifiers on disk."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Mapping
 from pathlib import Path

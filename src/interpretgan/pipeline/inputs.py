@@ -3,8 +3,6 @@
 All of this happens before anything is trained or written, so a wrong setting costs nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -142,11 +140,9 @@ class Inputs:
             )
         for name in ("pool", "width"):
             if getattr(options, name) not in (None, getattr(card, name)):
-                raise ConfigError(
-                    expected=f"--{name} {getattr(card, name)}, as {card.name} was trained",
-                    got=f"--{name} {getattr(options, name)}",
-                    do="leave it out, or choose another of `interpretgan models`",
-                )
+                expected = f"--{name} {getattr(card, name)}, as {card.name} was trained"
+                do = "leave it out, or choose another of `interpretgan models`"
+                raise ConfigError(expected=expected, got=f"--{name} {getattr(options, name)}", do=do)
         data, wanted = self.train, (card.in_channels, *card.image_size)
         if data.shape != wanted or len(data.classes) != card.num_classes:
             expected = f"images {_size(wanted)} of {card.num_classes} classes for {card.name}"
@@ -208,11 +204,9 @@ class Inputs:
         """The judge's network as built, with its weights where there are some; of another architecture."""
         options = self.settings.judge
         if options.judge == self.architecture:
-            raise ConfigError(
-                expected="a judge of another architecture than the classifier's",
-                got=f"{options.judge} for both",
-                do="choose another --judge: a judge that shares the classifier's blind spots sees nothing",
-            )
+            expected = "a judge of another architecture than the classifier's"
+            do = "choose another --judge: a judge that shares the classifier's blind spots sees nothing"
+            raise ConfigError(expected=expected, got=f"{options.judge} for both", do=do)
         model = self.build(options.judge, self.judge_seed)
         if options.judge_weights is not None:
             load_weights(model, options.judge_weights)
@@ -247,11 +241,9 @@ class Inputs:
             return {}
         if name == TRAINED:
             if "attack" not in sections:
-                raise ConfigError(
-                    expected="a threat model to train a robust recognition network against",
-                    got="a command without one",
-                    do="say `interpretgan diagnose`, or name a robust classifier of `interpretgan models`",
-                )
+                expected = "a threat model to train a robust recognition network against"
+                do = "say `interpretgan diagnose`, or name a robust classifier of `interpretgan models`"
+                raise ConfigError(expected=expected, got="a command without one", do=do)
             return {f"recognition_network_{key}": value for key, value in asdict(self.judge_recipe).items()}
         card = read_card(name)
         if card.eps is None or name == self.name:
@@ -310,11 +302,9 @@ class Inputs:
         """Refuse a network that has too few classes for the data, or that no gradient gets through."""
         logits = self.classifier.logits(self.probe)
         if logits.shape[1] < len(self.test.classes):
-            raise ConfigError(
-                expected=f"a model with {len(self.test.classes)} classes, as {self.data_name} has",
-                got=f"{logits.shape[1]} logits",
-                do="diagnose it on the data that it was trained for",
-            )
+            expected = f"a model with {len(self.test.classes)} classes, as {self.data_name} has"
+            do = "diagnose it on the data that it was trained for"
+            raise ConfigError(expected=expected, got=f"{logits.shape[1]} logits", do=do)
         require_gradient(self.classifier, self.probe)
 
 

@@ -3,8 +3,6 @@
 classifier → layers → judge → recognition network → generators → decoders
 """
 
-from __future__ import annotations
-
 import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence

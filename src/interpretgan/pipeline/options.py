@@ -103,17 +103,12 @@ class ModelOptions:
     def __post_init__(self) -> None:
         _at_least(self, 1, "epochs")
         if self.pretrained and (self.file is not None or not self.own):
-            raise ConfigError(
-                expected="--pretrained with a factory of your own and no weights",
-                got=f"model {self.model}" + (f" with weights {self.weights}" if self.weights else ""),
-                do="name the model as package.module:factory, or say --weights pretrained for one of this package",
-            )
+            got = f"model {self.model}" + (f" with weights {self.weights}" if self.weights else "")
+            do = "name the model as package.module:factory, or say --weights pretrained for one of this package"
+            raise ConfigError(expected="--pretrained with a factory of your own and no weights", got=got, do=do)
         if self.shipped and (self.mean is not None or self.std is not None):
-            raise ConfigError(
-                expected=f"{self.model} with the normalisation that it was trained with",
-                got="--mean or --std",
-                do="leave them out",
-            )
+            expected = f"{self.model} with the normalisation that it was trained with"
+            raise ConfigError(expected=expected, got="--mean or --std", do="leave them out")
 
     @property
     def own(self) -> bool:
@@ -196,11 +191,8 @@ class TrainingOptions:
         chosen = {item.name: getattr(self, item.name, None) for item in fields(recipe)} | {"epochs": epochs}
         recipe = replace(recipe, **{name: value for name, value in chosen.items() if value is not None})
         if recipe.validation >= len(data):
-            raise ConfigError(
-                expected=f"at most {len(data) - 1} of the {len(data)} training images held out",
-                got=str(recipe.validation),
-                do="hold out fewer with --validation",
-            )
+            expected = f"at most {len(data) - 1} of the {len(data)} training images held out"
+            raise ConfigError(expected=expected, got=str(recipe.validation), do="hold out fewer with --validation")
         return recipe
 
 

@@ -3,8 +3,6 @@
 `run_diagnosis` is what `interpretgan diagnose` does, for a notebook; `Run` is what both go through.
 """
 
-from __future__ import annotations
-
 import resource
 import sys
 import time
@@ -231,11 +229,8 @@ class Run(Networks):
         """Explain test images by index, natural and adversarial."""
         wrong = [index for index in indices if not 0 <= index < len(self.inputs.test)]
         if wrong or not indices:
-            raise ConfigError(
-                expected=f"indices of test images, 0 to {len(self.inputs.test) - 1}",
-                got=str(wrong or "none"),
-                do="choose others",
-            )
+            expected = f"indices of test images, 0 to {len(self.inputs.test) - 1}"
+            raise ConfigError(expected=expected, got=str(wrong or "none"), do="choose others")
         images, labels = self.inputs.batch(indices)
         adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
         return self._explained(images, adversarial, labels)

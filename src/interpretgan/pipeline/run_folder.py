@@ -3,8 +3,6 @@
 One process at a time owns a folder, and the configuration is on disk before the first step.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
@@ -101,11 +99,8 @@ class RunFolder:
         names = sorted(entry.name for entry in self.path.iterdir())
         strangers = [name for name in names if name not in OURS and not name.endswith(".tmp")]
         if strangers and CONFIG_FILE not in strangers:
-            raise RunFolderError(
-                expected=f"a new, empty or run folder {self.path}",
-                got=f"a folder with other files in it ({strangers[0]}, {len(strangers)} in all)",
-                do="choose a new folder",
-            )
+            got = f"a folder with other files in it ({strangers[0]}, {len(strangers)} in all)"
+            raise RunFolderError(expected=f"a new, empty or run folder {self.path}", got=got, do="choose a new folder")
 
     def _claim(self) -> None:
         owner = self.path / OWNER_FILE
@@ -117,20 +112,15 @@ class RunFolder:
             except Timeout:
                 pass
         process = owner.read_text() if owner.exists() else "unknown"
-        raise RunFolderError(
-            expected=f"a run folder {self.path} that nobody is using",
-            got=f"one in use by process {process}",
-            do="wait until it ends, or choose another folder",
-        )
+        expected = f"a run folder {self.path} that nobody is using"
+        do = "wait until it ends, or choose another folder"
+        raise RunFolderError(expected=expected, got=f"one in use by process {process}", do=do)
 
     def _agreeing(self, found: object, wanted: dict[str, Any]) -> dict[str, Any]:
         """The folder's configuration, which agrees with `wanted` in every section that both have."""
         if not isinstance(found, dict):
-            raise RunFolderError(
-                expected=f"a configuration in {self.path / CONFIG_FILE}",
-                got=_short(found),
-                do="delete the folder, or choose a new one",
-            )
+            expected = f"a configuration in {self.path / CONFIG_FILE}"
+            raise RunFolderError(expected=expected, got=_short(found), do="delete the folder, or choose a new one")
         shared = [key for key in found if key in wanted and key not in UP_TO_ROUNDING]
         different = differences({key: found[key] for key in shared}, {key: wanted[key] for key in shared})
         if different:

@@ -1,7 +1,5 @@
 """The settings of a run: all groups of options together, and what they resolve to before step 0."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -82,11 +80,9 @@ class Settings:
         for name in options:
             if name not in known:
                 near = get_close_matches(name, known, n=1, cutoff=0.6)
-                raise ConfigError(
-                    expected=f"an option of {', '.join(DiagnosisKeywords.__annotations__)}",
-                    got=name,
-                    do=f"did you mean {near[0]}?" if near else "leave it out",
-                )
+                expected = f"an option of {', '.join(DiagnosisKeywords.__annotations__)}"
+                do = f"did you mean {near[0]}?" if near else "leave it out"
+                raise ConfigError(expected=expected, got=name, do=do)
         if not isinstance(layers := options.get("layers", ""), str):
             options["layers"] = ",".join(layers)
         return cls(
@@ -126,10 +122,8 @@ class Settings:
             | {"attacks": evaluation.names(), "step_size": evaluation.threat_model().resolved_step_size},
         }
         if "generator" not in sections and self.run.devices != 1:
-            raise ConfigError(
-                expected="--devices with a command that trains a generator",
-                got=str(self.run.devices),
-                do="leave --devices out: the rest of the work runs on one",
-            )
+            expected = "--devices with a command that trains a generator"
+            do = "leave --devices out: the rest of the work runs on one"
+            raise ConfigError(expected=expected, got=str(self.run.devices), do=do)
         run = {name: getattr(self.run, name) for name in ("seed", "device", "devices")}
         return {"schema": 2, "version": version("interpretgan"), **run} | {name: whole[name] for name in sections}

@@ -1,9 +1,9 @@
 """The report: one diagnosis as a sentence, a table for the terminal and a self-contained HTML page."""
 
-from interpretgan.report.page import write_report as write_report
-from interpretgan.report.pictures import (
+from interpretgan.report.explanation_grid import (
     draw_explanation as draw_explanation,
     load_explanation as load_explanation,
     save_explanation as save_explanation,
 )
+from interpretgan.report.page import write_report as write_report
 from interpretgan.report.wording import answer_sentence as answer_sentence, summary_table as summary_table

@@ -1,7 +1,5 @@
 """The HTML report: what the page shows is computed here; how it looks and what it says stands in the templates."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +13,7 @@ from interpretgan.attacks import fraction
 from interpretgan.diagnosis.reliability import QUIET, is_unreliable
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.interpreter import Explanation
-from interpretgan.report import figures, pictures, wording
+from interpretgan.report import explanation_grid, vulnerability_chart, wording
 from interpretgan.statistics import Interval
 from interpretgan.store.files import atomic_write_text
 from interpretgan.store.progress import duration
@@ -46,15 +44,15 @@ def write_report(
     folder = Path(folder)
     answer = wording.answer(diagnosis)
     classes = [str(name) for name in diagnosis.data.get("classes") or ()]
-    explanation = None if explanation is None else pictures.as_explanation(explanation)
-    examples, scales = ([], None) if explanation is None else pictures.grid(explanation, classes)
+    explanation = None if explanation is None else explanation_grid.as_explanation(explanation)
+    examples, scales = ([], None) if explanation is None else explanation_grid.grid(explanation, classes)
     context = {
         "diagnosis": diagnosis, "answer": answer, "model": str(diagnosis.classifier["name"]),
         "threat": threat_words(diagnosis.threat_model), "level": wording.level(diagnosis), "quiet": QUIET,
         "names": [layer.name for layer in diagnosis.layers],
         "top": [layer.name in answer.layers for layer in diagnosis.layers],
         "unreliable": [is_unreliable(layer) for layer in diagnosis.layers],
-        "panels": figures.panels(diagnosis), "curves": figures.curves(diagnosis),
+        "panels": vulnerability_chart.panels(diagnosis), "curves": vulnerability_chart.curves(diagnosis),
         "explanation": explanation, "examples": examples, "scales": scales,
         "confusions": [_confusion(layer, classes) for layer in diagnosis.layers],
     }  # fmt: skip
@@ -62,7 +60,7 @@ def write_report(
     drawing = templates.get_template("vulnerability.svg.j2").render(context)
     page = templates.get_template("report.html.j2").render(context)
     if explanation is not None:
-        pictures.draw_explanation(explanation, folder / "figures" / "explanations.png", classes)
+        explanation_grid.draw_explanation(explanation, folder / "figures" / "explanations.png", classes)
     atomic_write_text(folder / "figures" / "vulnerability.svg", drawing)
     atomic_write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -75,7 +73,7 @@ def _templates() -> jinja2.Environment:
     )  # fmt: skip
     templates.filters.update(
         percent=wording.percent, number=wording.number, figure=_figure, breakable=_breakable, duration=duration,
-        fact=_fact, picture=pictures.data_uri, meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
+        fact=_fact, picture=explanation_grid.data_uri, meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
     )  # fmt: skip
     return templates
 

@@ -1,7 +1,5 @@
 """The words of the report: numbers as text, the answer, what flags mean, the table for the terminal."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ above the function that raises it. Refusals that belong to an attack itself are 
 a perturbation larger than eps, no gradient at the images.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

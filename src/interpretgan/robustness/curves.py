@@ -1,7 +1,5 @@
 """Accuracy with its interval, over the size of the perturbation and over the steps of the attack."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from torch import Tensor

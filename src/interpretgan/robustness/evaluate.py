@@ -1,7 +1,5 @@
 """The evaluation: a model's accuracy under several attacks and in the worst case, with reasons to distrust it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

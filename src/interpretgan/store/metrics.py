@@ -1,7 +1,5 @@
 """Numbers per training step, one JSON object a line."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

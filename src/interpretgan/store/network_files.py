@@ -1,7 +1,5 @@
 """A network in one safetensors file: its weights, and a header with what is needed to build it again."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A progress line with rate and remaining time, and the seconds that each stage took."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """Where a result comes from: versions, machine, seed."""
 
-from __future__ import annotations
-
 import platform
 from contextlib import suppress
 from datetime import UTC, datetime

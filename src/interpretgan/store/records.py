@@ -1,7 +1,5 @@
 """Results as records: dataclasses that are kept in a JSON file each, every value of which is checked as it is read."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar, Self

@@ -1,7 +1,5 @@
 """Claims that several studies put to the test, each in settings of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

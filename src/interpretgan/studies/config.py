@@ -1,7 +1,5 @@
 """What a study is: cases, variants, seeds and rules, all checked, and everything that it compares."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

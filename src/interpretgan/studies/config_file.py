@@ -1,7 +1,5 @@
 """The TOML file of a study."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Iterator, Mapping

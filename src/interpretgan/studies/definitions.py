@@ -1,7 +1,5 @@
 """Other ways to say how vulnerable each layer is: class probes, and the relative error of activations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

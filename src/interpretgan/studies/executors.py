@@ -1,7 +1,5 @@
 """Where the runs of a study happen: a process for each, on this machine or on a Ray cluster."""
 
-from __future__ import annotations
-
 import logging
 import os
 import subprocess
@@ -17,10 +15,10 @@ from typing import Any
 from joblib import cpu_count
 
 from interpretgan.errors import ConfigError
-from interpretgan.store.processes import how_it_ended, last_line
-from interpretgan.studies.board import DONE, FAILED, RUNNING
+from interpretgan.store.child_processes import how_it_ended, last_line
 from interpretgan.studies.config import StudyConfig
 from interpretgan.studies.job import REFUSED
+from interpretgan.studies.progress_table import DONE, FAILED, RUNNING
 
 PASSED_ON = ("INTERPRETGAN_DATA", "INTERPRETGAN_CACHE", "PYTHONPATH", "HF_HUB_OFFLINE")  #: To other machines.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

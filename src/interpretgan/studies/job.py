@@ -1,7 +1,5 @@
 """One run of a study, in a process that an executor starts: `python -m interpretgan.studies.job FOLDER PARENT`."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
@@ -23,13 +21,13 @@ from interpretgan.pipeline.run_diagnosis import Run
 from interpretgan.pipeline.run_folder import WEIGHTS_FILE, differences
 from interpretgan.pipeline.settings import Settings
 from interpretgan.report import save_explanation
+from interpretgan.store.child_processes import end_with_parent
 from interpretgan.store.files import plain, read_json, write_json
-from interpretgan.store.processes import end_with_parent
 from interpretgan.store.provenance import provenance
 from interpretgan.studies.config import read_record
 from interpretgan.studies.definitions import other_definitions
+from interpretgan.studies.network_repairs import only, swappable, units_of
 from interpretgan.studies.plan import MACHINE, SECTIONS, Spec, code_version, spec_hash
-from interpretgan.studies.repairs import only, swappable, units_of
 
 REFUSED = 2  #: Exit status where the run cannot be made, and could not be on a second attempt.
 WORK = "work"  #: Folder of what a run makes on its way.

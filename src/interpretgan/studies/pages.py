@@ -23,11 +23,11 @@ from interpretgan.diagnosis.reliability import READABLE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.models import card_names, read_card
-from interpretgan.report.charts import svg
-from interpretgan.report.pictures import explanation_sheet, load_explanation
+from interpretgan.report.explanation_grid import explanation_sheet, load_explanation
 from interpretgan.statistics import Profile, rank_correlation
 from interpretgan.store.files import atomic_write_bytes, atomic_write_text, read_json
-from interpretgan.studies import figures
+from interpretgan.studies import charts
+from interpretgan.studies.chart_style import svg
 from interpretgan.studies.claims import Record, by_condition, claims_of, setting_of
 from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, TEST_ACCURACY, UNTOUCHED, correlation_name
 from interpretgan.studies.effects import AT_EPS, Run, finished, numbers, tables_by_variant
@@ -96,7 +96,7 @@ def write_pages(*folders: Path, out: Path = Path("docs/findings.md")) -> Path:
     claims, shown = claims_of(studies), set[bytes]()
     for folder, study in loaded.items():
         _write(place / f"{folder.name}.md", "study.md.j2", **_study_page(study, folder, place, shown))
-    figure = figures.claims([claim for claim in claims if not claim.paper.startswith("not stated")])
+    figure = charts.claims([claim for claim in claims if not claim.paper.startswith("not stated")])
     title = "What the paper claims, as measured in each setting"
     _write(
         out, "findings.md.j2", studies=studies, claims=claims, out=out.as_posix(), folder=place.name,
@@ -118,7 +118,7 @@ def _study_page(study: Record, folder: Path, place: Path, shown: set[bytes]) -> 
     done, cases = finished(study["runs"]), study["provenance"]["config"]["cases"]
     pictures = [
         _picture(place / f"{folder.name}-{name}.svg", svg(figure), title)
-        for name, title, figure in figures.figures_of(study)
+        for name, title, figure in charts.figures_of(study)
     ]
     for case in cases:
         files = [folder / "runs" / run["id"] / "explanations.npz" for run in done if run["case"] == case["name"]]

@@ -1,7 +1,5 @@
 """The table of a study: one plain specification per run, with everything that its result depends on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -19,13 +17,17 @@ from interpretgan.pipeline.settings import DIAGNOSE, Settings
 from interpretgan.store.files import plain
 from interpretgan.store.provenance import RECORDED_PACKAGES, package_version
 from interpretgan.studies.config import UNTOUCHED, StudyConfig, fine_tuning, read_record
-from interpretgan.studies.repairs import targets
+from interpretgan.studies.network_repairs import targets
 
 Spec = dict[str, Any]
 SECTIONS = (*DIAGNOSE, "evaluation")  #: Sections of the settings that a result depends on.
 MACHINE = ("device", "processor", "threads")  #: What is recorded of where a run was made.
 NOT_IN_A_RESULT = ("cli", "report", "studies", "__main__.py")  #: Rooms that no number of a run depends on,
-IN_A_RESULT = ("studies/job.py", "studies/repairs.py", "studies/definitions.py")  #: but for these of their files.
+IN_A_RESULT = (
+    "studies/job.py",
+    "studies/network_repairs.py",
+    "studies/definitions.py",
+)  #: but for these of their files.
 
 
 @cache

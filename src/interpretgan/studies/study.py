@@ -1,7 +1,5 @@
 """A whole study: its runs, in any order and anywhere, then its effects and verdicts."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,10 +11,10 @@ from interpretgan.errors import RunFolderError
 from interpretgan.pipeline.run_folder import RunFolder, differences
 from interpretgan.store.files import plain, read_json, write_json
 from interpretgan.store.provenance import provenance
-from interpretgan.studies.board import DONE, FAILED, KEPT, Board
 from interpretgan.studies.config import StudyConfig
 from interpretgan.studies.executors import Executor
 from interpretgan.studies.plan import MACHINE, Spec, code_version, first_runs, second_runs, spec_hash, work_hash
+from interpretgan.studies.progress_table import DONE, FAILED, KEPT, Board
 from interpretgan.studies.verdicts import STUDY_FILE, load_study, remember, summary
 
 

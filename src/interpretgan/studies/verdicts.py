@@ -1,7 +1,5 @@
 """What a study says, from its runs alone: effects, verdicts and warnings."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace

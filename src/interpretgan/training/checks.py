@@ -1,7 +1,5 @@
 """What every training refuses: settings out of their range, and losses that are no longer finite."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, get_args, get_type_hints

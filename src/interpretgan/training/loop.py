@@ -1,7 +1,5 @@
 """The training of every classifier, and its accuracy afterwards."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import math
@@ -19,7 +17,7 @@ from interpretgan.attacks import ThreatModel, attack, predicted_right, seed_gene
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, DataError, ModelError
-from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
+from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import require_finite
 from interpretgan.training.objectives import Batch, Objective
 from interpretgan.training.precision import channels_last, has_fast_bf16

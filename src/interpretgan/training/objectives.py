@@ -1,7 +1,5 @@
 """What a classifier is trained for. A new objective is one class in this file and one line of `OBJECTIVES`."""
 
-from __future__ import annotations
-
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Where bfloat16 pays, autocast that uses it only there, and the layout in which convolutions are fast."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated

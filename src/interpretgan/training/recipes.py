@@ -1,7 +1,5 @@
 """How a classifier is trained, and what suits which data."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any

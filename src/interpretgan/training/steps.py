@@ -1,7 +1,5 @@
 """What the trainings of this package share: the learning rate, the moving average, and steps that can be resumed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interpretgan.store.checkpoints import Checkpoint
+from interpretgan.store.training_checkpoint import Checkpoint
 from interpretgan.training.checks import require_finite
 
 State = dict[str, Any]

@@ -3,8 +3,6 @@
 Each activation and each pooling is a module of its own and not in place, so each of them is a layer with a name.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """Networks of two convolutions for digits: LeNet-5 [17], which the paper reads, and a wide one."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from interpretgan.models.architectures import NetworkOptions

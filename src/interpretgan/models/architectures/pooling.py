@@ -1,7 +1,5 @@
 """The ways to halve a feature map, the same for every network."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

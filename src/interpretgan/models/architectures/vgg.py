@@ -1,7 +1,5 @@
 """VGG networks [37] with BatchNorm, in their form for small images, and the judge's network, which is like them."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from interpretgan.models.architectures import NetworkOptions

@@ -1,7 +1,5 @@
 """Wide residual networks, the usual networks of robust training on CIFAR-10."""
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 

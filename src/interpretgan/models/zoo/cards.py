@@ -3,8 +3,6 @@
 A card and its weights lie side by side in this folder, as NAME.json and NAME.safetensors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """Processes that this one starts: what they said last, and that they end when it does."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

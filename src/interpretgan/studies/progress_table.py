@@ -1,7 +1,5 @@
 """The progress of a study, as one table: a row per case and variant, a column per seed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any, TextIO

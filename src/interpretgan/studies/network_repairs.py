@@ -1,7 +1,5 @@
 """What an engineer does with a diagnosis: fine-tune some layers and no others, or swap one pooling."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interpretgan.errors import RunFolderError
-from interpretgan.store.checkpoints import Checkpoint, fingerprint_of
+from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 
 
 def test_the_same_work_finds_its_state_again(tmp_path: Path) -> None:

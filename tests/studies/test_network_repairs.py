@@ -16,7 +16,7 @@ from interpretgan.layers import examine
 from interpretgan.models import build_model
 from interpretgan.models.architectures.pooling import pooling
 from interpretgan.studies.config import Repair
-from interpretgan.studies.repairs import halves, only, swappable, targets, units_of
+from interpretgan.studies.network_repairs import halves, only, swappable, targets, units_of
 from interpretgan.training import Natural, Recipe, train_classifier
 
 

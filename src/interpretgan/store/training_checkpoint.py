@@ -1,7 +1,5 @@
 """The state of long work on disk: written whole or not at all, and read only by the same work."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import pickle

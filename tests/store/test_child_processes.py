@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from interpretgan.store.processes import how_it_ended
+from interpretgan.store.child_processes import how_it_ended
 
-CHILD = "from interpretgan.store.processes import end_with_parent; import time; end_with_parent(); time.sleep(60)"
+CHILD = "from interpretgan.store.child_processes import end_with_parent; import time; end_with_parent(); time.sleep(60)"
 PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {CHILD!r}]).wait()"
 
 

@@ -1,7 +1,5 @@
 """Explanations as pictures: the grid of the report, the PNG file of it, and the file that keeps the arrays."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """What InterpretGAN and the decoders of `interpretgan.information` share: a network fitted to a classifier's layers."""
 
-from __future__ import annotations
-
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

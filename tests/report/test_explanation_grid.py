@@ -12,12 +12,14 @@ from PIL import Image
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, ImageError, RunFolderError
 from interpretgan.interpreter import Explanation
-from interpretgan.report import draw_explanation, load_explanation, pictures, save_explanation, write_report
+from interpretgan.report import draw_explanation, explanation_grid, load_explanation, save_explanation, write_report
 from tests.report.samples import explanation_of
 
 
 def test_the_grid_marks_wrong_predictions_and_turns(lenet: Diagnosis) -> None:
-    examples, scales = pictures.grid(pictures.as_explanation(explanation_of(lenet)), lenet.data["classes"])
+    examples, scales = explanation_grid.grid(
+        explanation_grid.as_explanation(explanation_of(lenet)), lenet.data["classes"]
+    )
     assert len(examples) == 5
     assert 0 < scales[0] <= 0.2 + 1e-6 < scales[1] <= 1
     first, *_, last = examples
@@ -70,15 +72,15 @@ def test_arrays_that_do_not_fit_are_refused_by_name(key: str, lenet: Diagnosis, 
 def test_images_that_are_no_pictures_and_natural_ones_alone_are_refused(lenet: Diagnosis) -> None:
     arrays = explanation_of(lenet)
     with pytest.raises(ImageError, match="1 or 3, H, W"):
-        pictures.grid(pictures.as_explanation({**arrays, "images": arrays["images"].repeat(2, axis=1)}))
+        explanation_grid.grid(explanation_grid.as_explanation({**arrays, "images": arrays["images"].repeat(2, axis=1)}))
     alone = {**arrays, "adversarial": None, "adversarial_explanations": None}
     with pytest.raises(ConfigError, match="expected adversarial images"):
-        pictures.grid(pictures.as_explanation(alone))
+        explanation_grid.grid(explanation_grid.as_explanation(alone))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_saving_and_loading_an_explanation_is_an_identity(channels: int, lenet: Diagnosis, tmp_path: Path) -> None:
-    explanation = pictures.as_explanation(explanation_of(lenet, channels=channels))
+    explanation = explanation_grid.as_explanation(explanation_of(lenet, channels=channels))
     file = tmp_path / "explanations.npz"
     save_explanation(file, explanation)
     again = load_explanation(file)
@@ -106,7 +108,7 @@ def test_a_damaged_file_of_explanations_is_refused(content: bytes, tmp_path: Pat
 def test_pictures_keep_every_pixel(channels: int, bounds: tuple[float, float]) -> None:
     low, high = bounds
     image = np.linspace(low, high, channels * 2 * 3).reshape(channels, 2, 3)
-    drawn = pictures.picture(image, bounds)
+    drawn = explanation_grid.picture(image, bounds)
     assert drawn.shape == (2, 3, 3)
     assert drawn.dtype == np.uint8
     expected = np.round(255 * (image - low) / (high - low)).astype(np.uint8)
@@ -115,22 +117,22 @@ def test_pictures_keep_every_pixel(channels: int, bounds: tuple[float, float]) -
 
 
 def test_differences_have_a_colour_for_each_sign_and_none_at_zero() -> None:
-    drawn = pictures.difference_picture(np.array([[[0.5, 0.0, -0.25]]]), 0.5)
+    drawn = explanation_grid.difference_picture(np.array([[[0.5, 0.0, -0.25]]]), 0.5)
     assert drawn[0, :, 3].tolist() == [255, 0, 128]
-    assert tuple(drawn[0, 0, :3]) == pictures.MORE
-    assert tuple(drawn[0, 2, :3]) == pictures.LESS
+    assert tuple(drawn[0, 0, :3]) == explanation_grid.MORE
+    assert tuple(drawn[0, 2, :3]) == explanation_grid.LESS
 
 
-@pytest.mark.parametrize(("side", "expected"), [(300, pictures.MAX_SIDE), (28, 28)])
+@pytest.mark.parametrize(("side", "expected"), [(300, explanation_grid.MAX_SIDE), (28, 28)])
 def test_large_pictures_are_reduced_and_small_ones_kept(side: int, expected: int) -> None:
-    kind, _, content = pictures.data_uri(np.zeros((side, side - 5, 3), dtype=np.uint8)).partition("base64,")
+    kind, _, content = explanation_grid.data_uri(np.zeros((side, side - 5, 3), dtype=np.uint8)).partition("base64,")
     assert kind == "data:image/png;"
     assert max(Image.open(io.BytesIO(base64.b64decode(content))).size) == expected
 
 
 def test_an_explanation_is_drawn_as_its_arrays_are(lenet: Diagnosis, tmp_path: Path) -> None:
     arrays = explanation_of(lenet)
-    explanation = pictures.as_explanation(arrays)
+    explanation = explanation_grid.as_explanation(arrays)
     assert isinstance(explanation, Explanation)
     pages = [write_report(lenet, tmp_path / name, given).read_bytes() for name, given in
              (("arrays", arrays), ("explanation", explanation))]  # fmt: skip
