@@ -232,3 +232,10 @@ def check_logits(logits: Tensor, count: int) -> None:
     if bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all()):
         got = "probabilities (every row is >= 0 and sums to 1)"
         raise ModelError(expected="logits", got=got, do="remove the final softmax: it hides gradients from attacks")
+
+
+def require_classifier(classifier: object) -> None:
+    """Refuse (`ModelError`) what is no `Classifier`, most of all a bare module."""
+    if not isinstance(classifier, Classifier):
+        do = "wrap the model: Classifier(model, bounds=..., mean=..., std=...)"
+        raise ModelError(expected="a Classifier", got=kind_of(classifier), do=do)

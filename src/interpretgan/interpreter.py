@@ -166,7 +166,10 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             ConfigError: `fit` was not called, or a judge of other bounds.
             ImageError, LabelError: Images that the classifier refuses, or not one adversarial image and label for each.
         """
-        images = self.classifier.check_images(images)
+        images, wanted = self.classifier.check_images(images), self.network.image_shape
+        if tuple(images.shape[1:]) != wanted:
+            expected, got = f"images {list(wanted)}, as it was fitted on", str(list(images.shape[1:]))
+            raise ImageError(expected=expected, got=got, do="bring them to that size, or fit again")
         if adversarial is not None:
             adversarial = self.classifier.check_images(adversarial)
             if adversarial.shape != images.shape:

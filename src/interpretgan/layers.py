@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from interpretgan.classifier import Classifier, check_logits
+from interpretgan.classifier import Classifier, check_logits, require_classifier
 from interpretgan.data import ImageData, as_source
 from interpretgan.errors import LayerError, ModelError, kind_of
 
@@ -221,6 +221,7 @@ def find_layers(classifier: Classifier, images: ImageData) -> list[Layer]:
 
 def examine(classifier: Classifier, images: ImageData) -> Anatomy:
     """Every module call of a network, sorted into layers and others with the reason; see `find_layers`."""
+    require_classifier(classifier)
     source = as_source(images, None, classifier.bounds)
     probe = classifier.check_images(source.batch(torch.arange(min(PROBE_IMAGES, len(source))))[0])
     count, (low, high) = len(probe), classifier.bounds

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from interpretgan import Classifier, Diagnosis, ImageSet, ThreatModel, run_diagnosis
+from interpretgan import Classifier, Diagnosis, ImageSet, InterpretGAN, Judge, ThreatModel, diagnose, run_diagnosis
 from interpretgan.cli import run_command
-from interpretgan.errors import ConfigError, RunFolderError
+from interpretgan.errors import ConfigError, ModelError, RunFolderError, ThreatModelError
 from interpretgan.models import build_model, load_weights, save_weights
 from interpretgan.pipeline.settings import KEYWORD_GROUPS, DiagnosisKeywords
 from tests.networks import Tiny
@@ -102,3 +102,45 @@ def test_the_keywords_are_the_options_of_the_command() -> None:
     options = {item.name for group in KEYWORD_GROUPS.values() for item in dataclasses.fields(group)}
     elsewhere = {"judge", "judge_weights", "out", "device"}  # parameters of their own, or those of the classifier given
     assert set(DiagnosisKeywords.__annotations__) == options - elsewhere
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": 1.5}, "expected seed of type int"),
+        ({"seed": True}, "expected seed of type int"),
+        ({"examples": "10"}, "expected examples of type int"),
+        ({"layers": 7}, "expected layers of type str"),
+        ({"recognition_network": Classifier(Tiny())}, "expected recognition_network of type str"),
+        ({"device": "cuda"}, "did you mean devices"),
+        ({"judge": 7}, "expected a Judge, or the name of its architecture, got an int"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_options_of_a_wrong_type_are_refused_before_anything_is_made(
+    wrong: dict[str, Any], message: str, digits: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_diagnosis(Classifier(Tiny()), *digits, THREAT_MODEL, out=tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bare_module_and_a_missing_threat_model_are_told(digits: tuple[ImageSet, ImageSet]) -> None:
+    bare: Any = Tiny()
+    with pytest.raises(ModelError, match="expected a Classifier, got a Tiny; wrap the model"):
+        run_diagnosis(bare, *digits, THREAT_MODEL)
+    with pytest.raises(ModelError, match="expected a Classifier"):
+        InterpretGAN(bare)
+    nothing: Any = ("linf", 0.1)
+    with pytest.raises(ThreatModelError, match="a stated threat model, got"):
+        run_diagnosis(Classifier(bare), *digits, nothing)
+
+
+def test_an_interpreter_that_is_not_fitted_is_told(digits: tuple[ImageSet, ImageSet]) -> None:
+    images, labels = digits[1].batch(range(4))
+    classifier = Classifier(Tiny())
+    with pytest.raises(ConfigError, match="fit"):
+        InterpretGAN(classifier).explain(images)
+    judge = Judge(Classifier(Tiny()), 1.0, 1.0, "tiny")
+    with pytest.raises(ConfigError, match="fit"):
+        diagnose(InterpretGAN(classifier), judge, images, labels, threat_model=THREAT_MODEL)

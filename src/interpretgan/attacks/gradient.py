@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from interpretgan.attacks.noise import random_starts, seeded
 from interpretgan.attacks.threat_model import Bounds, ThreatModel, check_perturbation, perturbation_size
-from interpretgan.classifier import Classifier
+from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.errors import ModelError
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
@@ -77,6 +77,7 @@ def attack(
 @contextmanager
 def ready(classifier: Classifier, images: Tensor, labels: Tensor, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Checked images and labels, while the classifier is borrowed, in full precision, with gradients and a seed."""
+    require_classifier(classifier)
     images = classifier.check_images(images).detach().to(torch.float32)
     with (
         torch.inference_mode(False),

@@ -33,10 +33,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-DEMO_STEPS = 400
-"""Generator steps of the demonstration: enough for the digits."""
-DEMO_INFORMATION_STEPS = 120
-"""Likewise."""
+DEMO_STEPS, DEMO_INFORMATION_STEPS = 400, 120  # enough for the digits
 
 DryRun = Annotated[bool, Parameter(negative="", group="Run", help="Print the resolved settings and stop.")]
 
@@ -274,26 +271,17 @@ def diagnose(
 
 
 @app.command
-def report(folder: Path | None = None, *, run: RunOptions = RunOptions()) -> None:
-    """Draw the report of a finished diagnosis again, from the run folder alone.
-
-    Args:
-        folder: The run folder. With --out the report is written there, and the run folder stays as it is; --seed,
-            --device and --devices change nothing that is drawn.
-    """
+def report(folder: Path, *, out: Path | None = None) -> None:
+    """Draw the report of a finished diagnosis again, from the run folder alone, into another folder with --out."""
     from interpretgan.diagnosis.result import Diagnosis
     from interpretgan.report import load_explanation, write_report
 
-    place = folder or run.out
-    if place is None:
-        raise ConfigError(expected="a run folder", got="none", do="name it: interpretgan report runs/mnist")
-    if not (place / "diagnosis.json").exists():
-        raise RunFolderError(
-            expected=f"a finished diagnosis in {place}", got="no diagnosis.json", do="run `interpretgan diagnose` first"
-        )
-    result, pictures = Diagnosis.load(place), place / "explanations.npz"
+    if not (folder / "diagnosis.json").exists():
+        expected = f"a finished diagnosis in {folder}"
+        raise RunFolderError(expected=expected, got="no diagnosis.json", do="run `interpretgan diagnose` first")
+    result, pictures = Diagnosis.load(folder), folder / "explanations.npz"
     explanation = load_explanation(pictures) if pictures.exists() else None
-    _print_answer(result, write_report(result, run.out or place, explanation))
+    _print_answer(result, write_report(result, out or folder, explanation))
 
 
 app.command(study)

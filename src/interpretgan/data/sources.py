@@ -234,7 +234,7 @@ def as_image_set(
     source = as_source(data, None, bounds, labelled=True)
     firsts = range(0, len(source), READ_AT_A_TIME)
     parts = (source.batch(torch.arange(first, min(first + READ_AT_A_TIME, len(source)))) for first in firsts)
-    images, labels = zip(*((x.cpu().float().numpy(), y.cpu().numpy()) for x, y in parts), strict=True)
+    images, labels = zip(*((x.detach().cpu().float().numpy(), y.cpu().numpy()) for x, y in parts), strict=True)
     pixels, numbers = np.concatenate(images), np.concatenate(labels)
     names = tuple(map(str, classes or getattr(data, "classes", None) or range(int(numbers.max()) + 1)))
     return ImageSet(type(data).__name__, split, pixels, numbers, names, bounds=bounds)

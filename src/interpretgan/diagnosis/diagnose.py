@@ -76,6 +76,7 @@ def diagnose(
     attack_checks.require_threat_model(threat_model)
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
     classifier, layers = _shared(interpreters)
+    _ = [each.network for each in interpreters]  # a ConfigError where one is not fitted
     require_same_pixels(judge, classifier)
     source = as_source(images, labels, classifier.bounds, labelled=True)
     count = len(source) if examples is None else min(examples, len(source))

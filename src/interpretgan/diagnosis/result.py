@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from interpretgan.errors import Flag
 from interpretgan.statistics import Interval
@@ -58,9 +60,10 @@ class Diagnosis(Record):
     #: Of the model on `natural`, `adversarial` and `noise` images, and of the judge on the first two (`judge_natural`,
     #: `judge_adversarial`).
     accuracy: Mapping[str, float]
-    layers: tuple[LayerResult, ...]  #: The image, then the layers in execution order, at least one.
-    #: `eps0_max_abs_vulnerability` and `noise_max_abs_vulnerability`, the largest absolute V without a perturbation (exactly
-    #: 0) and under noise; with several generators `seeds_spearman` and `seeds_same_top`.
+    #: The image, then the layers in execution order, at least one.
+    layers: Annotated[tuple[LayerResult, ...], Field(min_length=2)]
+    #: `eps0_max_abs_vulnerability` and `noise_max_abs_vulnerability`, the largest absolute V without a perturbation
+    #: (exactly 0) and under noise; with several generators `seeds_spearman` and `seeds_same_top`.
     controls: Mapping[str, float]
     #: `name` of the judge, and its held-out accuracies, `natural` and `adversarial` (attacked itself).
     judge: Mapping[str, Any]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from torch import nn
 
-from interpretgan.classifier import Classifier
+from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageSource
 from interpretgan.errors import ConfigError, LayerError, WeightsError
 from interpretgan.layers import Layer, distinct, find_layers
@@ -39,6 +39,7 @@ class Fitted(ABC, Generic[Config, Network]):
         config: Config | None = None,
         seed: int = 0,
     ) -> None:
+        require_classifier(classifier)
         self.classifier, self.seed = classifier, seed
         self.config: Config = self.config_type() if config is None else config
         self._network: Network | None = None
@@ -47,10 +48,10 @@ class Fitted(ABC, Generic[Config, Network]):
             self._set_layers(layers)
 
     def _set_layers(self, layers: Sequence[Layer]) -> None:
-        names = [layer.name for layer in layers]
-        if not names or len(set(names)) < len(names):
-            do = "pass the list that find_layers returns"
-            raise LayerError(expected="at least one layer, each once", got=str(names), do=do)
+        names = [getattr(layer, "name", layer) for layer in layers]
+        if not names or len(set(names)) < len(names) or not all(isinstance(layer, Layer) for layer in layers):
+            do = "pass layers that find_layers returns"
+            raise LayerError(expected="at least one Layer, each once", got=str(names), do=do)
         self.layers = tuple(layers)
         self.distinct_layers, self.rows = distinct(layers)
 

@@ -34,10 +34,8 @@ from interpretgan.robustness.evaluate import require_attackable
 from interpretgan.store.files import file_sha256
 from interpretgan.training import Recipe, judge_recipe
 
-TRAINED = "robust"
-"""Name of a recognition network that the run trains itself."""
-PROBE_IMAGES = 4
-"""Images that networks are tried on."""
+TRAINED = "robust"  #: Name of a recognition network that the run trains itself.
+PROBE_IMAGES = 4  # that networks are tried on
 
 
 class Inputs:

@@ -27,8 +27,7 @@ from interpretgan.store.progress import Progress, stage_seconds
 from interpretgan.store.provenance import package_version
 from interpretgan.training import TrainingResult, evaluate_accuracy, train_classifier
 
-SHOWN_METRICS = ("loss", "accuracy", "loss_d", "information", "latent")
-"""Metrics of a training that its progress line has."""
+SHOWN_METRICS = ("loss", "accuracy", "loss_d", "information", "latent")  # in the progress line of a training
 
 Say = Callable[[str], None]
 Log = Callable[[dict[str, Any]], None]

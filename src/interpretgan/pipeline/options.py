@@ -1,7 +1,4 @@
-"""What a user can choose: typed, in groups as the command line shows them, each checked on its own.
-
-A default stands here, or, where a part of the package has its own settings, there.
-"""
+"""What a user can choose: typed, in groups as the command line shows them, with each default, checked on its own."""
 
 from __future__ import annotations
 
@@ -236,6 +233,8 @@ class JudgeOptions:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "judge_epochs")
+        if self.judge_weights is not None and self.judge_epochs is not None:
+            raise ConfigError(expected="weights or epochs of a judge", got="both", do="leave --judge-epochs out")
 
 
 @Parameter(name="*", group="InterpretGAN")

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
-from interpretgan.classifier import Classifier
+from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageData, as_image_set
 from interpretgan.diagnosis.controls import noise_control
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
 from interpretgan.diagnosis.result import Diagnosis
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, kind_of
 from interpretgan.information import Measurement
 from interpretgan.interpreter import Explanation
 from interpretgan.judge import Judge
@@ -31,12 +31,12 @@ from interpretgan.pipeline.networks import Networks, Say
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
 from interpretgan.report import load_explanation, save_explanation, write_report
 from interpretgan.robustness import Evaluation, evaluate
+from interpretgan.robustness.attack_checks import require_threat_model
 from interpretgan.store.files import write_arrays, write_json, write_npy
 from interpretgan.store.progress import Progress, ProgressOfStages, stage_seconds
 from interpretgan.training.precision import channels_last
 
-EXAMPLES = 6
-"""Examples in the report's explanation grid."""
+EXAMPLES = 6  # in the report's explanation grid
 
 
 def run_diagnosis(
@@ -74,6 +74,12 @@ def run_diagnosis(
     Raises:
         InterpretGANError: An input or an option is not as it should be; the message says what to do.
     """
+    require_classifier(classifier)
+    require_threat_model(threat_model)
+    given: object = judge  # whatever a caller without type checks hands in
+    if not isinstance(given, Judge | str | None):
+        do = "make one with train_judge"
+        raise ConfigError(expected="a Judge, or the name of its architecture", got=kind_of(judge), do=do)
     settings = Settings.of(**options, **({"judge": judge} if isinstance(judge, str) else {}))
     inputs = Inputs(
         settings,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from importlib.metadata import version
-from typing import Any, Self, TypedDict
+from typing import Any, Self, TypedDict, get_type_hints
 
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, kind_of
 from interpretgan.pipeline.options import (
     AttackOptions,
     DataOptions,
@@ -44,6 +44,7 @@ class DiagnosisKeywords(TypedDict, total=False):
     devices: int
 
 
+# The sections that keywords of `run_diagnosis` set.
 KEYWORD_GROUPS = {
     "judge": JudgeOptions,
     "generator": GeneratorOptions,
@@ -51,7 +52,6 @@ KEYWORD_GROUPS = {
     "diagnosis": DiagnosisOptions,
     "run": RunOptions,
 }
-"""The sections that keywords of `run_diagnosis` set."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +71,20 @@ class Settings:
 
     @classmethod
     def of(cls, **options: Any) -> Self:
-        """Settings from the keywords of `DiagnosisKeywords`, and the judge's architecture.
-
-        Raises:
-            ConfigError: A keyword that there is not, or a value out of range.
-        """
+        """Settings from the keywords of `DiagnosisKeywords` and the judge's name; a `ConfigError` for any other."""
         known = {item.name: section for section, group in KEYWORD_GROUPS.items() for item in fields(group)}
-        for name in options:
-            if name not in known:
-                near = get_close_matches(name, known, n=1, cutoff=0.6)
+        types = get_type_hints(DiagnosisKeywords) | {"judge": str, "layers": str}
+        if isinstance(layers := options.get("layers"), Sequence) and all(isinstance(name, str) for name in layers):
+            options["layers"] = layers if isinstance(layers, str) else ",".join(layers)
+        for name, value in options.items():
+            if name not in types:
+                near = get_close_matches(name, types, n=1, cutoff=0.6)
                 expected = f"an option of {', '.join(DiagnosisKeywords.__annotations__)}"
                 do = f"did you mean {near[0]}?" if near else "leave it out"
                 raise ConfigError(expected=expected, got=name, do=do)
-        if not isinstance(layers := options.get("layers", ""), str):
-            options["layers"] = ",".join(layers)
+            if isinstance(value, bool) or not isinstance(value, (int, float) if types[name] is float else types[name]):
+                do = "pass names" if types[name] is str else "pass a number"
+                raise ConfigError(expected=f"{name} of type {types[name].__name__}", got=kind_of(value), do=do)
         return cls(
             **{
                 section: group(**{name: value for name, value in options.items() if known[name] == section})
@@ -93,14 +93,7 @@ class Settings:
         )
 
     def resolve(self, sections: Sequence[str]) -> dict[str, Any]:
-        """The named sections as plain JSON, checked, with every default filled in.
-
-        Args:
-            sections: Of `data`, `model`, `attack`, `judge`, `generator`, `information`, `diagnosis`, `evaluation`.
-
-        Raises:
-            InterpretGANError: A setting out of range, or that does not fit the others.
-        """
+        """The named sections (not `run` or `training`) as plain JSON, checked, with every default filled in."""
         model, information = self.model, self.information.config(self.generator.precision)
         evaluation = self.evaluation
         whole = {
