@@ -54,7 +54,7 @@ EXPLAIN = (*TRAIN, "attack", "judge", "generator")
 
 @app.command
 def demo(*, run: RunOptions = RunOptions(), dry_run: DryRun = False) -> None:
-    """The whole job on the embedded digits, in two minutes: train, attack, explain, diagnose, report."""
+    """The whole job on the embedded digits, in a few minutes: train, attack, explain, diagnose, report."""
     generator, information = GeneratorOptions(generator_steps=DEMO_STEPS), InformationOptions(DEMO_INFORMATION_STEPS)
     _diagnose("demo", Settings(generator=generator, information=information, run=run), dry_run=dry_run)
 
