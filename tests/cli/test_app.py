@@ -382,7 +382,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--recognition-network", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
         (["explain", "--index", "a"], "whole numbers"),
         (["report", "nowhere"], "run `interpretgan diagnose` first"),
-        (["report"], "FOLDER"),
+        (["report"], "--folder requires an argument"),
         (["diagnose", "--weights", "pretrained"], "the name of a pretrained classifier"),
         (["diagnose", "--width", "0"], "width above 0"),
         (["diagnose", "--pool", "min"], "stride"),
