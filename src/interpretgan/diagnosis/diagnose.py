@@ -76,7 +76,6 @@ def diagnose(
     attack_checks.require_threat_model(threat_model)
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
     classifier, layers = _shared(interpreters)
-    _ = [each.network for each in interpreters]  # a ConfigError where one is not fitted
     require_same_pixels(judge, classifier)
     source = as_source(images, labels, classifier.bounds, labelled=True)
     count = len(source) if examples is None else min(examples, len(source))
@@ -97,6 +96,7 @@ def diagnose(
     checked_labels = classifier.check_labels(checked_labels, checked)
     attack_checks.require_eval_mode(classifier)
     attack_checks.require_replay(classifier, layers, checked[:REPLAYED])
+    _ = [each.network for each in interpreters]  # a ConfigError where one is not fitted
     warnings = attack_checks.model_flags(classifier, checked, checked_labels)
     if adversarial is None:
         sample = Sample(classifier, checked[:SEARCHED], checked_labels[:SEARCHED], seed=seed)

@@ -51,7 +51,7 @@ class Fitted(ABC, Generic[Config, Network]):
         names = [getattr(layer, "name", layer) for layer in layers]
         if not names or len(set(names)) < len(names) or not all(isinstance(layer, Layer) for layer in layers):
             do = "pass layers that find_layers returns"
-            raise LayerError(expected="at least one Layer, each once", got=str(names), do=do)
+            raise LayerError(expected="at least one layer, each once", got=str(names), do=do)
         self.layers = tuple(layers)
         self.distinct_layers, self.rows = distinct(layers)
 
