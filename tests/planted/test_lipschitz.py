@@ -50,6 +50,7 @@ def test_max_min_keeps_lengths_and_sorts() -> None:
     assert torch.allclose(out.flatten(1).norm(dim=1), latent.flatten(1).norm(dim=1))
 
 
+@pytest.mark.slow
 def test_the_planted_layer_alone_has_a_gain(contraction: Classifier, digits: Digits) -> None:
     planted = plant("lipschitz", contraction, "conv2", digits[0], THREAT, seed=0)
     constants = lipschitz_constants(planted.classifier.model)

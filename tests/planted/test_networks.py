@@ -76,6 +76,7 @@ def test_a_twin_is_verified_and_changes_one_layer_alone(robust: Classifier, digi
     check(planted, digits)
 
 
+@pytest.mark.slow
 def test_a_substitution_is_verified(robust: Classifier, digits: Digits) -> None:
     planted = plant("substitution", robust, "fc1", digits[0], THREAT, seed=0)
     assert planted.details["natural_copy"]["robust"] < planted.details["robust"] + 0.3
@@ -142,6 +143,7 @@ def test_every_kind_says_what_it_is() -> None:
     assert all(kind.description for kind in KINDS.values())
 
 
+@pytest.mark.slow
 @pytest.mark.needs_data("mnist")
 def test_a_gate_in_a_robust_network_of_the_zoo() -> None:
     from interpretgan.data import load_data

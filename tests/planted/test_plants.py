@@ -32,6 +32,7 @@ def test_layers_can_be_chosen_and_a_kind_stays_with_its_networks() -> None:
     assert not list(plans(["lenet5-max-pgd"], ["lipschitz"]))
 
 
+@pytest.mark.slow
 @pytest.mark.needs_data("mnist")
 def test_what_cannot_be_made_comes_with_its_error_and_the_rest_goes_on(tmp_path: Path) -> None:
     found = list(plants(["nowhere", "lenet5-max-pgd"], ["bomb", "none", "twin"], ["relu1"], folder=tmp_path))
