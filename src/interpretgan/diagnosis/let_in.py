@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from interpretgan.attacks import ThreatModel, iterated, search
+from interpretgan.attacks import ThreatModel, iterated, search, seed_generators
 from interpretgan.attacks.gradient import Run, ready
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError, LabelError
@@ -143,9 +143,10 @@ def let_in(
         got = f"{list(adversarial.shape)} for {list(images.shape)}"
         raise LabelError(expected="an adversarial image for each image", got=got, do="attack the same images")
     images, labels, adversarial = images[:examples], labels[:examples], adversarial[:examples]
-    natural = classifier.check_images(natural).to(torch.float32)
     with ready(classifier, images, labels, seed=seed) as (x, y):
-        perturbed = classifier.check_images(adversarial).to(torch.float32)
+        perturbed, natural = (
+            classifier.check_images(given).detach().to(torch.float32).clone() for given in (adversarial, natural)
+        )
         trial = _Trial(x, y, perturbed, classifier, threat_model)
         calm, before = _true_probability(classifier.run, x, y), trial.renewed(classifier.run)
         owned = _owned(classifier, layers, x[:1])
@@ -256,6 +257,7 @@ def _retrained(
     """A copy whose named weights are trained to withstand the attack and to keep natural answers."""
     mended = Classifier(copy.deepcopy(classifier.model), classifier.bounds, classifier.mean, classifier.std)
     generator, inner = torch.Generator().manual_seed(seed), _shortened(threat_model, INNER_STEPS)
+    seed_generators(natural.device, seed)  # whichever layers were mended before
     own = _weights(mended.model)
     tensors = [own[name] for name in names]
     sizes = [float(tensor.square().mean().sqrt()) or 1e-3 for tensor in tensors]
@@ -280,7 +282,7 @@ def _retrained(
 
 
 def _filtered(classifier: Classifier, previous: Layer | None, natural: Tensor) -> Run:
-    """The network with what natural latents do not do taken out of one latent. `None`: out of the normalised image."""
+    """The network with what natural latents do not do taken out of one latent. `None`: out of the image."""
     if previous is None:
         clean = _Filter(natural)
         return lambda images: classifier.run(clean(images))
