@@ -179,7 +179,8 @@ _SCORES = (
     ),
     LayerScore(
         "gradient_norm", "by how much the loss changes with the natural latent, in proportion",
-        "gradient times input, arXiv 1605.01713", "high", f"one of {_PER_LAYER}", definitions.gradient_norm,
+        "gradient times input, arXiv 1605.01713", "high",
+        "one forward and backward pass of the natural images at each layer", definitions.gradient_norm,
     ),
     LayerScore(
         "linear_probe", "how far a linear probe's accuracy on attacked latents falls at the layer",
