@@ -124,22 +124,20 @@ def latent_margin(inputs: ScoreInputs) -> Floats:
 
     An upper estimate: the shortest of two ways, each halved until it just crosses. One follows the gradient of the
     margin `f_y - max_{k≠y} f_k` (`ρ ← ρ - margin · g / ‖g‖²`), one goes to the adversarial latent. An image for which
-    neither crosses counts as infinitely far. Of the first
-    `SEARCHED` images those that the classifier gets right. Source: DeepFool,
-    arXiv 1511.04599, from the layer on.
+    neither crosses counts as infinitely far. Measured on the first `SEARCHED` images that the classifier gets right.
+    Source: DeepFool, arXiv 1511.04599, from the layer on.
     """
-    rows = []
-    for labels, natural, changed in inputs.first(SEARCHED).pairs():
-        right = inputs.logits_from(0, natural[0], natural[0]).argmax(dim=1) == labels
-        if right.any():
-            x, y, sizes = natural[0][right], labels[right], []
-            for place, (z, attacked) in list(enumerate(zip(natural, changed, strict=True)))[1:]:
-                lead = partial(_lead, inputs, place, inputs.before(place, z[right], x), y)
-                sizes.append(_least_change(lead, z[right], attacked[right]))
-            rows.append(torch.stack(sizes))
-    if not rows:
+    right = inputs.only(inputs.shown(inputs.images) == inputs.labels, SEARCHED)
+    if not len(right.images):
         do = "check the labels and the normalisation"
         raise ConfigError(expected="an image that the classifier gets right", got="none", do=do)
+    rows = []
+    for y, natural, changed in right.pairs():
+        sizes = []
+        for place, (z, attacked) in list(enumerate(zip(natural, changed, strict=True)))[1:]:
+            lead = partial(_lead, inputs, place, inputs.before(place, z, natural[0]), y)
+            sizes.append(_least_change(lead, z, attacked))
+        rows.append(torch.stack(sizes))
     found = torch.cat(rows, dim=1)
     return _numpy(found.sort(dim=1).values[:, (found.shape[1] - 1) // 2])
 
@@ -181,22 +179,21 @@ def path_alignment(inputs: ScoreInputs) -> Floats:
     `a_lk = (z'_lk - z_lk) · ∫ ∂m/∂z_lk dt` is what unit `k` contributes to the change of the margin `m = f_y - f_t`, of
     the true class `y` over the class `t` that the network shows for the attacked image. By completeness `Σ_k a_lk` is
     that change itself, the same at every layer, so that the sum alone says nothing of a layer. `c_l` says how far the
-    units of a layer pull the same way, and the score how much better than those before. Of the first
-    `SEARCHED` images those that the attack turns. Source: integrated gradients, arXiv 1703.01365, at every layer.
+    units of a layer pull the same way, and the score how much better than those before. The first
+    `SEARCHED` images that the attack turns are counted. Source: integrated gradients, arXiv 1703.01365, at every layer.
     """
-    rows = []
-    for labels, natural, changed in inputs.first(SEARCHED).pairs():
-        before, shown = (inputs.logits_from(0, z[0], z[0]).argmax(dim=1) for z in (natural, changed))
-        turned = (before == labels) & (shown != labels)
-        if turned.any():
-            x, classes, shares = natural[0][turned], torch.stack([labels, shown], dim=1)[turned], []
-            for place, (z, moved) in enumerate(zip(natural, changed, strict=True)):
-                margin = partial(_margin, inputs, place, inputs.before(place, z[turned], x), classes)
-                each = attributions(margin, z[turned], moved[turned]).flatten(1).double()
-                shares.append(each.sum(dim=1).abs() / each.abs().sum(dim=1).clamp_min(TINY))
-            rows.append(torch.stack(shares))
-    if not rows:
+    before, after = inputs.shown(inputs.images), inputs.shown(inputs.adversarial)
+    turned = inputs.only((before == inputs.labels) & (after != before), SEARCHED)
+    if not len(turned.images):
         raise ConfigError(expected="an image that the attack turns", got="none", do="attack harder, or more images")
+    rows = []
+    for y, natural, changed in turned.pairs():
+        classes, shares = torch.stack([y, inputs.shown(changed[0])], dim=1), []
+        for place, (z, attacked) in enumerate(zip(natural, changed, strict=True)):
+            margin = partial(_margin, inputs, place, inputs.before(place, z, natural[0]), classes)
+            each = attributions(margin, z, attacked).flatten(1).double()
+            shares.append(each.sum(dim=1).abs() / each.abs().sum(dim=1).clamp_min(TINY))
+        rows.append(torch.stack(shares))
     return _numpy(torch.cat(rows, dim=1).mean(dim=1).diff())
 
 
