@@ -1,8 +1,10 @@
 """One interface for scores of layers: name, source, which end blames, cost, and one number a layer.
 
-inputs = ScoreInputs(classifier, layers, images, labels, adversarial, train, threat_model, seed)
-for found in measure_scores(LAYER_SCORES, inputs, say=print):
-    print(found.name, found.error or inputs.layers[top_layer(LAYER_SCORES[found.name], found.values)].name)
+Measured and printed, with the layer that each blames::
+
+    inputs = ScoreInputs(classifier, layers, images, labels, adversarial, train, threat_model, seed)
+    for found in measure_scores(LAYER_SCORES, inputs, say=print):
+        print(found.name, found.error or layers[found.top].name)
 
 The scores themselves are defined in `definitions.py` and `probes.py`; controls, and what is measured elsewhere, here.
 """
