@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore
+from interpretgan.diagnosis.controls import CONTROLS
 from interpretgan.diagnosis.reliability import layer_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.statistics import Interval
@@ -71,7 +73,11 @@ def diagnosis_of(places: tuple[Place, ...], classes: list[str], examples: int) -
                 vulnerability=around(drop, width * (0.6 + drop) if before else 0.0),
                 share=around(drop / (places[0][4] / places[0][3] - places[-1][4] / places[-1][3]), 0.03),
                 vulnerability_bits=around(before.bits - bits if before else 0.0, 0.06),
-                vulnerability_noise=around(0.008 * float(rng.standard_normal()), width * 0.6),
+                **{  # type: ignore[arg-type]  # intervals
+                    f"vulnerability_{control}": around(0.008 * float(rng.standard_normal()), width * 0.6)
+                    for control in CONTROLS
+                },
+                positive=1 - 0.01 * place / len(places) if before else None,
                 intervals={
                     **{key: around(v, 2 * width * max(v * (1 - v), 0.002) ** 0.5) for key, v in accuracies.items()},
                     "survival": around(survival, width * 0.8),
@@ -94,7 +100,10 @@ def diagnosis_of(places: tuple[Place, ...], classes: list[str], examples: int) -
             "judge_adversarial": places[0][4],
         },
         layers=tuple(replace(row, flags=flags) for row, flags in zip(layers, layer_flags(layers), strict=True)),
-        controls={"eps0_max_abs_vulnerability": 0.0, "noise_max_abs_vulnerability": 0.021},
+        controls={
+            "eps0_max_abs_vulnerability": 0.0, "noise_max_abs_vulnerability": 0.021,
+            "smooth_max_abs_vulnerability": 0.018, "foreign_max_abs_vulnerability": 0.009, "positive_least": 0.99,
+        },
         judge={"name": "small CNN", "natural": 0.975, "adversarial": 0.872},
         provenance={
             "version": "0.1.0", "seed": 0, "versions": {"python": "3.11.7", "torch": "2.13.0", "numpy": "2.4.6"},
@@ -124,6 +133,21 @@ def without_information(diagnosis: Diagnosis) -> Diagnosis:
             for row in diagnosis.layers
         ),
     )  # fmt: skip
+
+
+def with_baselines(diagnosis: Diagnosis) -> Diagnosis:
+    """The diagnosis with all other scores of the layers; one could not be measured, one has no value at a layer."""
+    rng, count, scores = np.random.default_rng(2), len(diagnosis.layers) - 1, []
+    for number, score in enumerate(LAYER_SCORES.values()):
+        values = [
+            float(value) for value in 10.0 ** rng.uniform(-2, 1, count) * rng.choice([-1, 1], count, p=[0.2, 0.8])
+        ]
+        about = (score.name, score.what, score.source, score.direction, score.cost)
+        scores.append(
+            MeasuredScore(*about, seconds=0.3 * number, values=(None, *values[1:]) if number == 3 else tuple(values))
+        )
+    error = "expected an image that the attack turns, got none; attack harder, or more images"
+    return replace(diagnosis, baselines=(replace(scores[0], values=(), error=error), *scores[1:]))
 
 
 def explanation_of(diagnosis: Diagnosis, *, count: int = 5, channels: int = 1) -> dict[str, Any]:

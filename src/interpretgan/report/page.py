@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from interpretgan.attacks import fraction
-from interpretgan.diagnosis.reliability import QUIET, is_unreliable
+from interpretgan.diagnosis.reliability import QUIET, failed_kinds, is_unreliable
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.interpreter import Explanation
 from interpretgan.report import explanation_grid, vulnerability_chart, wording
@@ -51,6 +51,7 @@ def write_report(
         "threat": threat_words(diagnosis.threat_model), "level": wording.level(diagnosis), "quiet": QUIET,
         "names": [layer.name for layer in diagnosis.layers],
         "top": [layer.name in answer.layers for layer in diagnosis.layers],
+        "failed": failed_kinds(diagnosis.layers),
         "unreliable": [is_unreliable(layer) for layer in diagnosis.layers],
         "panels": vulnerability_chart.panels(diagnosis), "curves": vulnerability_chart.curves(diagnosis),
         "explanation": explanation, "examples": examples, "scales": scales,
@@ -73,7 +74,8 @@ def _templates() -> jinja2.Environment:
     )  # fmt: skip
     templates.filters.update(
         percent=wording.percent, number=wording.number, figure=_figure, breakable=_breakable, duration=duration,
-        fact=_fact, picture=explanation_grid.data_uri, meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
+        fact=_fact, significant=_significant, named=_named, capitalize_first=lambda text: text[:1].upper() + text[1:],
+        picture=explanation_grid.data_uri, meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
     )  # fmt: skip
     return templates
 
@@ -84,6 +86,17 @@ def _figure(interval: Interval | None, scale: float = 100, digits: int = 1, *, s
         return Markup("–")
     value = wording.number(interval.value, scale, digits, sign=sign) + (" %" if scale == 100 and not sign else "")
     return Markup("{}<small>{}</small>").format(value, wording.span(interval, scale, digits))
+
+
+def _significant(value: float | None) -> str:
+    """A number with three significant digits, or a dash."""
+    return "–" if value is None else f"{value:.3g}".replace("-", "−")
+
+
+def _named(score: str) -> str:
+    """The name of a score in words: `mlp_probe` is `MLP probe`."""
+    spelt = {"mlp": "MLP", "lipschitz": "Lipschitz", "jacobian": "Jacobian"}
+    return " ".join(spelt.get(word, word) for word in score.split("_"))
 
 
 def _breakable(name: str) -> Markup:
