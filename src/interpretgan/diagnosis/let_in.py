@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from interpretgan.attacks import ThreatModel, iterated, search, seed_generators
 from interpretgan.attacks.gradient import Run, ready
+from interpretgan.attacks.threat_model import Bounds
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError, LabelError
 from interpretgan.layers import Layer, capture, capturing, replay
@@ -38,7 +39,7 @@ RIDGE = 0.1
 LEAST = 0.05
 """An attack that takes less than this from the probability of the true class takes nothing worth sharing out."""
 ENOUGH = 0.5
-"""A layer lets the perturbation in where mending it brings back at least this share of what the attack takes."""
+"""The least score of a layer that is named."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ class LetIn:
     def answer(self) -> str | None:
         """The layer that lets the perturbation in. `None`: no sure answer.
 
-        It is sure where mending the layer brings back at least half of what the attack takes, and more than mending
-        any other layer, both by their intervals.
+        It is sure where its score is at least a half and above all others, both by their intervals.
         """
         best = max(self.scores, key=lambda score: score.value)
         return self.first if best.low >= ENOUGH and self.lead.low > 0 else None
@@ -113,9 +113,8 @@ def let_in(
 
         score_l = 1 - (1 - w_l) (1 - e_l).
 
-    A layer that was moved to let a perturbation in is moved back by the first; one that reacts to directions that
-    natural images hardly use is found by the second, also where it has no weights. Several layers can mend a network;
-    then the lead is small and there is no sure answer.
+    The first moves back a layer that was moved; the second finds one that reacts to what natural images hardly use,
+    with weights or without. Where several layers can mend a network, the lead is small and there is no sure answer.
 
     Args:
         classifier: Given back as it was; weights are trained on copies.
@@ -132,9 +131,7 @@ def let_in(
         bootstrap: Resamples of the images.
         confidence: Level of the intervals, between 0 and 1.
 
-    Raises:
-        ConfigError: No layer, or no step.
-        LabelError: Another number of adversarial images than of images.
+    Raises `ConfigError` without a layer, step or example, `LabelError` where adversarial images are not one per image.
     """
     if not layers or steps < 1 or examples < 1:
         got = f"{len(layers)} layers, {steps} steps, {examples} examples"
@@ -144,18 +141,14 @@ def let_in(
         raise LabelError(expected="an adversarial image for each image", got=got, do="attack the same images")
     images, labels, adversarial = images[:examples], labels[:examples], adversarial[:examples]
     with ready(classifier, images, labels, seed=seed) as (x, y):
-        perturbed, natural = (
-            classifier.check_images(given).detach().to(torch.float32).clone() for given in (adversarial, natural)
-        )
-        trial = _Trial(x, y, perturbed, classifier, threat_model)
+        perturbed, natural = (classifier.check_images(one).detach().float().clone() for one in (adversarial, natural))
+        trial = _Trial(x, y, perturbed, classifier.bounds, _shortened(threat_model, RENEWED_STEPS))
         calm, before = _true_probability(classifier.run, x, y), trial.renewed(classifier.run)
         owned = _owned(classifier, layers, x[:1])
         retrained, filtered = before.repeat(2, len(layers), 1)
         for place in range(len(layers)):
             if owned[place]:
-                mended = _retrained(
-                    classifier, owned[place], natural, threat_model=threat_model, steps=steps, seed=seed
-                )
+                mended = _retrained(classifier, owned[place], natural, tm=threat_model, steps=steps, seed=seed)
                 retrained[place] = trial.renewed(mended.run)
             clean = _filtered(classifier, layers[place - 1] if place else None, natural[:FILTER_IMAGES])
             filtered[place] = trial.old(clean)
@@ -174,27 +167,25 @@ def let_in(
 
 
 def _scores(retrained: Floats, filtered: Floats) -> Floats:
-    """Scores, and the two parts that they are made of, side by side `[B, 3 L]`, from what mendings bring back `[B, L]`.
-
-    What a filter behind a layer brings back as well is not this layer's doing.
-    """
+    """Scores and the two parts they are made of, side by side `[B, 3 L]`, from what mendings bring back `[B, L]`."""
     useful = np.maximum(filtered, 0.0)
     later = np.maximum.accumulate(np.pad(useful, ((0, 0), (0, 1)))[:, ::-1], axis=1)[:, ::-1][:, 1:]
     weights, reading = np.clip(retrained, 0.0, 1.0), np.clip(useful - later, 0.0, 1.0)
     return np.concatenate([1 - (1 - weights) * (1 - reading), weights, reading], axis=1)
 
 
+@dataclass(frozen=True)
 class _Trial:
     """Images and their adversarial ones, on which networks are attacked afresh; call it with gradients enabled."""
 
-    def __init__(
-        self, images: Tensor, labels: Tensor, adversarial: Tensor, attacked: Classifier, tm: ThreatModel
-    ) -> None:
-        self.images, self.labels, self.adversarial = images, labels, adversarial
-        self.bounds, self.threat_model = attacked.bounds, _shortened(tm, RENEWED_STEPS)
+    images: Tensor
+    labels: Tensor
+    adversarial: Tensor
+    bounds: Bounds
+    threat_model: ThreatModel
 
     def old(self, run: Run) -> Tensor:
-        """The probability of each true class on the adversarial images as they are, `[N]`."""
+        """Probabilities of the true classes on the adversarial images as they are, `[N]`."""
         return _true_probability(run, self.adversarial, self.labels)
 
     def renewed(self, run: Run) -> Tensor:
@@ -211,9 +202,6 @@ def _true_probability(run: Run, images: Tensor, labels: Tensor) -> Tensor:
 def _shortened(threat_model: ThreatModel, steps: int) -> ThreatModel:
     """PGD of the same size with few steps, as long as suits their number."""
     return replace(iterated(threat_model), steps=steps, restarts=1, step_size=None)
-
-
-# --- mending -----------------------------------------------------------------------------------------------------
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -252,18 +240,17 @@ def _owned(classifier: Classifier, layers: Sequence[Layer], image: Tensor) -> li
 
 
 def _retrained(
-    classifier: Classifier, names: Sequence[str], natural: Tensor, *, threat_model: ThreatModel, steps: int, seed: int
+    classifier: Classifier, names: Sequence[str], natural: Tensor, *, tm: ThreatModel, steps: int, seed: int
 ) -> Classifier:
     """A copy whose named weights are trained to withstand the attack and to keep natural answers."""
     mended = Classifier(copy.deepcopy(classifier.model), classifier.bounds, classifier.mean, classifier.std)
-    generator, inner = torch.Generator().manual_seed(seed), _shortened(threat_model, INNER_STEPS)
+    generator, inner = torch.Generator().manual_seed(seed), _shortened(tm, INNER_STEPS)
     seed_generators(natural.device, seed)  # whichever layers were mended before
     own = _weights(mended.model)
     tensors = [own[name] for name in names]
     sizes = [float(tensor.square().mean().sqrt()) or 1e-3 for tensor in tensors]
-    optimizer = torch.optim.Adam(
-        [{"params": [tensor], "lr": RATE * size} for tensor, size in zip(tensors, sizes, strict=True)]
-    )
+    groups = [{"params": [tensor], "lr": RATE * size} for tensor, size in zip(tensors, sizes, strict=True)]
+    optimizer = torch.optim.Adam(groups)
     for _ in range(steps):
         images = natural[torch.randint(len(natural), (BATCH,), generator=generator).to(natural.device)]
         with torch.no_grad():
@@ -297,7 +284,7 @@ def _filtered(classifier: Classifier, previous: Layer | None, natural: Tensor) -
 
 
 class _Filter:
-    """`mu + S (S + rho)^-1 (z - mu)`, solved in as many dimensions as there are natural latents `[M, ...]`."""
+    """`mu + S (S + rho)^-1 (z - mu)`, solved in the dimensions of natural latents `[M, ...]`."""
 
     def __init__(self, latents: Tensor) -> None:
         flat = latents.detach().flatten(1).float()
