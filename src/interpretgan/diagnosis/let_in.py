@@ -33,7 +33,7 @@ RATE = 0.06
 RENEWED_STEPS = 10
 """PGD steps against each mended network, from the adversarial images."""
 FILTER_IMAGES = 300
-"""Natural images whose latents the filter is made from."""
+"""Natural images that the filter is made from."""
 RIDGE = 0.1
 """Of the filter, as a share of the mean natural variance over the directions that are used."""
 LEAST = 0.05
@@ -49,8 +49,7 @@ class LetIn:
     Attributes:
         layers: Names, in execution order.
         scores: Of each layer, 0 to 1, see `let_in`. Intervals cover the choice of images, not the seed of the training.
-        weights: Share of what the attack takes that comes back when the layer's weights alone are mended, 0 to 1; 0 for
-            a layer without any.
+        weights: Share of what the attack takes that comes back when its weights alone are mended; 0 without weights.
         reading: The same where the layer alone does not read what natural images do not use, 0 to 1.
         lead: By how much the highest score is above the second; paired over images.
         taken: What the attack takes from the probability of the true class, 0 to 1.
