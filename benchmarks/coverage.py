@@ -14,6 +14,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,21 +83,32 @@ def predictions(random: np.random.Generator, of: Floats, examples: int) -> list[
     return found
 
 
-def now(found: Sequence[Predictions], seed: int) -> dict[str, list[Interval]]:
-    """The intervals of the product, of each layer."""
-    weights = bootstrap_weights(len(found[0].labels), REPLICATES, seed=seed)
-    rows = layer_figures(found, weights, CONFIDENCE)[1:]
-    return {name: [row["intervals"].get(name, row.get(name)) for row in rows] for name in FIGURES}
+@cache
+def weights_now(examples: int) -> Weights:
+    """The same resamples for every trial, which differ in their images: most of the time goes into these."""
+    return bootstrap_weights(examples, REPLICATES, seed=0)
 
 
-def before(found: Sequence[Predictions], seed: int) -> dict[str, list[Interval]]:
-    """The intervals of 0.1, of the figures that follow from accuracies."""
-    random, count, examples = np.random.default_rng(seed), len(found), len(found[0].labels)
-    weights: Weights = np.ones((1 + REPLICATES, count, examples), dtype=np.float32)
+@cache
+def weights_before(count: int, examples: int) -> Weights:
+    """Resamples of generators and images, as 0.1 drew them: `[1 + B, S·N]`."""
+    random = np.random.default_rng(0)
+    weights = np.ones((1 + REPLICATES, count, examples), dtype=np.float32)
     for row in weights[1:]:
         drawn = random.multinomial(examples, np.full(examples, 1 / examples))
         row[:] = random.multinomial(count, np.full(count, 1 / count))[:, None] * drawn
-    flat, pooled = weights.reshape(1 + REPLICATES, -1), Predictions.pooled(found)
+    return weights.reshape(1 + REPLICATES, -1)
+
+
+def now(found: Sequence[Predictions]) -> dict[str, list[Interval]]:
+    """The intervals of the product, of each layer."""
+    rows = layer_figures(found, weights_now(len(found[0].labels)), CONFIDENCE)[1:]
+    return {name: [row["intervals"].get(name, row.get(name)) for row in rows] for name in FIGURES}
+
+
+def before(found: Sequence[Predictions]) -> dict[str, list[Interval]]:
+    """The intervals of 0.1, of the figures that follow from accuracies."""
+    pooled, flat = Predictions.pooled(found), weights_before(len(found), len(found[0].labels))
     natural, adversarial, noise = (
         accuracy(shown == pooled.labels, flat) for shown in (pooled.natural, pooled.adversarial, pooled.noise)
     )
@@ -107,17 +119,17 @@ def before(found: Sequence[Predictions], seed: int) -> dict[str, list[Interval]]
 
 
 def coverage(
-    rule: Callable[[Sequence[Predictions], int], dict[str, list[Interval]]],
+    rule: Callable[[Sequence[Predictions]], dict[str, list[Interval]]],
     *, generators: int, examples: int, effect: float, spread: float, trials: int, of_all: bool,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """How often the interval of each figure holds the truth, of all generators or of these, with its standard error."""
     random = np.random.default_rng([generators, examples, round(100 * effect), round(100 * spread)])
     whole = truth(rates(np.random.default_rng(0), WHOLE, effect, spread))
     held: dict[str, list[float]] = {}
-    for trial in range(trials):
+    for _ in range(trials):
         of = rates(random, generators, effect, spread)
         true = whole if of_all else truth(of)
-        for name, found in rule(predictions(random, of, examples), trial).items():
+        for name, found in rule(predictions(random, of, examples)).items():
             if name != "share" or any(one.value for one in found):  # of nothing there are no shares, and none is claimed
                 inside = [one.low <= value <= one.high for one, value in zip(found, true[name], strict=True)]
                 held.setdefault(name, []).append(float(np.mean(inside)))

@@ -230,57 +230,68 @@ class Profile:
         tables = [table for table in (self.first, self.second, self.given) if table is not None]
         return spearman_rows(*(table[None] if layers is None else table[layers] for table in tables))
 
-    def permuted(self, orders: Integers) -> Floats:
-        """Spearman's rho `[B]` with the layers of `second` in other orders, among those where both have a number.
+    def flipped(self, signs: Floats) -> Floats:
+        """Spearman's rho `[B]` where the cosine waves that make up the ranks of `second` have other signs `[B, layers]`.
 
-        Where something is held fixed, what is left of the ranks is reordered, and cleared of it again (Freedman and
-        Lane 1983).
+        Waves run over the layers where both have a number, and what is left of their ranks where something is held
+        fixed, of which the result is cleared again (Freedman and Lane 1983).
         """
-        known = np.flatnonzero(self.known)
-        places = orders[np.isin(orders, known)].reshape(len(orders), len(known))
-        given = None if self.given is None else self.given[None]
-        first, second = (_ranks(table[None], self.known[None], given) for table in (self.first, self.second))
-        moved = second[0, places]
-        if given is not None:
-            moved = _cleared(moved, _ranks(given, self.known[None])[:, known])
-        return _correlation(first[:, known], moved)
+        from scipy.fft import dct, idct
+
+        known = self.known if self.given is None else self.known & np.isfinite(self.given)
+        given = None if self.given is None else self.given[None, known]
+        every = np.ones((1, int(known.sum())), dtype=np.bool_)
+        first, second = (_ranks(table[None, known], every, given) for table in (self.first, self.second))
+        waves = dct(second, norm="ortho", axis=1) * signs[:, : every.size]
+        moved: Floats = idct(waves, norm="ortho", axis=1)
+        return _correlation(first, moved if given is None else _cleared(moved, _ranks(given, every)))
 
 
 def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int, promised: int = 0) -> Estimate | None:
-    """Spearman's rho within each run, averaged over runs, with a bootstrap interval and a permutation p-value.
+    """Spearman's rho within each run, averaged over runs, with the interval and p-value of a null that stays smooth.
 
-    Ranks are compared within a run, never between networks. The layers of an architecture are drawn, or permuted, for
-    all of its runs at once: more seeds of one network are no further layers. Seeds are drawn within each stratum.
+    What a layer loses resembles what its neighbours lose, and two smooth profiles that have nothing to do with each
+    other often look alike: permutations of layers, which break neighbours apart, take that for evidence. So chance is
+    here a profile of the same cosine waves along the network, each with a sign of its own (randomisation of signs, as
+    of wavelets in Breakspear et al. 2003). A smooth profile has few waves, and little can be said of it. Of `n` layers
+    no p-value is below `2^(2 - n)`.
 
-    There is a profile for each run, of as many runs as were `promised`; the `replicates` are those of the bootstrap,
-    and as many permutations.
+    Ranks are compared within a run, never between networks. The signs are drawn for all runs of an architecture at once:
+    more seeds of one network are no further layers. Seeds are drawn with replacement within each stratum.
+
+    There is a profile for each run, of as many runs as were `promised`; the `replicates` are those of signs and seeds.
 
     Returns:
-        `None` where no run has three layers that can be compared. The interval is all of [-1, 1] where a run has fewer
-        than `LEAST_LAYERS`, as chance makes perfect orders of few layers; and where fewer runs can be compared than
-        were promised, as the seeds that are left vary less than all do.
+        `None` where no run has three layers that can be compared (four where something is held fixed). The interval has
+        the width of chance, with that of the seeds, in Fisher's `z = artanh(rho)`. It is all of [-1, 1] where a run has
+        fewer than `LEAST_LAYERS`, as chance makes perfect orders of few layers; and where fewer runs can be compared
+        than were promised, as the seeds that are left vary less than all do.
     """
     random = np.random.default_rng(seed)
     rhos = [float(profile.rho()[0]) for profile in profiles]
     profiles = [profile for profile, rho in zip(profiles, rhos, strict=True) if np.isfinite(rho)]
+    rho = np.array([rho for rho in rhos if np.isfinite(rho)])
     if not profiles:
         return None
-    value = float(np.mean([rho for rho in rhos if np.isfinite(rho)]))
+    value = float(rho.mean())
     sizes = {profile.group: (replicates, len(profile.first)) for profile in profiles}
-    drawn = {group: random.integers(size[1], size=size) for group, size in sizes.items()}
-    orders = {group: np.argsort(random.random(size), axis=1, kind="stable") for group, size in sizes.items()}
+    signs = {group: random.choice([-1.0, 1.0], size=size) for group, size in sizes.items()}
     weights = np.zeros((len(profiles), replicates))
     for stratum in sorted({profile.stratum for profile in profiles}):
         members = np.flatnonzero([profile.stratum == stratum for profile in profiles])
         chosen = random.integers(len(members), size=(len(members), replicates))
         weights[members] = [(chosen == member).sum(axis=0) for member in range(len(members))]
-    resampled = np.ma.masked_invalid([profile.rho(drawn[profile.group]) for profile in profiles])
-    permuted = np.ma.masked_invalid([profile.permuted(orders[profile.group]) for profile in profiles])
-    chance = permuted.mean(axis=0).filled(0)
+    flipped = np.ma.masked_invalid([profile.flipped(signs[profile.group]) for profile in profiles])
+    chance = flipped.mean(axis=0).filled(0)
     p = float((1 + (np.abs(chance) >= abs(value) - 1e-12).sum()) / (1 + replicates))
-    means = np.ma.compressed(np.ma.average(resampled, axis=0, weights=weights))
     fewest = min(profile.known.sum() for profile in profiles)
-    enough = fewest >= LEAST_LAYERS and len(profiles) >= promised and len(means)
-    # Layers drawn twice tie, which moves the replicates; their mean is brought back to the estimate.
-    spread = np.clip(means - means.mean() + value, -1, 1) if enough else ANYTHING
-    return Estimate(value, p, len(profiles), replicates=spread)
+    if fewest < LEAST_LAYERS or len(profiles) < promised:
+        return Estimate(value, p, len(profiles), replicates=ANYTHING)
+    seeds = _fisher((rho[:, None] * weights).sum(axis=0) / weights.sum(axis=0)) - _fisher(value)
+    both = np.concatenate([_fisher(chance), -_fisher(chance)]) + np.tile(seeds, 2)
+    return Estimate(value, p, len(profiles), replicates=np.tanh(_fisher(value) + both))
+
+
+def _fisher(rho: float | Floats) -> Floats:
+    """Fisher's z of a correlation, finite at a perfect one."""
+    return np.asarray(np.arctanh(np.clip(rho, NOTHING - 1, 1 - NOTHING)))
