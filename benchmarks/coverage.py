@@ -79,7 +79,8 @@ def predictions(random: np.random.Generator, of: Floats, examples: int) -> list[
         others = (labels + random.integers(1, CLASSES, right.shape)) % CLASSES
         shown = np.where(right, labels, others)
         shown[:, 0] = np.where(right[:, 0], labels, misread)  # the same for all generators
-        found.append(Predictions(labels, *shown, shown[:, 0]))
+        natural, adversarial, noise = shown
+        found.append(Predictions(labels, natural, adversarial, noise, shown[:, 0]))
     return found
 
 
@@ -130,7 +131,8 @@ def coverage(
         of = rates(random, generators, effect, spread)
         true = whole if of_all else truth(of)
         for name, found in rule(predictions(random, of, examples)).items():
-            if name != "share" or any(one.value for one in found):  # of nothing there are no shares, and none is claimed
+            # Of nothing there are no shares, and none is claimed.
+            if name != "share" or any(one.value for one in found):
                 inside = [one.low <= value <= one.high for one, value in zip(found, true[name], strict=True)]
                 held.setdefault(name, []).append(float(np.mean(inside)))
     return {
@@ -145,16 +147,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=400)
     parser.add_argument("--out", type=Path, default=RESULT)
-    options, began, rows = parser.parse_args(), time.monotonic(), []
+    options, began = parser.parse_args(), time.monotonic()
+    rows: list[dict[str, Any]] = []
     for generators, (effect, examples, spread) in itertools.product(range(1, 6), SETTINGS):
-        where = {"generators": generators, "effect": effect, "examples": examples, "spread": spread}
+        where: dict[str, Any] = {"generators": generators, "effect": effect, "examples": examples, "spread": spread}
         asked: dict[str, Any] = {**where, "trials": options.trials}
-        rows.append(where | {
-            "claims": "all" if generators >= FEW else "these",
+        held = {
             "now": coverage(now, **asked, of_all=generators >= FEW),
             "before": coverage(before, **asked, of_all=generators > 1),
-        })  # fmt: skip
-        print(f"{where}: V covered {rows[-1]['now'][LAST]['covered']:.3f}, before {rows[-1]['before'][LAST]['covered']:.3f}")
+        }
+        rows.append(where | {"claims": "all" if generators >= FEW else "these"} | held)
+        print(where, *(f"V covered {name} {found[LAST]['covered']:.3f}" for name, found in held.items()))
     record = {"benchmark": "coverage", "confidence": CONFIDENCE, "replicates": REPLICATES, "trials": options.trials,
               "layers": LAYERS, "rows": rows, "seconds": time.monotonic() - began, **provenance(0)}  # fmt: skip
     write_json(options.out, record)

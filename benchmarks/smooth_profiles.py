@@ -1,7 +1,7 @@
 """How often chance passes for a rank correlation of two profiles that are smooth along a network.
 
-The profiles have nothing to do with each other (`errs`: how often p is below 0.05), or one is partly the other (`finds`,
-and `holds`: how often the interval has the mean estimate). `before` is the rule of 0.1, which permutes the layers.
+The profiles have nothing to do with each other (`errs`: how often p is below 0.05), or one is partly the other
+(`finds`, and `holds`: how often the interval has the mean estimate). `before` is the rule of 0.1, which permutes the layers.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def profiles(random: np.random.Generator, kind: str, layers: int, count: int) ->
         return np.stack([noise[:, layer : layer + 5].sum(axis=1) for layer in range(layers)], axis=1)
     peak, width = random.uniform(0, layers, (count, 1)), layers / 6
     bumps = np.exp(-((np.arange(layers) - peak) ** 2) / (2 * width**2)) + 0.05 * noise[:, :layers]
-    centred: Floats = bumps - bumps.mean(axis=1, keepdims=True)
-    return centred / centred.std(axis=1, keepdims=True)
+    centred = bumps - bumps.mean(axis=1, keepdims=True)
+    scaled: Floats = centred / centred.std(axis=1, keepdims=True)
+    return scaled
 
 
 KINDS = ("independent", "autoregressive", "mean of five", "one peak")
@@ -76,7 +77,7 @@ def measure(kind: str, layers: int, trials: int) -> dict[str, Any]:
     first, second = (profiles(random, kind, layers, trials) for _ in range(2))
     alone, alike = found(first, second), found(first, ALIKE * first + (1 - ALIKE**2) ** 0.5 * second)
     mean, spans = np.mean([one.value for one in alike]), [one.interval(1 - LEVEL) for one in alike]
-    rates = {
+    rates: dict[str, list[bool]] = {
         "errs": [one.p < LEVEL for one in alone],
         "finds": [one.p < LEVEL for one in alike],
         "holds": [span.low <= mean <= span.high for span in spans],

@@ -231,7 +231,7 @@ class Profile:
         return spearman_rows(*(table[None] if layers is None else table[layers] for table in tables))
 
     def flipped(self, signs: Floats) -> Floats:
-        """Spearman's rho `[B]` where the cosine waves that make up the ranks of `second` have other signs `[B, layers]`.
+        """Spearman's rho `[B]` where the cosine waves that make up the ranks of `second` have signs `[B, layers]`.
 
         Waves run over the layers where both have a number, and what is left of their ranks where something is held
         fixed, of which the result is cleared again (Freedman and Lane 1983).
@@ -256,8 +256,8 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int,
     of wavelets in Breakspear et al. 2003). A smooth profile has few waves, and little can be said of it. Of `n` layers
     no p-value is below `2^(2 - n)`.
 
-    Ranks are compared within a run, never between networks. The signs are drawn for all runs of an architecture at once:
-    more seeds of one network are no further layers. Seeds are drawn with replacement within each stratum.
+    Ranks are compared within a run, never between networks. The signs are drawn for all runs of an architecture at
+    once: more seeds of one network are no further layers. Seeds are drawn with replacement within each stratum.
 
     There is a profile for each run, of as many runs as were `promised`; the `replicates` are those of signs and seeds.
 

@@ -60,7 +60,8 @@ def test_the_layers_with_weights_and_what_follows_them() -> None:
     assert [unit["name"] for unit in found] == names
     assert found[1]["layers"] == ["conv1_2", "norm1_2", "relu1_2", "pool1"]
     assert {"norm1_2.weight", "norm1_2.bias"} < set(found[1]["parameters"])
-    assert found[0]["size"] == sum(network("vgg-small", 0.125).model.get_parameter(n).numel() for n in found[0]["parameters"])
+    model = network("vgg-small", 0.125).model
+    assert found[0]["size"] == sum(model.get_parameter(name).numel() for name in found[0]["parameters"])
     assert [unit["vulnerability"] for unit in found[:2]] == [
         None,
         1.0,

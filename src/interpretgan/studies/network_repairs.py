@@ -71,13 +71,16 @@ def targets(variant: str, units: Rows, rows: Rows, repair: Repair, *, seed: int)
     have every unit. Too few to choose from are a `ConfigError`.
     """
     action, _, chosen = variant.partition("-")
-    if chosen in ("all", "best"):
+    if chosen == "all":
+        return [unit["name"] for unit in units]
+    if chosen in ("best", "random", "equal"):  # of a network that is not repaired there are no controls
+        blamed = targets(f"{action}-blamed", units, rows, repair, seed=seed)
+    if chosen == "best":
         return [unit["name"] for unit in units]
     if chosen == "random":
         drawn = np.random.default_rng(seed).permutation(len(units))[: repair.layers]
         return [units[place]["name"] for place in sorted(drawn)]
     if chosen == "equal":
-        blamed = targets(f"{action}-blamed", units, rows, repair, seed=seed)
         sizes = {unit["name"]: unit["size"] for unit in units}
         left = [name for name in sizes if name not in blamed]
         for name in blamed:

@@ -88,8 +88,9 @@ def second_runs(
 ) -> tuple[list[Spec], dict[str, str]]:
     """The repairs of networks that have been diagnosed: of the first runs of a repair study, whose results are by id.
 
-`finetune-best` has a run for each of the layers with weights. Beside all runs there is the reason of those that cannot be made: a network that failed, or a diagnosis that leaves
-    too few layers, or poolings, to tell the blamed from the cleared.
+    `finetune-best` has a run for each of the layers with weights. Beside all runs there is the reason of those that
+    cannot be made: a network that failed, or a diagnosis that leaves too few layers, or poolings, to tell the blamed
+    from the cleared.
     """
     assert config.repair is not None
     specs: list[Spec] = []
