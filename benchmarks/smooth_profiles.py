@@ -1,7 +1,8 @@
 """How often chance passes for a rank correlation of two profiles that are smooth along a network.
 
 The profiles have nothing to do with each other (`errs`: how often p is below 0.05), or one is partly the other
-(`finds`, and `holds`: how often the interval has the mean estimate). `before` is the rule of 0.1, which permutes the layers.
+(`finds`, and `holds`: how often the interval has the mean estimate). `before` is the rule of 0.1, which permutes the
+layers.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def measure(kind: str, layers: int, trials: int) -> dict[str, Any]:
     rates: dict[str, list[bool]] = {
         "errs": [one.p < LEVEL for one in alone],
         "finds": [one.p < LEVEL for one in alike],
-        "holds": [span.low <= mean <= span.high for span in spans],
+        "holds": [bool(span.low <= mean <= span.high) for span in spans],
         "before_errs": [permutation_p(*pair, random) < LEVEL for pair in zip(first, second, strict=True)],
     }
     return {"kind": kind, "layers": layers, **{name: float(np.mean(each)) for name, each in rates.items()}}

@@ -146,7 +146,7 @@ ROWS: list[dict[str, Any]] = [
         ("finetune-blamed", 1, ["conv2"]),
         ("finetune-cleared", 1, ["fc2"]),
         ("finetune-equal", 1, ["fc2"]),
-        ("finetune-random", 2, ["conv1", "fc1"]),
+        ("finetune-random", 1, ["fc1"]),
         ("finetune-best", 1, ["conv1", "conv2", "fc1", "fc2"]),
         ("finetune-all", 1, ["conv1", "conv2", "fc1", "fc2"]),
         ("swap-blamed", 3, ["pool2"]),
