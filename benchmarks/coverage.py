@@ -80,7 +80,8 @@ def predictions(random: np.random.Generator, of: Floats, examples: int) -> list[
         shown = np.where(right, labels, others)
         shown[:, 0] = np.where(right[:, 0], labels, misread)  # the same for all generators
         natural, adversarial, noise = shown
-        found.append(Predictions(labels, natural, adversarial, noise, shown[:, 0]))
+        model = dict(zip(("natural", "adversarial", "noise"), shown[:, 0], strict=True))
+        found.append(Predictions(labels, natural, adversarial, {"noise": noise}, model))
     return found
 
 
@@ -111,7 +112,8 @@ def before(found: Sequence[Predictions]) -> dict[str, list[Interval]]:
     """The intervals of 0.1, of the figures that follow from accuracies."""
     pooled, flat = Predictions.pooled(found), weights_before(len(found), len(found[0].labels))
     natural, adversarial, noise = (
-        accuracy(shown == pooled.labels, flat) for shown in (pooled.natural, pooled.adversarial, pooled.noise)
+        accuracy(shown == pooled.labels, flat)
+        for shown in (pooled.natural, pooled.adversarial, pooled.controls["noise"])
     )
     kept = survival(natural, adversarial)
     tables = {"natural": natural, "adversarial": adversarial, "survival": kept, LAST: vulnerability(kept),
