@@ -139,8 +139,15 @@ def test_what_a_repair_study_holds(made: Make) -> None:
 
 
 def test_where_no_layer_can_be_read_none_is_repaired(made: Make, tmp_path: Path) -> None:
-    config, reuse = made("repair")[0], [made("pooling")[1]]
-    study = run_study(config, tmp_path / "out", failing, reuse=reuse, stream=io.StringIO())
+    config, unread = made("repair")[0], shutil.copytree(made("pooling")[1], tmp_path / "unread")
+    for file in unread.glob("runs/*-max-*/result.json"):
+        record = read_json(file)
+        for row in record["result"]["layers"]:
+            row["unreliable"] = True
+        for unit in record["result"]["units"]:
+            unit["vulnerability"] = None
+        write_json(file, record)
+    study = run_study(config, tmp_path / "out", failing, reuse=[unread], stream=io.StringIO())
     assert {name for name, state in states(study).items() if state == "done"} == {"untouched-s0", "untouched-s1"}
     errors = [run["error"] for run in study["runs"] if run["status"] == "failed"]
     assert len(errors) == 14
