@@ -278,7 +278,7 @@ class Run(Networks):
 
     def telling_explanation(self) -> Explanation:
         """Examples for the report: one a class, fooled by the attack, predicted right while natural."""
-        count = min(batch_size(self.inputs.test, len(self.layers)), self._examples)
+        count = min(batch_size(self.inputs.test), self._examples)
         images, labels = self.inputs.batch(range(count))
         # The first batch of the diagnosis once more: the same attack from the same starts.
         adversarial = attacker(self.classifier, self.inputs.threat_model, seed=self.seed)(images, labels, 0)
