@@ -1,0 +1,314 @@
+"""Where the perturbation is let in: how much of what an attack takes comes back when one layer alone is mended."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from interpretgan.attacks import ThreatModel, iterated, search, seed_generators
+from interpretgan.attacks.gradient import Run, ready
+from interpretgan.classifier import Classifier
+from interpretgan.errors import ConfigError, LabelError
+from interpretgan.layers import Layer, capture, capturing, replay
+from interpretgan.statistics import Floats, Interval, bootstrap_weights, intervals
+
+EXAMPLES = 200
+"""Images that mendings are judged on; more make the interval narrower and the search slower."""
+STEPS = 60
+"""Of the training that mends a layer's weights."""
+BATCH = 50
+INNER_STEPS = 3
+"""PGD steps of the adversarial images that weights are mended on."""
+RATE = 0.06
+"""Length of Adam's steps, as a share of the root mean square of each tensor of weights."""
+RENEWED_STEPS = 10
+"""PGD steps against each mended network, from the adversarial images."""
+FILTER_IMAGES = 300
+"""Natural images whose latents the filter is made from."""
+RIDGE = 0.1
+"""Of the filter, as a share of the mean natural variance over the directions that are used."""
+LEAST = 0.05
+"""An attack that takes less than this from the probability of the true class takes nothing worth sharing out."""
+ENOUGH = 0.5
+"""A layer lets the perturbation in where mending it brings back at least this share of what the attack takes."""
+
+
+@dataclass(frozen=True)
+class LetIn:
+    """How well each layer can be mended, and whether one stands out.
+
+    Attributes:
+        layers: Names, in execution order.
+        scores: Of each layer, 0 to 1, see `let_in`. Intervals cover the choice of images, not the seed of the training.
+        weights: Share of what the attack takes that comes back when the layer's weights alone are mended, 0 to 1; 0 for
+            a layer without any.
+        reading: The same where the layer alone does not read what natural images do not use, 0 to 1.
+        lead: By how much the highest score is above the second; paired over images.
+        taken: What the attack takes from the probability of the true class, 0 to 1.
+    """
+
+    layers: tuple[str, ...]
+    scores: tuple[Interval, ...]
+    weights: tuple[Interval, ...]
+    reading: tuple[Interval, ...]
+    lead: Interval
+    taken: float
+
+    @property
+    def first(self) -> str:
+        """The layer of the highest score, sure or not."""
+        return self.layers[int(np.argmax([score.value for score in self.scores]))]
+
+    @property
+    def answer(self) -> str | None:
+        """The layer that lets the perturbation in. `None`: no sure answer.
+
+        It is sure where mending the layer brings back at least half of what the attack takes, and more than mending
+        any other layer, both by their intervals.
+        """
+        best = max(self.scores, key=lambda score: score.value)
+        return self.first if best.low >= ENOUGH and self.lead.low > 0 else None
+
+
+def let_in(
+    classifier: Classifier,
+    layers: Sequence[Layer],
+    images: Tensor,
+    labels: Tensor,
+    adversarial: Tensor,
+    *,
+    natural: Tensor,
+    threat_model: ThreatModel,
+    seed: int,
+    examples: int = EXAMPLES,
+    steps: int = STEPS,
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+) -> LetIn:
+    """Mend each layer alone, renew the attack, and see how much of what the attack took comes back.
+
+    With `p(f, x)` the probability that network `f` gives to the true class, and `f_m` a network that is mended in one
+    place, a mending brings back the share
+
+        share(m) = mean(p(f_m, x'_m) - p(f, x')) / max(mean(p(f, x) - p(f, x')), 0.05),
+
+    where `x'_m` is adversarial to `f_m`, and `x'` to `f`. No better network is known; each layer `l` is mended twice:
+
+    - `w_l`, its *weights* (parameters and other real tensors, without the statistics of a normalisation) are trained
+      for a few steps to classify adversarial training images as the network does natural ones, and to answer natural
+      ones as before; all others are frozen. A weight belongs to the first layer whose latent depends on it.
+    - `i_l`, its *input* `z` is replaced by `mu + S (S + rho)^-1 (z - mu)`, with mean `mu` and covariance `S` of natural
+      latents: it no longer reads what natural images do not use. What the same filter brings back further on is not
+      this layer's doing, so that `e_l = max(0, i_l - max(0, max_{m > l} i_m))`.
+
+    Both bounded to [0, 1],
+
+        score_l = 1 - (1 - w_l) (1 - e_l).
+
+    A layer that was moved to let a perturbation in is moved back by the first; one that reacts to directions that
+    natural images hardly use is found by the second, also where it has no weights. Several layers can mend a network;
+    then the lead is small and there is no sure answer.
+
+    Args:
+        classifier: Given back as it was; weights are trained on copies.
+        layers: In execution order, at least one, of different tensors (see `distinct`). A layer is all that happens
+            after the one before it in this list.
+        images: `[N, C, H, W]` within the bounds, not among those that the classifier was trained on.
+        labels: True classes, int64 `[N]`.
+        adversarial: `[N, C, H, W]`, the images under attack.
+        natural: Training images `[M, C, H, W]`; their classes are not needed.
+        threat_model: Of the attack; each mended network is attacked under it with few steps.
+        seed: Of batches, random starts and resamples.
+        examples: At most so many images are used, from the first.
+        steps: Of the training of weights.
+        bootstrap: Resamples of the images.
+        confidence: Level of the intervals, between 0 and 1.
+
+    Raises:
+        ConfigError: No layer, or no step.
+        LabelError: Another number of adversarial images than of images.
+    """
+    if not layers or steps < 1 or examples < 1:
+        got = f"{len(layers)} layers, {steps} steps, {examples} examples"
+        raise ConfigError(expected="at least one layer, one step and one example", got=got, do="pass more")
+    if adversarial.shape != images.shape:
+        got = f"{list(adversarial.shape)} for {list(images.shape)}"
+        raise LabelError(expected="an adversarial image for each image", got=got, do="attack the same images")
+    images, labels, adversarial = images[:examples], labels[:examples], adversarial[:examples]
+    with ready(classifier, images, labels, seed=seed) as (x, y):
+        perturbed, natural = (
+            classifier.check_images(given).detach().to(torch.float32).clone() for given in (adversarial, natural)
+        )
+        trial = _Trial(x, y, perturbed, classifier, threat_model)
+        calm, before = _true_probability(classifier.run, x, y), trial.renewed(classifier.run)
+        owned = _owned(classifier, layers, x[:1])
+        retrained, filtered = before.repeat(2, len(layers), 1)
+        for place in range(len(layers)):
+            if owned[place]:
+                mended = _retrained(
+                    classifier, owned[place], natural, threat_model=threat_model, steps=steps, seed=seed
+                )
+                retrained[place] = trial.renewed(mended.run)
+            clean = _filtered(classifier, layers[place - 1] if place else None, natural[:FILTER_IMAGES])
+            filtered[place] = trial.old(clean)
+            if filtered[place].mean() > before.mean():
+                filtered[place] = trial.renewed(clean)  # else it brings nothing back, and would only be lower
+    gains = [(after - before).double().cpu().numpy() for after in (retrained, filtered)]
+    lost = (calm - before).double().cpu().numpy()
+    weights = bootstrap_weights(1, len(lost), bootstrap, seed=seed).astype(np.float64)
+    total = np.maximum(weights @ lost, LEAST * len(lost))[:, None]
+    table = _scores(*(weights @ gain.T / total for gain in gains))
+    count, order = len(layers), np.argsort(-table[0, : len(layers)])
+    second = table[:, order[1]] if count > 1 else 0.0
+    found = intervals(np.column_stack([table, table[:, order[0]] - second]), confidence)
+    scores, own, reading = (tuple(found[start : start + count]) for start in (0, count, 2 * count))
+    return LetIn(tuple(layer.name for layer in layers), scores, own, reading, found[-1], float(lost.mean()))
+
+
+def _scores(retrained: Floats, filtered: Floats) -> Floats:
+    """Scores, and the two parts that they are made of, side by side `[B, 3 L]`, from what mendings bring back `[B, L]`.
+
+    What a filter behind a layer brings back as well is not this layer's doing.
+    """
+    useful = np.maximum(filtered, 0.0)
+    later = np.maximum.accumulate(np.pad(useful, ((0, 0), (0, 1)))[:, ::-1], axis=1)[:, ::-1][:, 1:]
+    weights, reading = np.clip(retrained, 0.0, 1.0), np.clip(useful - later, 0.0, 1.0)
+    return np.concatenate([1 - (1 - weights) * (1 - reading), weights, reading], axis=1)
+
+
+class _Trial:
+    """Images and their adversarial ones, on which networks are attacked afresh; call it with gradients enabled."""
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, adversarial: Tensor, attacked: Classifier, tm: ThreatModel
+    ) -> None:
+        self.images, self.labels, self.adversarial = images, labels, adversarial
+        self.bounds, self.threat_model = attacked.bounds, _shortened(tm, RENEWED_STEPS)
+
+    def old(self, run: Run) -> Tensor:
+        """The probability of each true class on the adversarial images as they are, `[N]`."""
+        return _true_probability(run, self.adversarial, self.labels)
+
+    def renewed(self, run: Run) -> Tensor:
+        """The lower one of that and of what an attack leaves that goes on from there."""
+        found = search(run, self.images, self.labels, self.threat_model, self.bounds, start=self.adversarial)
+        return torch.minimum(self.old(run), _true_probability(run, found, self.labels))
+
+
+@torch.no_grad()
+def _true_probability(run: Run, images: Tensor, labels: Tensor) -> Tensor:
+    return run(images).float().softmax(dim=1).gather(1, labels[:, None])[:, 0]
+
+
+def _shortened(threat_model: ThreatModel, steps: int) -> ThreatModel:
+    """PGD of the same size with few steps, as long as suits their number."""
+    return replace(iterated(threat_model), steps=steps, restarts=1, step_size=None)
+
+
+# --- mending -----------------------------------------------------------------------------------------------------
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of real numbers by name; not the statistics that a normalisation has collected."""
+    counted = [b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)]
+    skipped = {id(buffer) for buffer in counted}
+    buffers = {n: b for n, b in model.named_buffers() if b.is_floating_point() and id(b) not in skipped}
+    return {**dict(model.named_parameters()), **buffers}
+
+
+@contextmanager
+def _trainable(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Tensors that take part in autograd inside."""
+    try:
+        for tensor in tensors:
+            tensor.requires_grad_(True)
+        yield
+    finally:
+        for tensor in tensors:
+            tensor.requires_grad_(False)
+
+
+def _owned(classifier: Classifier, layers: Sequence[Layer], image: Tensor) -> list[list[str]]:
+    """Names of the weights of each layer: those that its latent depends on, and no latent before it."""
+    left, owned = _weights(classifier.model), []
+    with _trainable(list(left.values())), capturing(classifier, layers) as latents:
+        classifier.run(image)
+        for layer in layers:
+            latent, tensors = latents[layer.name], list(left.values())
+            used: Sequence[Tensor | None] = [None] * len(tensors)
+            if tensors and latent.requires_grad:
+                used = torch.autograd.grad(latent.sum(), tensors, retain_graph=True, allow_unused=True)
+            owned.append([name for name, gradient in zip(left, used, strict=True) if gradient is not None])
+            left = {name: tensor for name, tensor in left.items() if name not in owned[-1]}
+    return owned
+
+
+def _retrained(
+    classifier: Classifier, names: Sequence[str], natural: Tensor, *, threat_model: ThreatModel, steps: int, seed: int
+) -> Classifier:
+    """A copy whose named weights are trained to withstand the attack and to keep natural answers."""
+    mended = Classifier(copy.deepcopy(classifier.model), classifier.bounds, classifier.mean, classifier.std)
+    generator, inner = torch.Generator().manual_seed(seed), _shortened(threat_model, INNER_STEPS)
+    seed_generators(natural.device, seed)  # whichever layers were mended before
+    own = _weights(mended.model)
+    tensors = [own[name] for name in names]
+    sizes = [float(tensor.square().mean().sqrt()) or 1e-3 for tensor in tensors]
+    optimizer = torch.optim.Adam(
+        [{"params": [tensor], "lr": RATE * size} for tensor, size in zip(tensors, sizes, strict=True)]
+    )
+    for _ in range(steps):
+        images = natural[torch.randint(len(natural), (BATCH,), generator=generator).to(natural.device)]
+        with torch.no_grad():
+            answers = classifier.run(images).float().log_softmax(dim=1)
+        classes = answers.argmax(dim=1)
+        adversarial = search(mended.run, images, classes, inner, mended.bounds)
+        with _trainable(tensors):
+            attacked, calm = mended.run(torch.cat([adversarial, images])).float().chunk(2)
+            divergence = F.kl_div(calm.log_softmax(dim=1), answers, log_target=True, reduction="batchmean")
+            loss = F.cross_entropy(attacked, classes) + divergence
+            gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = gradient
+        optimizer.step()
+    return mended
+
+
+def _filtered(classifier: Classifier, previous: Layer | None, natural: Tensor) -> Run:
+    """The network with what natural latents do not do taken out of one latent. `None`: out of the image."""
+    if previous is None:
+        clean = _Filter(natural)
+        return lambda images: classifier.run(clean(images))
+    clean = _Filter(capture(classifier, natural, [previous])[1][previous.name])
+
+    def run(images: Tensor) -> Tensor:
+        with capturing(classifier, [previous]) as latents:
+            classifier.run(images)
+        return replay(classifier, previous, clean(latents[previous.name]), images.detach())
+
+    return run
+
+
+class _Filter:
+    """`mu + S (S + rho)^-1 (z - mu)`, solved in as many dimensions as there are natural latents `[M, ...]`."""
+
+    def __init__(self, latents: Tensor) -> None:
+        flat = latents.detach().flatten(1).float()
+        self._mean = flat.mean(dim=0)
+        self._centred = flat - self._mean
+        gram = self._centred @ self._centred.T
+        ridge = RIDGE * gram.trace() / min(flat.shape)
+        self._solved = torch.linalg.solve(gram + ridge.clamp_min(1e-12) * torch.eye(len(flat)).to(gram), self._centred)
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Of the same shape; gradients flow."""
+        along = (latent.flatten(1) - self._mean) @ self._centred.T
+        clean: Tensor = self._mean + along @ self._solved
+        return clean.view_as(latent)
