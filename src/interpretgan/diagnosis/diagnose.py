@@ -12,6 +12,7 @@ from interpretgan.attacks import ThreatModel, largest_eps
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
 from interpretgan.diagnosis.controls import CONTROLS, agreement, perturbing_controls, positive_control, zero_eps_control
+from interpretgan.diagnosis.let_in import LetIn
 from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, given_adversarial
 from interpretgan.diagnosis.reliability import diagnosis_flags, layer_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
@@ -44,6 +45,7 @@ def diagnose(
     adversarial: Tensor | Perturb | None = None,
     classifier_info: Mapping[str, Any] | None = None,
     information: Measurement | None = None,
+    let_in: LetIn | None = None,
     on_batch: Callable[[int], None] | None = None,
     on_predictions: Callable[[list[Predictions]], None] | None = None,
 ) -> Diagnosis:
@@ -65,12 +67,13 @@ def diagnose(
             threat model. `None`: the images are attacked here.
         classifier_info: Kept in the record, beside the model's class and size.
         information: What `Decoders` measured at the same layers, on the same examples. `None`: nothing.
+        let_in: What `let_in` found at the same layers: where the perturbation is let in. `None`: nothing.
         on_batch: Called with the number of examples that are done.
         on_predictions: Called with the predictions of each interpreter.
 
     Raises:
         ImageError, LabelError: Images, adversarial images or labels that do not fit.
-        ConfigError: No examples, a judge of other bounds, or interpreters or information of different layers.
+        ConfigError: No examples, a judge of other bounds, or interpreters, information or `let_in` of different layers.
         ThreatModelError: No threat model, or adversarial images that do not keep to it.
         ModelError, LayerError: A model that stays in train mode, or whose logits do not follow from a layer.
     """
@@ -90,6 +93,10 @@ def diagnose(
         got = f"{', '.join(information.layers)} on {len(information.variance)}"
         do = "measure it at the layers of the interpreter, on the examples that are diagnosed"
         raise ConfigError(expected=expected, got=got, do=do)
+
+    if let_in is not None and let_in.layers != (wanted := tuple(x.name for x in interpreters[0].distinct_layers)):
+        expected, got = f"what was found at {', '.join(wanted)}", ", ".join(let_in.layers)
+        raise ConfigError(expected=expected, got=got, do="call let_in with the distinct layers of the interpreter")
 
     # Can this model be diagnosed under this attack, and what warns of either?
     checked, checked_labels = source.batch(torch.arange(min(count, CHECKED)))
@@ -133,6 +140,10 @@ def diagnose(
             for row, more in zip(rows, measured, strict=True)
         ]
 
+    if let_in is not None:
+        scores = (None, *(let_in.scores[place] for place in interpreters[0].rows))
+        rows = [dataclasses.replace(row, let_in=score) for row, score in zip(rows, scores, strict=True)]
+
     # The controls, and what they and the figures warn of.
     accuracy = {name: float((shown == pooled.labels).mean()) for name, shown in pooled.model.items()}
     attacks = [threat_model.attack] if adversarial is None else ["given images"]
@@ -152,7 +163,7 @@ def diagnose(
     found = Diagnosis(
         classifier={"name": classifier.name, "parameters": parameters, **(classifier_info or {})},
         data={"examples": count, **describe(images)},
-        threat_model=threat_model.to_dict(), accuracy=accuracy, layers=tuple(rows), controls=controls,
+        threat_model=threat_model.to_dict(), accuracy=accuracy, layers=tuple(rows), controls=controls, let_in=let_in,
         judge={"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial},
         provenance={
             **provenance(seed, device=str(classifier.device)),

@@ -309,6 +309,8 @@ class DiagnosisOptions:
 
     examples: int = 2000
     """Test images that are attacked and explained, from the first."""
+    let_in_steps: int = 60
+    """Training steps that mend each layer by itself, to see which lets the perturbation in; 0 leaves that out."""
     bootstrap: int = 2000
     """Bootstrap replicates behind each interval."""
     confidence: float = 0.95
@@ -318,6 +320,7 @@ class DiagnosisOptions:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "examples", "bootstrap")
+        _at_least(self, 0, "let_in_steps")
         _check_confidence(self.confidence)
 
 
