@@ -52,11 +52,7 @@ def substitution(planting: Planting, planted: Classifier, layer: Layer) -> dict[
     copy. No attack on the resulting network has a part in it.
     """
     _require_weights(planted, layer)
-    natural = copied(planting.original)
-    natural.model.requires_grad_(True)
-    epochs = max(1, round(NATURAL_STEPS * NATURAL_BATCH / len(planting.data)))
-    recipe = Recipe(epochs, NATURAL_BATCH, NATURAL_RATE)
-    train_classifier(natural, planting.data, objective=Natural(), recipe=recipe, seed=planting.seed)
+    natural = _natural_copy(planting)
     with seeded(planted.device, planting.seed):
         for module in planted.model.get_submodule(layer.module).modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
@@ -70,6 +66,23 @@ def substitution(planting: Planting, planted: Classifier, layer: Layer) -> dict[
 
     details = _fit(planting, planted, layer, pull, rate=2 * RATE, like_original=False)
     return details | {"natural_copy": vars(planting.measure(natural))}
+
+
+_natural_copies: dict[tuple[str, str, int], Classifier] = {}  # the last one: substitutions come layer after layer
+
+
+def _natural_copy(planting: Planting) -> Classifier:
+    """A copy of the robust network, trained on natural images."""
+    key = (planting.original.state_sha256(), planting.data.sha256, planting.seed)
+    if key not in _natural_copies:
+        natural = copied(planting.original)
+        natural.model.requires_grad_(True)
+        epochs = max(1, round(NATURAL_STEPS * NATURAL_BATCH / len(planting.data)))
+        recipe = Recipe(epochs, NATURAL_BATCH, NATURAL_RATE)
+        train_classifier(natural, planting.data, objective=Natural(), recipe=recipe, seed=planting.seed)
+        _natural_copies.clear()
+        _natural_copies[key] = natural
+    return _natural_copies[key]
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
