@@ -1,0 +1,290 @@
+"""The scores that rest on latents, their gradients, or the weights: one function each, `ScoreInputs → [layers]`.
+
+`z_l` is the latent of layer `l` for a natural image, `z'_l` for the same image attacked, `z_0 = x` the image itself.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from interpretgan.baselines.inputs import ScoreInputs, gradient_of, norms, stretched
+from interpretgan.errors import ConfigError
+from interpretgan.layers import capturing
+from interpretgan.statistics import Floats
+
+TINY = 1e-12  #: Least length that something is divided by.
+ROUNDING = 1e-6  #: A change below this share of a latent is rounding.
+POWER_STEPS = 8  #: Of the power iteration.
+NEWTON_STEPS, HALVINGS = 6, 8  #: Steps towards another class, and halvings of the way there.
+PATH_POINTS = 10  #: Points of the path that gradients are integrated along.
+ASCENT_STEPS, ASCENT_RADIUS = 10, 0.1  #: Steps of the weights, and how far, as a share of their norm.
+
+Margin = Callable[[Tensor], Tensor]  #: Latents `[n, ...]` to one number each `[n]`.
+
+
+# --- how far the latents move ------------------------------------------------------------------------------------
+
+
+def relative_error(inputs: ScoreInputs) -> Floats:
+    """`E ‖z'_l - z_l‖ / ‖z_l‖`. Source: LSA, arXiv 2202.02626."""
+    rows = [
+        torch.stack([norms(b - a) / norms(a).clamp_min(TINY) for a, b in zip(natural[1:], changed[1:], strict=True)])
+        for _, natural, changed in inputs.pairs()
+    ]
+    return _numpy(torch.cat(rows, dim=1).mean(dim=1))
+
+
+def feature_distortion(inputs: ScoreInputs) -> Floats:
+    """`E |z'_lk - z_lk|`, the mean over images and units `k`. Source: ANP-VS, ICML 2020 (there summed over units)."""
+    rows = [
+        torch.stack(
+            [(b - a).double().abs().flatten(1).mean(dim=1) for a, b in zip(natural[1:], changed[1:], strict=True)]
+        )
+        for _, natural, changed in inputs.pairs()
+    ]
+    return _numpy(torch.cat(rows, dim=1).mean(dim=1))
+
+
+# --- how steep each layer is -------------------------------------------------------------------------------------
+
+
+def secant_lipschitz(inputs: ScoreInputs) -> Floats:
+    """`max ‖z'_l - z_l‖ / ‖z'_{l-1} - z_{l-1}‖` over images: how much the layer stretches what the attack did.
+
+    A lower estimate of its local Lipschitz constant. Images whose latent hardly changed before the layer are left out.
+    """
+    rows = []
+    for _, natural, changed in inputs.pairs():
+        moved = torch.stack([norms(b - a) for a, b in zip(natural, changed, strict=True)])
+        still = moved <= ROUNDING * torch.stack([norms(a) for a in natural])
+        rows.append((moved[1:] / moved[:-1].clamp_min(TINY)).masked_fill(still[:-1], 0.0))
+    return _numpy(torch.cat(rows, dim=1).amax(dim=1))
+
+
+def jacobian_norm(inputs: ScoreInputs) -> Floats:
+    """`E ‖∂z_l / ∂z_{l-1}‖₂`, the largest singular value of the layer's Jacobian at the natural latent.
+
+    By power iteration from a random vector: `v ← JᵀJv / ‖JᵀJv‖`, then `‖Jv‖`. Source: spectral norms of layers bound
+    the Lipschitz constant of a network (Szegedy et al., arXiv 1312.6199).
+    """
+    random = torch.Generator().manual_seed(inputs.seed)
+    rows = []
+    for x in torch.split(inputs.images, inputs.batch_size()):
+        latents = inputs.latents(x)
+        rows.append(torch.stack([_steepness(inputs, place, z, x, random) for place, z in enumerate(latents[:-1])]))
+    return _numpy(torch.cat(rows, dim=1).mean(dim=1))
+
+
+def _steepness(inputs: ScoreInputs, place: int, latent: Tensor, images: Tensor, random: torch.Generator) -> Tensor:
+    """The largest singular value of the Jacobian of the layer after a place, for each latent: `[n]`."""
+    z = latent.detach().clone().requires_grad_()
+    after = inputs.latent_from(place, z, images)
+    u = torch.zeros_like(after, requires_grad=True)
+    (pulled,) = torch.autograd.grad(after, z, u, create_graph=True)  # Jᵀu, linear in u, whose own derivative is J
+    v = torch.randn(latent.shape, generator=random).to(latent)
+    for _ in range(POWER_STEPS):
+        (pushed,) = torch.autograd.grad(pulled, u, v, retain_graph=True)
+        (v,) = torch.autograd.grad(after, z, pushed, retain_graph=True)
+        v = v / stretched(norms(v).clamp_min(TINY), v)
+    (pushed,) = torch.autograd.grad(pulled, u, v)
+    return norms(pushed.detach())
+
+
+def gradient_norm(inputs: ScoreInputs) -> Floats:
+    """`E ‖∂L/∂z_l‖ · ‖z_l‖`: by how much the cross-entropy changes when the natural latent does, in proportion.
+
+    The norm of the latent makes layers of different scale comparable, as in gradient times input (arXiv 1605.01713).
+    """
+    rows = []
+    for x, y in zip(*(torch.split(t, inputs.batch_size()) for t in (inputs.images, inputs.labels)), strict=True):
+        sizes = []
+        for place, z in list(enumerate(inputs.latents(x)))[1:]:
+            _, gradient = gradient_of(partial(_loss, inputs, place, x, y), z)
+            sizes.append(norms(gradient) * norms(z))
+        rows.append(torch.stack(sizes))
+    return _numpy(torch.cat(rows, dim=1).mean(dim=1))
+
+
+def _loss(inputs: ScoreInputs, place: int, x: Tensor, y: Tensor, latent: Tensor) -> Tensor:
+    """The cross-entropy `[n]` of the network from a latent on."""
+    return F.cross_entropy(inputs.logits_from(place, latent, x).float(), y, reduction="none")
+
+
+# --- how little is enough ----------------------------------------------------------------------------------------
+
+
+def latent_margin(inputs: ScoreInputs) -> Floats:
+    """The median over images of `min ‖ρ‖ / ‖z_l‖` such that `f_{>l}(z_l + ρ)` shows another class than the true one.
+
+    An upper estimate: the shortest of two ways, each halved until it just crosses. One follows the gradient of the
+    margin `f_y - max_{k≠y} f_k` (`ρ ← ρ - margin · g / ‖g‖²`), one goes to the adversarial latent. An image for which
+    neither crosses counts as infinitely far. Images that the classifier gets wrong are left out. Source: DeepFool,
+    arXiv 1511.04599, from the layer on.
+    """
+    rows = []
+    for labels, natural, changed in inputs.pairs():
+        right = inputs.logits_from(0, natural[0], natural[0]).argmax(dim=1) == labels
+        if right.any():
+            x, y = natural[0][right], labels[right]
+            sizes = [
+                _least_change(partial(_lead, inputs, place, x, y), natural[place][right], changed[place][right])
+                for place in range(1, inputs.places)
+            ]
+            rows.append(torch.stack(sizes))
+    if not rows:
+        do = "check the labels and the normalisation"
+        raise ConfigError(expected="an image that the classifier gets right", got="none", do=do)
+    found = torch.cat(rows, dim=1)
+    return _numpy(found.sort(dim=1).values[:, (found.shape[1] - 1) // 2])
+
+
+def _lead(inputs: ScoreInputs, place: int, x: Tensor, y: Tensor, latent: Tensor) -> Tensor:
+    """By how much the true class leads all others, from a latent on: `[n]`, in doubles."""
+    logits = inputs.logits_from(place, latent, x).double()
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    return logits.gather(1, y[:, None])[:, 0] - others
+
+
+def _least_change(lead: Margin, z: Tensor, attacked: Tensor) -> Tensor:
+    """The relative length `[n]` of the shortest way from `z` to where the lead is lost, of those that are tried."""
+    moved = z.clone()
+    for _ in range(NEWTON_STEPS):
+        value, gradient = gradient_of(lead, moved)
+        length = 1.02 * value.clamp_min(0) / norms(gradient).square().clamp_min(TINY)  # none where it has crossed
+        moved = moved - stretched(length, gradient) * gradient
+    least = torch.full(z.shape[:1], torch.inf, dtype=torch.float64, device=z.device)
+    with torch.no_grad():
+        for end in (moved, attacked):
+            crosses = lead(end) < 0
+            low, high = torch.zeros_like(least), torch.ones_like(least)
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                beyond = lead(z + stretched(middle, z) * (end - z)) < 0
+                low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
+            size = high * norms(end - z) / norms(z).clamp_min(TINY)
+            least = torch.minimum(least, size.masked_fill(~crosses | ~size.isfinite(), torch.inf))
+    return least
+
+
+# --- what the change is worth to the rest of the network ---------------------------------------------------------
+
+
+def path_alignment(inputs: ScoreInputs) -> Floats:
+    """Layer-wise integrated gradients along `z_l → z'_l`, as `c_l - c_{l-1}` with `c_l = E |Σ_k a_lk| / Σ_k |a_lk|`.
+
+    `a_lk = (z'_lk - z_lk) · ∫ ∂m/∂z_lk dt` is what unit `k` contributes to the change of the margin `m = f_y - f_t`, of
+    the true class `y` over the class `t` that the network shows for the attacked image. By completeness `Σ_k a_lk` is
+    that change itself, the same at every layer, so that the sum alone says nothing of a layer. `c_l` says how far the
+    units of a layer pull the same way, and the score how much better than those before. Only images that the attack
+    turns are counted. Source: integrated gradients, arXiv 1703.01365, at every layer.
+    """
+    rows = []
+    for labels, natural, changed in inputs.pairs():
+        before, shown = (inputs.logits_from(0, z[0], z[0]).argmax(dim=1) for z in (natural, changed))
+        turned = (before == labels) & (shown != labels)
+        if turned.any():
+            x, y, target = natural[0][turned], labels[turned], shown[turned]
+            shares = []
+            for place, (z, moved) in enumerate(zip(natural, changed, strict=True)):
+                margin = partial(_margin, inputs, place, x, torch.stack([y, target], dim=1))
+                each = attributions(margin, z[turned], moved[turned]).flatten(1).double()
+                shares.append(each.sum(dim=1).abs() / each.abs().sum(dim=1).clamp_min(TINY))
+            rows.append(torch.stack(shares))
+    if not rows:
+        raise ConfigError(expected="an image that the attack turns", got="none", do="attack harder, or more images")
+    return _numpy(torch.cat(rows, dim=1).mean(dim=1).diff())
+
+
+def _margin(inputs: ScoreInputs, place: int, x: Tensor, classes: Tensor, latent: Tensor) -> Tensor:
+    """The logit of the first of two classes `[n, 2]` minus that of the second, from a latent on: `[n]`."""
+    first, second = inputs.logits_from(place, latent, x).gather(1, classes).unbind(dim=1)
+    return first - second
+
+
+def attributions(margin: Margin, z: Tensor, changed: Tensor) -> Tensor:
+    """Integrated gradients of a function of latents, on the way from `z` to `changed`: `[n, ...]` as these."""
+    total = torch.zeros_like(z)
+    for point in range(PATH_POINTS):
+        total += gradient_of(margin, z + (point + 0.5) / PATH_POINTS * (changed - z))[1]
+    return (changed - z) * total / PATH_POINTS
+
+
+# --- how much the weights matter ---------------------------------------------------------------------------------
+
+
+def robust_criticality(inputs: ScoreInputs) -> Floats:
+    """Module robust criticality: `max R(θ + Δ) - R(θ)` over `‖Δ‖ ≤ 0.1 ‖θ_l‖`, `R` the mean loss on attacked images.
+
+    The adversarial images are made once and not renewed, as RiFT is coded. Weights (not biases) climb in ten steps on
+    all images, each a quarter of the radius along the gradient; RiFT takes ten epochs of gradient steps of rate 1,
+    which no scale suits. A weight belongs to the first layer whose latent depends on it. Those of a layer that has
+    several move together, each within its radius. A layer without weights has 0. Source: RiFT, ICCV 2023.
+    """
+    model = inputs.classifier.model
+
+    def climb(weights: dict[str, Tensor]) -> tuple[float, list[Tensor]]:
+        """The robust loss, and its gradient."""
+        robust, gradients = 0.0, [torch.zeros_like(weight) for weight in weights.values()]
+        tensors = (inputs.adversarial, inputs.labels)
+        for x, y in zip(*(torch.split(t, inputs.batch_size()) for t in tensors), strict=True):
+            logits = functional_call(model, weights, (inputs.classifier.normalise(x),))
+            loss = F.cross_entropy(logits.float(), y, reduction="sum") / len(inputs.labels)
+            parts = torch.autograd.grad(loss, list(weights.values()))
+            gradients = [total + part for total, part in zip(gradients, parts, strict=True)]
+            robust += float(loss.detach())
+        return robust, gradients
+
+    found = []
+    for weights in weights_of_layers(inputs):
+        losses = [0.0]
+        if weights:
+            moved = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
+            losses[0], gradients = climb(moved)
+            for _ in range(ASCENT_STEPS):
+                moved = {
+                    name: _within(weights[name], weight.detach(), gradient).requires_grad_()
+                    for (name, weight), gradient in zip(moved.items(), gradients, strict=True)
+                }
+                loss, gradients = climb(moved)
+                losses.append(loss)
+        found.append(max(losses) - losses[0])
+    return np.array(found)
+
+
+def _within(start: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+    """A weight after a step uphill, brought back into the ball about its start."""
+    radius = ASCENT_RADIUS * start.norm()
+    change = weight + radius / 4 * gradient / gradient.norm().clamp_min(TINY) - start
+    moved: Tensor = start + change * (radius / change.norm().clamp_min(TINY)).clamp_max(1.0)
+    return moved
+
+
+def weights_of_layers(inputs: ScoreInputs) -> list[dict[str, Tensor]]:
+    """For each layer the weights (of two axes or more) that its latent depends on, and none before it does."""
+    classifier = inputs.classifier
+    left = {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in classifier.model.named_parameters()
+        if parameter.ndim >= 2 and parameter.is_floating_point()
+    }
+    with capturing(classifier, inputs.layers) as latents:
+        functional_call(classifier.model, left, (classifier.normalise(inputs.images[:2]),))
+    owned: list[dict[str, Tensor]] = []
+    for layer in inputs.layers:
+        latent, used = latents[layer.name], dict[str, Tensor | None]()
+        if left and latent.requires_grad:
+            gradients = torch.autograd.grad(latent.sum(), list(left.values()), retain_graph=True, allow_unused=True)
+            used = dict(zip(left, gradients, strict=True))
+        mine = [name for name, gradient in used.items() if gradient is not None]
+        owned.append({name: left.pop(name).detach() for name in mine})
+    return owned
+
+
+def _numpy(values: Tensor) -> Floats:
+    found: Floats = values.detach().double().cpu().numpy()
+    return found
