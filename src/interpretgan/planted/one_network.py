@@ -93,7 +93,7 @@ def record_of(plan: Plan, shared: Shared, say: Say) -> dict[str, Any]:
     Whatever cannot be done is said in a line, and stands in the record.
 
     Returns:
-        `status` (one of the above) and `reason`; `truth` by question; `verification`; `layers` and `image`; `columns` by
+        `status` (one of the above) and `reason`; `truth` by question; `verification`; `layers`, `image`; `columns` by
         name; `controls`, `named` (the layers that the diagnosis's sentence names), `seconds` of each step.
     """
     seconds: dict[str, float] = {}
