@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore
 from interpretgan.diagnosis.reliability import layer_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.statistics import Interval
@@ -124,6 +125,21 @@ def without_information(diagnosis: Diagnosis) -> Diagnosis:
             for row in diagnosis.layers
         ),
     )  # fmt: skip
+
+
+def with_baselines(diagnosis: Diagnosis) -> Diagnosis:
+    """The diagnosis with all other scores of the layers; one could not be measured, one has no value at a layer."""
+    rng, count, scores = np.random.default_rng(2), len(diagnosis.layers) - 1, []
+    for number, score in enumerate(LAYER_SCORES.values()):
+        values = [
+            float(value) for value in 10.0 ** rng.uniform(-2, 1, count) * rng.choice([-1, 1], count, p=[0.2, 0.8])
+        ]
+        about = (score.name, score.what, score.source, score.direction, score.cost)
+        scores.append(
+            MeasuredScore(*about, seconds=0.3 * number, values=(None, *values[1:]) if number == 3 else tuple(values))
+        )
+    error = "expected an image that the attack turns, got none; attack harder, or more images"
+    return replace(diagnosis, baselines=(replace(scores[0], values=(), error=error), *scores[1:]))
 
 
 def explanation_of(diagnosis: Diagnosis, *, count: int = 5, channels: int = 1) -> dict[str, Any]:

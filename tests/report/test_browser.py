@@ -19,7 +19,7 @@ import pytest
 
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.report import write_report
-from tests.report.samples import explanation_of
+from tests.report.samples import explanation_of, with_baselines
 
 pytestmark = pytest.mark.needs_browser
 
@@ -130,7 +130,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def page(diagnosis: Diagnosis, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of seven or of twenty-five layers."""
-    return write_report(diagnosis, tmp_path_factory.mktemp("report"), explanation_of(diagnosis, count=2))
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(with_baselines(diagnosis), folder, explanation_of(diagnosis, count=2))
 
 
 def pixels(file: bytes) -> Any:

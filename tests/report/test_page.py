@@ -18,7 +18,7 @@ from interpretgan.errors import Flag, RunFolderError
 from interpretgan.report import answer_sentence, page, summary_table, write_report
 from interpretgan.report.wording import FLAG_MEANINGS
 from interpretgan.statistics import Interval
-from tests.report.samples import changed, explanation_of, without_information
+from tests.report.samples import changed, explanation_of, with_baselines, without_information
 
 VOID = frozenset({"meta", "img", "br", "wbr"})
 
@@ -270,3 +270,37 @@ def test_information_stands_beside_vulnerability_where_it_was_measured(lenet: Di
     ):
         assert figure in shown
     assert "+30.2" in (tmp_path / "figures" / "vulnerability.svg").read_text("utf-8")
+
+
+def test_other_scores_stand_beside_ours_with_their_top_layers_marked(lenet: Diagnosis, tmp_path: Path) -> None:
+    plain = write_report(lenet, tmp_path).read_text("utf-8")
+    assert 'id="baselines"' not in plain
+    path = write_report(found := with_baselines(lenet), tmp_path)
+    content = path.read_text("utf-8")
+    (section,) = re.findall(r'<section id="baselines">.*?</section>', content, re.S)
+    rows = re.findall(r"<tr[^>]*><th scope=\"row\">.*?</tr>", section, re.S)
+    cells = [re.findall(r"<td.*?</td>", row, re.S) for row in rows]
+    measured = [score for score in found.baselines if score.error is None]
+    assert [len(row) for row in cells] == [1 + len(measured)] * (len(lenet.layers) - 1)
+    for column, score in enumerate(measured, start=1):
+        blamed = [number for number, row in enumerate(cells) if 'class="blamed"' in row[column]]
+        values = [value if value is not None else np.nan for value in score.values]
+        assert blamed == [int((np.nanargmax if score.direction == "high" else np.nanargmin)(values))]
+        assert ("▲" if score.direction == "high" else "▼") in cells[blamed[0]][column]
+    ours = [row[0] for row in cells]
+    assert [lenet.layers[1 + number].name for number, cell in enumerate(ours) if "blamed" in cell] == ["fc1"]
+    assert section.count("<td>–</td>") == 1
+    shown = words(path)
+    assert all(score.source in shown and score.cost in shown for score in found.baselines)
+    assert "Not measured: expected an image that the attack turns" in shown
+    reader = read(path)
+    assert "#baselines" in {attributes.get("href") for tag, attributes in reader.tags if tag == "a"}
+
+
+def test_no_layer_of_ours_is_marked_among_other_scores_where_none_can_be_named(
+    lenet: Diagnosis, tmp_path: Path
+) -> None:
+    misread = changed(lenet, "fc1", flags=(UNRELIABLE(layer="fc1", value=0.2, threshold=0.9),))
+    content = write_report(with_baselines(misread), tmp_path).read_text("utf-8")
+    (section,) = re.findall(r'<section id="baselines">.*?</section>', content, re.S)
+    assert all("blamed" not in row for row in re.findall(r"</th>\s*(<td.*?</td>)", section, re.S))

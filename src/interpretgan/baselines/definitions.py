@@ -19,6 +19,7 @@ from interpretgan.statistics import Floats
 
 TINY = 1e-12  #: Least length that something is divided by.
 ROUNDING = 1e-6  #: A change below this share of a latent is rounding.
+SEARCHED = 100  #: Images, at most, of the scores that run the network from each layer many times.
 POWER_STEPS = 8  #: Of the power iteration.
 NEWTON_STEPS, HALVINGS = 6, 8  #: Steps towards another class, and halvings of the way there.
 PATH_POINTS = 10  #: Points of the path that gradients are integrated along.
@@ -112,7 +113,7 @@ def gradient_norm(inputs: ScoreInputs) -> Floats:
 
 def _loss(inputs: ScoreInputs, place: int, x: Tensor, y: Tensor, latent: Tensor) -> Tensor:
     """The cross-entropy `[n]` of the network from a latent on."""
-    return F.cross_entropy(inputs.logits_from(place, latent, x).float(), y, reduction="none")
+    return F.cross_entropy(inputs.logits_from(place, latent, x).double(), y, reduction="none")
 
 
 # --- how little is enough ----------------------------------------------------------------------------------------
@@ -123,18 +124,18 @@ def latent_margin(inputs: ScoreInputs) -> Floats:
 
     An upper estimate: the shortest of two ways, each halved until it just crosses. One follows the gradient of the
     margin `f_y - max_{k≠y} f_k` (`ρ ← ρ - margin · g / ‖g‖²`), one goes to the adversarial latent. An image for which
-    neither crosses counts as infinitely far. Images that the classifier gets wrong are left out. Source: DeepFool,
+    neither crosses counts as infinitely far. Of the first
+    `SEARCHED` images those that the classifier gets right. Source: DeepFool,
     arXiv 1511.04599, from the layer on.
     """
     rows = []
-    for labels, natural, changed in inputs.pairs():
+    for labels, natural, changed in inputs.first(SEARCHED).pairs():
         right = inputs.logits_from(0, natural[0], natural[0]).argmax(dim=1) == labels
         if right.any():
-            x, y = natural[0][right], labels[right]
-            sizes = [
-                _least_change(partial(_lead, inputs, place, x, y), natural[place][right], changed[place][right])
-                for place in range(1, inputs.places)
-            ]
+            x, y, sizes = natural[0][right], labels[right], []
+            for place, (z, attacked) in list(enumerate(zip(natural, changed, strict=True)))[1:]:
+                lead = partial(_lead, inputs, place, inputs.before(place, z[right], x), y)
+                sizes.append(_least_change(lead, z[right], attacked[right]))
             rows.append(torch.stack(sizes))
     if not rows:
         do = "check the labels and the normalisation"
@@ -180,18 +181,17 @@ def path_alignment(inputs: ScoreInputs) -> Floats:
     `a_lk = (z'_lk - z_lk) · ∫ ∂m/∂z_lk dt` is what unit `k` contributes to the change of the margin `m = f_y - f_t`, of
     the true class `y` over the class `t` that the network shows for the attacked image. By completeness `Σ_k a_lk` is
     that change itself, the same at every layer, so that the sum alone says nothing of a layer. `c_l` says how far the
-    units of a layer pull the same way, and the score how much better than those before. Only images that the attack
-    turns are counted. Source: integrated gradients, arXiv 1703.01365, at every layer.
+    units of a layer pull the same way, and the score how much better than those before. Of the first
+    `SEARCHED` images those that the attack turns. Source: integrated gradients, arXiv 1703.01365, at every layer.
     """
     rows = []
-    for labels, natural, changed in inputs.pairs():
+    for labels, natural, changed in inputs.first(SEARCHED).pairs():
         before, shown = (inputs.logits_from(0, z[0], z[0]).argmax(dim=1) for z in (natural, changed))
         turned = (before == labels) & (shown != labels)
         if turned.any():
-            x, y, target = natural[0][turned], labels[turned], shown[turned]
-            shares = []
+            x, classes, shares = natural[0][turned], torch.stack([labels, shown], dim=1)[turned], []
             for place, (z, moved) in enumerate(zip(natural, changed, strict=True)):
-                margin = partial(_margin, inputs, place, x, torch.stack([y, target], dim=1))
+                margin = partial(_margin, inputs, place, inputs.before(place, z[turned], x), classes)
                 each = attributions(margin, z[turned], moved[turned]).flatten(1).double()
                 shares.append(each.sum(dim=1).abs() / each.abs().sum(dim=1).clamp_min(TINY))
             rows.append(torch.stack(shares))
@@ -233,7 +233,7 @@ def robust_criticality(inputs: ScoreInputs) -> Floats:
         tensors = (inputs.adversarial, inputs.labels)
         for x, y in zip(*(torch.split(t, inputs.batch_size()) for t in tensors), strict=True):
             logits = functional_call(model, weights, (inputs.classifier.normalise(x),))
-            loss = F.cross_entropy(logits.float(), y, reduction="sum") / len(inputs.labels)
+            loss = F.cross_entropy(logits.double(), y, reduction="sum") / len(inputs.labels)
             parts = torch.autograd.grad(loss, list(weights.values()))
             gradients = [total + part for total, part in zip(gradients, parts, strict=True)]
             robust += float(loss.detach())

@@ -5,7 +5,8 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -39,6 +40,12 @@ class ScoreInputs:
         """One more than layers: the image comes first."""
         return len(self.layers) + 1
 
+    def first(self, count: int) -> Self:
+        """The same with the first images alone, at most so many."""
+        return replace(
+            self, images=self.images[:count], labels=self.labels[:count], adversarial=self.adversarial[:count]
+        )
+
     def batch_size(self) -> int:
         """As many images as keep all their latents below `NUMBERS`."""
         numbers = self.images[0].numel() + sum(math.prod(layer.shape) for layer in self.layers)
@@ -61,6 +68,20 @@ class ScoreInputs:
             return replay(self.classifier, self.layers[place - 1], latent, images)
         with self.classifier.borrowed():
             return self.classifier.run(latent)
+
+    def before(self, place: int, latent: Tensor, images: Tensor) -> Tensor:
+        """The images that `logits_from` needs for such latents: the first alone where it does as well as all.
+
+        The network up to the place runs in vain, so it may as well run on one image, unless the model takes the number
+        of rows from its images.
+        """
+        with torch.no_grad():
+            try:
+                one, whole = (self.logits_from(place, latent, x) for x in (images[:1], images))
+            except (RuntimeError, ValueError, IndexError):
+                return images
+        same = one.shape == whole.shape and torch.allclose(one, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+        return images[:1] if same else images
 
     def latent_from(self, place: int, latent: Tensor, images: Tensor) -> Tensor:
         """The latent of the place that follows: what one layer makes of the latent before it; gradients flow."""

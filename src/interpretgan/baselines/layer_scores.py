@@ -145,6 +145,7 @@ def depth(inputs: ScoreInputs) -> Floats:
 
 _LATENTS = "one forward pass of the natural and one of the attacked images"
 _PER_LAYER = "forward and backward passes of the natural images at each layer"
+_FEW = f"of up to {definitions.SEARCHED} images"
 _PROBES = "forward passes of 2,000 training images and the attacked ones, and a probe trained for each layer"
 _SCORES = (
     LayerScore(
@@ -164,7 +165,7 @@ _SCORES = (
     LayerScore(
         "latent_margin", "the smallest change of the latent, relative to its length, that gives another class",
         "DeepFool, arXiv 1511.04599, from the layer on", "low",
-        f"{definitions.NEWTON_STEPS} {_PER_LAYER}, and {2 * definitions.HALVINGS + 2} without gradient",
+        f"{definitions.NEWTON_STEPS} {_PER_LAYER}, and {2 * definitions.HALVINGS + 2} forward passes, {_FEW}",
         definitions.latent_margin,
     ),
     LayerScore(
@@ -196,7 +197,7 @@ _SCORES = (
     LayerScore(
         "path_alignment", "how much more than before the units' contributions to the wrong class pull the same way",
         "integrated gradients, arXiv 1703.01365, from each natural latent to the attacked one", "high",
-        f"{definitions.PATH_POINTS} {_PER_LAYER}", definitions.path_alignment,
+        f"{definitions.PATH_POINTS} {_PER_LAYER}, {_FEW}", definitions.path_alignment,
     ),
     LayerScore("random", "numbers drawn by chance", "a control", "high", "none", random_order),
     LayerScore("last", "always the last layer", "a control", "high", "none", last_layer),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from interpretgan.baselines.layer_scores import MeasuredScore
 from interpretgan.errors import Flag
 from interpretgan.statistics import Interval
 from interpretgan.store.records import Record
@@ -69,6 +70,7 @@ class Diagnosis(Record):
     judge: Mapping[str, Any]
     flags: tuple[Flag, ...] = ()  #: What warns of the whole.
     provenance: Mapping[str, Any] = field(default_factory=dict)  #: Seeds, versions, device, date.
+    baselines: tuple[MeasuredScore, ...] = ()  #: Other scores of the layers, a value each; empty: not measured.
 
     @property
     def loss(self) -> float:

@@ -313,6 +313,8 @@ class DiagnosisOptions:
     """Bootstrap replicates behind each interval."""
     confidence: float = 0.95
     """Level of the intervals."""
+    baselines: Annotated[bool, Parameter(negative="")] = False
+    """Also measure other scores of the layers, in print or for control, and put them beside the vulnerability."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "examples", "bootstrap")

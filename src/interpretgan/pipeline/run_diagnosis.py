@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
+from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, ScoreInputs, measure_scores
 from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageData, as_image_set
 from interpretgan.diagnosis.controls import noise_control
@@ -26,6 +27,7 @@ from interpretgan.errors import ConfigError, kind_of
 from interpretgan.information import Measurement
 from interpretgan.interpreter import Explanation
 from interpretgan.judge import Judge
+from interpretgan.layers import distinct
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
@@ -37,6 +39,7 @@ from interpretgan.store.progress import Progress, ProgressOfStages, stage_second
 from interpretgan.training.precision import channels_last
 
 EXAMPLES = 6  # in the report's explanation grid
+COMPARED = 500  # images, at most, that baselines are measured on
 
 
 def run_diagnosis(
@@ -169,9 +172,17 @@ class Run(Networks):
     # --- diagnosis and report --------------------------------------------------------------------------------
 
     def diagnosis(self) -> Diagnosis:
-        """The diagnosis; made, or read if this folder has it. Writes `predictions.npz`, then `diagnosis.json`."""
+        """The diagnosis; made, or read if this folder has it. Writes `predictions.npz`, then `diagnosis.json`.
+
+        Where baselines are wanted and a diagnosis that is read has none, they are measured and added to it.
+        """
         if self.folder is not None and (file := self.path("diagnosis.json")).exists():
-            return Diagnosis.load(file)
+            known = Diagnosis.load(file)
+            if not self.settings.diagnosis.baselines or known.baselines:
+                return known
+            known = replace(known, baselines=self._baselines(known))
+            known.save(file)
+            return known
         began, count = time.perf_counter(), self._examples
         info, judge, interpreters = self.classifier_info(), self.judge, self.interpreters
         information = self._information(count)
@@ -191,6 +202,8 @@ class Run(Networks):
                 on_batch=progress.update,
                 on_predictions=self._keep_predictions,
             )
+        if self.settings.diagnosis.baselines:
+            result = replace(result, baselines=self._baselines(result))
         self.seconds["total"] = time.perf_counter() - began + self.seconds.get("data", 0.0)
         measured = {"seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
         result = replace(result, provenance={**result.provenance, **measured})
@@ -209,6 +222,30 @@ class Run(Networks):
             layers = np.array(["image", *found.layers])
             write_arrays(self.path("information.npz"), {"layers": layers, **arrays})
         return found
+
+    def _baselines(self, result: Diagnosis) -> tuple[MeasuredScore, ...]:
+        """Other scores of the layers, on the first test images, which are attacked as for the diagnosis."""
+        layers, rows = distinct(self.layers)
+        images, labels = self.inputs.batch(range(min(COMPARED, self._examples)))
+        losses = {row.name: row.information_loss.value for row in result.layers if row.information_loss is not None}
+        self.say(f"measuring {len(LAYER_SCORES)} other scores of {len(layers)} layers on {len(images)} images")
+        with stage_seconds(self.seconds, "baselines"):
+            inputs = ScoreInputs(
+                self.classifier,
+                layers,
+                images,
+                labels,
+                adversarial=attacker(self.classifier, self.inputs.threat_model, seed=self.seed)(images, labels, 0),
+                train=self.inputs.train,
+                threat_model=self.inputs.threat_model,
+                seed=self.seed,
+                information=np.array([losses[layer.name] for layer in layers]) if losses else None,
+            )
+            scores = measure_scores(LAYER_SCORES, inputs, say=self.say)
+        # Layers of one tensor share its score.
+        return tuple(
+            replace(score, values=tuple(score.values[row] for row in rows if score.values)) for score in scores
+        )
 
     def _keep_predictions(self, predictions: list[Predictions]) -> None:
         """All predictions, class numbers per layer and image, so that other statistics need no new attack."""

@@ -40,6 +40,7 @@ class DiagnosisKeywords(TypedDict, total=False):
     examples: int
     bootstrap: int
     confidence: float
+    baselines: bool
     seed: int
     devices: int
 
@@ -82,8 +83,9 @@ class Settings:
                 expected = f"an option of {', '.join(DiagnosisKeywords.__annotations__)}"
                 do = f"did you mean {near[0]}?" if near else "leave it out"
                 raise ConfigError(expected=expected, got=name, do=do)
-            if isinstance(value, bool) or not isinstance(value, (int, float) if types[name] is float else types[name]):
-                do = "pass names" if types[name] is str else "pass a number"
+            wanted = (int, float) if types[name] is float else types[name]
+            if not isinstance(value, wanted) or (isinstance(value, bool) and types[name] is not bool):
+                do = {str: "pass names", bool: "pass True or False"}.get(types[name], "pass a number")
                 raise ConfigError(expected=f"{name} of type {types[name].__name__}", got=kind_of(value), do=do)
         return cls(
             **{
@@ -110,7 +112,8 @@ class Settings:
                 "layers": self.generator.names(),
             },
             "information": {"steps": 0} if information is None else asdict(information),
-            "diagnosis": asdict(self.diagnosis),
+            # Baselines stand beside the rest and change none of it: a finished run may get them later.
+            "diagnosis": {name: value for name, value in asdict(self.diagnosis).items() if name != "baselines"},
             "evaluation": asdict(evaluation)
             | {"attacks": evaluation.names(), "step_size": evaluation.threat_model().resolved_step_size},
         }
@@ -118,5 +121,8 @@ class Settings:
             expected = "--devices with a command that trains a generator"
             do = "leave --devices out: the rest of the work runs on one"
             raise ConfigError(expected=expected, got=str(self.run.devices), do=do)
+        if "diagnosis" in sections and "generator" not in sections and self.diagnosis.baselines:
+            expected, do = "--baselines with a command that diagnoses", "leave --baselines out"
+            raise ConfigError(expected=expected, got="one that does not", do=do)
         run = {name: getattr(self.run, name) for name in ("seed", "device", "devices")}
         return {"schema": 2, "version": version("interpretgan"), **run} | {name: whole[name] for name in sections}

@@ -73,7 +73,8 @@ def _templates() -> jinja2.Environment:
     )  # fmt: skip
     templates.filters.update(
         percent=wording.percent, number=wording.number, figure=_figure, breakable=_breakable, duration=duration,
-        fact=_fact, picture=explanation_grid.data_uri, meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
+        fact=_fact, significant=_significant, capitalize_first=lambda text: text[:1].upper() + text[1:],
+        picture=explanation_grid.data_uri, meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
     )  # fmt: skip
     return templates
 
@@ -84,6 +85,11 @@ def _figure(interval: Interval | None, scale: float = 100, digits: int = 1, *, s
         return Markup("–")
     value = wording.number(interval.value, scale, digits, sign=sign) + (" %" if scale == 100 and not sign else "")
     return Markup("{}<small>{}</small>").format(value, wording.span(interval, scale, digits))
+
+
+def _significant(value: float | None) -> str:
+    """A number with three significant digits, or a dash."""
+    return "–" if value is None else f"{value:.3g}".replace("-", "−")
 
 
 def _breakable(name: str) -> Markup:
