@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 
 from interpretgan.attacks import ThreatModel
 from interpretgan.cli import run_command
-from interpretgan.data import ImageSet
+from interpretgan.data import ImageSet, load_data
 from interpretgan.errors import ConfigError, DataError
+from interpretgan.models import load_classifier
 from interpretgan.planted import benchmark, one_network, plants
 from interpretgan.planted.benchmark import kept_draw_seed, record_file, run_benchmark
 from interpretgan.planted.plants import NETWORKS, Network, RobustTraining
@@ -28,10 +29,13 @@ TINY = Network(
 )  # fmt: skip
 
 
+MACHINE = {"processor": "a processor", "cores": 2, "versions": {"torch": "2"}, "version": "0"}
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NETWORKS, "tiny", TINY)
-    monkeypatch.setattr(plants, "load_data", _few(plants.load_data))
+    monkeypatch.setattr(plants, "load_data", _few(load_data))
 
 
 def _few(load: Any) -> Any:
@@ -73,7 +77,7 @@ def test_a_tiny_benchmark_from_end_to_end_and_once_more(tmp_path: Path, monkeypa
     assert "## Results" in (tmp_path / "planted.md").read_text()
 
     # Once more: nothing is made. With other settings it is, and a record that is torn is made again.
-    made = _count_records(monkeypatch)
+    made, _ = _count_records(monkeypatch)
     again = run_benchmark(settings(), tmp_path, say=lines.append)
     assert made == []
     assert again["questions"] == json.loads(json.dumps(found["questions"]))
@@ -82,7 +86,7 @@ def test_a_tiny_benchmark_from_end_to_end_and_once_more(tmp_path: Path, monkeypa
     assert made == ["tiny/gate/conv1/0", "tiny/none/-/0"]
 
 
-def _count_records(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def _count_records(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], Callable[..., dict[str, Any]]]:
     made: list[str] = []
 
     def record_of(plan: Any, shared: Any, say: Any) -> dict[str, Any]:
@@ -90,20 +94,16 @@ def _count_records(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return {"key": plan.key, "seed": plan.seed, "status": one_network.UNMADE, "reason": "a test", "seconds": {}}
 
     monkeypatch.setattr(benchmark, "record_of", record_of)
-    return made
-
-
-def _only_records(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(benchmark, "_prepare", lambda *_: ({}, {}))
-    return _count_records(monkeypatch)
+    monkeypatch.setattr(benchmark, "describe", lambda **_: MACHINE)
+    return made, record_of
 
 
 @pytest.mark.usefixtures("tiny")
 def test_an_interruption_keeps_what_is_done_and_ends_with_130(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = _only_records(monkeypatch)
-    count = benchmark.record_of
+    monkeypatch.setattr(benchmark, "_prepare", lambda *_: ({}, {}))
+    made, count = _count_records(monkeypatch)
 
     def stopped(plan: Any, shared: Any, say: Any) -> dict[str, Any]:
         if len(made) == 1:
@@ -190,10 +190,10 @@ def test_a_network_without_data_is_left_out_and_the_rest_goes_on(
 ) -> None:
     monkeypatch.setitem(NETWORKS, "tiny", TINY)
     monkeypatch.setitem(NETWORKS, "absent", Network(str(tmp_path / "none"), TINY.threat_model, ("a",), ("a",)))
-    monkeypatch.setattr(benchmark, "_train_judge", lambda file, *_: file.parent.mkdir(exist_ok=True) or file.touch())
+    monkeypatch.setattr(benchmark, "_train_judge", lambda file, *_: file.parent.mkdir(parents=True) or file.touch())
     monkeypatch.setattr(benchmark, "_judges", lambda *_: {})
-    monkeypatch.setattr(plants, "robust_network", lambda *_, **__: plants.load_classifier("lenet5-max-pgd"))
-    made = _count_records(monkeypatch)
+    monkeypatch.setattr(plants, "robust_network", lambda *_, **__: load_classifier("lenet5-max-pgd"))
+    made, _ = _count_records(monkeypatch)
     command = ["benchmark", "planted", "--kinds", "none", "--out", str(tmp_path / "out"), "--networks"]
     assert run_command([*command, "absent,tiny"]) == 0
     assert made == ["tiny/none/-/0"]
@@ -214,9 +214,9 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[list[str]]:
+def worker(tmp_path: Path) -> list[str]:
     (tmp_path / "worker.py").write_text(WORKER)
-    yield [sys.executable, str(tmp_path / "worker.py")]
+    return [sys.executable, str(tmp_path / "worker.py")]
 
 
 def test_a_process_that_dies_costs_the_work_that_it_had(tmp_path: Path, worker: list[str]) -> None:

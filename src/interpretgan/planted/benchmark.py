@@ -90,7 +90,7 @@ def _summarised(
     records = [{**record, "half": "held out" if key in drawn else "table"} for key, record in found.items()]
     summary = {
         "schema": SCHEMA, "settings": asdict(settings), **summarise(records, planned=len(settings.plans)), **more,
-        "machine": describe(fp32="float32"),
+        "machine": describe(repeats=1, fp32="float32"),
     }  # fmt: skip
     write_json(out / SUMMARY_FILE, summary)
     write_page(read_json(out / SUMMARY_FILE), out)

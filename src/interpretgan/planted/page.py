@@ -189,7 +189,7 @@ def chart(summary: Mapping[str, Any]) -> Figure:
             panel.plot([100 * figure_["value"]], [place], "o", color=colour, markersize=4)
         panel.set_yticks(range(len(shown)), [_name(score) for score, _ in shown])
         panel.set(xlim=(-2, 102), xlabel=f"planted layer on top, % of {summary['questions'][name]['networks']}")
-        panel.set_ylim(len(shown) - 0.5, -0.5)
+        panel.set_ylim(max(1, len(shown)) - 0.5, -0.5)
         panel.grid(axis="x", color=GREY, alpha=0.3, linewidth=0.5)
     return figure
 

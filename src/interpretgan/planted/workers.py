@@ -63,9 +63,12 @@ def in_processes(names: Sequence[str], workers: int, folder: Path, command: Sequ
             for name in batch:
                 if over.is_set():
                     return
-                if number not in running or running[number].poll() is not None:
+                if number not in running:
                     running[number] = _start([*command, str(folder), str(os.getpid())], log)
-                events.put(_asked(running[number], name, log))
+                answer = _asked(running[number], name, log)
+                if not answer[2]:
+                    _ended(running.pop(number))
+                events.put(answer)
 
     threads = [threading.Thread(target=serve, args=(number,), daemon=True) for number in range(workers)]
     for thread in threads:
@@ -77,14 +80,10 @@ def in_processes(names: Sequence[str], workers: int, folder: Path, command: Sequ
         over.set()
         for process in list(running.values()):
             process.terminate()
-        for process in list(running.values()):
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                with suppress(OSError):
-                    if stream is not None:
-                        stream.close()
         for thread in threads:
             thread.join()
+        for process in running.values():
+            _ended(process)
 
 
 def _asked(process: subprocess.Popen[str], name: str, log: Path) -> Event:
@@ -96,6 +95,14 @@ def _asked(process: subprocess.Popen[str], name: str, log: Path) -> Event:
         if line := process.stdout.readline():
             return name, json.loads(line), True
     return name, [f"{name}: its process died, {how_it_ended(process.wait(), log)}"], False
+
+
+def _ended(process: subprocess.Popen[str]) -> None:
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        with suppress(OSError):
+            if stream is not None:
+                stream.close()
 
 
 def _start(command: Sequence[str], log: Path) -> subprocess.Popen[str]:

@@ -23,12 +23,12 @@ def matmul_peak(dtype: str, *, repeats: int = 8) -> float:
     return 2 * SIZE**3 / best
 
 
-def describe(**peaks: str) -> dict[str, Any]:
+def describe(*, repeats: int = 8, **peaks: str) -> dict[str, Any]:
     """Processor, cores, threads, versions and system, and the measured peak of each named dtype.
 
-    `describe(fp32="float32")` measures that of single precision, in GFLOP/s.
+    `describe(fp32="float32")` measures that of single precision, in GFLOP/s, as the best of `repeats`.
     """
     known = provenance(seed=0)
     found = {name: known[name] for name in ("processor", "threads", "version", "versions")}
-    measured = {name: matmul_peak(dtype) / 1e9 for name, dtype in peaks.items()}
+    measured = {name: matmul_peak(dtype, repeats=repeats) / 1e9 for name, dtype in peaks.items()}
     return {**found, "cores": os.cpu_count(), "system": platform.system(), "matmul_gflops": measured}
