@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.cli import run_command
 from interpretgan.data import ImageSet, load_data
 from interpretgan.errors import ConfigError, DataError
+from interpretgan.judge import train_judge
 from interpretgan.models import load_classifier
 from interpretgan.planted import benchmark, one_network, plants
 from interpretgan.planted.benchmark import kept_draw_seed, record_file, run_benchmark
@@ -25,7 +27,7 @@ from interpretgan.store.files import read_json
 
 TINY = Network(
     "digits", ThreatModel("linf", 0.1, steps=10), ("conv1", "pool1", "fc1"), ("conv1", "fc1"), ("gate", "two", "none"),
-    RobustTraining("lenet5", epochs=12, batch_size=64, lr=4e-3, eps=0.15, steps=3),
+    RobustTraining("lenet5", epochs=10, batch_size=64, lr=4e-3, eps=0.15, steps=2),
 )  # fmt: skip
 
 
@@ -47,13 +49,14 @@ def _few(load: Any) -> Any:
 
 
 def settings(**more: Any) -> BenchmarkSettings:
-    given = {"networks": ("tiny",), "kinds": ("gate", "none"), "layers": ("conv1",), "examples": 60, "verified_on": 100,
+    given = {"networks": ("tiny",), "kinds": ("gate", "none"), "layers": ("conv1",), "examples": 40, "verified_on": 100,
              "restarts": 1, "generator_steps": 3}  # fmt: skip
     return resolved(given | more, small=False, draw_seed=5)
 
 
 @pytest.mark.usefixtures("tiny")
 def test_a_tiny_benchmark_from_end_to_end_and_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "train_judge", partial(train_judge, epochs=1))
     lines: list[str] = []
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     found = run_benchmark(settings(), tmp_path, say=lines.append)
@@ -146,7 +149,7 @@ def test_a_fingerprint_is_of_all_that_decides_a_record(tmp_path: Path) -> None:
     same = fingerprint(plan, settings(held_out=3, seeds=(0, 1)), None)
     assert fingerprint(plan, first, None) == same
     others = {fingerprint(plan, first, weights), fingerprint(first.plans[1], first, None)}
-    others |= {fingerprint(plan, settings(examples=61), None), fingerprint(plan, settings(generator_steps=4), None)}
+    others |= {fingerprint(plan, settings(examples=41), None), fingerprint(plan, settings(generator_steps=4), None)}
     assert len(others | {same}) == 5
 
 
