@@ -104,7 +104,7 @@ def test_a_summary_counts_what_it_says() -> None:
 
 
 def test_a_paired_difference_and_its_interval() -> None:
-    even = difference([1, -1, 0, 0], seed=0)
+    even = difference([1, -1, 0, 0, 0, 0], seed=0)
     sure = difference([1] * 30, seed=0)
     ahead = difference([1] * 12 + [0] * 20, seed=0)
     assert even is not None
@@ -116,6 +116,9 @@ def test_a_paired_difference_and_its_interval() -> None:
     assert (sure["low"], sure["high"]) == (1, 1)
     assert 0.2 < ahead["low"] < ahead["value"] == 0.375 < ahead["high"] < 0.56
     assert difference([], seed=0) is None
+    few = difference([1] * 5, seed=0)
+    assert few is not None
+    assert (few["value"], few["low"], few["high"]) == (1, -1, 1)  # chance does that too often
 
 
 def summary(**more: Any) -> dict[str, Any]:

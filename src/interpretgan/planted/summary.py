@@ -22,6 +22,9 @@ CONFIDENCE = 0.95
 REPLICATES = 10_000
 CLEAR_OF = 0.05  #: A layer of a network without a plant is blamed where its interval is above this.
 READABLE = 0.05  #: Natural explanations are read right where they are predicted this much worse than images, at most.
+LEAST = (
+    6  #: Networks from which on a paired difference has an interval: of five, chance lets one score win all 1 in 16.
+)
 GROUPS = ("kind", "network", "data", "half")
 VERIFIED = (COLLAPSED, REFUSED, DIAGNOSED)
 
@@ -146,13 +149,16 @@ def share(right: Sequence[bool]) -> dict[str, Any] | None:
 
 
 def difference(pairs: Sequence[int], *, seed: int) -> dict[str, Any] | None:
-    """The mean of paired differences with a percentile interval over networks; `None` of none."""
+    """The mean of paired differences with a percentile interval over networks; `None` of none.
+
+    With fewer than `LEAST` networks nothing is claimed: the interval is all of [-1, 1].
+    """
     if not pairs:
         return None
     values, random = np.asarray(pairs, dtype=np.float64), np.random.default_rng(seed)
     means = values[random.integers(len(values), size=(REPLICATES, len(values)))].mean(axis=1)
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(means, [tail, 100 - tail])
+    low, high = np.percentile(means, [tail, 100 - tail]) if len(values) >= LEAST else (-1.0, 1.0)
     better, worse = int((values > 0).sum()), int((values < 0).sum())
     return {
         "value": float(values.mean()), "low": float(low), "high": float(high), "networks": len(values),
