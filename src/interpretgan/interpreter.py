@@ -199,7 +199,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         self.recognition_network_sha256 = header["recognition_network_sha256"]
         return Generator(
             self.distinct_layers, tuple(header["image_shape"]), bounds=self.classifier.bounds, width=self.config.width,
-            blocks=self.config.blocks, noise=self.config.noise,
+            blocks=self.config.blocks, noise=self.config.noise, linear_start=self.config.linear_start,
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from interpretgan.attacks import (
     require_gradient,
     search,
 )
-from interpretgan.attacks.noise import random_starts
+from interpretgan.attacks.noise import random_starts, scrambled
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ImageError, LabelError, ModelError, ThreatModelError
 
@@ -291,12 +291,32 @@ def test_refused_inputs() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_noise_has_the_size_of_the_attack(norm: str) -> None:
-    x = torch.full(SHAPE, 0.5)
-    threat_model = ThreatModel(norm, 0.2)
-    one, two = (equal_norm_noise(x, threat_model, (0, 1), generator=torch.Generator().manual_seed(s)) for s in (1, 2))
-    assert torch.allclose(perturbation_size(one - x, norm), torch.full((SHAPE[0],), 0.2), atol=1e-6)
+    threat_model, random = ThreatModel(norm, 0.2), torch.Generator().manual_seed(0)
+    for x in (torch.zeros(SHAPE), torch.ones(SHAPE), torch.rand(SHAPE, generator=random).round(decimals=1)):
+        one, two = (equal_norm_noise(x, threat_model, (0, 1), seed=s) for s in (1, 2))
+        assert 0 <= one.min() <= one.max() <= 1
+        size = perturbation_size(one - x, norm)
+        assert torch.allclose(size, torch.full_like(size, 0.2), atol=1e-5)
+        halves = [equal_norm_noise(x[i : i + 2], threat_model, (0, 1), seed=1, first_index=i) for i in range(0, 4, 2)]
+        assert torch.equal(torch.cat(halves), one[:4])
     assert not torch.equal(one, two)
-    assert torch.equal(one, equal_norm_noise(x, threat_model, (0, 1), generator=torch.Generator().manual_seed(1)))
-    clipped = equal_norm_noise(torch.zeros(SHAPE), threat_model, (0, 1), generator=torch.Generator().manual_seed(1))
-    assert clipped.min() >= 0
-    assert perturbation_size(clipped, norm).max() <= 0.2 + 1e-6
+
+
+def test_scrambled_noise_has_the_sizes_of_the_perturbation_and_may_be_smooth() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, 1, 28, 28) * (torch.rand(4, 1, 28, 28) < 0.5)  # half of it black
+    perturbation = 0.2 * torch.rand_like(x).round()
+    alike = []
+    for smooth in (False, True):
+        moved = scrambled(x, perturbation, (0, 1), seed=0, smooth=smooth) - x
+        for image, sizes in zip(moved, perturbation, strict=True):
+            assert torch.allclose(image.abs().flatten().sort().values, sizes.flatten().sort().values, atol=1e-6)
+        still = moved.abs() < 0.1
+        alike.append(float((still[..., 1:] == still[..., :-1]).float().mean()))
+    assert alike[0] < 0.6
+    assert alike[1] > alike[0] + 0.06
+
+
+def test_noise_is_as_large_as_fits_where_eps_does_not() -> None:
+    found = equal_norm_noise(torch.full(SHAPE, 0.4), ThreatModel("linf", 0.8), (0, 1), seed=0)
+    assert set(found.flatten().tolist()) == {1.0}

@@ -222,19 +222,44 @@ def test_robust_criticality(case: Slow) -> None:
         start = worst = float(F.cross_entropy(model(x), y))
         if name is not None:
             weight = model.get_parameter(f"{name}.weight").requires_grad_()
-            first, radius = weight.detach().clone(), 0.1 * float(weight.detach().norm())
+            first, size = weight.detach().clone(), float(weight.detach().norm())
+            best, step = first, size / 40
             for _ in range(10):
+                weight.data.copy_(best)
                 (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y), weight)
-                with torch.no_grad():
-                    weight += radius / 4 * gradient / gradient.norm()
-                    if float((weight - first).norm()) > radius:
-                        weight.copy_(first + radius * (weight - first) / (weight - first).norm())
-                    worst = max(worst, float(F.cross_entropy(model(x), y)))
+                weight.data += step * gradient / gradient.norm()
+                if float((weight.detach() - first).norm()) > size / 10:
+                    weight.data.copy_(first + size / 10 * (weight.detach() - first) / (weight.detach() - first).norm())
+                loss = float(F.cross_entropy(model(x), y).detach())
+                if loss > worst:
+                    worst, best = loss, weight.detach().clone()
+                else:
+                    step /= 2
+            assert float((best - first).norm()) <= 0.1 * size * (1 + 1e-9)
         expected.append(worst - start)
     found = measured("robust_criticality", case.inputs)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert found[[1, 2, 4]].tolist() == [0.0, 0.0, 0.0]
     assert (found[[0, 3, 5]] > 0).all()
+
+
+def test_robust_criticality_climbs_where_whole_steps_overshoot() -> None:
+    # At the top of a sharp ridge of the loss a step of a quarter of the radius falls on the other side.
+    class Ridge(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([[1.0]]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            height = x.flatten(1).sum(dim=1, keepdim=True) * (1 - 500 * (self.weight - 1.003).abs())
+            return torch.cat([-height, height], dim=1)
+
+    images = torch.rand(4, 1, 2, 2) + 0.1
+    classifier = Classifier(Ridge(), bounds=(0, 2))
+    layers = tuple(find_layers(classifier, images))
+    labels = torch.zeros(4, dtype=torch.int64)
+    inputs = ScoreInputs(classifier, layers, images, labels, images, (images, labels), THREAT, 0)
+    assert measured("robust_criticality", inputs)[-1] > 0
 
 
 def test_every_weight_belongs_to_one_layer() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
+from interpretgan.diagnosis.controls import CONTROLS
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.predictions import Predictions
 from interpretgan.diagnosis.reliability import is_unreliable
@@ -52,12 +53,13 @@ def test_the_split_is_exact_and_the_formulas_of_its_predictions(diagnosed: Diagn
 
 def test_accuracies_are_those_of_model_and_judge(diagnosed: Diagnosed) -> None:
     accuracy, predictions = diagnosed.diagnosis.accuracy, diagnosed.predictions
-    assert set(accuracy) == {"natural", "adversarial", "noise", "judge_natural", "judge_adversarial"}
-    right = (predictions.model == predictions.labels).mean(axis=1)
-    assert [accuracy[name] for name in ("natural", "adversarial", "noise")] == right.tolist()
-    assert right[0] > 0.8
-    assert right[1] < 0.5 * right[0]
-    assert right[2] > 0.8 * right[0]  # noise of the same size does little
+    right = {name: float((shown == predictions.labels).mean()) for name, shown in predictions.model.items()}
+    assert set(right) == {"natural", "adversarial", *CONTROLS}
+    assert accuracy == {**right, **{name: accuracy[name] for name in ("judge_natural", "judge_adversarial")}}
+    assert right["natural"] > 0.8
+    assert right["adversarial"] < 0.5 * right["natural"]
+    for name in CONTROLS:  # what aims at nothing does little
+        assert right[name] > 0.7 * right["natural"], name
     judged = [(shown[0] == predictions.labels).mean() for shown in (predictions.natural, predictions.adversarial)]
     assert [accuracy["judge_natural"], accuracy["judge_adversarial"]] == pytest.approx(judged)
 
@@ -99,7 +101,7 @@ def test_no_layer_is_blamed_when_nothing_was_perturbed(fitted: Fitted, digits: D
 
 
 class Fickle(nn.Module):
-    """Another order of the classes in every pass."""
+    """Another order of the classes in every third pass."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ class Fickle(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         logits: Tensor = self.net(x)
-        return logits.roll(self.calls // 5, dims=1)
+        return logits.roll(int(self.calls % 3 == 0), dims=1)
 
 
 def test_the_control_without_a_perturbation_holds_and_a_judge_that_changes_its_mind_fails_it(
@@ -189,7 +191,7 @@ def test_a_loss_that_is_not_sure_is_not_shared_out(fitted: Fitted, digits: Digit
 def test_unreadable_layers_and_a_weak_judge_are_flagged(fitted: Fitted, digits: Digits) -> None:
     torch.manual_seed(6)
     other = Classifier(Tiny())
-    config = dataclasses.replace(CONFIG, steps=1)
+    config = dataclasses.replace(CONFIG, steps=1, linear_start=False)
     fresh = InterpretGAN(fitted[0].classifier, fitted[0].layers, config=config).fit(
         digits[0], recognition_network=other
     )

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from interpretgan.diagnosis.controls import CONTROLS
 from interpretgan.diagnosis.reliability import diagnosis_flags, is_unreliable, layer_flags
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.statistics import Interval
@@ -41,7 +42,7 @@ def test_a_layer_that_is_misread_and_the_one_after_it_are_unreliable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noise", "raised"),
+    ("moves", "raised"),
     [
         (Interval(0.05, 0.01, 0.09), True),
         (Interval(-0.05, -0.09, -0.01), True),
@@ -49,12 +50,18 @@ def test_a_layer_that_is_misread_and_the_one_after_it_are_unreliable() -> None:
         (Interval(0.02, 0.01, 0.03), False),
     ],
 )
-def test_the_noise_control_fails_where_noise_surely_moves_a_layer(noise: Interval, raised: bool) -> None:
-    moved = changed(SOUND, "fc1", vulnerability_noise=noise)
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_fails_where_it_surely_moves_a_layer(control: str, moves: Interval, raised: bool) -> None:
+    moved = changed(SOUND, "fc1", **{f"vulnerability_{control}": moves})
     assert codes_at(moved) == ({"fc1": ["noise_control"]} if raised else {})
     rows = tuple(replace(row, flags=flags) for row, flags in zip(moved.layers, layer_flags(moved.layers), strict=True))
     assert flags_of(replace(moved, layers=rows)) == (["noise_control_failed"] if raised else [])
     assert not any(is_unreliable(row) for row in rows)
+
+
+def test_the_positive_control_fails_where_the_loss_lands_elsewhere() -> None:
+    assert codes_at(changed(SOUND, "fc1", positive=0.9)) == {"fc1": ["positive_control"]}
+    assert codes_at(changed(SOUND, "fc1", positive=0.96)) == {}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from interpretgan.diagnosis.reliability import JUDGE_FOOLED, UNRELIABLE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import RunFolderError
 from tests.diagnosis.conftest import Diagnosed
-from tests.report.samples import INFORMATION, changed, lenet_diagnosis, without_information
+from tests.report.samples import INFORMATION, changed, lenet_diagnosis, with_baselines, without_information
 
 
 def flagged() -> Diagnosis:
@@ -22,7 +22,7 @@ def flagged() -> Diagnosis:
 
 
 def test_saving_and_loading_is_an_identity(diagnosed: Diagnosed, tmp_path: Path) -> None:
-    for diagnosis in (diagnosed.diagnosis, flagged()):
+    for diagnosis in (diagnosed.diagnosis, flagged(), with_baselines(flagged())):
         file = diagnosis.save(tmp_path)
         assert file == tmp_path / "diagnosis.json"
         assert Diagnosis.load(tmp_path) == Diagnosis.load(file) == diagnosis
@@ -51,6 +51,15 @@ def test_a_diagnosis_without_information_can_be_read(tmp_path: Path) -> None:
             del layer[name]
     file.write_text(json.dumps(record))
     assert Diagnosis.load(file) == without_information(diagnosis)
+
+
+def test_a_diagnosis_without_baselines_can_be_read(tmp_path: Path) -> None:
+    file = with_baselines(flagged()).save(tmp_path)
+    record = json.loads(file.read_text())
+    assert [score["name"] for score in record["baselines"]][-3:] == ["random", "last", "depth"]
+    del record["baselines"]
+    file.write_text(json.dumps(record))
+    assert Diagnosis.load(file) == flagged()
 
 
 @pytest.mark.parametrize(

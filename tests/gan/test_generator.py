@@ -67,7 +67,8 @@ def test_a_cell_is_drawn_where_it_is_seen() -> None:
     for image_shape in ((1, 28, 28), (1, 12, 40), (1, 36, 36), (3, 65, 33)):
         torch.manual_seed(0)
         _, height, wide = image_shape
-        generator = Generator(layers_of([(4, height, wide)]), image_shape, width=16, blocks=1, noise=4)
+        shapes = [(4, height, wide)]
+        generator = Generator(layers_of(shapes), image_shape, width=16, blocks=1, noise=4, linear_start=False)
         latent = torch.zeros(1, 4, height, wide)
         other = latent.clone()
         other[:, :, : height // 4, -(wide // 4) :] = 5.0

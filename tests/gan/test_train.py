@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interpretgan.classifier import Classifier
 from interpretgan.data import TensorImages, load_data
 from interpretgan.errors import ConfigError, RunFolderError, TrainingError
+from interpretgan.gan import train as gan
 from interpretgan.gan.generator import Generator
-from interpretgan.gan.train import GANConfig, train_generator
+from interpretgan.gan.train import GANConfig, limited, train_generator
 from interpretgan.layers import examine
 from tests.networks import Tiny
 
@@ -105,12 +107,68 @@ def test_the_classifier_is_only_borrowed(classifier: Classifier) -> None:
 
 def test_training_lowers_both_terms_that_need_no_opponent(classifier: Classifier) -> None:
     losses: list[dict[str, float]] = []
-    config = GANConfig(steps=40, images_per_layer=8, width=24, blocks=1, precision="fp32")
+    config = GANConfig(steps=40, images_per_layer=8, width=24, blocks=1, precision="fp32", linear_start=False)
     train(classifier, config, on_step=lambda _, values: losses.append(values))
     first, last = losses[0], losses[-1]
     assert set(first) == {"loss_d", "loss_g", "realism", "information", "latent"}
     assert last["latent"] < 0.5 * first["latent"]
     assert last["information"] > first["information"]
+
+
+def test_linear_decodings_are_where_a_training_starts(classifier: Classifier) -> None:
+    first: list[dict[str, float]] = []
+    for linear_start in (False, True):
+        config = replace(CONFIG, steps=1, linear_start=linear_start)
+        train(classifier, config, on_step=lambda _, losses: first.append(losses))
+    assert first[1]["latent"] < 0.5 * first[0]["latent"]
+
+
+class Steep(nn.Module):
+    """A network that answers to the least grey in a corner, which is black in natural digits, with huge logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Tiny()
+
+    def forward(self, images: Tensor) -> Tensor:
+        corner = images[:, :, :3, :3].mean(dim=(1, 2, 3))
+        logits: Tensor = self.net(images) + 1e6 * corner[:, None] * torch.arange(10.0)
+        return logits
+
+
+COLLAPSING = GANConfig(
+    steps=60, images_per_layer=4, width=16, blocks=1, noise=4, precision="fp32", linear_start=False,
+    gradient_limit=1e12, learning_rate=0.02,
+)  # fmt: skip
+
+
+def test_a_training_that_collapses_twice_is_refused(tmp_path: Path) -> None:
+    """Without its start and without a limit the classifier's gradient drowns the discriminator's."""
+    torch.manual_seed(0)
+    steps: list[int] = []
+    with pytest.raises(TrainingError, match="one picture for all, after 40 steps, and again"):
+        train(
+            Classifier(Steep()), COLLAPSING, checkpoint=tmp_path / "checkpoint.pt", on_step=lambda s, _: steps.append(s)
+        )
+    assert steps.count(1) == 2
+
+
+def test_a_training_that_collapses_once_is_one_with_a_stricter_limit(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, checkpoint = replace(CONFIG, steps=42), tmp_path / "checkpoint.pt"
+    stricter = train(classifier, replace(config, gradient_limit=config.gradient_limit / gan.STRICTER))
+    found = iter([True, True, False, False])
+    monkeypatch.setattr(gan, "_one_picture", lambda *_: next(found))
+    retried = train(classifier, config, checkpoint=checkpoint, checkpoint_seconds=0.0)
+    assert same(retried, stricter)
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_only_gradients_that_stand_out_are_limited() -> None:
+    gradient = torch.tensor([3.0, -0.5, 0.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    assert torch.allclose(limited(gradient, torch.tensor(2.0)).flatten(1).norm(dim=1), torch.tensor([2.0, 1.0, 0.0]))
+    assert torch.equal(limited(gradient, torch.tensor(0.0)), gradient)
 
 
 def test_a_loss_that_leaves_the_numbers_stops_the_training(classifier: Classifier, tmp_path: Path) -> None:

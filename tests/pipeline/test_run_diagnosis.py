@@ -12,8 +12,11 @@ import torch
 from torch.utils.data import TensorDataset
 
 from interpretgan import Classifier, Diagnosis, ImageSet, InterpretGAN, Judge, ThreatModel, diagnose, run_diagnosis
+from interpretgan.attacks import attack
+from interpretgan.baselines.layer_scores import LAYER_SCORES
 from interpretgan.cli import run_command
 from interpretgan.errors import ConfigError, ModelError, RunFolderError, ThreatModelError
+from interpretgan.layers import capture, find_layers
 from interpretgan.models import build_model, load_weights, save_weights
 from interpretgan.pipeline.settings import KEYWORD_GROUPS, DiagnosisKeywords
 from tests.networks import Tiny
@@ -92,6 +95,38 @@ def test_the_same_call_goes_on_and_another_one_is_refused(
         run_diagnosis(other, *digits, THREAT_MODEL, out=tmp_path / "out", **{**SMALL, "layers": ["fc1"]})
 
 
+def test_baselines_are_added_to_a_finished_run_and_change_nothing_else(
+    weights: Path, digits: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    chosen: Any = {**SMALL, "layers": ["pool1", "fc1", "fc3"]}
+    plain = run_diagnosis(lenet5(weights), *digits, THREAT_MODEL, out=tmp_path / "out", **chosen)
+    assert plain.baselines == ()
+    found = run_diagnosis(lenet5(weights), *digits, THREAT_MODEL, out=tmp_path / "out", baselines=True, **chosen)
+    assert [score.name for score in found.baselines] == list(LAYER_SCORES)
+    assert found.layers == plain.layers
+    assert Diagnosis.load(tmp_path / "out").baselines == found.baselines
+    scores = {score.name: score for score in found.baselines}
+    for score in scores.values():
+        assert (score.error is None) == (len(score.values) == 3), score.error
+    losses = [row.information_loss for row in found.layers[1:]]
+    assert scores["information_loss"].values == tuple(loss.value for loss in losses if loss is not None)
+    # By hand, on the same images, attacked from the same starts.
+    classifier = lenet5(weights)
+    images, labels = digits[1].batch(range(40))
+    attacked = attack(classifier, images, labels, THREAT_MODEL, seed=0)
+    layers = [layer for layer in find_layers(classifier, images) if layer.name in chosen["layers"]]
+    for layer, value in zip(layers, scores["relative_error"].values, strict=True):
+        before, after = (capture(classifier, x, [layer])[1][layer.name].flatten(1) for x in (images, attacked))
+        assert value == pytest.approx(float(((after - before).norm(dim=1) / before.norm(dim=1)).mean()), rel=1e-5)
+    assert "What other scores say" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_baselines_belong_to_a_diagnosis(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_command(["attack", "--baselines", "--out", str(tmp_path / "out")]) == 2
+    assert "expected --baselines with a command that diagnoses" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_misspelt_option_is_told_its_nearest(digits: tuple[ImageSet, ImageSet]) -> None:
     misspelt: Any = {"generator_step": 3}
     with pytest.raises(ConfigError, match="did you mean generator_steps"):
@@ -113,6 +148,7 @@ def test_the_keywords_are_the_options_of_the_command() -> None:
         ({"layers": 7}, "expected layers of type str"),
         ({"recognition_network": Classifier(Tiny())}, "expected recognition_network of type str"),
         ({"device": "cuda"}, "did you mean devices"),
+        ({"baselines": 1}, "expected baselines of type bool, got an int; pass True or False"),
         ({"judge": 7}, "expected a Judge, or the name of its architecture, got an int"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

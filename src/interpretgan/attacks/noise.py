@@ -5,27 +5,66 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from interpretgan.attacks.threat_model import Bounds, ThreatModel, perturbation_size
 
+SMOOTHING = 6  #: Smooth noise is averaged over squares whose side is that of the image divided by this.
+
 
 def equal_norm_noise(
-    images: Tensor, threat_model: ThreatModel, bounds: Bounds, *, generator: torch.Generator
+    images: Tensor, threat_model: ThreatModel, bounds: Bounds, *, seed: int, first_index: int = 0
 ) -> Tensor:
     """Random noise of the size that the adversary may use: the control for "any such change does it".
 
-    L-infinity: every pixel moves by +eps or -eps. L2: a direction drawn uniformly from the sphere, of length
-    eps. The result is clipped to the bounds, so the noise is shorter where a pixel was near them.
-
-    Images are `[N, C, H, W]` within the bounds. The generator is on the CPU, for the same noise on every device.
+    L-infinity: every pixel moves by eps. L2: a direction from the sphere, of length eps. For the rest, see `scrambled`.
     """
-    draw = torch.randn(images.shape, generator=generator)
     if threat_model.norm == "linf":
-        direction = torch.where(draw < 0, -1.0, 1.0)
+        sizes = torch.full_like(images, threat_model.eps)
     else:
-        direction = draw / perturbation_size(draw, "l2").clamp_min(1e-12).view(-1, 1, 1, 1)
-    return (images + (threat_model.eps * direction).to(images)).clamp(*bounds)
+        draw = _normal(images, seed=seed + 1, first_index=first_index)
+        sizes = threat_model.eps * draw / perturbation_size(draw, "l2").clamp_min(1e-12).view(-1, 1, 1, 1)
+    return scrambled(images, sizes, bounds, seed=seed, first_index=first_index)
+
+
+def scrambled(
+    images: Tensor, perturbation: Tensor, bounds: Bounds, *, seed: int, first_index: int = 0, smooth: bool = False
+) -> Tensor:
+    """Noise that is as large as a perturbation in every norm: its sizes `|δ|`, dealt to the pixels by chance.
+
+    A pixel moves up or down by chance where there is room for both, else the way that has room. One that has none for
+    the size it is dealt moves to the bound, and the noise is smaller; for sizes up to half the range there is room.
+
+    Args:
+        images: `[N, C, H, W]` within the bounds.
+        perturbation: `δ` of each image, `[N, C, H, W]`.
+        bounds: Range of the pixels.
+        seed: The noise follows from it and from the number of the image alone, whichever batch the image is in.
+        first_index: Number of the first image.
+        smooth: Neighbouring pixels move alike. `False`: each by itself.
+    """
+    field = _normal(images, seed=seed, first_index=first_index)
+    if smooth:
+        side = max(images.shape[2:]) // SMOOTHING // 2 * 2 + 1
+        field = F.avg_pool2d(field, side, stride=1, padding=side // 2, count_include_pad=False)
+    sizes = perturbation.abs().to(images)
+    largest = sizes.flatten(1).amax(dim=1).view(-1, 1, 1, 1)
+    up, down = images + largest <= bounds[1], images - largest >= bounds[0]
+    inward = torch.where(images < (bounds[0] + bounds[1]) / 2, 1.0, -1.0)
+    sign = torch.where(up & down, torch.where(field < 0, -1.0, 1.0), inward)
+    order = (field * sign).flatten(1).argsort(dim=1)  # who moves most: those that the field drives furthest
+    dealt = torch.zeros_like(sizes.flatten(1)).scatter(1, order, sizes.flatten(1).sort(dim=1).values)
+    return (images + sign * dealt.view_as(images)).clamp(*bounds)
+
+
+def _normal(images: Tensor, *, seed: int, first_index: int) -> Tensor:
+    """Standard normal numbers of the shape of the images, by the number of each image; the same on every device."""
+    draws = [
+        np.random.default_rng([seed % 2**64, number]).standard_normal(images[0].numel(), dtype=np.float32)
+        for number in range(first_index, first_index + len(images))
+    ]
+    return torch.from_numpy(np.stack(draws)).view(images.shape).to(images)
 
 
 def random_starts(x: Tensor, threat_model: ThreatModel, *, seed: int, restart: int, first_index: int) -> Tensor:

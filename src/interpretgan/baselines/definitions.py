@@ -124,22 +124,20 @@ def latent_margin(inputs: ScoreInputs) -> Floats:
 
     An upper estimate: the shortest of two ways, each halved until it just crosses. One follows the gradient of the
     margin `f_y - max_{k≠y} f_k` (`ρ ← ρ - margin · g / ‖g‖²`), one goes to the adversarial latent. An image for which
-    neither crosses counts as infinitely far. Of the first
-    `SEARCHED` images those that the classifier gets right. Source: DeepFool,
-    arXiv 1511.04599, from the layer on.
+    neither crosses counts as infinitely far. Measured on the first `SEARCHED` images that the classifier gets right.
+    Source: DeepFool, arXiv 1511.04599, from the layer on.
     """
-    rows = []
-    for labels, natural, changed in inputs.first(SEARCHED).pairs():
-        right = inputs.logits_from(0, natural[0], natural[0]).argmax(dim=1) == labels
-        if right.any():
-            x, y, sizes = natural[0][right], labels[right], []
-            for place, (z, attacked) in list(enumerate(zip(natural, changed, strict=True)))[1:]:
-                lead = partial(_lead, inputs, place, inputs.before(place, z[right], x), y)
-                sizes.append(_least_change(lead, z[right], attacked[right]))
-            rows.append(torch.stack(sizes))
-    if not rows:
+    right = inputs.only(inputs.shown(inputs.images) == inputs.labels, SEARCHED)
+    if not len(right.images):
         do = "check the labels and the normalisation"
         raise ConfigError(expected="an image that the classifier gets right", got="none", do=do)
+    rows = []
+    for y, natural, changed in right.pairs():
+        sizes = []
+        for place, (z, attacked) in list(enumerate(zip(natural, changed, strict=True)))[1:]:
+            lead = partial(_lead, inputs, place, inputs.before(place, z, natural[0]), y)
+            sizes.append(_least_change(lead, z, attacked))
+        rows.append(torch.stack(sizes))
     found = torch.cat(rows, dim=1)
     return _numpy(found.sort(dim=1).values[:, (found.shape[1] - 1) // 2])
 
@@ -181,22 +179,21 @@ def path_alignment(inputs: ScoreInputs) -> Floats:
     `a_lk = (z'_lk - z_lk) · ∫ ∂m/∂z_lk dt` is what unit `k` contributes to the change of the margin `m = f_y - f_t`, of
     the true class `y` over the class `t` that the network shows for the attacked image. By completeness `Σ_k a_lk` is
     that change itself, the same at every layer, so that the sum alone says nothing of a layer. `c_l` says how far the
-    units of a layer pull the same way, and the score how much better than those before. Of the first
-    `SEARCHED` images those that the attack turns. Source: integrated gradients, arXiv 1703.01365, at every layer.
+    units of a layer pull the same way, and the score how much better than those before. The first
+    `SEARCHED` images that the attack turns are counted. Source: integrated gradients, arXiv 1703.01365, at every layer.
     """
-    rows = []
-    for labels, natural, changed in inputs.first(SEARCHED).pairs():
-        before, shown = (inputs.logits_from(0, z[0], z[0]).argmax(dim=1) for z in (natural, changed))
-        turned = (before == labels) & (shown != labels)
-        if turned.any():
-            x, classes, shares = natural[0][turned], torch.stack([labels, shown], dim=1)[turned], []
-            for place, (z, moved) in enumerate(zip(natural, changed, strict=True)):
-                margin = partial(_margin, inputs, place, inputs.before(place, z[turned], x), classes)
-                each = attributions(margin, z[turned], moved[turned]).flatten(1).double()
-                shares.append(each.sum(dim=1).abs() / each.abs().sum(dim=1).clamp_min(TINY))
-            rows.append(torch.stack(shares))
-    if not rows:
+    before, after = inputs.shown(inputs.images), inputs.shown(inputs.adversarial)
+    turned = inputs.only((before == inputs.labels) & (after != before), SEARCHED)
+    if not len(turned.images):
         raise ConfigError(expected="an image that the attack turns", got="none", do="attack harder, or more images")
+    rows = []
+    for y, natural, changed in turned.pairs():
+        classes, shares = torch.stack([y, inputs.shown(changed[0])], dim=1), []
+        for place, (z, attacked) in enumerate(zip(natural, changed, strict=True)):
+            margin = partial(_margin, inputs, place, inputs.before(place, z, natural[0]), classes)
+            each = attributions(margin, z, attacked).flatten(1).double()
+            shares.append(each.sum(dim=1).abs() / each.abs().sum(dim=1).clamp_min(TINY))
+        rows.append(torch.stack(shares))
     return _numpy(torch.cat(rows, dim=1).mean(dim=1).diff())
 
 
@@ -220,10 +217,11 @@ def attributions(margin: Margin, z: Tensor, changed: Tensor) -> Tensor:
 def robust_criticality(inputs: ScoreInputs) -> Floats:
     """Module robust criticality: `max R(θ + Δ) - R(θ)` over `‖Δ‖ ≤ 0.1 ‖θ_l‖`, `R` the mean loss on attacked images.
 
-    The adversarial images are made once and not renewed, as RiFT is coded. Weights (not biases) climb in ten steps on
-    all images, each a quarter of the radius along the gradient; RiFT takes ten epochs of gradient steps of rate 1,
-    which no scale suits. A weight belongs to the first layer whose latent depends on it. Those of a layer that has
-    several move together, each within its radius. A layer without weights has 0. Source: RiFT, ICCV 2023.
+    The adversarial images are made once and not renewed, as RiFT is coded. Weights (not biases) climb along the
+    gradient over all images in ten steps of a quarter of the radius; one that does not climb is taken back, and the
+    next is half as long. RiFT takes ten epochs of gradient steps of rate 1, which does not suit every scale. A weight
+    belongs to the first layer whose latent depends on it. Those of a layer that has several move together, each within
+    its radius. A layer without weights has 0. Source: RiFT, ICCV 2023.
     """
     model = inputs.classifier.model
 
@@ -241,26 +239,29 @@ def robust_criticality(inputs: ScoreInputs) -> Floats:
 
     found = []
     for weights in weights_of_layers(inputs):
-        losses = [0.0]
+        gained = 0.0
         if weights:
-            moved = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
-            losses[0], gradients = climb(moved)
+            best, step = weights, ASCENT_RADIUS / 4
+            start, uphill = climb({name: weight.clone().requires_grad_() for name, weight in weights.items()})
             for _ in range(ASCENT_STEPS):
-                moved = {
-                    name: _within(weights[name], weight.detach(), gradient).requires_grad_()
-                    for (name, weight), gradient in zip(moved.items(), gradients, strict=True)
+                tried = {
+                    name: _moved(weights[name], weight, gradient, step).requires_grad_()
+                    for (name, weight), gradient in zip(best.items(), uphill, strict=True)
                 }
-                loss, gradients = climb(moved)
-                losses.append(loss)
-        found.append(max(losses) - losses[0])
+                loss, gradients = climb(tried)
+                if loss - start > gained:
+                    gained, best, uphill = loss - start, {n: weight.detach() for n, weight in tried.items()}, gradients
+                else:
+                    step /= 2
+        found.append(gained)
     return np.array(found)
 
 
-def _within(start: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
-    """A weight after a step uphill, brought back into the ball about its start."""
-    radius = ASCENT_RADIUS * start.norm()
-    change = weight + radius / 4 * gradient / gradient.norm().clamp_min(TINY) - start
-    moved: Tensor = start + change * (radius / change.norm().clamp_min(TINY)).clamp_max(1.0)
+def _moved(start: Tensor, weight: Tensor, gradient: Tensor, step: float) -> Tensor:
+    """A weight after a step uphill, a share of its norm, brought back into the ball about its start."""
+    size = start.norm()
+    change = weight + step * size * gradient / gradient.norm().clamp_min(TINY) - start
+    moved: Tensor = start + change * (ASCENT_RADIUS * size / change.norm().clamp_min(TINY)).clamp_max(1.0)
     return moved
 
 

@@ -40,11 +40,15 @@ class ScoreInputs:
         """One more than layers: the image comes first."""
         return len(self.layers) + 1
 
-    def first(self, count: int) -> Self:
-        """The same with the first images alone, at most so many."""
-        return replace(
-            self, images=self.images[:count], labels=self.labels[:count], adversarial=self.adversarial[:count]
-        )
+    def only(self, chosen: Tensor, most: int) -> Self:
+        """The same with the first `most` of the chosen images alone; `chosen` is bool `[N]`."""
+        rows = chosen.nonzero()[:most, 0]
+        return replace(self, images=self.images[rows], labels=self.labels[rows], adversarial=self.adversarial[rows])
+
+    def shown(self, images: Tensor) -> Tensor:
+        """The class that the network shows for each image, int64 `[n]`."""
+        with torch.no_grad():
+            return torch.cat([self.logits_from(0, x, x).argmax(dim=1) for x in torch.split(images, BATCH)])
 
     def batch_size(self) -> int:
         """As many images as keep all their latents below `NUMBERS`."""

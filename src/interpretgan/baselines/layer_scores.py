@@ -1,8 +1,10 @@
 """One interface for scores of layers: name, source, which end blames, cost, and one number a layer.
 
-inputs = ScoreInputs(classifier, layers, images, labels, adversarial, train, threat_model, seed)
-for found in measure_scores(LAYER_SCORES, inputs, say=print):
-    print(found.name, found.error or inputs.layers[top_layer(LAYER_SCORES[found.name], found.values)].name)
+Measured and printed, with the layer that each blames::
+
+    inputs = ScoreInputs(classifier, layers, images, labels, adversarial, train, threat_model, seed)
+    for found in measure_scores(LAYER_SCORES, inputs, say=print):
+        print(found.name, found.error or layers[found.top].name)
 
 The scores themselves are defined in `definitions.py` and `probes.py`; controls, and what is measured elsewhere, here.
 """
@@ -179,7 +181,8 @@ _SCORES = (
     ),
     LayerScore(
         "gradient_norm", "by how much the loss changes with the natural latent, in proportion",
-        "gradient times input, arXiv 1605.01713", "high", f"one of {_PER_LAYER}", definitions.gradient_norm,
+        "gradient times input, arXiv 1605.01713", "high",
+        "one forward and backward pass of the natural images at each layer", definitions.gradient_norm,
     ),
     LayerScore(
         "linear_probe", "how far a linear probe's accuracy on attacked latents falls at the layer",

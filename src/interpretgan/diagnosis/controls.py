@@ -1,4 +1,4 @@
-"""The controls of a diagnosis: no perturbation at all, random noise of the same size, and generators of other seeds."""
+"""The controls of a diagnosis: perturbations that aim at nothing, latents of another class, and no perturbation."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,20 +7,67 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interpretgan.attacks import ThreatModel, equal_norm_noise
+from interpretgan.attacks.noise import scrambled
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource
-from interpretgan.diagnosis.predictions import Perturb, Predictions, collect
+from interpretgan.diagnosis.predictions import Control, Predictions, collect
 from interpretgan.diagnosis.vulnerability import accuracy, survival, vulnerability
 from interpretgan.interpreter import InterpretGAN, Predictor
-from interpretgan.statistics import Floats
+from interpretgan.statistics import Floats, Integers
+
+CONTROLS = ("noise", "smooth", "foreign")  #: Names of the perturbations that a diagnosis must not mistake for attacks.
 
 
-def noise_control(classifier: Classifier, threat_model: ThreatModel, *, seed: int) -> Perturb:
-    """Random noise of the size that the threat model allows, each batch with a seed of its own."""
-    return lambda images, _labels, first: equal_norm_noise(
-        images, threat_model, classifier.bounds, generator=torch.Generator().manual_seed(seed + first)
-    )
+def perturbing_controls(classifier: Classifier, *, seed: int) -> dict[str, Control]:
+    """What perturbs each image as much as the attack does, and aims at nothing, by the names in `CONTROLS`.
+
+    `noise` deals the sizes of the adversarial perturbation to other pixels by chance, `smooth` so that neighbours move
+    alike (`scrambled`); `foreign` adds the adversarial perturbation of another image, the attack's own spectrum.
+    """
+
+    def noise(smooth: bool) -> Control:
+        return lambda images, adversarial, first: scrambled(
+            images, adversarial - images, classifier.bounds, seed=seed, first_index=first, smooth=smooth
+        )
+
+    def foreign(images: Tensor, adversarial: Tensor, _first: int) -> Tensor:
+        partners = torch.arange(len(images), device=images.device) ^ 1
+        # The last of an odd number of images takes that of the one before it.
+        partners = torch.where(partners < len(images), partners, (partners - 2).clamp_min(0))
+        return (images + (adversarial - images)[partners]).clamp(*classifier.bounds)
+
+    return {"noise": noise(False), "smooth": noise(True), "foreign": foreign}
+
+
+def positive_control(predictions: Sequence[Predictions]) -> Floats:
+    """The share of the loss that lands on layer `k`, where from `k` on the latent is that of an image of another class.
+
+    All of it must: 1 at every layer, `[L]`. Row `l >= k` then shows `J(x̂_l)` of the other image, so what survives is
+    `P(J(x̂_l) = y) / P(J(x̂_l natural) = y)`, and 1 before. It is 0 where nothing is lost at all, as where all
+    explanations are one picture, and NaN where all images are of one class.
+    """
+    shares = []
+    for of_generator in predictions:
+        labels, natural = of_generator.labels, of_generator.natural[1:]
+        partners = _of_another_class(labels)
+        if partners is None:
+            return np.full(len(natural), np.nan)
+        kept = survival((natural == labels).mean(axis=1)[None], (natural[:, partners] == labels).mean(axis=1)[None])[0]
+        lost = 1 - kept[-1]
+        shares.append((1 - kept) / lost if lost > 0 else np.zeros_like(kept))
+    share: Floats = np.mean(shares, axis=0)
+    return share
+
+
+def _of_another_class(labels: Integers) -> Integers | None:
+    """For each image the next one, in a circle, that has another class; `None` where there is none."""
+    if len(np.unique(labels)) < 2:
+        return None
+    places = np.arange(len(labels))
+    partners = (places + 1) % len(labels)
+    while (same := labels[partners] == labels).any():
+        partners = np.where(same, (partners + 1) % len(labels), partners)
+    return partners
 
 
 def zero_eps_control(
@@ -34,7 +81,7 @@ def zero_eps_control(
     def unchanged(images: Tensor, _labels: Tensor, _first: int) -> Tensor:
         return images
 
-    (predictions,) = collect([interpreter], judge, images, count, adversarial=unchanged, noise=unchanged, seed=seed)
+    (predictions,) = collect([interpreter], judge, images, count, adversarial=unchanged, controls={}, seed=seed)
     return float(np.abs(profile(predictions)).max())
 
 

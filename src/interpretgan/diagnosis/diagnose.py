@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, largest_eps
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
-from interpretgan.diagnosis.controls import agreement, noise_control, zero_eps_control
+from interpretgan.diagnosis.controls import CONTROLS, agreement, perturbing_controls, positive_control, zero_eps_control
 from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, given_adversarial
 from interpretgan.diagnosis.reliability import diagnosis_flags, layer_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
@@ -107,9 +108,9 @@ def diagnose(
         perturb = given_adversarial(adversarial, classifier, threat_model)
 
     # What the judge predicts for every image and its explanation at every layer.
-    noise = noise_control(classifier, threat_model, seed=seed)
+    perturbing = perturbing_controls(classifier, seed=seed)
     predictions = collect(
-        interpreters, judge, source, count, adversarial=perturb, noise=noise, seed=seed, on_batch=on_batch
+        interpreters, judge, source, count, adversarial=perturb, controls=perturbing, seed=seed, on_batch=on_batch
     )
     if on_predictions is not None:
         on_predictions(predictions)
@@ -119,7 +120,11 @@ def diagnose(
     weights = bootstrap_weights(len(interpreters), count, bootstrap, seed=seed)
     figures = layer_figures(pooled, weights, confidence, generators=len(interpreters))
     places = [("image", "Image", tuple(checked.shape[1:])), *((x.name, x.kind, tuple(x.shape)) for x in layers)]
-    rows = [LayerResult(*place, **row) for place, row in zip(places, figures, strict=True)]
+    positive = positive_control(predictions)
+    shares = [None, *(float(share) if np.isfinite(share) else None for share in positive)]
+    rows = [
+        LayerResult(*place, **row, positive=share) for place, row, share in zip(places, figures, shares, strict=True)
+    ]
     rows = [dataclasses.replace(row, flags=flags) for row, flags in zip(rows, layer_flags(rows), strict=True)]
     if information is not None:
         measured = information.rows(bootstrap_weights(1, count, bootstrap, seed=seed), confidence)
@@ -129,15 +134,18 @@ def diagnose(
         ]
 
     # The controls, and what they and the figures warn of.
-    model = [float(share) for share in (pooled.model == pooled.labels).mean(axis=1)]
-    accuracy = dict(zip(("natural", "adversarial", "noise"), model, strict=True))
-    warnings += attack_checks.figure_flags(
-        **accuracy, attacks=[threat_model.attack] if adversarial is None else ["given images"], examples=count
-    )
+    accuracy = {name: float((shown == pooled.labels).mean()) for name, shown in pooled.model.items()}
+    attacks = [threat_model.attack] if adversarial is None else ["given images"]
+    shown = {name: accuracy[name] for name in ("natural", "adversarial", "noise")}
+    warnings += attack_checks.figure_flags(**shown, attacks=attacks, examples=count)
     accuracy |= {"judge_natural": rows[0].natural, "judge_adversarial": rows[0].adversarial}
     controls = {
         "eps0_max_abs_vulnerability": zero_eps_control(interpreters[0], judge, source, len(checked), seed=seed),
-        "noise_max_abs_vulnerability": max(abs(row.vulnerability_noise.value) for row in rows),
+        **{
+            f"{name}_max_abs_vulnerability": max(abs(getattr(row, f"vulnerability_{name}").value) for row in rows)
+            for name in CONTROLS
+        },
+        **({"positive_least": float(positive.min())} if np.isfinite(positive).all() else {}),
         **agreement(predictions),
     }
     parameters = sum(p.numel() for p in classifier.model.parameters())

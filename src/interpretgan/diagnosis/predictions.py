@@ -1,9 +1,9 @@
-"""What the judge predicts at every layer, for natural, adversarial and noisy images: the raw data of a diagnosis."""
+"""What the judge predicts at every layer, for natural images, adversarial ones and controls: a diagnosis' raw data."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ BATCH = 250  #: Images in a batch, where they are small.
 PIXELS = 2**25  #: Pixels, of all explanations of a batch, that are in memory at a time.
 
 Perturb = Callable[[Tensor, Tensor, int], Tensor]  #: Images, labels and the index of the first to perturbed images.
+#: Natural images, their adversarial ones and the index of the first to images that a control perturbs.
+Control = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,20 @@ class Predictions:
     labels: Integers  #: True classes `[N]`.
     natural: Integers  #: Predictions of the judge for natural images, `[L + 1, N]`.
     adversarial: Integers  #: The same for adversarial images.
-    noise: Integers  #: The same for images with random noise of the same size.
-    model: Integers  #: Predictions of the classifier itself for the three, `[3, N]`.
+    controls: Mapping[str, Integers]  #: The same for the images of each control.
+    model: Mapping[str, Integers]  #: Predictions of the classifier itself, `natural`, `adversarial` and each control.
 
     @classmethod
     def pooled(cls, predictions: Sequence[Self]) -> Self:
         """The predictions of several batches, or of all `S` generators, side by side: `[..., S·N]`."""
+
+        def side_by_side(parts: Sequence[Any]) -> Any:
+            if isinstance(parts[0], Mapping):
+                return {name: side_by_side([part[name] for part in parts]) for name in parts[0]}
+            return np.concatenate(parts, axis=-1)
+
         names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: np.concatenate([getattr(p, name) for p in predictions], axis=-1) for name in names})
+        return cls(**{name: side_by_side([getattr(p, name) for p in predictions]) for name in names})
 
 
 def attacker(classifier: Classifier, threat_model: ThreatModel, *, seed: int) -> Perturb:
@@ -75,7 +83,7 @@ def collect(
     count: int,
     *,
     adversarial: Perturb,
-    noise: Perturb,
+    controls: Mapping[str, Control],
     seed: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Predictions]:
@@ -83,7 +91,7 @@ def collect(
 
     Each image is attacked once, for all interpreters. Its explanations, natural and perturbed, are drawn with the same
     noise `n`, each interpreter having noise of its own, drawn from the seed. `on_batch` is called with the number of
-    images that are done.
+    images that are done. Batches are of an even number, so that pairs of images stay together.
     """
     classifier = interpreters[0].classifier
     size = batch_size(images, len(interpreters[0].layers))
@@ -93,21 +101,25 @@ def collect(
         x, y = images.batch(torch.arange(first, min(first + size, count)))
         x = classifier.check_images(x)
         y = classifier.check_labels(y, x)
-        versions = (x, adversarial(x, y, first), noise(x, y, first))
+        attacked = adversarial(x, y, first)
+        perturbed = {name: control(x, attacked, first) for name, control in controls.items()}
+        versions = {"natural": x, "adversarial": attacked, **perturbed}
         with classifier.borrowed(), torch.no_grad():
-            model = torch.stack([classifier.run(version).argmax(dim=1) for version in versions])
+            model = {name: classifier.run(version).argmax(dim=1).cpu().numpy() for name, version in versions.items()}
         for interpreter, generator, batches in zip(interpreters, generators, collected, strict=True):
             n = interpreter.noise(len(x), generator=generator)
-            natural, attacked, noisy = (
-                predict_all(judge, version, interpreter.draw(version, n)) for version in versions
-            )
-            batches.append(Predictions(*(t.cpu().numpy() for t in (y, natural, attacked, noisy, model))))
+            shown = {
+                name: predict_all(judge, version, interpreter.draw(version, n)).cpu().numpy()
+                for name, version in versions.items()
+            }
+            of_controls = {name: shown[name] for name in controls}
+            batches.append(Predictions(y.cpu().numpy(), shown["natural"], shown["adversarial"], of_controls, model))
         if on_batch is not None:
             on_batch(first + len(x))
     return [Predictions.pooled(batches) for batches in collected]
 
 
 def batch_size(images: ImageSource, layers: int) -> int:
-    """As many images as keep their explanations at all layers below `PIXELS`."""
+    """As many images as keep their explanations at all layers below `PIXELS`; an even number."""
     pixels = images.batch(torch.tensor([0]))[0].numel()
-    return max(1, min(BATCH, PIXELS // (pixels * layers)))
+    return max(2, min(BATCH, PIXELS // (pixels * layers)) // 2 * 2)

@@ -7,19 +7,26 @@ from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag, FlagKind
 
 READABLE = 0.05  #: A layer is unreliable when its natural explanations are predicted this much worse than images.
-QUIET = 0.03  #: Random noise of the same size may move a layer's vulnerability by this much.
+QUIET = 0.03  #: A control of the same size may move a layer's vulnerability by this much.
+LANDS = 0.95  #: The least share of the positive control.
 FOOLED = 0.8  #: A judge that keeps less than this share of its own accuracy on the attacked images is flagged.
 BROKEN = 1 / 3  #: A judge that keeps less than this share of its own accuracy when it is attacked itself is flagged.
+
+CONTROL_WORDS = {
+    "noise": "random noise", "smooth": "smooth noise", "foreign": "another image's perturbation"
+}  # fmt: skip
 
 # fmt: off
 UNRELIABLE = FlagKind("unreliable", "failure",
     "unreliable: the judge predicts {value:.3f} of its natural explanations right, and {threshold:.3f} is needed")
 UNRELIABLE_BEFORE = FlagKind("unreliable_before", "failure",
     "unreliable: the explanations of {before}, the layer before it, cannot be read")
-NOISE_CONTROL = FlagKind("noise_control", "failure", "random noise alone moves it by {value:+.3f}")
+NOISE_CONTROL = FlagKind("noise_control", "failure", "{control} alone moves it by {value:+.3f}")
 NOISE_CONTROL_FAILED = FlagKind("noise_control_failed", "failure",
-    "the noise control failed: random noise alone moves {layers}, by up to {value:.3f}, so what these layers seem to "
+    "a control failed: what aims at nothing moves {layers}, by up to {value:.3f}, so what these layers seem to "
     "contribute is not all the attack's")
+POSITIVE_CONTROL = FlagKind("positive_control", "failure",
+    "with another image's latent from here on, {value:.0%} of the loss lands on this layer, where all of it must")
 UNREADABLE_LAYERS = FlagKind("unreadable_layers", "warning",
     "natural explanations cannot be read at {value} of {layers} layers: train the generator longer, on photographs "
     "with a robust recognition network (--recognition-network robust)")
@@ -54,13 +61,17 @@ def layer_flags(layers: Sequence[LayerResult]) -> list[tuple[Flag, ...]]:
     needed = layers[0].natural - READABLE
     flags: list[tuple[Flag, ...]] = [()]
     for before, layer in pairwise(layers):
-        raised, name, noise = [], layer.name, layer.vulnerability_noise
+        raised, name = [], layer.name
         if layer.natural < needed:
             raised.append(UNRELIABLE(layer=name, value=layer.natural, threshold=needed))
         elif before.natural < needed:
             raised.append(UNRELIABLE_BEFORE(layer=name, value=before.natural, threshold=needed, before=before.name))
-        if abs(noise.value) > QUIET and (noise.low > 0 or noise.high < 0):
-            raised.append(NOISE_CONTROL(layer=name, value=noise.value, threshold=QUIET))
+        for control, words in CONTROL_WORDS.items():
+            moved = getattr(layer, f"vulnerability_{control}")
+            if moved is not None and abs(moved.value) > QUIET and (moved.low > 0 or moved.high < 0):
+                raised.append(NOISE_CONTROL(layer=name, value=moved.value, threshold=QUIET, control=words))
+        if layer.positive is not None and layer.positive < LANDS:
+            raised.append(POSITIVE_CONTROL(layer=name, value=layer.positive, threshold=LANDS))
         flags.append(tuple(raised))
     return flags
 
@@ -83,9 +94,9 @@ def diagnosis_flags(diagnosis: Diagnosis) -> list[Flag]:
         flags.append(JUDGE_FOOLED(value=judged_attacked, threshold=FOOLED * judged, natural=judged))
     if judged < natural - 2 * READABLE:
         flags.append(WEAK_JUDGE(value=judged, threshold=natural, images="natural"))
-    if moved := [layer.name for layer in layers for flag in layer.flags if flag.code == NOISE_CONTROL.code]:
-        most = controls["noise_max_abs_vulnerability"]
-        flags.append(NOISE_CONTROL_FAILED(value=most, threshold=QUIET, layers=", ".join(moved)))
+    if moved := [flag for layer in layers for flag in layer.flags if flag.code == NOISE_CONTROL.code]:
+        most, names = max(abs(flag.value or 0.0) for flag in moved), dict.fromkeys(str(flag.layer) for flag in moved)
+        flags.append(NOISE_CONTROL_FAILED(value=most, threshold=QUIET, layers=", ".join(names)))
     if judge["adversarial"] < BROKEN * judge["natural"]:
         broken = BROKEN * judge["natural"]
         flags.append(JUDGE_NOT_ROBUST(value=judge["adversarial"], threshold=broken, natural=judge["natural"]))

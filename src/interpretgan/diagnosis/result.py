@@ -33,10 +33,16 @@ class LayerResult:
     vulnerability: Interval  #: `V_l = survival_{l-1} - survival_l`; 0 for the image.
     share: Interval  #: `V_l / Σ V`, its share of the whole loss; 0 where it is not sure that anything is lost.
     vulnerability_bits: Interval  #: `bits_{l-1} - bits_l`.
-    vulnerability_noise: Interval  #: `V_l` with noise in place of the attack: the control.
+    vulnerability_noise: Interval  #: `V_l` with white noise of the same size in place of the attack: a control.
     intervals: Mapping[str, Interval]  #: Of `natural`, `adversarial`, `noise` and `survival`.
     transitions: tuple[tuple[int, ...], ...]  #: Counts of adversarial explanations, true class by predicted class.
     flags: tuple[Flag, ...] = ()  #: What warns of the row.
+    #: `V_l` with smooth noise, and with another image's perturbation, in place of the attack. `None`: not measured.
+    vulnerability_smooth: Interval | None = None
+    vulnerability_foreign: Interval | None = None
+    #: The share of the loss that lands on this layer where from it on the latent is that of an image of another class:
+    #: the positive control, which must be 1. `None` for the image, and where all images are of one class.
+    positive: float | None = None
     #: `u_l`, the share of the image's variance that the layer no longer explains; 0 for the image. This and all below
     #: are `None` where information was not measured.
     unexplained: Interval | None = None
@@ -58,13 +64,14 @@ class Diagnosis(Record):
     classifier: Mapping[str, Any]  #: Name, number of parameters, and what else is known of the model.
     data: Mapping[str, Any]  #: Number of examples, and what else is known of the data.
     threat_model: Mapping[str, Any]  #: Norm, eps, attack, steps, restarts, step size.
-    #: Of the model on `natural`, `adversarial` and `noise` images, and of the judge on the first two (`judge_natural`,
-    #: `judge_adversarial`).
+    #: Of the model on `natural` and `adversarial` images and on those of the controls (`noise`, `smooth`, `foreign`),
+    #: and of the judge on the first two (`judge_natural`, `judge_adversarial`).
     accuracy: Mapping[str, float]
     #: The image, then the layers in execution order, at least one.
     layers: Annotated[tuple[LayerResult, ...], Field(min_length=2)]
-    #: `eps0_max_abs_vulnerability` and `noise_max_abs_vulnerability`, the largest absolute V without a perturbation
-    #: (exactly 0) and under noise; with several generators `seeds_spearman` and `seeds_same_top`.
+    #: The largest absolute V without a perturbation (`eps0_max_abs_vulnerability`, exactly 0), under white noise
+    #: (`noise_max_abs_vulnerability`), and likewise `smooth` and `foreign`; `positive_least`, the least share of the
+    #: positive control; with several generators `seeds_spearman` and `seeds_same_top`.
     controls: Mapping[str, float]
     #: `name` of the judge, and its held-out accuracies, `natural` and `adversarial` (attacked itself).
     judge: Mapping[str, Any]

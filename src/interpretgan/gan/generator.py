@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from interpretgan.gan.linear_start import LinearStart
 from interpretgan.layers import Layer
 
 FINEST_GRID = 8  # cells a side of the coarse grid, at most
@@ -146,7 +147,8 @@ class Block(nn.Module):
 class Generator(nn.Module):
     """`x̂ = G_l(z_l, n)` for every layer `l`, in one network; the layers have different latents.
 
-    The trunk has `width` channels and `blocks` residual blocks. The noise `n ~ N(0, I)` has `noise` numbers.
+    The trunk has `width` channels and `blocks` residual blocks. The noise `n ~ N(0, I)` has `noise` numbers. With
+    `linear_start` the trunk adds to what linear decoders draw (`LinearStart`), at first nothing.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class Generator(nn.Module):
         width: int = 96,
         blocks: int = 2,
         noise: int = 16,
+        linear_start: bool = True,
     ) -> None:
         super().__init__()
         channels, height, wide = image_shape
@@ -176,6 +179,13 @@ class Generator(nn.Module):
         if not stages:  # the grid is as fine as the image
             stages = [nn.Conv2d(width, channels, 3, padding=1)]
         self.stages = nn.ModuleList(stages)
+        self.start = LinearStart([layer.shape for layer in layers], image_shape) if linear_start else None
+        if self.start is not None:
+            last = stages[-2 if doublings else -1]
+            assert isinstance(last, nn.Conv2d)
+            assert last.bias is not None
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def calibrate(self, latents: Mapping[str, Tensor]) -> None:
         """Standardise every stem by latents of natural images, `{layer name: [N, *shape]}`."""
@@ -199,4 +209,6 @@ class Generator(nn.Module):
             hidden = stage(F.relu(hidden) if isinstance(stage, nn.Conv2d) else hidden)
         low, high = self.bounds
         hidden = resize(hidden.float(), (self.image_shape[1], self.image_shape[2]))
+        if self.start is not None:
+            hidden = hidden + self.start(latents)
         return low + (high - low) * torch.sigmoid(hidden)

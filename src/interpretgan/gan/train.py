@@ -1,12 +1,15 @@
 """Train the generator of all layers: one flat loop, on natural images only, with the classifier frozen.
 
 min_G max_D   L_adv(G, D) - λ_I · L_I(G) + λ_z · L_z(G)
+
+The gradient that classifier and recognition network send back to an explanation is limited (`limited`): where it would
+drown the discriminator's, all explanations become one picture.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,11 @@ from torch import Tensor
 from interpretgan.attacks import require_gradient
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource, content_of
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.gan import losses as objective
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
+from interpretgan.gan.linear_start import LinearStart
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
@@ -28,6 +32,12 @@ from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Pos
 from interpretgan.training.precision import Precision, autocast
 from interpretgan.training.steps import MovingAverage, OnStep, resumable, warm_up_and_cosine
 
+START_IMAGES = 2000  # natural images that the linear decoders of the start are fitted to,
+START_PIXELS = 2**25  # fewer where this many pixels are reached before
+START_BATCH = 250
+COLLAPSED = 0.01  # explanations that differ over images by less than this share of what the images do are one picture
+COLLAPSE_CHECKS = (20, 40, 60, 80, 100)  # steps after which that is looked for; two in a row are a collapse
+STRICTER = 10.0  # by this the gradients' limit is divided when a collapsed training is tried again
 CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
 CALIBRATION_PIXELS = 2**22  # fewer where this many pixels are reached before: their latents are in memory at once
 LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
@@ -46,6 +56,10 @@ class GANConfig(Checked):
     latent: NotNegative | None = None
     #: Deviation of the noise before recognition, as a share of the bounds; 0: the plain method. `None`: see `resolved`.
     recognition_noise: NotNegative | None = None
+    #: Largest norm of the gradient that classifier and recognition network send back to an explanation, in multiples of
+    #: the mean norm of the discriminator's: what stands out is limited to that. Few networks ever reach it.
+    gradient_limit: Positive = 10.0
+    linear_start: bool = True  #: Whether the first explanations are those of linear decoders (`LinearStart`).
     width: Count = 96  #: Channels of the trunk and of the discriminator.
     blocks: Count = 2  #: Residual blocks of the trunk, convolutions of the discriminator.
     noise: Count = 16  #: Size of the generator's noise.
@@ -62,6 +76,14 @@ class GANConfig(Checked):
         latent = latent if self.latent is None else self.latent
         noise = noise if self.recognition_noise is None else self.recognition_noise
         return replace(self, latent=latent, recognition_noise=noise)
+
+
+class Collapse(Exception):
+    """All explanations became one picture, within so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(steps)
+        self.steps = steps
 
 
 def train_generator(
@@ -81,7 +103,8 @@ def train_generator(
     """The moving average of a generator for layers with different latents, in eval mode with frozen parameters.
 
     `InterpretGAN.fit` says more about the arguments. Each process of a team calls this for its share, and all but the
-    first only read the checkpoint.
+    first only read the checkpoint. A training that collapses is tried again with a stricter limit of the gradients; a
+    `TrainingError` where that collapses as well.
     """
     if team is None:
         check_team(devices, config.images_per_layer, classifier.device)
@@ -89,10 +112,26 @@ def train_generator(
             "classifier": classifier, "layers": layers, "images": images, "config": config, "seed": seed,
             "recognition_network": recognition_network, "checkpoint": checkpoint, "checkpoint_seconds": math.inf,
         }  # fmt: skip
-        # Whatever the caller has switched off, a training needs gradients.
-        with torch.inference_mode(False), torch.enable_grad(), gathered(devices, train_generator, task) as started:
-            task |= {"checkpoint_seconds": checkpoint_seconds, "on_step": on_step}  # for this process alone
-            return train_generator(team=started, **task)
+        own = {"checkpoint_seconds": checkpoint_seconds, "on_step": on_step}  # for this process alone
+        for attempt in range(2):
+            if attempt:
+                task["config"] = replace(config, gradient_limit=config.gradient_limit / STRICTER)
+                task["checkpoint"] = checkpoint and checkpoint.with_name(f"{checkpoint.name}.stricter")
+            # Whatever the caller has switched off, a training needs gradients.
+            with torch.inference_mode(False), torch.enable_grad(), gathered(devices, train_generator, task) as started:
+                try:
+                    generator = train_generator(team=started, **task | own)
+                except Collapse as collapse:
+                    steps = collapse.steps
+                    continue
+            if attempt and checkpoint is not None:  # it tells no more than the first attempt's would
+                task["checkpoint"].unlink(missing_ok=True)
+            return generator
+        raise TrainingError(
+            expected="explanations that differ from image to image",
+            got=f"one picture for all, after {steps} steps, and again with a stricter limit of the gradients",
+            do="lower the weight of latent consistency (--latent), or explain fewer layers (--layers)",
+        )
     config = config.resolved(recognition_network is not None)
     assert config.latent is not None
     assert config.recognition_noise is not None
@@ -100,7 +139,8 @@ def train_generator(
     random = torch.Generator().manual_seed(seed)
     pixels = images.batch(torch.tensor([0]))[0].numel()
     enough = min(CALIBRATION_IMAGES, max(2, CALIBRATION_PIXELS // pixels))
-    first, _ = images.batch(torch.randperm(len(images), generator=random)[:enough])
+    order = torch.randperm(len(images), generator=random)
+    first, _ = images.batch(order[:enough])
     first = classifier.check_images(first)
     require_gradient(classifier, first)
     first_logits, first_latents = capture(classifier, first, layers)
@@ -110,9 +150,14 @@ def train_generator(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sizes: dict[str, Any] = {"bounds": classifier.bounds, "width": config.width, "blocks": config.blocks}
-        generator = Generator(layers, image_shape, noise=config.noise, **sizes).to(device)
+        generator = Generator(layers, image_shape, noise=config.noise, linear_start=config.linear_start, **sizes).to(
+            device
+        )
         discriminator = Discriminator(len(layers), classes, image_shape, **sizes).to(device)
     generator.calibrate(first_latents)
+    if generator.start is not None:
+        most = max(4, min(START_IMAGES, START_PIXELS // pixels))
+        _fit_start(generator.start, classifier, layers, images, order[:most])
     average = MovingAverage(generator, config.ema)
     adam_g, adam_d = (
         torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.0, 0.99), fused=True)
@@ -133,6 +178,7 @@ def train_generator(
     layer_index = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
     rows = {layer.name: slice(i * per_layer, (i + 1) * per_layer) for i, layer in enumerate(layers)}
     deviation = config.recognition_noise * (classifier.bounds[1] - classifier.bounds[0])
+    alike = 0  # checks in a row that found one picture
     with classifier.borrowed(), recognition.borrowed():
         for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
             for adam in (adam_g, adam_d):
@@ -161,30 +207,76 @@ def train_generator(
             discriminator.requires_grad_(False)
 
             # Phase G: only the generator learns.  min_G L_adv - λ_I · L_I + λ_z · L_z
+            image = fake.detach().requires_grad_()
             with autocast(device, config.precision):
                 with capturing(classifier, layers, rows) as latents:
-                    classifier.run(fake)
+                    classifier.run(image)
                 blur = team.share(torch.randn(drawn, *image_shape, generator=random))
                 # Artefacts that one network alone recognises do not survive noise.
-                explained = recognition.run((fake + deviation * blur.to(fake)).clamp(*classifier.bounds))
-                realism = objective.generator_hinge(discriminator(fake, layer_index, seen).float())
+                explained = recognition.run((image + deviation * blur.to(image)).clamp(*classifier.bounds))
+                realism = objective.generator_hinge(discriminator(image, layer_index, seen).float())
             information = objective.information_bound(logits, explained)
             latent = torch.stack(
                 [objective.latent_consistency(z[i], latents[layer.name], norms[i]) for i, layer in enumerate(layers)]
             ).mean()
-            loss_g = config.realism * realism - config.information * information + config.latent * latent
+            of_classifier = config.latent * latent - config.information * information
+            loss_g = config.realism * realism + of_classifier
+            (from_discriminator,) = torch.autograd.grad(config.realism * realism, image)
+            (from_classifier,) = torch.autograd.grad(of_classifier, image)
+            limit = config.gradient_limit * team.mean(_norms(from_discriminator).mean())
             adam_g.zero_grad()
-            torch.autograd.backward(loss_g)
+            fake.backward(from_discriminator + limited(from_classifier, limit))
             team.average(generator)
             adam_g.step()
             average.update(generator, step)
 
+            if step + 1 in COLLAPSE_CHECKS:
+                alike = alike + 1 if _one_picture(team, fake.detach(), x, len(layers)) else 0
+                if alike == 2:
+                    raise Collapse(step + 1)
             terms = {
                 "loss_d": loss_d, "loss_g": loss_g, "realism": realism, "information": information, "latent": latent
             }  # fmt: skip
             losses.update(zip(terms, team.mean(torch.stack(list(terms.values()))).tolist(), strict=True))
     generator.load_state_dict(average.state)
     return generator.eval().requires_grad_(False)
+
+
+def _fit_start(
+    start: LinearStart, classifier: Classifier, layers: Sequence[Layer], images: ImageSource, indices: Tensor
+) -> None:
+    (low, high), batches = classifier.bounds, torch.split(indices, START_BATCH)
+
+    def natural(batch: Tensor) -> Tensor:
+        return images.batch(batch)[0].to(classifier.device, torch.float32)
+
+    def latents_of(group: Sequence[int]) -> Iterator[list[Tensor]]:
+        chosen = [layers[index] for index in group]
+        for batch in batches:
+            _, latents = capture(classifier, natural(batch), chosen)
+            yield [latents[layer.name] for layer in chosen]
+
+    start.fit((torch.cat([natural(batch) for batch in batches]) - low) / (high - low), latents_of)
+
+
+def limited(gradient: Tensor, most: Tensor) -> Tensor:
+    """A gradient `[N, C, H, W]` whose norm is at most `most` for each image: `g · min(1, most / ‖g‖)`.
+
+    Where `most` is zero, because there is no discriminator to drown, the gradient stays what it is.
+    """
+    share = (most / _norms(gradient).clamp_min(1e-12)).clamp_max(1)
+    return gradient * torch.where(most > 0, share, torch.ones_like(share)).view(-1, 1, 1, 1).to(gradient)
+
+
+def _norms(gradient: Tensor) -> Tensor:
+    norms: Tensor = gradient.float().flatten(1).norm(dim=1)
+    return norms
+
+
+def _one_picture(team: Team, explanations: Tensor, images: Tensor, layers: int) -> bool:
+    """Whether at no layer the explanations of different images differ by `COLLAPSED` of what the images do."""
+    spread = explanations.view(layers, -1, *explanations.shape[1:]).std(dim=1, correction=0).mean(dim=(1, 2, 3))
+    return bool(team.mean(spread).max() < COLLAPSED * team.mean(images.std(dim=0, correction=0).mean()))
 
 
 def _check_recognition_network(network: Classifier, image: Tensor, classes: int, bounds: tuple[float, float]) -> None:

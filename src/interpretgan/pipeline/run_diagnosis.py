@@ -16,10 +16,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
+from interpretgan.attacks.noise import equal_norm_noise
 from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, ScoreInputs, measure_scores
 from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageData, as_image_set
-from interpretgan.diagnosis.controls import noise_control
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
 from interpretgan.diagnosis.result import Diagnosis
@@ -111,14 +111,12 @@ class Run(Networks):
         right = dict.fromkeys(("natural", "adversarial", "noise"), 0)
 
         def batches() -> Iterator[npt.NDArray[np.float32]]:
-            perturb = (
-                attacker(classifier, threat_model, seed=self.seed),
-                noise_control(classifier, threat_model, seed=self.seed),
-            )
+            perturb = attacker(classifier, threat_model, seed=self.seed)
             with Progress(count, "attacking", unit="image") as progress:
                 for first in range(0, count, BATCH):
                     images, labels = inputs.batch(range(first, min(first + BATCH, count)))
-                    versions = (images, *(make(images, labels, first) for make in perturb))
+                    noise = equal_norm_noise(images, threat_model, classifier.bounds, seed=self.seed, first_index=first)
+                    versions = (images, perturb(images, labels, first), noise)
                     for name, version in zip(right, versions, strict=True):
                         right[name] += int((classifier.logits(version).argmax(dim=1) == labels).sum())
                     yield versions[1].cpu().numpy()
@@ -251,12 +249,12 @@ class Run(Networks):
         """All predictions, class numbers per layer and image, so that other statistics need no new attack."""
         if self.folder is None:
             return
-        first, names = predictions[0], ("natural", "adversarial", "noise")
         layers = np.array(["image", *(layer.name for layer in self.layers)])
-        arrays = {"labels": first.labels, "model": first.model, "layers": layers}
-        arrays |= {name: getattr(first, name) for name in names}
+        shown = [{"natural": p.natural, "adversarial": p.adversarial, **p.controls} for p in predictions]
+        arrays = {"labels": predictions[0].labels, "layers": layers, **shown[0]}
+        arrays["model"] = np.stack([predictions[0].model[name] for name in shown[0]])
         if len(predictions) > 1:
-            arrays |= {f"{name}_all": np.stack([getattr(each, name) for each in predictions]) for name in names}
+            arrays |= {f"{name}_all": np.stack([each[name] for each in shown]) for name in shown[0]}
         write_arrays(self.path("predictions.npz"), arrays)
 
     def report(self, result: Diagnosis) -> Path:

@@ -73,7 +73,7 @@ def _templates() -> jinja2.Environment:
     )  # fmt: skip
     templates.filters.update(
         percent=wording.percent, number=wording.number, figure=_figure, breakable=_breakable, duration=duration,
-        fact=_fact, significant=_significant, capitalize_first=lambda text: text[:1].upper() + text[1:],
+        fact=_fact, significant=_significant, named=_named, capitalize_first=lambda text: text[:1].upper() + text[1:],
         picture=explanation_grid.data_uri, meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
     )  # fmt: skip
     return templates
@@ -90,6 +90,12 @@ def _figure(interval: Interval | None, scale: float = 100, digits: int = 1, *, s
 def _significant(value: float | None) -> str:
     """A number with three significant digits, or a dash."""
     return "–" if value is None else f"{value:.3g}".replace("-", "−")
+
+
+def _named(score: str) -> str:
+    """The name of a score in words: `mlp_probe` is `MLP probe`."""
+    spelt = {"mlp": "MLP", "lipschitz": "Lipschitz", "jacobian": "Jacobian"}
+    return " ".join(spelt.get(word, word) for word in score.split("_"))
 
 
 def _breakable(name: str) -> Markup:

@@ -102,8 +102,7 @@ def evaluate(
 
     seconds: dict[str, float] = {}
     right = {"natural": predicted_right(classifier, x, y)}
-    generator = torch.Generator().manual_seed(seed)
-    noisy = predicted_right(classifier, equal_norm_noise(x, tm, classifier.bounds, generator=generator), y)
+    noisy = predicted_right(classifier, equal_norm_noise(x, tm, classifier.bounds, seed=seed), y)
     report(f"natural: {_share(right['natural'])} right, {_share(noisy)} under random noise of the same size")
     settings: dict[str, dict[str, Any]] = {}
     black_box: list[Flag] = []
