@@ -65,12 +65,13 @@ def test_a_tiny_benchmark_from_end_to_end_and_once_more(tmp_path: Path, monkeypa
     assert found["counts"]["planned"] == found["counts"]["verified"] == 2
     assert found["counts"]["diagnosed"] == 2, found["counts"]["reasons"]
     gate = read_json(record_file(tmp_path, "tiny/gate/conv1/0"))
+    assert (gate["key"], gate["kind"], gate["planted"]) == ("tiny/gate/conv1/0", "gate", ["conv1"])
     assert gate["truth"] == {"turns": ["conv1"], "let in": ["conv1"]}
     assert gate["verification"]["robust"] < gate["verification"]["original_robust"] - 0.15
     columns = gate["columns"]
     assert {"vulnerability", "random", "relative_error"} < set(columns)
     assert all(len(c["values"]) == len(gate["layers"]) or c["error"] for c in columns.values())
-    assert set(gate["seconds"]) >= {"make", "verify", "attack", "fit", "diagnose", "rivals"}
+    assert set(gate["seconds"]) >= {"make", "verify_original", "verify", "attack", "fit", "diagnose", "rivals"}
     assert read_json(record_file(tmp_path, "tiny/none/-/0"))["truth"] == {"turns": [], "let in": []}
     summary = read_json(tmp_path / "planted.json")
     assert summary["questions"]["turns"]["networks"] == 1

@@ -12,7 +12,7 @@ from typing import Any
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.judge import train_judge
 from interpretgan.pipeline.networks import Say
-from interpretgan.planted.one_network import UNMADE, Shared, record_of
+from interpretgan.planted.one_network import UNMADE, Shared, identity_of, record_of
 from interpretgan.planted.page import write_page
 from interpretgan.planted.plants import NETWORKS, OnProgress, Setting, setting
 from interpretgan.planted.settings import BenchmarkSettings, fingerprint, judged_against
@@ -69,7 +69,7 @@ def run_benchmark(
     found: dict[str, dict[str, Any]] = {}
     for plan in settings.plans:
         if plan.network in broken:
-            found[plan.key] = {**asdict(plan), "status": UNMADE, "reason": broken[plan.network]}
+            found[plan.key] = {**identity_of(plan), "status": UNMADE, "reason": broken[plan.network]}
         elif (record := _record(out, plan.key, prints[plan.key])) is not None:
             found[plan.key] = record
     return _summarised(settings, found, out, {"judges": _judges(files, trained_in)})
@@ -146,7 +146,7 @@ def worker_task(out: Path) -> Callable[[str], list[str]]:
             record = record_of(plan, shared[plan.network], lines.append)
         except InterpretGANError as error:  # of the judge, or of the disk: it may go on the next time
             return [*lines, f"{key}: {error}"]
-        known = {"schema": SCHEMA, "fingerprint": held["fingerprints"][key], "key": key}
+        known = {"schema": SCHEMA, "fingerprint": held["fingerprints"][key]}
         write_json(record_file(out, key), {**known, **record})
         return lines
 

@@ -97,7 +97,7 @@ def record_of(plan: Plan, shared: Shared, say: Say) -> dict[str, Any]:
         name; `controls`, `named` (the layers that the diagnosis's sentence names), `seconds` of each step.
     """
     seconds: dict[str, float] = {}
-    record: dict[str, Any] = {**asdict(plan), "data": NETWORKS[plan.network].data, "seconds": seconds}
+    record: dict[str, Any] = {**identity_of(plan), "seconds": seconds}
 
     def ended(status: str, reason: str = "", **more: Any) -> dict[str, Any]:
         if reason:
@@ -109,6 +109,8 @@ def record_of(plan: Plan, shared: Shared, say: Say) -> dict[str, Any]:
         planted = make(plan, given)
     if not isinstance(planted, Planted):
         return ended(UNMADE, str(planted))
+    with stage_seconds(seconds, "verify_original"):  # once for all plants of a network
+        _ = shared.interventions.natural, shared.interventions.robust
     with stage_seconds(seconds, "verify"):
         found = shared.interventions.verify(planted)
     record |= {"details": planted.details, "verification": asdict(found)}
@@ -121,6 +123,12 @@ def record_of(plan: Plan, shared: Shared, say: Say) -> dict[str, Any]:
     if shared.settings.rivals:
         columns |= trial.rivals()
     return ended(*outcome, **more, columns={name: asdict(column) for name, column in columns.items()})
+
+
+def identity_of(plan: Plan) -> dict[str, Any]:
+    """Which plant a record is of."""
+    known = {"key": plan.key, "network": plan.network, "data": NETWORKS[plan.network].data, "kind": plan.kind}
+    return {**known, "planted": list(plan.layers), "seed": plan.seed}
 
 
 def _truth(planted: Planted, anatomy: Anatomy) -> dict[str, list[str] | None]:

@@ -53,10 +53,11 @@ def _lenet() -> Network:
     return Network("mnist", ThreatModel("linf", 0.2), layers, ("conv1", "conv2", "fc1", "fc2"))
 
 
-def _vgg() -> Network:
+def _vgg(recognition_network: str) -> Network:
     layers = ("conv1_1", "pool1", "conv2_1", "pool2", "conv3_1", "pool3", "conv4_1")
     weighted = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1")
-    return Network("cifar10", ThreatModel("linf", 4 / 255), layers, weighted)
+    threat_model = ThreatModel("linf", 4 / 255)
+    return Network("cifar10", threat_model, layers, weighted, recognition_network=recognition_network)
 
 
 BLOCKS = ("conv1", "block1.layer.0", "block2.layer.0", "block3.layer.0")
@@ -74,8 +75,8 @@ NETWORKS: dict[str, Network] = {
         "mnist", ThreatModel("l2", 1.0), (), ("conv1", "conv2", "fc1", "fc2"), ("lipschitz", "none"),
         training=RobustTraining(LIPSCHITZ, epochs=3),
     ),
-    "vgg-small-max-pgd": _vgg(),
-    "vgg-small-avg-pgd": _vgg(),
+    "vgg-small-max-pgd": _vgg("vgg-small-avg-pgd"),
+    "vgg-small-avg-pgd": _vgg("vgg-small-max-pgd"),
 }  # fmt: skip
 
 

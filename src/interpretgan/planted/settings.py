@@ -22,7 +22,7 @@ FULL: dict[str, Any] = {
 }  # fmt: skip
 SMALL: dict[str, Any] = {
     **FULL, "networks": ("lenet5-max-pgd",), "kinds": ("gate", "twin", "none"), "layers": ("conv1", "conv2", "fc1"),
-    "examples": 250, "verified_on": 250, "restarts": 1,
+    "examples": 250, "verified_on": 250, "restarts": 1, "generator_steps": 150,
 }  # fmt: skip
 """The reduced size: a network, seven plants."""
 DRAWN_SEEDS = 2**31  #: Seeds of drawn plants are below this.
