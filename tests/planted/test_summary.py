@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from interpretgan.cli import run_command
 from interpretgan.errors import RunFolderError
 from interpretgan.planted.page import RESULTS, insert, results, write_page
 from interpretgan.planted.summary import difference, hit, most_blamed, near, summarise
 from interpretgan.statistics import wilson
+from interpretgan.store.files import write_json
 
 LAYERS = ["conv", "relu", "pool", "fc"]
 
@@ -153,3 +155,14 @@ def test_results_go_into_a_page_and_replace_what_was_there(tmp_path: Path) -> No
     page.write_text("# Title\n")
     with pytest.raises(RunFolderError, match="the heading ## Results"):
         insert(summary(), page, page.with_name("planted.svg"))
+
+
+def test_the_page_is_written_again_from_the_file_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["benchmark", "page", str(tmp_path)]) == 2
+    assert "planted.json" in capsys.readouterr().err
+    write_json(tmp_path / "planted.json", summary())
+    assert run_command(["benchmark", "page", str(tmp_path)]) == 0
+    assert (tmp_path / "planted.md").read_text() == "# Planted networks\n\n" + results(summary(), "planted.svg")
+    (tmp_path / "page.md").write_text(f"{RESULTS}\n")
+    assert run_command(["benchmark", "page", str(tmp_path), "--into", str(tmp_path / "page.md")]) == 0
+    assert (tmp_path / "page.md").read_text() == results(summary(), "planted.svg")
