@@ -50,7 +50,7 @@ def _few(load: Any) -> Any:
 
 def settings(**more: Any) -> BenchmarkSettings:
     given = {"networks": ("tiny",), "kinds": ("gate", "none"), "layers": ("conv1",), "examples": 40, "verified_on": 100,
-             "restarts": 1, "generator_steps": 3}  # fmt: skip
+             "restarts": 1, "generator_steps": 3, "information_steps": 2}  # fmt: skip
     return resolved(given | more, small=False, draw_seed=5)
 
 
@@ -69,7 +69,8 @@ def test_a_tiny_benchmark_from_end_to_end_and_once_more(tmp_path: Path, monkeypa
     assert gate["truth"] == {"turns": ["conv1"], "let in": ["conv1"]}
     assert gate["verification"]["robust"] < gate["verification"]["original_robust"] - 0.15
     columns = gate["columns"]
-    assert {"vulnerability", "random", "relative_error"} < set(columns)
+    assert {"vulnerability", "random", "information_loss"} < set(columns)
+    assert columns["information_loss"]["seconds"] == gate["seconds"]["information"]
     assert all(len(c["values"]) == len(gate["layers"]) or c["error"] for c in columns.values())
     assert set(gate["seconds"]) >= {"make", "verify_original", "verify", "attack", "fit", "diagnose", "rivals"}
     assert read_json(record_file(tmp_path, "tiny/none/-/0"))["truth"] == {"turns": [], "let in": []}
