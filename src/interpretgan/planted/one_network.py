@@ -211,7 +211,8 @@ class _Trial:
                 self.classifier, self.layers, config=InformationConfig(steps=steps), seed=self.plan.seed
             )
             measured = decoders.fit(self.shared.setting.train).measure(images, labels)
-        return np.diff(measured.errors.sum(axis=1) / measured.variance.sum())
+        unexplained: Floats = measured.errors.sum(axis=1) / measured.variance.sum()
+        return np.diff(unexplained)
 
 
 def _told(diagnosis: Diagnosis) -> Mapping[str, Any]:
