@@ -64,7 +64,7 @@ def test_a_summary_counts_what_it_says() -> None:
     broken = {"rival": column(error="no weights")}
     none = record([], column(0.2, 0.0, 0.0, 0.0, low=(0.06, 0.0, 0.0, 0.0)), kind="none")
     records = [
-        record(["pool"], column(0, 0, 1, 0), columns=rival),
+        record(["pool"], column(0, 0, 1, 0), columns=rival, verification={"natural": 0.9, "noise": 0.7}),
         record(["conv"], column(1, 0, 0, 0), columns=broken, half="held out"),
         record(["conv"], column(0, 0, 0, 1), columns=rival, kind="twin", turns=False),
         record(["fc"], None, columns=rival),
@@ -79,6 +79,7 @@ def test_a_summary_counts_what_it_says() -> None:
     assert counts["planned"] == 11
     assert (counts["missing"], counts["unmade"], counts["verified"], counts["collapsed"]) == (2, 1, 7, 1)
     assert counts["unverified"] == {"mended": 1}
+    assert counts["noise_alone"] == 1
     assert counts["unnamed"] == 2  # of the networks without a plant
     turns, let_in = found["questions"]["turns"], found["questions"]["let in"]
     ours = turns["scores"]["vulnerability"]

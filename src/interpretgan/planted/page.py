@@ -72,6 +72,8 @@ def _made(summary: Mapping[str, Any]) -> str:
     if counts["unverified"]:
         failed = "; ".join(f"{CHECKS[name]}: {count}" for name, count in counts["unverified"].items())
         lines.append(f"{sum(counts['unverified'].values())} were not verified and are left out ({failed}).")
+    if counts["noise_alone"]:
+        lines.append(f"In {counts['noise_alone']} of them random noise of the same size is enough, without an attack.")
     lines.append(
         f"{counts['diagnosed']} were diagnosed on {settings['examples']} images. The training of the generator "
         f"collapsed in {counts['collapsed']}, the diagnosis was refused in {counts['refused']}, and its sentence named "

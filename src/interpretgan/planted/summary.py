@@ -15,6 +15,7 @@ import numpy as np
 
 from interpretgan.planted.columns import OURS
 from interpretgan.planted.one_network import COLLAPSED, DIAGNOSED, REFUSED, UNMADE, UNVERIFIED
+from interpretgan.planted.verify import ROBUST_FALL
 from interpretgan.statistics import wilson
 
 Record = Mapping[str, Any]
@@ -63,8 +64,15 @@ def _counts(records: Sequence[Record], planned: int) -> dict[str, Any]:
         "unverified": dict(sorted(failed.items())), "verified": verified, "collapsed": states[COLLAPSED],
         "refused": states[REFUSED], "diagnosed": len(diagnosed),
         "unnamed": sum(not record["named"] for record in diagnosed),
+        "noise_alone": sum(_noise_alone(record["verification"]) for record in records if record["status"] in VERIFIED),
         "reasons": {r["key"]: r["reason"] for r in records if r["status"] != DIAGNOSED and "key" in r},
     }  # fmt: skip
+
+
+def _noise_alone(found: Mapping[str, Any]) -> bool:
+    """Whether random noise of the same size does what an attack was to do."""
+    noise = found.get("noise")
+    return noise is not None and bool(found["natural"] - noise >= ROBUST_FALL)
 
 
 # --- one network -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretgan.attacks import ThreatModel, iterated, predicted_right, search, survivors
+from interpretgan.attacks import ThreatModel, equal_norm_noise, iterated, predicted_right, search, survivors
 from interpretgan.attacks.threat_model import Bounds
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_image_set
@@ -42,6 +42,9 @@ class Verification:
     examples: int  #: Number of test images.
     threat_model: Mapping[str, Any]  #: Every setting of the attacks.
     seed: int  #: Of the attacks.
+    #: Accuracy of the planted network under random noise of the same size, as it was measured for a verified plant. It
+    #: proves nothing: where it is low the plant needs no attack, and a diagnosis is right to see noise turn the class.
+    noise: float | None = None
     failed: str = ""  #: Which check failed: `natural`, `robust`, `mended` or `alone`; empty where none did.
     reason: str = ""  #: Why the plant is not verified, in words.
 
@@ -93,7 +96,7 @@ class Interventions:
         found, fall = replace(found, original_robust=self.robust, robust=robust), self.robust - robust
         if not planted.layers:
             if abs(fall) <= MENDED_TOLERANCE:
-                return replace(found, mended=robust)
+                return replace(found, mended=robust, noise=self._noise(planted.classifier))
             return replace(found, failed="robust", reason=f"without a plant robust accuracy falls by {fall:.3f}")
         if fall < ROBUST_FALL - ROUNDING:
             reason = f"robust accuracy falls by {fall:.3f}, from {self.robust:.3f}, and not by {ROBUST_FALL}"
@@ -117,10 +120,14 @@ class Interventions:
                 if value > enough:
                     reason = f"with {layer.name} mended instead robust accuracy is {value:.3f}"
                     return replace(found, alone=alone, failed="alone", reason=reason)
-        return replace(found, alone=alone)
+        return replace(found, alone=alone, noise=self._noise(planted.classifier))
 
     def _natural(self, classifier: Classifier) -> float:
         return float(predicted_right(classifier, self._images, self._labels).double().mean())
+
+    def _noise(self, classifier: Classifier) -> float:
+        noisy = equal_norm_noise(self._images, self._strong, classifier.bounds, seed=self._seed)
+        return float(predicted_right(classifier, noisy, self._labels).double().mean())
 
     def _robust(self, classifier: Classifier, enough: float = -1.0) -> float:
         """Worst case of PGD on cross-entropy and margin over all restarts, until it is low `enough`: then a bound."""
