@@ -67,7 +67,7 @@ def test_a_cell_is_drawn_where_it_is_seen() -> None:
     for image_shape in ((1, 28, 28), (1, 12, 40), (1, 36, 36), (3, 65, 33)):
         torch.manual_seed(0)
         _, height, wide = image_shape
-        shapes = [(4, height, wide)]
+        shapes: list[tuple[int, ...]] = [(4, height, wide)]
         generator = Generator(layers_of(shapes), image_shape, width=16, blocks=1, noise=4, linear_start=False)
         latent = torch.zeros(1, 4, height, wide)
         other = latent.clone()

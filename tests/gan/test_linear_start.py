@@ -15,7 +15,7 @@ def fitted(images: Tensor, latents: list[Tensor], monkeypatch: pytest.MonkeyPatc
 
     def latents_of(group: Sequence[int]) -> Iterator[list[Tensor]]:
         asked.append(list(group))
-        for rows in torch.arange(len(images)).split(64):
+        for rows in torch.split(torch.arange(len(images)), 64):
             yield [latents[index][rows] for index in group]
 
     start = LinearStart([tuple(latent.shape[1:]) for latent in latents], tuple(images.shape[1:]))  # type: ignore[arg-type]  # of images

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore
+from interpretgan.diagnosis.controls import CONTROLS
 from interpretgan.diagnosis.reliability import layer_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.statistics import Interval
@@ -72,7 +73,11 @@ def diagnosis_of(places: tuple[Place, ...], classes: list[str], examples: int) -
                 vulnerability=around(drop, width * (0.6 + drop) if before else 0.0),
                 share=around(drop / (places[0][4] / places[0][3] - places[-1][4] / places[-1][3]), 0.03),
                 vulnerability_bits=around(before.bits - bits if before else 0.0, 0.06),
-                vulnerability_noise=around(0.008 * float(rng.standard_normal()), width * 0.6),
+                **{  # type: ignore[arg-type]  # intervals
+                    f"vulnerability_{control}": around(0.008 * float(rng.standard_normal()), width * 0.6)
+                    for control in CONTROLS
+                },
+                positive=1 - 0.01 * place / len(places) if before else None,
                 intervals={
                     **{key: around(v, 2 * width * max(v * (1 - v), 0.002) ** 0.5) for key, v in accuracies.items()},
                     "survival": around(survival, width * 0.8),
@@ -95,7 +100,10 @@ def diagnosis_of(places: tuple[Place, ...], classes: list[str], examples: int) -
             "judge_adversarial": places[0][4],
         },
         layers=tuple(replace(row, flags=flags) for row, flags in zip(layers, layer_flags(layers), strict=True)),
-        controls={"eps0_max_abs_vulnerability": 0.0, "noise_max_abs_vulnerability": 0.021},
+        controls={
+            "eps0_max_abs_vulnerability": 0.0, "noise_max_abs_vulnerability": 0.021,
+            "smooth_max_abs_vulnerability": 0.018, "foreign_max_abs_vulnerability": 0.009, "positive_least": 0.99,
+        },
         judge={"name": "small CNN", "natural": 0.975, "adversarial": 0.872},
         provenance={
             "version": "0.1.0", "seed": 0, "versions": {"python": "3.11.7", "torch": "2.13.0", "numpy": "2.4.6"},

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from interpretgan.attacks import ThreatModel
+from interpretgan.diagnosis.controls import CONTROLS
 from interpretgan.diagnosis.reliability import UNRELIABLE, UNRELIABLE_BEFORE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import Flag, RunFolderError
@@ -221,13 +222,17 @@ def test_no_layer_is_set_off_where_none_can_be_named(lenet: Diagnosis, tmp_path:
 
 def test_controls_hold_or_do_not(lenet: Diagnosis, tmp_path: Path) -> None:
     shown = words(write_report(lenet, tmp_path))
-    assert shown.count("✓ holds") == 2
+    assert shown.count("✓ holds") == 5
     assert "Generators of different seeds" not in shown
     failed = {"eps0_max_abs_vulnerability": 0.01, "noise_max_abs_vulnerability": 0.2, "seeds_spearman": 0.937,
               "seeds_same_top": 0.0}  # fmt: skip
     shown = words(write_report(replace(lenet, controls=failed), tmp_path))
-    assert shown.count("✗ does not hold") == 3
+    assert shown.count("✗ does not hold") == 2
     assert "ρ = 0.94, another top layer" in shown
+    for control in CONTROLS:
+        moved = changed(lenet, "relu2", **{f"vulnerability_{control}": Interval(0.05, 0.02, 0.08)})
+        assert words(write_report(moved, tmp_path)).count("✗ does not hold") == 1
+    assert words(write_report(changed(lenet, "relu2", positive=0.5), tmp_path)).count("✗ does not hold") == 1
 
 
 def test_the_picture_of_the_charts_is_sound(diagnosis: Diagnosis, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import interpretgan
-from interpretgan.diagnosis.reliability import NOISE_CONTROL, UNRELIABLE, UNRELIABLE_BEFORE
+from interpretgan.diagnosis.reliability import NOISE_CONTROL_FAILED, POSITIVE_CONTROL, UNRELIABLE, UNRELIABLE_BEFORE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import Flag, FlagKind
 from interpretgan.report import answer_sentence, summary_table, wording
@@ -115,12 +115,15 @@ def test_an_unreliable_layer_elsewhere_takes_no_name_away(lenet: Diagnosis) -> N
     assert (answer.layers, answer.caveat) == (("fc1",), "")
 
 
-def test_a_control_that_failed_at_the_blamed_layer_is_a_caveat(lenet: Diagnosis) -> None:
-    moved = NOISE_CONTROL(layer="fc1", value=0.2, threshold=0.03)
-    answer = wording.answer(changed(lenet, "fc1", flags=(moved,)))
-    assert answer.layers == ("fc1",)
-    assert moved.message in answer.caveat
-    assert moved.message not in wording.answer(changed(lenet, "relu1", flags=(moved,))).caveat
+@pytest.mark.parametrize("layer", ["fc1", "relu1"])
+def test_no_layer_is_named_where_a_control_fails(lenet: Diagnosis, layer: str) -> None:
+    of_all = NOISE_CONTROL_FAILED(value=0.2, threshold=0.03, layers=layer)
+    answer = wording.answer(replace(lenet, flags=(of_all,)))
+    assert answer.layers == ()
+    assert "can be named" in claim(replace(lenet, flags=(of_all,)))
+    assert f"the largest vulnerability is that of fc1, but {of_all.message}" in answer.detail
+    elsewhere = POSITIVE_CONTROL(layer=layer, value=0.5, threshold=0.95)
+    assert "can be named" in claim(changed(lenet, layer, flags=(elsewhere,)))
 
 
 def test_warnings_of_the_whole_are_a_caveat_and_notes_are_not(lenet: Diagnosis) -> None:
@@ -152,7 +155,7 @@ def test_summary_table_has_a_line_per_layer_and_the_flags(deep: Diagnosis) -> No
 def test_summary_table_has_the_figures_of_the_layer(lenet: Diagnosis) -> None:
     row = next(line for line in summary_table(lenet).splitlines() if "fc1" in line)
     assert row.split() == [
-        "fc1", "96.7", "5.0", "5.2", "+58.0", "[55.5,", "60.6]", "-0.5", "+30.2", "[29.6,", "30.8]", "3.10",
+        "fc1", "96.7", "5.0", "5.2", "+58.0", "[55.5,", "60.6]", "-2.5", "+30.2", "[29.6,", "30.8]", "3.10",
     ]  # fmt: skip
     assert answer_sentence(lenet).startswith("fc1 ")
 

@@ -22,7 +22,7 @@ from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer
 from interpretgan.robustness import Sample, attack_checks
-from interpretgan.statistics import bootstrap_weights
+from interpretgan.statistics import bootstrap_weights, claim
 from interpretgan.store.provenance import provenance
 
 CHECKED = 250  #: Images on which the control without a perturbation and the checks of the model run.
@@ -51,7 +51,7 @@ def diagnose(
 
     Args:
         interpreter: A trained InterpretGAN, or several of the same layers trained with different seeds: then
-            predictions are pooled and the intervals cover the seeds.
+            figures are means over them, each with its spread, and of five or more the intervals cover the seeds.
         judge: Predicts the class that an image shows; independent of the classifier and harder to fool.
         images: Held-out natural images with their true classes, of any kind that `as_source` takes.
         labels: True classes `[N]`, with a tensor of images.
@@ -115,10 +115,10 @@ def diagnose(
     if on_predictions is not None:
         on_predictions(predictions)
 
-    # The figures of each layer, with intervals over images and generators.
+    # The figures of each layer, with their intervals.
     pooled = Predictions.pooled(predictions)
-    weights = bootstrap_weights(len(interpreters), count, bootstrap, seed=seed)
-    figures = layer_figures(pooled, weights, confidence, generators=len(interpreters))
+    weights = bootstrap_weights(count, bootstrap, seed=seed)
+    figures = layer_figures(predictions, weights, confidence)
     places = [("image", "Image", tuple(checked.shape[1:])), *((x.name, x.kind, tuple(x.shape)) for x in layers)]
     positive = positive_control(predictions)
     shares = [None, *(float(share) if np.isfinite(share) else None for share in positive)]
@@ -127,7 +127,7 @@ def diagnose(
     ]
     rows = [dataclasses.replace(row, flags=flags) for row, flags in zip(rows, layer_flags(rows), strict=True)]
     if information is not None:
-        measured = information.rows(bootstrap_weights(1, count, bootstrap, seed=seed), confidence)
+        measured = information.rows(weights, confidence)
         rows = [
             dataclasses.replace(row, **(vars(more) | {"flags": row.flags + more.flags}))
             for row, more in zip(rows, measured, strict=True)
@@ -159,7 +159,7 @@ def diagnose(
             "generator_seeds": [trained.seed for trained in interpreters],
             "generator": dataclasses.asdict(interpreters[0].resolved_config),
             "recognition_network_sha256": interpreters[0].recognition_network_sha256,
-            "bootstrap": bootstrap, "confidence": confidence,
+            "bootstrap": bootstrap, "confidence": confidence, "intervals_cover": claim(len(interpreters)),
             **({} if adversarial is None else {"adversarial": "made elsewhere"}),
             **({} if information is None else {"information": dict(information.settings)}),
         },

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag, FlagKind
+from interpretgan.statistics import Interval
 
 READABLE = 0.05  #: A layer is unreliable when its natural explanations are predicted this much worse than images.
 QUIET = 0.03  #: A control of the same size may move a layer's vulnerability by this much.
@@ -56,6 +57,25 @@ def is_unreliable(layer: LayerResult) -> bool:
     return bool(unreliable_flags(layer))
 
 
+def failed_kinds(layers: Sequence[LayerResult]) -> set[str]:
+    """Which controls fail at some layer, by their names, the positive control as `positive`."""
+    moved = {name for layer in layers for name in CONTROL_WORDS if _moves(getattr(layer, f"vulnerability_{name}"))}
+    return moved | {"positive" for layer in layers if layer.positive is not None and layer.positive < LANDS}
+
+
+def _moves(control: Interval | None) -> bool:
+    """Whether a control surely moves a layer, and by more than `QUIET`."""
+    return control is not None and abs(control.value) > QUIET and (control.low > 0 or control.high < 0)
+
+
+def failed_controls(diagnosis: Diagnosis) -> list[str]:
+    """What each failed control of a diagnosis says; where there is one, no layer can be named."""
+    codes = (NOISE_CONTROL_FAILED.code, ZERO_EPS_CONTROL.code)
+    of_all = [flag.message for flag in diagnosis.flags if flag.code in codes]
+    flags = [flag for layer in diagnosis.layers for flag in layer.flags if flag.code == POSITIVE_CONTROL.code]
+    return [*of_all, *(f"{flag.layer}: {flag.message}" for flag in flags)]
+
+
 def layer_flags(layers: Sequence[LayerResult]) -> list[tuple[Flag, ...]]:
     """The flags of each row, the image first."""
     needed = layers[0].natural - READABLE
@@ -67,8 +87,7 @@ def layer_flags(layers: Sequence[LayerResult]) -> list[tuple[Flag, ...]]:
         elif before.natural < needed:
             raised.append(UNRELIABLE_BEFORE(layer=name, value=before.natural, threshold=needed, before=before.name))
         for control, words in CONTROL_WORDS.items():
-            moved = getattr(layer, f"vulnerability_{control}")
-            if moved is not None and abs(moved.value) > QUIET and (moved.low > 0 or moved.high < 0):
+            if _moves(moved := getattr(layer, f"vulnerability_{control}")):
                 raised.append(NOISE_CONTROL(layer=name, value=moved.value, threshold=QUIET, control=words))
         if layer.positive is not None and layer.positive < LANDS:
             raised.append(POSITIVE_CONTROL(layer=name, value=layer.positive, threshold=LANDS))

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from interpretgan.attacks import fraction
-from interpretgan.diagnosis.reliability import QUIET, is_unreliable
+from interpretgan.diagnosis.reliability import QUIET, failed_kinds, is_unreliable
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.interpreter import Explanation
 from interpretgan.report import explanation_grid, vulnerability_chart, wording
@@ -51,6 +51,7 @@ def write_report(
         "threat": threat_words(diagnosis.threat_model), "level": wording.level(diagnosis), "quiet": QUIET,
         "names": [layer.name for layer in diagnosis.layers],
         "top": [layer.name in answer.layers for layer in diagnosis.layers],
+        "failed": failed_kinds(diagnosis.layers),
         "unreliable": [is_unreliable(layer) for layer in diagnosis.layers],
         "panels": vulnerability_chart.panels(diagnosis), "curves": vulnerability_chart.curves(diagnosis),
         "explanation": explanation, "examples": examples, "scales": scales,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from interpretgan.diagnosis.reliability import unreliable_flags
+from interpretgan.diagnosis.reliability import failed_controls, unreliable_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag
 from interpretgan.statistics import Interval
@@ -30,9 +30,12 @@ FLAG_MEANINGS = {
     "unreliable": "The judge misreads too many of this layer's explanations even without an attack. A wrong prediction "
     "under attack then says little about the layer: neither this row nor the vulnerability of the next can be used.",
     "unreliable_before": "The vulnerability of a layer is its difference from the layer before, which cannot be read.",
-    "noise_control": "Random noise of the same size changes the explanations as well. That part of the figure is not "
-    "the work of the attack.",
-    "noise_control_failed": "These layers respond to any change of the image, and not to the attack alone.",
+    "noise_control": "A perturbation of the same size that aims at nothing changes the explanations as well. That part "
+    "of the figure is not the work of the attack.",
+    "noise_control_failed": "These layers respond to any change of the image, and not to the attack alone. No layer is "
+    "named where a control fails.",
+    "positive_control": "From this layer on the generator was given the latents of images of another class. What it "
+    "draws must change class here and nowhere else.",
     "unreadable_layers": "The rows of these layers, and the vulnerability of the layers after them, cannot be used.",
     "zero_eps_control": "The model, the generator or the judge gives the same image another answer in every pass.",
     "weak_model": "The model misses natural images that the judge gets right. A wrong normalisation or order of "
@@ -108,7 +111,7 @@ def answer(diagnosis: Diagnosis) -> Answer:
 
     The layer with the largest vulnerability is named alone only if its interval lies above every other layer's; layers
     whose intervals reach into the first one's are named together. No layer is named where one of these is unreliable,
-    or the layer before it. The share is V_l / (survival_0 − survival_L).
+    or the layer before it, or where a control fails at any layer. The share is V_l / (survival_0 − survival_L).
     """
     image, last = diagnosis.layers[0], diagnosis.layers[-1]
     model, loss = str(diagnosis.classifier["name"]), diagnosis.loss
@@ -119,10 +122,11 @@ def answer(diagnosis: Diagnosis) -> Answer:
     blamed = [] if nothing else [layer for layer in ranked if layer.vulnerability.high >= top.vulnerability.low]
     names = _listed([layer.name for layer in blamed])
 
-    if misread := [flag for layer in blamed or [last] for flag in unreliable_flags(layer)]:
+    reasons = [f"{flag.layer} is {flag.message}" for layer in blamed or [last] for flag in unreliable_flags(layer)]
+    if reasons := reasons or failed_controls(diagnosis):
         where = f"the largest vulnerability is that of {_text(names)}"
         where = where if blamed else f"the loss is measured at {last.name}"
-        detail = f"{where}, but {_first([f'{flag.layer} is {flag.message}' for flag in misread])}"
+        detail = f"{where}, but {_first(reasons)}"
         return Answer(((f"No layer of {model} can be named", False),), detail, _caveat(diagnosis))
     caveat = _caveat(diagnosis, *blamed, last)
     if nothing:

@@ -205,7 +205,8 @@ def _explained(folder: Path, place: Path) -> dict[str, Any]:
     image, *layers = diagnosis.layers
     read = [layer for layer in layers if layer.natural >= image.natural - READABLE]
     lost = [layer.information_loss.value if layer.information_loss and layer in read else np.nan for layer in layers]
-    profile = Profile("alone", "alone", np.array(lost), np.array([layer.vulnerability.value for layer in layers]))
+    moved, depth = np.array([layer.vulnerability.value for layer in layers]), np.arange(float(len(layers)))
+    profile = Profile("alone", "alone", np.array(lost), moved, depth)
     rho = rank_correlation([profile], REPLICATES, seed=0)
     sheet = _sheet(folder / "explanations.npz", diagnosis.data["classes"])
     expected = [layer for layer in layers if layer.class_accuracy and layer.class_accuracy.value >= image.natural]
