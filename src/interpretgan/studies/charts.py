@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from interpretgan.attacks.threat_model import SMALL
-from interpretgan.studies.chart_style import COLOURS, band, intervals, legend, panels
+from interpretgan.report.chart_style import COLOURS, band, intervals, legend, panels
 from interpretgan.studies.claims import Claim, Record, by_condition
 from interpretgan.studies.config import GIVEN_DEPTH
 from interpretgan.studies.effects import AT_EPS, CURVE, PROFILED, numbers, tables_by_variant
