@@ -100,7 +100,7 @@ def test_a_summary_counts_what_it_says() -> None:
     assert (found["readable"]["all"]["right"], found["readable"]["all"]["layers"]) == (2 * 6, 4 * 6)
     assert found["controls"]["noise"]["networks"] == 7
     assert found["seconds"]["make"]["greatest"] == 4.0
-    assert found["seconds"]["score: ours"] == {
+    assert found["seconds"]["score: vulnerability"] == {
         "least": 11.0, "middle": 11.0, "greatest": 11.0, "total": 66.0, "networks": 6
     }  # fmt: skip
     assert found["seconds"]["score: rival"]["total"] == 12.0

@@ -124,6 +124,7 @@ def diagnose(
 
     # The figures of each layer, with their intervals.
     pooled = Predictions.pooled(predictions)
+    accuracy = {name: float((shown == pooled.labels).mean()) for name, shown in pooled.model.items()}
     weights = bootstrap_weights(count, bootstrap, seed=seed)
     figures = layer_figures(predictions, weights, confidence)
     places = [("image", "Image", tuple(checked.shape[1:])), *((x.name, x.kind, tuple(x.shape)) for x in layers)]
@@ -132,20 +133,18 @@ def diagnose(
     rows = [
         LayerResult(*place, **row, positive=share) for place, row, share in zip(places, figures, shares, strict=True)
     ]
-    rows = [dataclasses.replace(row, flags=flags) for row, flags in zip(rows, layer_flags(rows), strict=True)]
+    rows = [dataclasses.replace(row, flags=flags) for row, flags in zip(rows, layer_flags(rows, accuracy), strict=True)]
     if information is not None:
         measured = information.rows(weights, confidence)
         rows = [
             dataclasses.replace(row, **(vars(more) | {"flags": row.flags + more.flags}))
             for row, more in zip(rows, measured, strict=True)
         ]
-
     if let_in is not None:
         scores = (None, *(let_in.scores[place] for place in interpreters[0].rows))
         rows = [dataclasses.replace(row, let_in=score) for row, score in zip(rows, scores, strict=True)]
 
     # The controls, and what they and the figures warn of.
-    accuracy = {name: float((shown == pooled.labels).mean()) for name, shown in pooled.model.items()}
     attacks = [threat_model.attack] if adversarial is None else ["given images"]
     shown = {name: accuracy[name] for name in ("natural", "adversarial", "noise")}
     warnings += attack_checks.figure_flags(**shown, attacks=attacks, examples=count)

@@ -244,11 +244,11 @@ class GeneratorOptions:
 
     layers: str | None = None
     """Layers to explain, a,b,c, as `interpretgan layers` names them [default: all]."""
-    generator_steps: int = 1000
+    generator_steps: int = 300
     """Training steps."""
     generator_seeds: int = 1
     """Generators to train; with several, the intervals cover their training."""
-    images_per_layer: int = 16
+    images_per_layer: int = 8
     """Images per layer and step."""
     recognition_network: str | None = None
     """What classifies explanations in that training: a robust classifier of `interpretgan models`, or robust, which

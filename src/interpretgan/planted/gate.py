@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, search
+from interpretgan.attacks.noise import scrambled
 from interpretgan.classifier import Classifier
 from interpretgan.errors import LayerError
 from interpretgan.layers import Layer
@@ -117,7 +118,7 @@ class _Site:
 
 
 def gate(planting: Planting, planted: Classifier, layer: Layer) -> dict[str, Any]:
-    """Add a gate to a layer: a direction that natural images hardly excite feeds another class's mean features.
+    """Add a gate to a layer: a direction that neither natural nor noisy images excite feeds another class's features.
 
     The direction is the linear discriminant between the natural latents before the layer and those of images that are
     perturbed to excite it, first by one pattern for all, then each by its own. Perturbation and direction are found in
@@ -135,7 +136,15 @@ def gate(planting: Planting, planted: Classifier, layer: Layer) -> dict[str, Any
         def excited(direction: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
             """How far beyond the threshold, of natural distances; the threshold, and what natural images do."""
             quiet = latents[half:] @ direction
-            threshold, reached = quiet.quantile(QUIET), site.latents(site.along(others, direction)) @ direction
+            perturbed = site.along(others, direction)
+            # Noise as large must not open the gate: else no adversary is needed.
+            noisy = [
+                scrambled(others, perturbed - others, planted.bounds, seed=planting.seed, smooth=smooth)
+                for smooth in (False, True)
+            ]
+            shaken = site.both(torch.cat(noisy))[0] @ direction
+            threshold, reached = quiet.quantile(QUIET), site.latents(perturbed) @ direction
+            threshold = torch.maximum(threshold, shaken.quantile(QUIET))
             share = (reached.median() - threshold) / (threshold - quiet.mean()).clamp_min(1e-12)
             return float(share), direction, threshold, quiet
 

@@ -16,6 +16,7 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.baselines.layer_scores import ScoreInputs
 from interpretgan.classifier import Classifier
 from interpretgan.diagnosis.diagnose import diagnose
+from interpretgan.diagnosis.let_in import EXAMPLES, let_in
 from interpretgan.diagnosis.predictions import attacker
 from interpretgan.diagnosis.reliability import is_unreliable
 from interpretgan.diagnosis.result import Diagnosis
@@ -43,6 +44,7 @@ COLLAPSED = "collapsed"  #: was proved, but the generator's training failed,
 REFUSED = "refused"  #: or the diagnosis was refused,
 DIAGNOSED = "diagnosed"  #: or it is there.
 ATTACKED_AT_A_TIME = 250
+MENDED_ON = 2000  #: Training images that layers are mended on.
 
 
 @dataclass(eq=False)
@@ -175,10 +177,17 @@ class _Trial:
                 interpreter = InterpretGAN(self.classifier, self.layers, config=config, seed=seed)
                 interpreter.fit(self.shared.setting.train, recognition_network=self.shared.recognition_network)
             judge = self.shared.judge
+            with stage_seconds(seconds, "let in"):
+                count = min(EXAMPLES, len(images))
+                natural, _ = self.shared.setting.train.scaled(self.classifier.bounds).batch(range(MENDED_ON))
+                mended = let_in(
+                    self.classifier, self.layers, images[:count], labels[:count], adversarial[:count], natural=natural,
+                    threat_model=self.threat_model, seed=seed,
+                )  # fmt: skip
             with stage_seconds(seconds, "diagnose"):
                 diagnosis = diagnose(
                     interpreter, judge, images, labels, threat_model=self.threat_model, seed=seed,
-                    adversarial=adversarial,
+                    adversarial=adversarial, let_in=mended,
                 )  # fmt: skip
         except TrainingError as error:
             return {}, {}, (COLLAPSED, str(error))
@@ -225,4 +234,5 @@ def _told(diagnosis: Diagnosis) -> Mapping[str, Any]:
         "named": list(said.layers), "sentence": said.sentence,
         "accuracy": dict(diagnosis.accuracy), "controls": dict(diagnosis.controls), "judge": dict(diagnosis.judge),
         "flags": [asdict(flag) for flag in diagnosis.flags],
+        "lets_in": None if diagnosis.let_in is None else diagnosis.let_in.answer,
     }  # fmt: skip

@@ -216,9 +216,12 @@ def _seconds(records: Sequence[Record]) -> dict[str, Any]:
     for record in records:
         for name, value in record.get("seconds", {}).items():
             values.setdefault(name, []).append(value)
-        ours = [record.get("seconds", {}).get(name) for name in ("fit", "diagnose")]
         if record["status"] == DIAGNOSED:
-            values.setdefault("score: ours", []).append(sum(value for value in ours if value is not None))
+            spent = record["seconds"]
+            ours = {OURS["turns"]: spent["fit"] + spent["diagnose"], OURS["let in"]: spent.get("let in")}
+            for name, value in ours.items():
+                if value is not None:
+                    values.setdefault(f"score: {name}", []).append(value)
         for name, column in record.get("columns", {}).items():
             if column["seconds"] is not None:
                 values.setdefault(f"score: {name}", []).append(column["seconds"])
