@@ -1,9 +1,11 @@
-"""Run the benchmarks of speed; the results go to results/benchmarks/."""
+"""Run the benchmarks of speed and of intervals; the results go to results/benchmarks/."""
 
 from __future__ import annotations
 
-from benchmarks import robust_training, shared_trunk
+from benchmarks import coverage, robust_training, shared_trunk, smooth_profiles
 
 if __name__ == "__main__":
     robust_training.main()
     shared_trunk.main()
+    coverage.main()
+    smooth_profiles.main()

@@ -1,4 +1,4 @@
-"""What keeps the training of the generator from collapsing: an ablation on a network with a planted gate and on a plain one.
+"""What keeps the training of the generator from collapsing: an ablation, on a planted gate and on a plain network.
 
 A gate at `pool2` of a robust LeNet-5 answers to grey images with a large gradient. Each variant trains InterpretGAN for
 all layers, with or without its linear start, its limit of the gradients and noise before recognition, and a judge
@@ -13,25 +13,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from interpretgan.planted.kinds import plant
+from interpretgan.store.machine import describe
+
 from interpretgan import GANConfig, InterpretGAN, Judge, ThreatModel, diagnose, load_classifier, load_data
 from interpretgan.classifier import Classifier
 from interpretgan.errors import TrainingError
 from interpretgan.models import build_model
-from interpretgan.planted.kinds import plant
 from interpretgan.store.files import write_json
-from interpretgan.store.machine import describe
 
 NETWORK, PLANT, THREAT = "lenet5-max-pgd", "pool2", ThreatModel("linf", 0.2, steps=20)
 JUDGE = Path("results/mnist-lenet5-max/judge.safetensors")
 NO_LIMIT = 1e12
-BEFORE = {"linear_start": False, "gradient_limit": NO_LIMIT, "recognition_noise": 0.2}  #: Version 0.2.0 of the training.
+BEFORE = {
+    "linear_start": False,
+    "gradient_limit": NO_LIMIT,
+    "recognition_noise": 0.2,
+}  #: Version 0.2.0 of the training.
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it was": BEFORE,
-    "limit alone": {**BEFORE, "gradient_limit": 10.0, "recognition_noise": 0.05},
-    "linear start alone": {**BEFORE, "linear_start": True},
-    "linear start, little noise": {**BEFORE, "linear_start": True, "recognition_noise": 0.05},
-    "linear start and limit, much noise": {"recognition_noise": 0.2},
+    "limit alone": {"linear_start": False},
+    "limit alone, little noise": {"linear_start": False, "recognition_noise": 0.05},
+    "linear start alone": {"gradient_limit": NO_LIMIT},
     "as it is": {},
+    "as it is, little noise": {"recognition_noise": 0.05},
 }
 RESULT = Path("results/benchmarks/collapse.json")
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,12 @@ Integers = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 
 
+FEW = 5
+"""Generators or pairs of seeds below which their own variance says too little."""
+NOTHING = 1e-9
+"""A standard deviation or a spread of ranks below this is rounding alone."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """An estimate with its confidence interval."""
@@ -19,32 +25,52 @@ class Interval:
     value: float
     low: float
     high: float
+    spread: float | None = None  #: Standard deviation between generators, of which there are several.
 
 
-def bootstrap_weights(generators: int, examples: int, replicates: int, *, seed: int) -> Weights:
-    """Weights `[1 + replicates, S·N]`: ones first, then resamples with replacement, whole numbers with exact sums.
+def bootstrap_weights(examples: int, replicates: int, *, seed: int) -> Weights:
+    """Weights `[1 + replicates, N]`: ones first, then resamples with replacement, whole numbers with exact sums.
 
-    An example is drawn with all its predictions, so comparisons between layers stay paired; generators are drawn too
-    where there are several, so the interval covers their training.
+    An example is drawn with all its predictions, so comparisons between layers and between generators stay paired.
     """
     random = np.random.default_rng(seed)
-    weights = np.ones((1 + replicates, generators, examples), dtype=np.float32)
+    weights = np.ones((1 + replicates, examples), dtype=np.float32)
     for row in weights[1:]:
-        drawn = random.multinomial(examples, np.full(examples, 1 / examples))
-        seeds = random.multinomial(generators, np.full(generators, 1 / generators))
-        np.multiply(seeds[:, None], drawn, out=row, casting="unsafe")
-    return weights.reshape(1 + replicates, -1)
+        row[:] = random.multinomial(examples, np.full(examples, 1 / examples))
+    return weights
+
+
+def claim(generators: int) -> str:
+    """What an interval of a diagnosis covers, by the number of its generators."""
+    if generators >= FEW:
+        return "the choice of images and the training of the generators"
+    return f"the choice of images, for {'this generator' if generators == 1 else 'these generators'}"
 
 
 def intervals(replicates: Floats, confidence: float) -> list[Interval]:
-    """Percentile intervals per column of `[1 + B, L + 1]`, row 0 being the estimate.
+    """Intervals per column of `[1 + B, L + 1]`, or of the generators' `[S, 1 + B, L + 1]`, row 0 being the estimate.
 
-    The replicates are moved so that their mean is the estimate: resampling repeats examples, which shifts estimates of
-    information (hardly those of accuracy).
+    The estimate is the mean over generators. Below `FEW` of them the interval covers the choice of images alone, for
+    these generators: percentiles of the bootstrap, moved so that their mean is the estimate, as resampling repeats
+    examples, which shifts estimates of information (hardly those of accuracy). From `FEW` on it covers the training of
+    the generators as well: Student's interval with Satterthwaite's degrees of freedom. Its variance is that of the mean
+    over generators, and what all generators have in common as images are drawn: the mean covariance of two of them.
     """
-    estimate, resampled = replicates[0], replicates[1:] if len(replicates) > 1 else replicates
-    moved = resampled - resampled.mean(axis=0) + estimate
-    return [_percentiles(float(v), column, confidence) for v, column in zip(estimate, moved.T, strict=True)]
+    tables = replicates if replicates.ndim == 3 else replicates[None]
+    count, estimate, resampled = len(tables), tables[:, 0], tables[:, 1:] if tables.shape[1] > 1 else tables
+    means, value = resampled.mean(axis=0), estimate.mean(axis=0)
+    spread = estimate.std(axis=0, ddof=1) if count > 1 else None
+    if spread is None or count < FEW:
+        moved = means - means.mean(axis=0) + value
+        found = [_percentiles(float(v), column, confidence) for v, column in zip(value, moved.T, strict=True)]
+    else:
+        common = (count * means.var(axis=0) - resampled.var(axis=1).mean(axis=0)) / (count - 1)
+        known = max(1, len(means) - 1)
+        parts = zip(value, spread**2 / count, common.clip(0), strict=True)
+        found = [_student(float(v), [(s, count - 1), (c, known)], count).interval(confidence) for v, s, c in parts]
+    if spread is None:
+        return found
+    return [replace(interval, spread=float(of)) for interval, of in zip(found, spread, strict=True)]
 
 
 def _percentiles(value: float, replicates: Floats, confidence: float) -> Interval:
@@ -70,12 +96,8 @@ def wilson(right: int, examples: int, confidence: float) -> Interval:
 
 # --- what studies compare ----------------------------------------------------------------------------------------
 
-FEW = 5
-"""Pairs of seeds below which only their own degrees of freedom count."""
 LEAST_LAYERS = 6
 """Of this many layers, chance makes one of the two perfect orders once in 360 times."""
-NOTHING = 1e-9
-"""A standard deviation or a spread of ranks below this is rounding alone."""
 ANYTHING = np.repeat([-1.0, 1.0], 2)
 """Replicates whose interval is all of [-1, 1] at every level that is used."""
 
@@ -116,21 +138,31 @@ def paired(differences: npt.ArrayLike, examples: npt.NDArray[np.int8] | None = N
     Returns:
         Where nothing varies, nothing is known of how much it might: the interval is all of [-1, 1], and p is 1.
     """
-    from scipy.stats import t
-
     values = np.asarray(differences, dtype=np.float64)
     count, mean, deviation = len(values), float(values.mean()), float(values.std(ddof=1))
     parts = [(deviation**2 / count, count - 1)]
     if examples is not None and examples.shape[1] > 1:
         parts.append((float(examples.mean(axis=0).var(ddof=1)) / examples.shape[1], examples.shape[1] - 1))
-    variance = sum(part for part, _ in parts)
-    if variance < NOTHING**2:
+    if sum(part for part, _ in parts) < NOTHING**2:
         return Estimate(mean, 1.0, count, replicates=ANYTHING)
-    error, degrees = math.sqrt(variance), float(count - 1)
-    if count >= FEW:
-        degrees = variance**2 / sum(part**2 / known for part, known in parts)
-    p = float(2 * t.sf(abs(mean) / error, degrees))
-    return Estimate(mean, p, count, mean / deviation if deviation > 0 else None, error, degrees)
+    return replace(_student(mean, parts, count), size=mean / deviation if deviation > 0 else None)
+
+
+def _student(value: float, parts: Sequence[tuple[float, int]], runs: int) -> Estimate:
+    """A mean over runs with the parts of its variance and their degrees of freedom, the part of the runs first.
+
+    The degrees of the sum are Satterthwaite's (1946), of few runs their own. Where nothing varies, the interval is
+    the value itself.
+    """
+    from scipy.stats import t
+
+    variance, degrees = float(sum(part for part, _ in parts)), float(runs - 1)
+    if variance < NOTHING**2:
+        return Estimate(value, 1.0, runs)
+    error = math.sqrt(variance)
+    if runs >= FEW:
+        degrees = variance**2 / float(sum(part**2 / known for part, known in parts))
+    return Estimate(value, float(2 * t.sf(abs(value) / error, degrees)), runs, error=error, degrees=degrees)
 
 
 def holm(values: npt.ArrayLike) -> Floats:
@@ -198,57 +230,70 @@ class Profile:
         tables = [table for table in (self.first, self.second, self.given) if table is not None]
         return spearman_rows(*(table[None] if layers is None else table[layers] for table in tables))
 
-    def permuted(self, orders: Integers) -> Floats:
-        """Spearman's rho `[B]` with the layers of `second` in other orders, among those where both have a number.
+    def flipped(self, signs: Floats) -> Floats:
+        """Spearman's rho `[B]` where the cosine waves that make up the ranks of `second` have signs `[B, layers]`.
 
-        Where something is held fixed, what is left of the ranks is reordered, and cleared of it again (Freedman and
-        Lane 1983).
+        Waves run over the layers where both have a number, and what is left of their ranks where something is held
+        fixed, of which the result is cleared again (Freedman and Lane 1983).
         """
-        known = np.flatnonzero(self.known)
-        places = orders[np.isin(orders, known)].reshape(len(orders), len(known))
-        given = None if self.given is None else self.given[None]
-        first, second = (_ranks(table[None], self.known[None], given) for table in (self.first, self.second))
-        moved = second[0, places]
-        if given is not None:
-            moved = _cleared(moved, _ranks(given, self.known[None])[:, known])
-        return _correlation(first[:, known], moved)
+        from scipy.fft import dct, idct
+
+        known = self.known if self.given is None else self.known & np.isfinite(self.given)
+        given = None if self.given is None else self.given[None, known]
+        every = np.ones((1, int(known.sum())), dtype=np.bool_)
+        first, second = (_ranks(table[None, known], every, given) for table in (self.first, self.second))
+        waves = dct(second, norm="ortho", axis=1) * signs[:, : every.size]
+        moved: Floats = idct(waves, norm="ortho", axis=1)
+        return _correlation(first, moved if given is None else _cleared(moved, _ranks(given, every)))
 
 
 def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int, promised: int = 0) -> Estimate | None:
-    """Spearman's rho within each run, averaged over runs, with a bootstrap interval and a permutation p-value.
+    """Spearman's rho within each run, averaged over runs, with the interval and p-value of a null that stays smooth.
 
-    Ranks are compared within a run, never between networks. The layers of an architecture are drawn, or permuted, for
-    all of its runs at once: more seeds of one network are no further layers. Seeds are drawn within each stratum.
+    What a layer loses resembles what its neighbours lose, and two smooth profiles that have nothing to do with each
+    other often look alike: permutations of layers, which break neighbours apart, take that for evidence. So chance is
+    here a profile of the same cosine waves along the network, each with a sign of its own (randomisation of signs, as
+    of wavelets in Breakspear et al. 2003). A smooth profile has few waves, and little can be said of it. Of `n` layers
+    no p-value is below `2^(2 - n)`.
 
-    There is a profile for each run, of as many runs as were `promised`; the `replicates` are those of the bootstrap,
-    and as many permutations.
+    Ranks are compared within a run, never between networks. The signs are drawn for all runs of an architecture at
+    once: more seeds of one network are no further layers. Seeds are drawn with replacement within each stratum.
+
+    There is a profile for each run, of as many runs as were `promised`; the `replicates` are those of signs and seeds.
 
     Returns:
-        `None` where no run has three layers that can be compared. The interval is all of [-1, 1] where a run has fewer
-        than `LEAST_LAYERS`, as chance makes perfect orders of few layers; and where fewer runs can be compared than
-        were promised, as the seeds that are left vary less than all do.
+        `None` where no run has three layers that can be compared (four where something is held fixed). The interval has
+        the width of chance, with that of the seeds, in Fisher's `z = artanh(rho)`. It is all of [-1, 1] where a run has
+        fewer than `LEAST_LAYERS`, as chance makes perfect orders of few layers; and where fewer runs can be compared
+        than were promised, as the seeds that are left vary less than all do.
     """
     random = np.random.default_rng(seed)
     rhos = [float(profile.rho()[0]) for profile in profiles]
     profiles = [profile for profile, rho in zip(profiles, rhos, strict=True) if np.isfinite(rho)]
+    rho = np.array([rho for rho in rhos if np.isfinite(rho)])
     if not profiles:
         return None
-    value = float(np.mean([rho for rho in rhos if np.isfinite(rho)]))
+    value = float(rho.mean())
     sizes = {profile.group: (replicates, len(profile.first)) for profile in profiles}
-    drawn = {group: random.integers(size[1], size=size) for group, size in sizes.items()}
-    orders = {group: np.argsort(random.random(size), axis=1, kind="stable") for group, size in sizes.items()}
+    signs = {group: random.choice([-1.0, 1.0], size=size) for group, size in sizes.items()}
     weights = np.zeros((len(profiles), replicates))
     for stratum in sorted({profile.stratum for profile in profiles}):
         members = np.flatnonzero([profile.stratum == stratum for profile in profiles])
         chosen = random.integers(len(members), size=(len(members), replicates))
         weights[members] = [(chosen == member).sum(axis=0) for member in range(len(members))]
-    resampled = np.ma.masked_invalid([profile.rho(drawn[profile.group]) for profile in profiles])
-    permuted = np.ma.masked_invalid([profile.permuted(orders[profile.group]) for profile in profiles])
-    chance = permuted.mean(axis=0).filled(0)
+    flipped = np.ma.masked_invalid([profile.flipped(signs[profile.group]) for profile in profiles])
+    chance = flipped.mean(axis=0).filled(0)
     p = float((1 + (np.abs(chance) >= abs(value) - 1e-12).sum()) / (1 + replicates))
-    means = np.ma.compressed(np.ma.average(resampled, axis=0, weights=weights))
     fewest = min(profile.known.sum() for profile in profiles)
-    enough = fewest >= LEAST_LAYERS and len(profiles) >= promised and len(means)
-    # Layers drawn twice tie, which moves the replicates; their mean is brought back to the estimate.
-    spread = np.clip(means - means.mean() + value, -1, 1) if enough else ANYTHING
-    return Estimate(value, p, len(profiles), replicates=spread)
+    if fewest < LEAST_LAYERS or len(profiles) < promised:
+        return Estimate(value, p, len(profiles), replicates=ANYTHING)
+    seeds = _fisher((rho[:, None] * weights).sum(axis=0) / weights.sum(axis=0)) - _fisher(value)
+    # Chance that is perfect reaches any correlation.
+    width = np.where(np.abs(chance) < 1 - NOTHING, _fisher(chance), np.inf)
+    both = np.concatenate([width, -width]) + np.tile(seeds, 2)
+    return Estimate(value, p, len(profiles), replicates=np.tanh(_fisher(value) + both))
+
+
+def _fisher(rho: float | Floats) -> Floats:
+    """Fisher's z of a correlation, finite at a perfect one."""
+    return np.asarray(np.arctanh(np.clip(rho, NOTHING - 1, 1 - NOTHING)))

@@ -46,6 +46,22 @@ def test_every_attack_succeeds_within_the_threat_model(
     assert abs(left["cw"] - left["pgd"]) <= 4
 
 
+@pytest.mark.parametrize("name", sorted(NAMED_ATTACKS))
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_is_found_of_an_image_does_not_depend_on_those_beside_it(
+    name: str, norm: str, sound: Classifier, digits: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CARLINI_WAGNER, "steps", 60)
+    monkeypatch.setitem(CARLINI_WAGNER, "binary_search_steps", 2)
+    images, labels = digits[0][:12], digits[1][:12]
+    method = NAMED_ATTACKS[name](ThreatModel(norm, 0.1 if norm == "linf" else 0.8, steps=5), sound.bounds)
+    whole, parts = (
+        attack(sound, images, labels, method.threat_model, seed=0, method=method.search, batch_size=size)
+        for size in (12, 5)
+    )
+    torch.testing.assert_close(parts, whole, rtol=0, atol=2e-4)
+
+
 def test_other_bounds_are_the_users(sound: Classifier, digits: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     """Minimisation has constants with the units of the pixels."""
     monkeypatch.setitem(CARLINI_WAGNER, "steps", 60)

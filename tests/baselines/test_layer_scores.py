@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import functional
 
-from benchmarks.planted.lipschitz import lipschitz_model
 from interpretgan.attacks import ThreatModel
 from interpretgan.baselines import definitions
 from interpretgan.baselines.layer_scores import LAYER_SCORES, ScoreInputs, measure_scores, top_layer
@@ -25,6 +24,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError
 from interpretgan.layers import find_layers
+from interpretgan.planted.lipschitz import lipschitz_model
 from interpretgan.statistics import Floats
 from tests.networks import Functional, Residual, ReusedReLU
 

@@ -14,7 +14,7 @@ SOUND = lenet_diagnosis()
 
 
 def codes_at(diagnosis: Diagnosis) -> dict[str, list[str]]:
-    flags = layer_flags(diagnosis.layers)
+    flags = layer_flags(diagnosis.layers, diagnosis.accuracy)
     return {
         row.name: [flag.code for flag in found] for row, found in zip(diagnosis.layers, flags, strict=True) if found
     }
@@ -32,7 +32,7 @@ def test_a_sound_diagnosis_has_no_flags() -> None:
 def test_a_layer_that_is_misread_and_the_one_after_it_are_unreliable() -> None:
     misread = changed(SOUND, "relu2", natural=0.9)
     assert codes_at(misread) == {"relu2": ["unreliable"], "pool2": ["unreliable_before"]}
-    found = layer_flags(misread.layers)
+    found = layer_flags(misread.layers, misread.accuracy)
     assert (found[3][0].value, found[3][0].layer) == (0.9, "relu2")
     assert found[3][0].threshold == pytest.approx(0.925)
     rows = tuple(replace(row, flags=flags) for row, flags in zip(misread.layers, found, strict=True))
@@ -54,9 +54,18 @@ def test_a_layer_that_is_misread_and_the_one_after_it_are_unreliable() -> None:
 def test_a_control_fails_where_it_surely_moves_a_layer(control: str, moves: Interval, raised: bool) -> None:
     moved = changed(SOUND, "fc1", **{f"vulnerability_{control}": moves})
     assert codes_at(moved) == ({"fc1": ["noise_control"]} if raised else {})
-    rows = tuple(replace(row, flags=flags) for row, flags in zip(moved.layers, layer_flags(moved.layers), strict=True))
+    found = layer_flags(moved.layers, moved.accuracy)
+    rows = tuple(replace(row, flags=flags) for row, flags in zip(moved.layers, found, strict=True))
     assert flags_of(replace(moved, layers=rows)) == (["noise_control_failed"] if raised else [])
     assert not any(is_unreliable(row) for row in rows)
+
+
+def test_what_the_model_itself_loses_to_a_control_is_no_fault_of_the_diagnosis() -> None:
+    broken = replace(SOUND, accuracy={**SOUND.accuracy, "smooth": 0.5 * SOUND.accuracy["natural"]})
+    for value, raised in ((0.45, []), (0.6, ["noise_control"]), (-0.05, ["noise_control"])):
+        moved = Interval(value, value - 0.01, value + 0.01)
+        assert codes_at(changed(broken, "fc1", vulnerability_smooth=moved)).get("fc1", []) == raised
+        assert codes_at(changed(broken, "fc1", vulnerability_noise=moved)) == {"fc1": ["noise_control"]}
 
 
 def test_the_positive_control_fails_where_the_loss_lands_elsewhere() -> None:

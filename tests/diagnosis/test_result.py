@@ -31,7 +31,7 @@ def test_saving_and_loading_is_an_identity(diagnosed: Diagnosed, tmp_path: Path)
 def test_the_file_has_numbers_as_numbers_and_flags_as_objects(tmp_path: Path) -> None:
     record = json.loads(flagged().save(tmp_path).read_text())
     assert record["schema"] == 2
-    assert record["layers"][1]["vulnerability"].keys() == {"value", "low", "high"}
+    assert record["layers"][1]["vulnerability"].keys() == {"value", "low", "high", "spread"}
     assert isinstance(record["layers"][1]["survival"], float)
     assert record["layers"][5]["flags"] == [
         {

@@ -54,7 +54,7 @@ def classifier() -> Classifier:
 
 
 def rows_of(found: Measurement) -> list[LayerInformation]:
-    return found.rows(bootstrap_weights(1, len(found.variance), 200, seed=0), 0.95)
+    return found.rows(bootstrap_weights(len(found.variance), 200, seed=0), 0.95)
 
 
 def decoders_of(classifier: Classifier, images: ImageSet) -> Decoders:

@@ -50,7 +50,7 @@ def images() -> Floats:
 
 
 def weights(replicates: int = 200, seed: int = 0, examples: int = EXAMPLES) -> Weights:
-    return bootstrap_weights(1, examples, replicates, seed=seed)
+    return bootstrap_weights(examples, replicates, seed=seed)
 
 
 def test_an_invertible_layer_loses_nothing_and_a_constant_one_everything(images: Floats) -> None:

@@ -7,13 +7,14 @@ import itertools
 import pytest
 import torch
 
-from benchmarks.planted import plant, verify
-from benchmarks.planted.lipschitz import MaxMin, lipschitz_constants, lipschitz_model, train_lipschitz
 from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ModelError
 from interpretgan.layers import capture, find_layers
+from interpretgan.planted.kinds import plant
+from interpretgan.planted.lipschitz import MaxMin, lipschitz_constants, lipschitz_model, train_lipschitz
+from interpretgan.planted.verify import verify
 from interpretgan.training import Recipe, evaluate_accuracy
 
 Digits = tuple[ImageSet, ImageSet]

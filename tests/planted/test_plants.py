@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.planted import KINDS, NETWORKS, Plan, Planted, plans, plants, setting
-from benchmarks.planted.plants import RobustTraining, robust_network
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, InterpretGANError
+from interpretgan.planted.kinds import KINDS, Planted
+from interpretgan.planted.plants import NETWORKS, Plan, RobustTraining, plans, plants, robust_network, setting
 
 
 def test_the_table_has_every_kind_at_every_place_once() -> None:

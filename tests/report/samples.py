@@ -91,15 +91,18 @@ def diagnosis_of(places: tuple[Place, ...], classes: list[str], examples: int) -
                 class_accuracy=around(0.97 - 0.002 * place, 0.01),
             )
         )  # fmt: skip
+    accuracy = {
+        "natural": 0.984, "adversarial": 0.014, "noise": 0.981, "smooth": 0.98, "foreign": 0.979,
+        "judge_natural": places[0][3], "judge_adversarial": places[0][4],
+    }  # fmt: skip
     return Diagnosis(
         classifier={"name": "lenet5", "weights_sha256": "3f9a" * 16, "parameters": 61706, "pool": "max"},
         data={"name": "mnist", "split": "test", "examples": examples, "sha256": "b1c7" * 16, "classes": classes},
         threat_model={"norm": "linf", "eps": 0.2, "attack": "pgd", "steps": 20, "restarts": 1, "step_size": 0.025},
-        accuracy={
-            "natural": 0.984, "adversarial": 0.014, "noise": 0.981, "judge_natural": places[0][3],
-            "judge_adversarial": places[0][4],
-        },
-        layers=tuple(replace(row, flags=flags) for row, flags in zip(layers, layer_flags(layers), strict=True)),
+        accuracy=accuracy,
+        layers=tuple(
+            replace(row, flags=flags) for row, flags in zip(layers, layer_flags(layers, accuracy), strict=True)
+        ),
         controls={
             "eps0_max_abs_vulnerability": 0.0, "noise_max_abs_vulnerability": 0.021,
             "smooth_max_abs_vulnerability": 0.018, "foreign_max_abs_vulnerability": 0.009, "positive_least": 0.99,

@@ -152,6 +152,7 @@ MISTAKES: list[tuple[str, str, object, str]] = [
     ("repair", "repair", None, "a table [repair] in a study of kind repair"),
     ("repair", "repair.pool", "max", "a pool to swap for that digits-lenet5-natural has not, got 'max'"),
     ("repair", "repair.layers", 0, "repair.layers to be greater than or equal to 1, got 0"),
+    ("repair", "repair.layers", 2, "layers = 1 in repair with finetune-best, which tries them one by one, got 2"),
     ("repair", "repair.norm", "l2", "an eps beside norm = 'l2' in repair"),
     ("pooling", "threads", True, "threads to be a valid integer, got True"),
     ("pooling", "devices", 0, "devices to be greater than or equal to 1"),

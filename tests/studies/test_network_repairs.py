@@ -60,6 +60,8 @@ def test_the_layers_with_weights_and_what_follows_them() -> None:
     assert [unit["name"] for unit in found] == names
     assert found[1]["layers"] == ["conv1_2", "norm1_2", "relu1_2", "pool1"]
     assert {"norm1_2.weight", "norm1_2.bias"} < set(found[1]["parameters"])
+    model = network("vgg-small", 0.125).model
+    assert found[0]["size"] == sum(model.get_parameter(name).numel() for name in found[0]["parameters"])
     assert [unit["vulnerability"] for unit in found[:2]] == [
         None,
         1.0,
@@ -128,8 +130,8 @@ def test_a_pooling_of_another_geometry_is_not_swapped(module: nn.Module, can: bo
 
 
 UNITS: list[dict[str, Any]] = [
-    {"name": "conv1", "vulnerability": 0.1}, {"name": "conv2", "vulnerability": 0.4},
-    {"name": "fc1", "vulnerability": None}, {"name": "fc2", "vulnerability": -0.02},
+    {"name": "conv1", "vulnerability": 0.1, "size": 156}, {"name": "conv2", "vulnerability": 0.4, "size": 2416},
+    {"name": "fc1", "vulnerability": None, "size": 48120}, {"name": "fc2", "vulnerability": -0.02, "size": 10164},
 ]  # fmt: skip
 ROWS: list[dict[str, Any]] = [
     {"name": name, "kind": "MaxPool2d", "pooling": name.startswith("pool"), "unreliable": False,
@@ -143,25 +145,34 @@ ROWS: list[dict[str, Any]] = [
     [
         ("finetune-blamed", 1, ["conv2"]),
         ("finetune-cleared", 1, ["fc2"]),
+        ("finetune-equal", 1, ["fc2"]),
+        ("finetune-random", 1, ["fc1"]),
+        ("finetune-best", 1, ["conv1", "conv2", "fc1", "fc2"]),
         ("finetune-all", 1, ["conv1", "conv2", "fc1", "fc2"]),
         ("swap-blamed", 3, ["pool2"]),
         ("swap-cleared", 3, ["pool1"]),
     ],
 )
 def test_what_a_variant_changes(variant: str, count: int, chosen: list[str]) -> None:
-    assert targets(variant, UNITS, ROWS, Repair(layers=count)) == chosen
+    assert targets(variant, UNITS, ROWS, Repair(layers=count), seed=0) == chosen
+
+
+def test_a_random_layer_is_any_of_them() -> None:
+    drawn = [targets("finetune-random", UNITS, ROWS, Repair(), seed=seed)[0] for seed in range(40)]
+    assert set(drawn) == {"conv1", "conv2", "fc1", "fc2"}
+    assert drawn[3] == targets("finetune-random", UNITS, ROWS, Repair(), seed=3)[0]
 
 
 def test_blamed_and_cleared_do_not_overlap() -> None:
     equal = [{"name": name, "vulnerability": 0.1} for name in ("conv1", "fc1")]
-    assert targets("finetune-blamed", equal, ROWS, Repair()) == ["conv1"]
-    assert targets("finetune-cleared", equal, ROWS, Repair()) == ["fc1"]
+    assert targets("finetune-blamed", equal, ROWS, Repair(), seed=0) == ["conv1"]
+    assert targets("finetune-cleared", equal, ROWS, Repair(), seed=0) == ["fc1"]
     with pytest.raises(ConfigError, match=r"at least 4 layers with weights that can be read reliably.*got 3"):
-        targets("finetune-blamed", UNITS, ROWS, Repair(layers=2))
+        targets("finetune-blamed", UNITS, ROWS, Repair(layers=2), seed=0)
     hidden = [{**row, "unreliable": True} for row in ROWS]
     with pytest.raises(ConfigError, match="at least 2 poolings"):
-        targets("swap-cleared", UNITS, hidden, Repair())
+        targets("swap-cleared", UNITS, hidden, Repair(), seed=0)
     average = [{**row, "kind": "AvgPool2d"} if row["name"] == "pool1" else row for row in ROWS]
     with pytest.raises(ConfigError, match=r"at least 2 poolings.*got 1"):  # pool1 is an average already
-        targets("swap-cleared", UNITS, average, Repair())
-    assert targets("swap-cleared", UNITS, average, replace(Repair(), pool="blur")) == ["pool1"]
+        targets("swap-cleared", UNITS, average, Repair(), seed=0)
+    assert targets("swap-cleared", UNITS, average, replace(Repair(), pool="blur"), seed=0) == ["pool1"]

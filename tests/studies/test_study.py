@@ -24,6 +24,7 @@ from interpretgan.store.files import read_json, write_json
 from interpretgan.studies import job, plan
 from interpretgan.studies.config import StudyConfig
 from interpretgan.studies.config_file import load_config
+from interpretgan.studies.effects import finished
 from interpretgan.studies.executors import executor_for
 from interpretgan.studies.plan import first_runs, second_runs
 from interpretgan.studies.study import run_study
@@ -101,8 +102,10 @@ def test_what_a_repair_study_holds(made: Make) -> None:
     runs = {(run["variant"], run["seed"]): run["result"] for run in study["runs"]}
     for seed in (0, 1):
         repaired = {variant: runs[variant, seed]["repaired"] for variant in config.variants}
-        assert {variant: record["layers"] for variant, record in repaired.items()} == {
-            "finetune-blamed": ["conv2"], "finetune-cleared": ["conv1"],
+        assert repaired["finetune-random"]["layers"] in (["conv1"], ["conv2"])
+        assert {variant: record["layers"] for variant, record in repaired.items() if variant != "finetune-random"} == {
+            "finetune-blamed": ["conv2"], "finetune-cleared": ["conv1"], "finetune-equal": ["conv1"],
+            "finetune-best": ["conv2"],  # the last of those that were tried
             "swap-blamed": ["pool2"], "swap-cleared": ["pool1"],
         }  # fmt: skip
         assert repaired["finetune-blamed"]["recipe"] == repaired["finetune-cleared"]["recipe"]  # at equal cost
@@ -111,11 +114,18 @@ def test_what_a_repair_study_holds(made: Make) -> None:
         states_of = {runs[variant, seed]["classifier"]["state_sha256"] for variant in ("untouched", *config.variants)}
         assert len(states_of) == 5
     pairs = {(e["variant"], e["against"]) for e in study["effects"] if e["quantity"] == "worst_case"}
-    assert {("finetune-blamed", "finetune-cleared"), ("finetune-blamed", "untouched")} <= pairs
+    assert {("finetune-blamed", "untouched")} <= pairs
+    assert {("finetune-blamed", f"finetune-{control}") for control in ("cleared", "random", "equal", "best")} <= pairs
+    best = [run for run in finished(study["runs"]) if run["variant"] == "finetune-best"]
+    gains = {(run["seed"], run["variant"]): run["result"]["accuracy"]["worst_case"]["value"] for run in best}
+    for seed in (0, 1):
+        assert gains[seed, "finetune-best"] >= runs["finetune-blamed", seed]["accuracy"]["worst_case"]["value"]
 
     first = first_runs(config)
     specs, refused = second_runs(config, first, {f"{CASE}-untouched-s0": runs["untouched", 0]})
-    assert {spec["id"] for spec in [*first, *specs]} == {run["id"] for run in study["runs"]}
+    ids = {spec["id"] for spec in [*first, *specs] if spec["seed"] == 0}
+    assert ids == {run["id"] for run in study["runs"] if run["seed"] == 0}
+    assert {f"{CASE}-finetune-best-{layer}-s0" for layer in ("conv1", "conv2")} < ids
     assert refused == {
         spec["id"]: f"{CASE}-untouched-s1, which it would repair, failed" for spec in specs if spec["seed"] == 1
     }
@@ -129,11 +139,18 @@ def test_what_a_repair_study_holds(made: Make) -> None:
 
 
 def test_where_no_layer_can_be_read_none_is_repaired(made: Make, tmp_path: Path) -> None:
-    config, reuse = made("repair")[0], [made("pooling")[1]]
-    study = run_study(config, tmp_path / "out", failing, reuse=reuse, stream=io.StringIO())
+    config, unread = made("repair")[0], shutil.copytree(made("pooling")[1], tmp_path / "unread")
+    for file in unread.glob("runs/*-max-*/result.json"):
+        record = read_json(file)
+        for row in record["result"]["layers"]:
+            row["unreliable"] = True
+        for unit in record["result"]["units"]:
+            unit["vulnerability"] = None
+        write_json(file, record)
+    study = run_study(config, tmp_path / "out", failing, reuse=[unread], stream=io.StringIO())
     assert {name for name, state in states(study).items() if state == "done"} == {"untouched-s0", "untouched-s1"}
     errors = [run["error"] for run in study["runs"] if run["status"] == "failed"]
-    assert len(errors) == 8
+    assert len(errors) == 14
     assert all("that can be read reliably" in error for error in errors)
 
 

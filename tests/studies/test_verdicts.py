@@ -89,8 +89,7 @@ def test_a_verdict_that_changes_says_what_it_was(
         ("information-trades", "survival_grows", "layers", ["relu1 in 5"]),
         ("information-trades", "noise_control_failed", "diagnoses", [5]),
         ("information-robust", "noise_control_failed", "diagnoses", []),
-        ("information-photographs", "open_given_depth", "condition", []),  # nothing was decided there
-        ("information", "open_given_depth", "condition", ["mnist-lenet5-natural avg", "all", "all"]),
+        ("information", "concluded_again", "before", ["confirmed under conditions", "confirmed", "confirmed"]),
         ("repair", "same_targets", "layers", ["fc1", "pool2", "pool1"]),
         ("pooling", "not_converged", "what", ["restarts", "restarts", "steps"]),
     ],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
+from interpretgan.cli.benchmark import benchmark
 from interpretgan.cli.study import study
 from interpretgan.cli.text import print_json, print_table
 from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
@@ -285,6 +286,7 @@ def report(folder: Path, *, out: Path | None = None) -> None:
 
 
 app.command(study)
+app.command(benchmark)
 
 
 # --- shared ------------------------------------------------------------------------------------------------------

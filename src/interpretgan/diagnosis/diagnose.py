@@ -12,6 +12,7 @@ from interpretgan.attacks import ThreatModel, largest_eps
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
 from interpretgan.diagnosis.controls import CONTROLS, agreement, perturbing_controls, positive_control, zero_eps_control
+from interpretgan.diagnosis.let_in import LetIn
 from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, given_adversarial
 from interpretgan.diagnosis.reliability import diagnosis_flags, layer_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
@@ -22,7 +23,7 @@ from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer
 from interpretgan.robustness import Sample, attack_checks
-from interpretgan.statistics import bootstrap_weights
+from interpretgan.statistics import bootstrap_weights, claim
 from interpretgan.store.provenance import provenance
 
 CHECKED = 250  #: Images on which the control without a perturbation and the checks of the model run.
@@ -44,6 +45,7 @@ def diagnose(
     adversarial: Tensor | Perturb | None = None,
     classifier_info: Mapping[str, Any] | None = None,
     information: Measurement | None = None,
+    let_in: LetIn | None = None,
     on_batch: Callable[[int], None] | None = None,
     on_predictions: Callable[[list[Predictions]], None] | None = None,
 ) -> Diagnosis:
@@ -51,7 +53,7 @@ def diagnose(
 
     Args:
         interpreter: A trained InterpretGAN, or several of the same layers trained with different seeds: then
-            predictions are pooled and the intervals cover the seeds.
+            figures are means over them, each with its spread, and of five or more the intervals cover the seeds.
         judge: Predicts the class that an image shows; independent of the classifier and harder to fool.
         images: Held-out natural images with their true classes, of any kind that `as_source` takes.
         labels: True classes `[N]`, with a tensor of images.
@@ -65,12 +67,13 @@ def diagnose(
             threat model. `None`: the images are attacked here.
         classifier_info: Kept in the record, beside the model's class and size.
         information: What `Decoders` measured at the same layers, on the same examples. `None`: nothing.
+        let_in: What `let_in` found at the same layers: where the perturbation is let in. `None`: nothing.
         on_batch: Called with the number of examples that are done.
         on_predictions: Called with the predictions of each interpreter.
 
     Raises:
         ImageError, LabelError: Images, adversarial images or labels that do not fit.
-        ConfigError: No examples, a judge of other bounds, or interpreters or information of different layers.
+        ConfigError: No examples, a judge of other bounds, or interpreters, information or `let_in` of different layers.
         ThreatModelError: No threat model, or adversarial images that do not keep to it.
         ModelError, LayerError: A model that stays in train mode, or whose logits do not follow from a layer.
     """
@@ -90,6 +93,10 @@ def diagnose(
         got = f"{', '.join(information.layers)} on {len(information.variance)}"
         do = "measure it at the layers of the interpreter, on the examples that are diagnosed"
         raise ConfigError(expected=expected, got=got, do=do)
+
+    if let_in is not None and let_in.layers != (wanted := tuple(x.name for x in interpreters[0].distinct_layers)):
+        expected, got = f"what was found at {', '.join(wanted)}", ", ".join(let_in.layers)
+        raise ConfigError(expected=expected, got=got, do="call let_in with the distinct layers of the interpreter")
 
     # Can this model be diagnosed under this attack, and what warns of either?
     checked, checked_labels = source.batch(torch.arange(min(count, CHECKED)))
@@ -115,26 +122,29 @@ def diagnose(
     if on_predictions is not None:
         on_predictions(predictions)
 
-    # The figures of each layer, with intervals over images and generators.
+    # The figures of each layer, with their intervals.
     pooled = Predictions.pooled(predictions)
-    weights = bootstrap_weights(len(interpreters), count, bootstrap, seed=seed)
-    figures = layer_figures(pooled, weights, confidence, generators=len(interpreters))
+    accuracy = {name: float((shown == pooled.labels).mean()) for name, shown in pooled.model.items()}
+    weights = bootstrap_weights(count, bootstrap, seed=seed)
+    figures = layer_figures(predictions, weights, confidence)
     places = [("image", "Image", tuple(checked.shape[1:])), *((x.name, x.kind, tuple(x.shape)) for x in layers)]
     positive = positive_control(predictions)
     shares = [None, *(float(share) if np.isfinite(share) else None for share in positive)]
     rows = [
         LayerResult(*place, **row, positive=share) for place, row, share in zip(places, figures, shares, strict=True)
     ]
-    rows = [dataclasses.replace(row, flags=flags) for row, flags in zip(rows, layer_flags(rows), strict=True)]
+    rows = [dataclasses.replace(row, flags=flags) for row, flags in zip(rows, layer_flags(rows, accuracy), strict=True)]
     if information is not None:
-        measured = information.rows(bootstrap_weights(1, count, bootstrap, seed=seed), confidence)
+        measured = information.rows(weights, confidence)
         rows = [
             dataclasses.replace(row, **(vars(more) | {"flags": row.flags + more.flags}))
             for row, more in zip(rows, measured, strict=True)
         ]
+    if let_in is not None:
+        scores = (None, *(let_in.scores[place] for place in interpreters[0].rows))
+        rows = [dataclasses.replace(row, let_in=score) for row, score in zip(rows, scores, strict=True)]
 
     # The controls, and what they and the figures warn of.
-    accuracy = {name: float((shown == pooled.labels).mean()) for name, shown in pooled.model.items()}
     attacks = [threat_model.attack] if adversarial is None else ["given images"]
     shown = {name: accuracy[name] for name in ("natural", "adversarial", "noise")}
     warnings += attack_checks.figure_flags(**shown, attacks=attacks, examples=count)
@@ -152,14 +162,14 @@ def diagnose(
     found = Diagnosis(
         classifier={"name": classifier.name, "parameters": parameters, **(classifier_info or {})},
         data={"examples": count, **describe(images)},
-        threat_model=threat_model.to_dict(), accuracy=accuracy, layers=tuple(rows), controls=controls,
+        threat_model=threat_model.to_dict(), accuracy=accuracy, layers=tuple(rows), controls=controls, let_in=let_in,
         judge={"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial},
         provenance={
             **provenance(seed, device=str(classifier.device)),
             "generator_seeds": [trained.seed for trained in interpreters],
             "generator": dataclasses.asdict(interpreters[0].resolved_config),
             "recognition_network_sha256": interpreters[0].recognition_network_sha256,
-            "bootstrap": bootstrap, "confidence": confidence,
+            "bootstrap": bootstrap, "confidence": confidence, "intervals_cover": claim(len(interpreters)),
             **({} if adversarial is None else {"adversarial": "made elsewhere"}),
             **({} if information is None else {"information": dict(information.settings)}),
         },

@@ -155,7 +155,7 @@ def let_in(
                 filtered[place] = trial.renewed(clean)  # else it brings nothing back, and would only be lower
     gains = [(after - before).double().cpu().numpy() for after in (retrained, filtered)]
     lost = (calm - before).double().cpu().numpy()
-    weights = bootstrap_weights(1, len(lost), bootstrap, seed=seed).astype(np.float64)
+    weights = bootstrap_weights(len(lost), bootstrap, seed=seed).astype(np.float64)
     total = np.maximum(weights @ lost, LEAST * len(lost))[:, None]
     table = _scores(*(weights @ gain.T / total for gain in gains))
     count, order = len(layers), np.argsort(-table[0, : len(layers)])

@@ -17,7 +17,8 @@ from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
 from interpretgan.statistics import Integers
 
 BATCH = 250  #: Images in a batch, where they are small.
-PIXELS = 2**25  #: Pixels, of all explanations of a batch, that are in memory at a time.
+PIXELS = 2**25  #: Pixels of explanations that are in memory at a time,
+LAYERS = 16  #: at so many layers. With more a batch is drawn in parts: what is attacked together stays the same.
 
 Perturb = Callable[[Tensor, Tensor, int], Tensor]  #: Images, labels and the index of the first to perturbed images.
 #: Natural images, their adversarial ones and the index of the first to images that a control perturbs.
@@ -94,7 +95,12 @@ def collect(
     images that are done. Batches are of an even number, so that pairs of images stay together.
     """
     classifier = interpreters[0].classifier
-    size = batch_size(images, len(interpreters[0].layers))
+    size, at_once = batch_size(images), _drawn_at_once(images, len(interpreters[0].layers))
+
+    def predicted(interpreter: InterpretGAN, version: Tensor, n: Tensor) -> Integers:
+        parts = zip(torch.split(version, at_once), torch.split(n, at_once), strict=True)
+        return torch.cat([predict_all(judge, x, interpreter.draw(x, noise)) for x, noise in parts], dim=1).cpu().numpy()
+
     generators = [torch.Generator().manual_seed(seed + number) for number in range(len(interpreters))]
     collected: list[list[Predictions]] = [[] for _ in interpreters]
     for first in range(0, count, size):
@@ -108,10 +114,7 @@ def collect(
             model = {name: classifier.run(version).argmax(dim=1).cpu().numpy() for name, version in versions.items()}
         for interpreter, generator, batches in zip(interpreters, generators, collected, strict=True):
             n = interpreter.noise(len(x), generator=generator)
-            shown = {
-                name: predict_all(judge, version, interpreter.draw(version, n)).cpu().numpy()
-                for name, version in versions.items()
-            }
+            shown = {name: predicted(interpreter, version, n) for name, version in versions.items()}
             of_controls = {name: shown[name] for name in controls}
             batches.append(Predictions(y.cpu().numpy(), shown["natural"], shown["adversarial"], of_controls, model))
         if on_batch is not None:
@@ -119,7 +122,12 @@ def collect(
     return [Predictions.pooled(batches) for batches in collected]
 
 
-def batch_size(images: ImageSource, layers: int) -> int:
-    """As many images as keep their explanations at all layers below `PIXELS`; an even number."""
+def batch_size(images: ImageSource) -> int:
+    """How many images are attacked at a time, an even number; it does not depend on the layers that are asked for."""
+    return max(2, min(BATCH, _drawn_at_once(images, LAYERS)) // 2 * 2)
+
+
+def _drawn_at_once(images: ImageSource, layers: int) -> int:
+    """As many images as keep their explanations at so many layers below `PIXELS`."""
     pixels = images.batch(torch.tensor([0]))[0].numel()
-    return max(2, min(BATCH, PIXELS // (pixels * layers)) // 2 * 2)
+    return max(1, PIXELS // (pixels * layers))

@@ -1,6 +1,6 @@
 """The warnings of a diagnosis: every kind of flag, and the rules that raise them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
@@ -57,15 +57,22 @@ def is_unreliable(layer: LayerResult) -> bool:
     return bool(unreliable_flags(layer))
 
 
-def failed_kinds(layers: Sequence[LayerResult]) -> set[str]:
-    """Which controls fail at some layer, by their names, the positive control as `positive`."""
-    moved = {name for layer in layers for name in CONTROL_WORDS if _moves(getattr(layer, f"vulnerability_{name}"))}
+def failed_kinds(layers: Sequence[LayerResult], accuracy: Mapping[str, float]) -> set[str]:
+    """Which controls fail at some layer, by their names, the positive control as `positive`; see `_moves`."""
+    moved = {name for layer in layers for name in CONTROL_WORDS if _moves(layer, name, accuracy)}
     return moved | {"positive" for layer in layers if layer.positive is not None and layer.positive < LANDS}
 
 
-def _moves(control: Interval | None) -> bool:
-    """Whether a control surely moves a layer, and by more than `QUIET`."""
-    return control is not None and abs(control.value) > QUIET and (control.low > 0 or control.high < 0)
+def _moves(layer: LayerResult, control: str, accuracy: Mapping[str, float]) -> Interval | None:
+    """The vulnerability of a layer under a control, where it is surely above or below 0 and by more than `QUIET`.
+
+    What the classifier itself loses to the control is no mistake of the diagnosis: so much is allowed beyond `QUIET`.
+    """
+    found: Interval | None = getattr(layer, f"vulnerability_{control}")
+    lost = max(0.0, 1 - accuracy.get(control, 1.0) / max(accuracy["natural"], 1e-12))
+    if found is None or -QUIET <= found.value <= QUIET + lost or found.low <= 0 <= found.high:
+        return None
+    return found
 
 
 def failed_controls(diagnosis: Diagnosis) -> list[str]:
@@ -76,8 +83,8 @@ def failed_controls(diagnosis: Diagnosis) -> list[str]:
     return [*of_all, *(f"{flag.layer}: {flag.message}" for flag in flags)]
 
 
-def layer_flags(layers: Sequence[LayerResult]) -> list[tuple[Flag, ...]]:
-    """The flags of each row, the image first."""
+def layer_flags(layers: Sequence[LayerResult], accuracy: Mapping[str, float]) -> list[tuple[Flag, ...]]:
+    """The flags of each row, the image first; `accuracy` is the model's, on natural images and on those of controls."""
     needed = layers[0].natural - READABLE
     flags: list[tuple[Flag, ...]] = [()]
     for before, layer in pairwise(layers):
@@ -87,7 +94,7 @@ def layer_flags(layers: Sequence[LayerResult]) -> list[tuple[Flag, ...]]:
         elif before.natural < needed:
             raised.append(UNRELIABLE_BEFORE(layer=name, value=before.natural, threshold=needed, before=before.name))
         for control, words in CONTROL_WORDS.items():
-            if _moves(moved := getattr(layer, f"vulnerability_{control}")):
+            if moved := _moves(layer, control, accuracy):
                 raised.append(NOISE_CONTROL(layer=name, value=moved.value, threshold=QUIET, control=words))
         if layer.positive is not None and layer.positive < LANDS:
             raised.append(POSITIVE_CONTROL(layer=name, value=layer.positive, threshold=LANDS))

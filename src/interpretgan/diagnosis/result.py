@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from interpretgan.baselines.layer_scores import MeasuredScore
+from interpretgan.diagnosis.let_in import LetIn
 from interpretgan.errors import Flag
 from interpretgan.statistics import Interval
 from interpretgan.store.records import Record
@@ -40,6 +41,9 @@ class LayerResult:
     #: `V_l` with smooth noise, and with another image's perturbation, in place of the attack. `None`: not measured.
     vulnerability_smooth: Interval | None = None
     vulnerability_foreign: Interval | None = None
+    #: Where the perturbation is let in: how much of what the attack takes comes back when this layer alone is mended, 0
+    #: to 1. `None` for the image, and where that was not asked.
+    let_in: Interval | None = None
     #: The share of the loss that lands on this layer where from it on the latent is that of an image of another class:
     #: the positive control, which must be 1. `None` for the image, and where all images are of one class.
     positive: float | None = None
@@ -76,6 +80,7 @@ class Diagnosis(Record):
     #: `name` of the judge, and its held-out accuracies, `natural` and `adversarial` (attacked itself).
     judge: Mapping[str, Any]
     flags: tuple[Flag, ...] = ()  #: What warns of the whole.
+    let_in: LetIn | None = None  #: What the `let_in` of the rows follow from, and whether one stands out.
     provenance: Mapping[str, Any] = field(default_factory=dict)  #: Seeds, versions, device, date.
     baselines: tuple[MeasuredScore, ...] = ()  #: Other scores of the layers, a value each; empty: not measured.
 

@@ -47,8 +47,8 @@ LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
 class GANConfig(Checked):
     """Settings of InterpretGAN's training; one out of range is a `ConfigError`."""
 
-    steps: Count = 1000  #: Generator steps; each draws `images_per_layer` explanations at every layer.
-    images_per_layer: Count = 16  #: Natural images per layer and step.
+    steps: Count = 300  #: Generator steps; each draws `images_per_layer` explanations at every layer.
+    images_per_layer: Count = 8  #: Natural images per layer and step.
     learning_rate: Positive = 2e-3  #: Peak of both Adams, after a short warm-up, falling along a cosine.
     realism: NotNegative = 1.0  #: Weight of the hinge term `L_adv`.
     information: NotNegative = 1.0  #: Weight λ_I of the information bound.

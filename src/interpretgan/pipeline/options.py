@@ -244,11 +244,11 @@ class GeneratorOptions:
 
     layers: str | None = None
     """Layers to explain, a,b,c, as `interpretgan layers` names them [default: all]."""
-    generator_steps: int = 1000
+    generator_steps: int = 300
     """Training steps."""
     generator_seeds: int = 1
     """Generators to train; with several, the intervals cover their training."""
-    images_per_layer: int = 16
+    images_per_layer: int = 8
     """Images per layer and step."""
     recognition_network: str | None = None
     """What classifies explanations in that training: a robust classifier of `interpretgan models`, or robust, which
@@ -309,6 +309,8 @@ class DiagnosisOptions:
 
     examples: int = 2000
     """Test images that are attacked and explained, from the first."""
+    let_in_steps: int = 60
+    """Training steps that mend each layer by itself, to see which lets the perturbation in; 0 leaves that out."""
     bootstrap: int = 2000
     """Bootstrap replicates behind each interval."""
     confidence: float = 0.95
@@ -318,6 +320,7 @@ class DiagnosisOptions:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "examples", "bootstrap")
+        _at_least(self, 0, "let_in_steps")
         _check_confidence(self.confidence)
 
 

@@ -21,6 +21,7 @@ from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, Sco
 from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageData, as_image_set
 from interpretgan.diagnosis.diagnose import diagnose
+from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LetIn, let_in
 from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, kind_of
@@ -39,6 +40,7 @@ from interpretgan.store.progress import Progress, ProgressOfStages, stage_second
 from interpretgan.training.precision import channels_last
 
 EXAMPLES = 6  # in the report's explanation grid
+MENDED_ON = 2000  # training images that layers are mended on
 COMPARED = 500  # images, at most, that baselines are measured on
 
 
@@ -183,7 +185,7 @@ class Run(Networks):
             return known
         began, count = time.perf_counter(), self._examples
         info, judge, interpreters = self.classifier_info(), self.judge, self.interpreters
-        information = self._information(count)
+        information, let_in = self._information(count), self._let_in(count)
         self.say(f"explaining {count} images, natural, adversarial and noisy, at {len(self.layers)} layers")
         with stage_seconds(self.seconds, "diagnosis"), Progress(count, "diagnosis", unit="image") as progress:
             result = diagnose(
@@ -197,6 +199,7 @@ class Run(Networks):
                 confidence=self.settings.diagnosis.confidence,
                 classifier_info=info,
                 information=information,
+                let_in=let_in,
                 on_batch=progress.update,
                 on_predictions=self._keep_predictions,
             )
@@ -245,6 +248,30 @@ class Run(Networks):
             replace(score, values=tuple(score.values[row] for row in rows if score.values)) for score in scores
         )
 
+    def _let_in(self, count: int) -> LetIn | None:
+        """Where the perturbation is let in, on the first of the test images."""
+        options, inputs = self.settings.diagnosis, self.inputs
+        if not options.let_in_steps:
+            return None
+        self.say("mending each layer by itself")
+        images, labels = inputs.batch(range(min(count, LET_IN_EXAMPLES)))
+        adversarial = attacker(self.classifier, inputs.threat_model, seed=self.seed)(images, labels, 0)
+        natural, _ = inputs.train.scaled(self.classifier.bounds).batch(range(min(len(inputs.train), MENDED_ON)))
+        with stage_seconds(self.seconds, "let in"):
+            return let_in(
+                self.classifier,
+                distinct(self.layers)[0],
+                images,
+                labels,
+                adversarial,
+                natural=natural,
+                threat_model=inputs.threat_model,
+                seed=self.seed,
+                steps=options.let_in_steps,
+                bootstrap=options.bootstrap,
+                confidence=options.confidence,
+            )
+
     def _keep_predictions(self, predictions: list[Predictions]) -> None:
         """All predictions, class numbers per layer and image, so that other statistics need no new attack."""
         if self.folder is None:
@@ -278,7 +305,7 @@ class Run(Networks):
 
     def telling_explanation(self) -> Explanation:
         """Examples for the report: one a class, fooled by the attack, predicted right while natural."""
-        count = min(batch_size(self.inputs.test, len(self.layers)), self._examples)
+        count = min(batch_size(self.inputs.test), self._examples)
         images, labels = self.inputs.batch(range(count))
         # The first batch of the diagnosis once more: the same attack from the same starts.
         adversarial = attacker(self.classifier, self.inputs.threat_model, seed=self.seed)(images, labels, 0)

@@ -38,6 +38,7 @@ class DiagnosisKeywords(TypedDict, total=False):
     precision: str
     information_steps: int
     examples: int
+    let_in_steps: int
     bootstrap: int
     confidence: float
     baselines: bool

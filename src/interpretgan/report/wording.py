@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -99,15 +99,36 @@ class Answer:
     detail: str  #: The numbers behind the claim, or why no layer is named.
     caveat: str = ""  #: Why to read it with care; empty if nothing speaks against it.
     layers: tuple[str, ...] = ()  #: The names of the layers that the claim blames, the largest contribution first.
+    let_in: str = ""  #: In a sentence, which layer lets the perturbation in; empty where that was not asked.
 
     @property
     def sentence(self) -> str:
         """Claim, detail and caveat as running text."""
-        return f"{_text(self.claim)}: {self.detail}." + (f" Read this with care: {self.caveat}" if self.caveat else "")
+        care = f" Read this with care: {self.caveat}" if self.caveat else ""
+        return f"{_text(self.claim)}: {self.detail}.{f' {self.let_in}' if self.let_in else ''}{care}"
 
 
 def answer(diagnosis: Diagnosis) -> Answer:
     """What a diagnosis says, with no more certainty than its intervals and flags allow.
+
+    Where the class turns, see `_where_it_turns`; and where that was asked, which layer lets the perturbation in, which
+    is named where `LetIn.answer` is sure.
+    """
+    found, mended = _where_it_turns(diagnosis), diagnosis.let_in
+    if mended is None:
+        return found
+    ranked = sorted(zip(mended.scores, mended.layers, strict=True), key=lambda one: -one[0].value)
+    name = mended.answer
+    claim: Claim = (("no layer alone lets the perturbation in for sure", False),)
+    if name is not None:
+        claim = ((name, True), (" lets the perturbation in", False))
+    told = f"Mended alone, {ranked[0][1]} brings back {percent(ranked[0][0].value)} {span(ranked[0][0])} of what the "
+    told += "attack takes" + (f", {ranked[1][1]} as the second {percent(ranked[1][0].value)}." if ranked[1:] else ".")
+    return replace(found, claim=(*found.claim, ("; ", False), *claim), let_in=told)
+
+
+def _where_it_turns(diagnosis: Diagnosis) -> Answer:
+    """Which layers contribute most to the loss.
 
     The layer with the largest vulnerability is named alone only if its interval lies above every other layer's; layers
     whose intervals reach into the first one's are named together. No layer is named where one of these is unreliable,
@@ -205,22 +226,27 @@ def summary_table(diagnosis: Diagnosis) -> str:
     """The layers of a diagnosis as a plain-text table for the terminal, a line per layer in execution order.
 
     It has the judge's accuracy on natural and adversarial explanations and the retained accuracy in per cent,
-    vulnerability and that under noise in points; where they were measured, information loss in per cent of the image's
-    variance and class information in bits. `!` marks a row with warnings, and the warnings follow.
+    vulnerability and that under noise in points; where they were measured, the share of what the attack takes that
+    comes back when the layer alone is mended, information loss in per cent of the image's variance, and class
+    information in bits. `!` marks a row with warnings, and the warnings follow.
     """
     measured = any(layer.information_loss for layer in diagnosis.layers)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=None)
     heads = ["", "\nlayer", "natural\nright %", "attacked\nright %", "\nretained %", "vulnerability\n(points)"]
     heads += [f"\n{level(diagnosis)}", "by noise\n(points)"]
+    asked = diagnosis.let_in is not None
+    heads += ["mended\nalone %"] if asked else []
     heads += ["information\nloss %", f"\n{level(diagnosis)}", "class\nbits"] if measured else []
     for column, head in enumerate(heads):
         table.add_column(head, justify="left" if column < 2 else "right", no_wrap=True)
     for place, layer in enumerate(diagnosis.layers):
         row = ["!" if layer.flags else "", layer.name]
         row += [number(share, 100) for share in (layer.natural, layer.adversarial, layer.survival)]
-        lost = [layer.vulnerability, layer.vulnerability_noise, layer.information_loss]
-        cells = [cell for v in lost if v for cell in (number(v.value, 100, sign=True), span(v))]
-        del cells[3:4]  # the interval of the noise control
+        cells = [number(layer.vulnerability.value, 100, sign=True), span(layer.vulnerability)]
+        cells += [number(layer.vulnerability_noise.value, 100, sign=True)]
+        cells += [number(layer.let_in.value, 100) if layer.let_in else ""] if asked else []
+        if lost := layer.information_loss:
+            cells += [number(lost.value, 100, sign=True), span(lost)]
         row += cells if place else [""] * len(cells)  # the image loses nothing
         row += [number(layer.class_information.value, 1, 2)] if layer.class_information else []
         table.add_row(*row)

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from interpretgan.attacks.threat_model import SMALL
-from interpretgan.studies.chart_style import COLOURS, band, intervals, legend, panels
+from interpretgan.report.chart_style import COLOURS, band, intervals, legend, panels
 from interpretgan.studies.claims import Claim, Record, by_condition
+from interpretgan.studies.config import GIVEN_DEPTH
 from interpretgan.studies.effects import AT_EPS, CURVE, PROFILED, numbers, tables_by_variant
 from interpretgan.studies.rules import POOLED, condition_name
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def figures_of(study: Record) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure, in the order in which they are read."""
     if study["kind"] == "information":
-        first = "spearman(information_loss, vulnerability)"
+        first = GIVEN_DEPTH["spearman(information_loss, vulnerability)"]
         chosen = [item for item in study["effects"] if item["case"] == POOLED or item["quantity"] == first]
         names = [f"{condition_name(effect)}\n{effect['quantity']}" for effect in chosen]
         caption = "Spearman's ρ of information loss and vulnerability, and of the definitions"

@@ -16,7 +16,12 @@ from interpretgan.pipeline.options import TrainingOptions
 from interpretgan.pipeline.settings import Settings
 from interpretgan.studies.rules import POOLED, Condition, Rule
 
-ACTIONS = ("finetune-blamed", "finetune-cleared", "finetune-all", "swap-blamed", "swap-cleared")
+ACTIONS = ("finetune-blamed", "finetune-cleared", "finetune-random", "finetune-equal", "finetune-best", "finetune-all",
+           "swap-blamed", "swap-cleared")  # fmt: skip
+"""What a repair changes: `random` a layer that is drawn, `equal` the one nearest in size to the blamed, `best` the one
+that turns out to gain most, of all that are fine-tuned in turn."""
+BEST = "finetune-best"
+ALONE = ("-blamed", "-all")  #: Repairs that the blamed ones are not compared with.
 UNTOUCHED = "untouched"  #: The network that is repaired, as it was trained.
 DEFINITIONS = ("vulnerability", "vulnerability_bits", "vulnerability_probe", "relative_error")
 """Ways to say how vulnerable a layer is: from accuracy, in bits, from class probes, from activations."""
@@ -92,6 +97,9 @@ class StudyConfig(Study):
             if kind != "repair":
                 _require(pool is None, f"no pool {of}: the variants are the poolings", pool, "remove it")
             if self.repair is not None:
+                many = BEST in self.variants and self.repair.layers > 1
+                _require(not many, f"layers = 1 in repair with {BEST}, which tries them one by one", self.repair.layers,
+                         "fine-tune one layer, or leave that variant out")  # fmt: skip
                 fine_tuning(self.repair, case).build()
                 swaps = any(variant.startswith("swap") for variant in self.variants)
                 same = swaps and (pool or published_pool(case.settings.model.model)) == self.repair.pool
@@ -125,7 +133,7 @@ def conditions(config: StudyConfig) -> list[Condition]:
     pairs = [(variant, config.variants[0]) for variant in config.variants[1:]]
     if config.kind == "repair":
         pairs = [(variant, UNTOUCHED) for variant in config.variants]
-        pairs += [(f"{action}-blamed", f"{action}-cleared") for action in ("finetune", "swap")]
+        pairs += [(f"{action.partition('-')[0]}-blamed", action) for action in ACTIONS if not action.endswith(ALONE)]
     return [(case.name, *pair) for case in config.cases for pair in pairs if {*pair} <= {*case.variants, UNTOUCHED}]
 
 
@@ -143,7 +151,7 @@ def correlation_name(first: str, second: str, given: str | None = None) -> str:
 
 
 GIVEN_DEPTH = {correlation_name(loss, DEFINITIONS[0]): correlation_name(loss, DEFINITIONS[0], DEPTH) for loss in LOSSES}
-"""For the correlations of losses and vulnerability the same with each layer's place in the network held fixed."""
+"""For the correlations of losses and vulnerability the same with each layer's place held fixed, which rules go by."""
 
 
 def quantities(config: StudyConfig) -> list[str]:

@@ -57,7 +57,7 @@ def other_definitions(
     classes, each = torch.cat(labels), zip(*features, strict=True)
     probes = [RidgeProbe(torch.cat(parts), classes, len(train.classes)) for parts in each]
     right, error = torch.zeros(2, len(probes), dtype=torch.float64), torch.zeros(len(probes), dtype=torch.float64)
-    size = batch_size(test, len(layers))  # as in the diagnosis: what an attack finds depends on what is beside an image
+    size = batch_size(test)  # as in the diagnosis: what an attack finds depends on what is beside an image
     for first in range(0, count, size):
         x, y = test.batch(slice(first, min(first + size, count)))
         perturbed = adversarial(x.to(classifier.device), y.to(classifier.device), first)

@@ -1,9 +1,11 @@
 """What an engineer does with a diagnosis: fine-tune some layers and no others, or swap one pooling."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from interpretgan.classifier import Classifier
@@ -23,7 +25,8 @@ def units_of(classifier: Classifier, anatomy: Anatomy, rows: Rows) -> list[dict[
 
     Returns:
         `name` of the module with the first weight, `layers` (names of the rows that belong to it), names of its
-        `parameters`, and `vulnerability`: the sum over the rows, `None` where one of them is unreliable.
+        `parameters`, their `size` (how many numbers), and `vulnerability`: the sum over the rows, `None` where one of
+        them is unreliable.
     """
     modules, by_name = dict(classifier.model.named_modules()), {row["name"]: row for row in rows}
     calls = [(call, call if call in modules else call.rpartition(":")[0]) for call in anatomy.order]
@@ -53,19 +56,37 @@ def units_of(classifier: Classifier, anatomy: Anatomy, rows: Rows) -> list[dict[
         unit["vulnerability"] = sum(float(row["vulnerability"]["value"]) for row in own) if sure else None
     if units:
         units[-1]["parameters"] += waiting  # of what is called after the last layer
+    known = dict(classifier.model.named_parameters())
+    for unit in units:
+        unit["size"] = sum(known[name].numel() for name in unit["parameters"])
     return [unit for unit in units if unit["parameters"]]
 
 
-def targets(variant: str, units: Rows, rows: Rows, repair: Repair) -> list[str]:
+def targets(variant: str, units: Rows, rows: Rows, repair: Repair, *, seed: int) -> list[str]:
     """Names of what a variant changes: units to fine-tune, or the pooling to swap, in a row of the diagnosis.
 
     They are ordered by vulnerability; an unreliable one is left out, and so is a pooling that is of the kind already.
-    Of equals the earlier counts as the more vulnerable: so none is both blamed and cleared. Too few to choose from are
-    a `ConfigError`.
+    Of equals the earlier counts as the more vulnerable: so none is both blamed and cleared. Of the controls, `random`
+    draws from all units by the seed, `equal` takes those that are nearest in size to the blamed, and `all` and `best`
+    have every unit. Too few to choose from are a `ConfigError`.
     """
     action, _, chosen = variant.partition("-")
     if chosen == "all":
         return [unit["name"] for unit in units]
+    if chosen in ("best", "random", "equal"):  # of a network that is not repaired there are no controls
+        blamed = targets(f"{action}-blamed", units, rows, repair, seed=seed)
+    if chosen == "best":
+        return [unit["name"] for unit in units]
+    if chosen == "random":
+        drawn = np.random.default_rng(seed).permutation(len(units))[: repair.layers]
+        return [units[place]["name"] for place in sorted(drawn)]
+    if chosen == "equal":
+        sizes = {unit["name"]: unit["size"] for unit in units}
+        left = [name for name in sizes if name not in blamed]
+        for name in blamed:
+            nearest = min(left, key=lambda other: abs(math.log(sizes[other] / sizes[name])))
+            left.remove(nearest)
+        return [name for name in sizes if name not in (*blamed, *left)]
     count, what = repair.layers, "layers with weights"
     found = {unit["name"]: unit["vulnerability"] for unit in units if unit["vulnerability"] is not None}
     if action == "swap":

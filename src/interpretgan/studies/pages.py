@@ -23,11 +23,11 @@ from interpretgan.diagnosis.reliability import READABLE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import InterpretGANError, RunFolderError
 from interpretgan.models import card_names, read_card
+from interpretgan.report.chart_style import svg
 from interpretgan.report.explanation_grid import explanation_sheet, load_explanation
 from interpretgan.statistics import Profile, rank_correlation
 from interpretgan.store.files import atomic_write_bytes, atomic_write_text, read_json
 from interpretgan.studies import charts
-from interpretgan.studies.chart_style import svg
 from interpretgan.studies.claims import Record, by_condition, claims_of, setting_of
 from interpretgan.studies.config import ACTIONS, DEFINITIONS, DEPTH, LOSSES, TEST_ACCURACY, UNTOUCHED, correlation_name
 from interpretgan.studies.effects import AT_EPS, Run, finished, numbers, tables_by_variant
@@ -205,7 +205,8 @@ def _explained(folder: Path, place: Path) -> dict[str, Any]:
     image, *layers = diagnosis.layers
     read = [layer for layer in layers if layer.natural >= image.natural - READABLE]
     lost = [layer.information_loss.value if layer.information_loss and layer in read else np.nan for layer in layers]
-    profile = Profile("alone", "alone", np.array(lost), np.array([layer.vulnerability.value for layer in layers]))
+    moved, depth = np.array([layer.vulnerability.value for layer in layers]), np.arange(float(len(layers)))
+    profile = Profile("alone", "alone", np.array(lost), moved, depth)
     rho = rank_correlation([profile], REPLICATES, seed=0)
     sheet = _sheet(folder / "explanations.npz", diagnosis.data["classes"])
     expected = [layer for layer in layers if layer.class_accuracy and layer.class_accuracy.value >= image.natural]

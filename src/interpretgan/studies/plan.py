@@ -16,7 +16,7 @@ from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.settings import DIAGNOSE, Settings
 from interpretgan.store.files import plain
 from interpretgan.store.provenance import RECORDED_PACKAGES, package_version
-from interpretgan.studies.config import UNTOUCHED, StudyConfig, fine_tuning, read_record
+from interpretgan.studies.config import BEST, UNTOUCHED, StudyConfig, fine_tuning, read_record
 from interpretgan.studies.network_repairs import targets
 
 Spec = dict[str, Any]
@@ -88,8 +88,9 @@ def second_runs(
 ) -> tuple[list[Spec], dict[str, str]]:
     """The repairs of networks that have been diagnosed: of the first runs of a repair study, whose results are by id.
 
-    Beside all runs there is the reason of those that cannot be made: a network that failed, or a diagnosis that leaves
-    too few layers, or poolings, to tell the blamed from the cleared.
+    `finetune-best` has a run for each of the layers with weights. Beside all runs there is the reason of those that
+    cannot be made: a network that failed, or a diagnosis that leaves too few layers, or poolings, to tell the blamed
+    from the cleared.
     """
     assert config.repair is not None
     specs: list[Spec] = []
@@ -108,15 +109,18 @@ def second_runs(
             spec["settings"] = {**base["settings"], "model": model, "training": training}
         if result is None:
             refused[name] = f"{base['id']}, which it would repair, failed"
-        else:
-            try:
-                spec["targets"] = targets(variant, result["units"], result["layers"], config.repair)
-            except ConfigError as error:
-                refused[name] = str(error)
-            units = [unit for unit in result["units"] if swap or unit["name"] in spec["targets"]]
-            spec["parameters"] = [parameter for unit in units for parameter in unit["parameters"]]
-            spec["base_state_sha256"] = result["classifier"]["state_sha256"]
-        specs.append(_resolved(spec, specs))
+            specs.append(_resolved(spec, specs))
+            continue
+        spec["base_state_sha256"], chosen = result["classifier"]["state_sha256"], []
+        try:
+            chosen = targets(variant, result["units"], result["layers"], config.repair, seed=base["seed"])
+        except ConfigError as error:
+            refused[name] = str(error)
+        for names in [[unit] for unit in chosen] if variant == BEST else [chosen]:
+            own = f"{case.name}-{variant}-{names[0]}-s{base['seed']}" if variant == BEST else name
+            units = [unit for unit in result["units"] if swap or unit["name"] in names]
+            parameters = [parameter for unit in units for parameter in unit["parameters"]]
+            specs.append(_resolved({**spec, "id": own, "targets": names, "parameters": parameters}, specs))
     return specs, refused
 
 

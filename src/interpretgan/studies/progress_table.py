@@ -21,7 +21,7 @@ class Board:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._console = Console(file=stream, stderr=True, markup=False, highlight=False)
-        self._rows: dict[tuple[str, str], dict[int, str]] = {}  # ids by case and variant, then by seed
+        self._rows: dict[tuple[str, str], dict[int, list[str]]] = {}  # ids by case and variant, then by seed
         self._state: dict[str, str] = {}
         self._began = time.monotonic()
         if not self._console.is_terminal:
@@ -33,7 +33,9 @@ class Board:
         """More runs, all waiting."""
         for spec in specs:
             self._state[spec["id"]] = WAITING
-            self._rows.setdefault((spec["case"], spec["variant"]), {})[spec["seed"]] = spec["id"]
+            of_seed = self._rows.setdefault((spec["case"], spec["variant"]), {}).setdefault(spec["seed"], [])
+            if spec["id"] not in of_seed:
+                of_seed.append(spec["id"])
 
     def set(self, run: str, state: str, note: str = "") -> None:
         """A run's new state."""
@@ -53,5 +55,6 @@ class Board:
         seeds = sorted({seed for runs in self._rows.values() for seed in runs})
         table = Table("case", "variant", *(f"s{seed}" for seed in seeds), box=None, pad_edge=False)
         for names, runs in self._rows.items():
-            table.add_row(*names, *(self._state[runs[seed]] if seed in runs else "" for seed in seeds))
+            states = [dict.fromkeys(self._state[run] for run in runs.get(seed, ())) for seed in seeds]
+            table.add_row(*names, *map(" ".join, states))
         return table

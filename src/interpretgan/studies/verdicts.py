@@ -13,7 +13,7 @@ from interpretgan.errors import ConfigError, Flag, FlagKind, RunFolderError
 from interpretgan.statistics import FEW
 from interpretgan.store.files import plain, read_json, write_json
 from interpretgan.studies.config import GIVEN_DEPTH, StudyConfig, conditions, read_record
-from interpretgan.studies.effects import Effect, Run, finished, layer_table, measure
+from interpretgan.studies.effects import Run, finished, layer_table, measure
 from interpretgan.studies.plan import Spec, spec_hash
 from interpretgan.studies.rules import OPEN, POOLED, condition_name, judge
 
@@ -39,13 +39,11 @@ WARNINGS = {
     "what these layers seem to contribute is not all the attack's",
     "same_targets": "{variant} changed {layers} in each of {value} networks of {case}: the result holds for that "
     "layer, and says little of diagnoses in general",
-    "unequal_sizes": "the blamed layers that were fine-tuned have {value:,.0f} parameters (median), the cleared "
+    "unequal_sizes": "the blamed layers that were fine-tuned have {value:,.0f} parameters (median), those of {against} "
     "{threshold:,.0f}: they were trained for as many steps, and are not of the same size",
     "few_seeds": "only {value} seeds: fewer than {threshold}",
     "threads_not_fixed": "threads are not fixed: another number of workers may change the last digits",
     "interval_and_test": "the interval {interval} 0, and p = {value:.3f} does not agree: {claim} ({condition})",
-    "open_given_depth": "open with each layer's place in the network held fixed, {value:+.3f} [{low:+.3f}, "
-    "{high:+.3f}]: {claim} ({condition})",
     "concluded_again": "concluded again after its result was known: {claim} was {before} at first{interval}",
 }
 """The warnings of a study, by code."""
@@ -122,8 +120,10 @@ def load_study(folder: str | Path) -> dict[str, Any]:
 def _conclusions(config: StudyConfig, runs: Sequence[Run]) -> dict[str, Any]:
     """`effects`, `verdicts` and `flags` of runs that are sorted by their ids, as they are read again from the file."""
     effects = measure(config, runs)
-    verdicts = [judge(rule, effects, conditions(config)) for rule in config.rules]
-    flags = [*_of_runs(config, runs), *_of_verdicts(config, effects, verdicts)]
+    # What a layer loses, and what it contributes, may both follow its place alone.
+    asked = [replace(rule, quantity=GIVEN_DEPTH.get(rule.quantity, rule.quantity)) for rule in config.rules]
+    verdicts = [judge(rule, effects, conditions(config)) for rule in asked]
+    flags = [*_of_runs(config, runs), *_of_verdicts(config, verdicts)]
     found = {"effects": list(map(asdict, effects)), "verdicts": verdicts, "flags": list(map(asdict, flags))}
     return {name: plain(value) for name, value in found.items()}
 
@@ -189,7 +189,7 @@ def _shared(what: str, flags_of: Sequence[Sequence[Mapping[str, Any]]]) -> Itera
 
 
 def _of_repairs(runs: Sequence[Run]) -> Iterator[Flag]:
-    """Repairs that changed the same layers in every network, or blamed and cleared layers of unequal sizes."""
+    """Repairs that changed the same layers in every network, or blamed layers and their controls of unequal sizes."""
     changed: dict[tuple[str, str], list[str]] = {}
     sizes: dict[str, dict[tuple[str, int], int]] = {}
     for run in finished(runs):
@@ -200,28 +200,20 @@ def _of_repairs(runs: Sequence[Run]) -> Iterator[Flag]:
     for (case, variant), layers in changed.items():
         if len(layers) > 1 and len(set(layers)) == 1:
             yield KINDS["same_targets"](value=len(layers), case=case, variant=variant, layers=layers[0])
-    blamed, cleared = (sizes.get(f"finetune-{name}", {}) for name in ("blamed", "cleared"))
-    pairs = [(size, cleared[key]) for key, size in blamed.items() if key in cleared]
-    if pairs and median(max(pair) / min(pair) for pair in pairs) > 2:
-        value, threshold = map(median, zip(*pairs, strict=True))
-        yield KINDS["unequal_sizes"](value=value, threshold=threshold)
+    blamed = sizes.get("finetune-blamed", {})
+    for against in ("finetune-cleared", "finetune-equal"):
+        pairs = [(size, sizes[against][key]) for key, size in blamed.items() if key in sizes.get(against, {})]
+        if pairs and median(max(pair) / min(pair) for pair in pairs) > 2:
+            value, threshold = map(median, zip(*pairs, strict=True))
+            yield KINDS["unequal_sizes"](value=value, threshold=threshold, against=against)
 
 
-def _of_verdicts(
-    config: StudyConfig, effects: Sequence[Effect], verdicts: Sequence[Mapping[str, Any]]
-) -> Iterator[Flag]:
-    """Answers on which interval and test do not agree, then those that are open with the depth of layers held fixed."""
-    partial = {(effect.quantity, effect.case, effect.variant): effect for effect in effects}
-    by_depth = []
+def _of_verdicts(config: StudyConfig, verdicts: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
+    """Answers on which interval and test do not agree."""
     for rule, verdict in zip(config.rules, verdicts, strict=True):
         for row in verdict["conditions"]:
-            where, p = {"claim": verdict["claim"], "condition": condition_name(row)}, row["p"]
-            decided = row["answer"] != OPEN
+            p, decided = row["p"], row["answer"] != OPEN
             # The test is of a value of zero.
             if rule.threshold == 0 and p is not None and decided != (p < 1 - config.confidence):
+                where = {"claim": verdict["claim"], "condition": condition_name(row)}
                 yield KINDS["interval_and_test"](value=p, interval="excludes" if decided else "includes", **where)
-            left = partial.get((GIVEN_DEPTH.get(rule.quantity, ""), row["case"], row["variant"]))
-            if decided and left is not None and rule.answer(left) == OPEN:
-                ends: dict[str, Any] = {"low": left.corrected_low, "high": left.corrected_high}
-                by_depth.append(KINDS["open_given_depth"](value=left.value, **ends, **where))
-    yield from by_depth

@@ -9,61 +9,43 @@ from typing import Any
 
 import torch
 
-from benchmarks.planted.lipschitz import lipschitz_model, train_lipschitz
-from benchmarks.planted.networks import KINDS, Planted, plant
 from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, load_data
 from interpretgan.errors import ConfigError, InterpretGANError
 from interpretgan.models import build_model, load_classifier, load_weights, save_weights
+from interpretgan.planted.kinds import KINDS, Planted, plant
+from interpretgan.planted.lipschitz import lipschitz_model, train_lipschitz
 from interpretgan.store.training_checkpoint import fingerprint_of
 from interpretgan.training import Recipe, build_objective, train_classifier
 
 OnProgress = Callable[[dict[str, Any]], None]
-LIPSCHITZ = "lipschitz"
-"""Architecture of `lipschitz_model`, trained on natural images."""
+LIPSCHITZ = "lipschitz"  #: Architecture of `lipschitz_model`, trained on natural images.
 
 
 @dataclass(frozen=True)
 class RobustTraining:
-    """How a network that does not come with the package is trained.
+    """How a network that does not come with the package is trained."""
 
-    Attributes:
-        architecture: A name that `build_model` knows, trained on PGD; or `LIPSCHITZ`.
-        epochs: Passes over the training images.
-        lr: Highest learning rate.
-        batch_size: Images per step.
-        eps: L-infinity size that is trained against; it grows over the first part of the training.
-        steps: Steps of the inner attack.
-    """
-
-    architecture: str
-    epochs: int
-    lr: float = 2e-3
-    batch_size: int = 128
-    eps: float = 0.3
-    steps: int = 5
+    architecture: str  #: A name that `build_model` knows, trained on PGD; or `LIPSCHITZ`.
+    epochs: int  #: Passes over the training images.
+    lr: float = 2e-3  #: Highest learning rate.
+    batch_size: int = 128  #: Images per step.
+    eps: float = 0.3  #: L-infinity size that is trained against; it grows over the first part of the training.
+    steps: int = 5  #: Steps of the inner attack.
 
 
 @dataclass(frozen=True)
 class Network:
-    """A robust network to plant in: its data, what it withstands, and the layers that plants are made at.
+    """A robust network to plant in: its data, what it withstands, and the layers that plants are made at."""
 
-    Attributes:
-        data: Name of the data set.
-        threat_model: What it withstands and a plant is fragile to.
-        layers: Early to late, for gates.
-        weighted: Those with weights, for the other kinds.
-        kinds: Which kinds are planted in it.
-        training: How it is made. `None`: it comes with the package.
-    """
-
-    data: str
-    threat_model: ThreatModel
-    layers: tuple[str, ...]
-    weighted: tuple[str, ...]
-    kinds: tuple[str, ...] = ("gate", "twin", "substitution", "two", "none")
-    training: RobustTraining | None = None
+    data: str  #: Name of the data set.
+    threat_model: ThreatModel  #: What it withstands and a plant is fragile to.
+    layers: tuple[str, ...]  #: Early to late, for gates.
+    weighted: tuple[str, ...]  #: Those with weights, for the other kinds.
+    kinds: tuple[str, ...] = ("gate", "twin", "substitution", "two", "none")  #: Which kinds are planted in it.
+    training: RobustTraining | None = None  #: How it is made. `None`: it comes with the package.
+    recognition_network: str | None = None  #: Of the generator, by its name. `None`: the planted network itself.
 
 
 def _lenet() -> Network:
@@ -71,10 +53,11 @@ def _lenet() -> Network:
     return Network("mnist", ThreatModel("linf", 0.2), layers, ("conv1", "conv2", "fc1", "fc2"))
 
 
-def _vgg() -> Network:
+def _vgg(recognition_network: str) -> Network:
     layers = ("conv1_1", "pool1", "conv2_1", "pool2", "conv3_1", "pool3", "conv4_1")
     weighted = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1")
-    return Network("cifar10", ThreatModel("linf", 4 / 255), layers, weighted)
+    threat_model = ThreatModel("linf", 4 / 255)
+    return Network("cifar10", threat_model, layers, weighted, recognition_network=recognition_network)
 
 
 BLOCKS = ("conv1", "block1.layer.0", "block2.layer.0", "block3.layer.0")
@@ -92,8 +75,8 @@ NETWORKS: dict[str, Network] = {
         "mnist", ThreatModel("l2", 1.0), (), ("conv1", "conv2", "fc1", "fc2"), ("lipschitz", "none"),
         training=RobustTraining(LIPSCHITZ, epochs=3),
     ),
-    "vgg-small-max-pgd": _vgg(),
-    "vgg-small-avg-pgd": _vgg(),
+    "vgg-small-max-pgd": _vgg("vgg-small-avg-pgd"),
+    "vgg-small-avg-pgd": _vgg("vgg-small-max-pgd"),
 }  # fmt: skip
 
 

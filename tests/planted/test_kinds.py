@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.planted import KINDS, Planted, plant, verify
 from interpretgan.attacks import ThreatModel, attack, predicted_right
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, LayerError, ModelError
 from interpretgan.layers import find_layers
 from interpretgan.models import load_classifier
+from interpretgan.planted.kinds import KINDS, Planted, plant
+from interpretgan.planted.verify import verify
 from tests.planted.conftest import THREAT
 
 Digits = tuple[ImageSet, ImageSet]
@@ -24,6 +25,9 @@ def check(planted: Planted, digits: Digits) -> None:
     found = verify(planted, planted.original, digits[1], THREAT, examples=300, restarts=2)
     assert found.verified, found.reason
     assert abs(found.natural - found.original_natural) <= 0.01 + 1e-9
+    assert found.original_robust is not None
+    assert found.robust is not None
+    assert found.mended is not None
     assert found.robust <= found.original_robust - 0.15
     assert found.mended >= found.original_robust - 0.05
     layers = {layer.name for layer in find_layers(planted.original, digits[1])}
@@ -87,14 +91,17 @@ def test_two_gates_are_each_enough(robust: Classifier, digits: Digits) -> None:
     planted = plant("two", robust, ("conv", "fc1"), digits[0], THREAT, seed=0)
     found = verify(planted, robust, digits[1], THREAT, examples=200, restarts=1)
     assert found.verified, found.reason
-    assert max(found.alone["conv"], found.alone["fc1"]) < found.mended - 0.15
+    assert found.mended is not None
+    assert max(found.alone["conv"], found.alone["fc1"]) <= found.mended - 0.15
 
 
 def test_no_plant_is_the_network_itself(robust: Classifier, digits: Digits) -> None:
     planted = plant("none", robust, (), digits[0], THREAT)
     assert planted.classifier.state_sha256() == robust.state_sha256()
     assert planted.layers == planted.let_in_at == planted.turns_at == ()
-    assert verify(planted, robust, digits[1], THREAT, examples=100, restarts=1).verified
+    found = verify(planted, robust, digits[1], THREAT, examples=100, restarts=1)
+    assert found.verified
+    assert found.noise == pytest.approx(found.natural, abs=0.05)
 
 
 def test_what_does_nothing_costs_natural_accuracy_or_is_elsewhere_is_not_verified(
@@ -105,12 +112,14 @@ def test_what_does_nothing_costs_natural_accuracy_or_is_elsewhere_is_not_verifie
     elsewhere = replace(gated, layers=("fc1",))
     blank = Classifier(plant("none", robust, (), digits[0], THREAT).classifier.model)
     torch.nn.init.zeros_(blank.model.get_submodule("fc2").weight)  # type: ignore[arg-type]  # a tensor in every layer
-    for planted, reason in (
-        (nothing, "robust accuracy falls by 0.000"), (elsewhere, "with fc1 mended"),
-        (replace(gated, classifier=blank), "natural accuracy moves"),
+    for planted, failed, reason in (
+        (nothing, "robust", "robust accuracy falls by 0.000"), (elsewhere, "mended", "with fc1 mended"),
+        (replace(gated, classifier=blank), "natural", "natural accuracy moves"),
     ):  # fmt: skip
         found = verify(planted, robust, digits[1], THREAT, examples=100, restarts=1)
         assert not found.verified
+        assert found.failed == failed
+        assert not found.alone  # nothing more is measured
         assert found.reason.startswith(reason)
         assert "\n" not in found.reason
 

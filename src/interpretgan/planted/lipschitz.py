@@ -19,10 +19,9 @@ from interpretgan.data import ImageSet
 from interpretgan.errors import ModelError
 from interpretgan.training import Batch, Objective, Recipe, train_classifier
 
+#: The logits of such a network differ by little; they are multiplied by this in its loss and nowhere else.
 TEMPERATURE = 2.0
-"""The logits of such a network differ by little; they are multiplied by this in its loss and nowhere else."""
-TOLERANCE = 1e-3
-"""How far rounding may take a constant above one."""
+TOLERANCE = 1e-3  #: How far rounding may take a constant above one.
 
 
 class MaxMin(nn.Module):

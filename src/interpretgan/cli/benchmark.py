@@ -1,0 +1,129 @@
+"""The command `interpretgan benchmark`, and what it prints. Heavy packages are imported when it is used."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from interpretgan.cli.text import print_table
+from interpretgan.errors import ConfigError
+
+benchmark = App(name="benchmark", help="Is a diagnosis right? Networks with a known fragile layer, and rivals.")
+
+
+@benchmark.command
+def planted(
+    *,
+    networks: str | None = None,
+    kinds: str | None = None,
+    layers: str | None = None,
+    seeds: str | None = None,
+    held_out: int | None = None,
+    held_out_seed: int | None = None,
+    generator_steps: int | None = None,
+    examples: int | None = None,
+    information_steps: int | None = None,
+    rivals: bool = True,
+    small: Annotated[bool, Parameter(negative="")] = False,
+    judge: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    workers: int = 1,
+    out: Path = Path("runs/planted"),
+) -> None:
+    """Make one layer of a robust network fragile, prove it by intervention, and see whether a diagnosis finds it.
+
+    Each plant is verified without any diagnosis: natural accuracy stays, robust accuracy falls, it comes back when that
+    layer is mended, and not when another one is. Those that fail are counted and left out. The others are diagnosed,
+    and so they are by rivals.
+
+    Writes a record for each network to OUT/records, the summary to OUT/planted.json, and a page to OUT/planted.md. Run
+    the same command again to go on after an interruption: what has a record is not made again.
+
+    Args:
+        networks: Robust networks to plant in, a,b,c [default: all of the table, see docs/planted.md].
+        kinds: Kinds of plants, a,b,c, among gate, twin, substitution, lipschitz, two, none [default: all].
+        layers: Layers to plant at, a,b,c [default: those of the table, early to late].
+        seeds: Seeds of the plants of the table, a,b,c [default: 0].
+        held_out: Further plants, whose kinds, layers and seeds are drawn when the command runs [default: 0].
+        held_out_seed: What they are drawn from; it is printed and kept [default: another one in each folder].
+        generator_steps: Training steps of the generator [default: as in interpretgan diagnose].
+        examples: Test images that a diagnosis is made of [default: 1000; 250 with --small].
+        information_steps: Training steps of the decoders, whose information loss is then a rival [default: 0].
+        rivals: Whether the rivals are measured.
+        small: A reduced size: seven plants in one network, fewer images.
+        judge: Weights of a trained judge: FILE, or DATA=FILE where there are several data sets; may be repeated
+            [default: one is trained for each data set].
+        workers: Processes at a time, with a thread each.
+        out: Folder.
+    """
+    from interpretgan.pipeline.networks import say_to_stderr
+    from interpretgan.planted.benchmark import kept_draw_seed, run_benchmark
+    from interpretgan.planted.page import PAGE_FILE
+    from interpretgan.planted.settings import judge_files, resolved
+
+    if workers < 1:
+        raise ConfigError(expected="workers >= 1", got=str(workers), do="try --workers 2")
+    given = {
+        "networks": _names(networks), "kinds": _names(kinds), "layers": _names(layers), "seeds": _numbers(seeds),
+        "held_out": held_out, "generator_steps": generator_steps, "examples": examples,
+        "information_steps": information_steps, "rivals": rivals,
+    }  # fmt: skip
+    draw_seed = kept_draw_seed(out) if held_out_seed is None else held_out_seed
+    settings = resolved(given, small=small, draw_seed=draw_seed)
+    files = judge_files(judge, settings.networks)
+    if settings.held_out:
+        say_to_stderr(f"held-out plants are drawn from the seed {draw_seed}")
+    _print(run_benchmark(settings, out, workers=workers, judges=files, say=say_to_stderr))
+    print(f"\npage: {out / PAGE_FILE}")
+
+
+@benchmark.command
+def page(folder: Path, *, into: Path | None = None) -> None:
+    """Write the page of a finished benchmark again, from its planted.json.
+
+    Args:
+        folder: Folder of the benchmark.
+        into: A Markdown page: what follows its heading "Results" is replaced, and the chart goes beside it.
+    """
+    from interpretgan.planted.benchmark import SUMMARY_FILE
+    from interpretgan.planted.page import CHART_FILE, insert, write_page
+    from interpretgan.store.files import read_json
+
+    summary = read_json(folder / SUMMARY_FILE)
+    if into is None:
+        print(f"page: {write_page(summary, folder)}")
+        return
+    insert(summary, into, into.with_name(CHART_FILE))
+    print(f"page: {into}")
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(expected="whole numbers a,b,c", got=f"'{text}'", do="e.g. --seeds 0,1,2") from None
+
+
+def _print(summary: Mapping[str, Any]) -> None:
+    counts = summary["counts"]
+    print(
+        f"{counts['planned']} networks: {counts['verified']} verified, {sum(counts['unverified'].values())} not, "
+        f"{counts['unmade']} not made; {counts['diagnosed']} diagnosed, {counts['collapsed']} collapsed, "
+        f"{counts['refused']} refused"
+    )
+    for name, found in summary["questions"].items():
+        rows = []
+        for score, figures in found["scores"].items():
+            top, against = figures["top"], found["against"].get(score)
+            if top is not None:
+                ends = f"[{100 * top['low']:.0f}, {100 * top['high']:.0f}]"
+                share = f"{top['right']} of {top['networks']}"
+                ahead = "" if against is None else f"{100 * against['value']:+.0f}"
+                rows.append((score, share, f"{100 * top['value']:.0f}", ends, ahead))
+        if rows:
+            print(f"\nquestion: {name}")
+            print_table(("score", "planted layer on top", "%", "interval", "ours minus it"), rows)

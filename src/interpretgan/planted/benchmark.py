@@ -1,0 +1,220 @@
+"""The benchmark of planted networks: what is there is used, what is missing is made, the summary follows from it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from interpretgan.errors import InterpretGANError, RunFolderError
+from interpretgan.judge import train_judge
+from interpretgan.pipeline.networks import Say
+from interpretgan.planted.one_network import UNMADE, Shared, identity_of, record_of
+from interpretgan.planted.page import write_page
+from interpretgan.planted.plants import NETWORKS, OnProgress, Setting, setting
+from interpretgan.planted.settings import BenchmarkSettings, fingerprint, judged_against
+from interpretgan.planted.summary import summarise
+from interpretgan.planted.workers import Event, in_processes, one_thread
+from interpretgan.store.files import read_json, write_json
+from interpretgan.store.machine import describe
+from interpretgan.store.progress import Progress, stage_seconds
+
+SETTINGS_FILE, SUMMARY_FILE = "benchmark.json", "planted.json"
+SCHEMA = 2
+JUDGE_SEED = 1  #: The classifiers have 0.
+
+
+def run_benchmark(
+    settings: BenchmarkSettings,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    judges: Mapping[str, Path] | None = None,
+    say: Say,
+) -> dict[str, Any]:
+    """Make every network of the settings that has no record yet, and the summary of all.
+
+    Args:
+        settings: What is done.
+        out: Folder of the records, the networks that had to be trained, and the summary: `planted.json`, `planted.md`
+            and `planted.svg`.
+        workers: Processes at a time, with one thread each; 1: this process.
+        judges: Weights of judges by data set. Others are trained, once.
+        say: Told in a line what happens.
+
+    Returns:
+        The summary, see `summarise`.
+
+    Raises:
+        InterpretGANError: None of the networks is there, or the folder cannot be written.
+    """
+    out, judges = Path(out), dict(judges or {})
+    files = {data: judges.get(data, out / "judges" / f"{data}.safetensors") for data in _data(settings)}
+    broken, trained_in = _prepare(settings, out, files, say)
+    prints = {plan.key: fingerprint(plan, settings, judges.get(NETWORKS[plan.network].data)) for plan in settings.plans}
+    chosen = [plan for plan in settings.plans if plan.network not in broken]
+    todo = [plan.key for plan in chosen if _record(out, plan.key, prints[plan.key]) is None]
+    say(f"{len(settings.plans)} networks, {len(chosen) - len(todo)} of them from before")
+    held = {"judges": {name: str(file.resolve()) for name, file in files.items()}, "fingerprints": prints}
+    write_json(out / SETTINGS_FILE, {"schema": SCHEMA, "settings": asdict(settings), **held})
+    if todo:
+        with Progress(len(todo), "planted networks", unit="network") as progress:
+            for number, (key, lines, _) in enumerate(_done(todo, workers, out), start=1):
+                for line in lines:
+                    say(line)
+                progress.update(number, key)
+    found: dict[str, dict[str, Any]] = {}
+    for plan in settings.plans:
+        if plan.network in broken:
+            found[plan.key] = {**identity_of(plan), "status": UNMADE, "reason": broken[plan.network]}
+        elif (record := _record(out, plan.key, prints[plan.key])) is not None:
+            found[plan.key] = record
+    return _summarised(settings, found, out, {"judges": _judges(files, trained_in)})
+
+
+def kept_draw_seed(out: Path) -> int:
+    """The seed that the held-out plants of a folder were drawn from, else a new one."""
+    try:
+        return int(read_json(out / SETTINGS_FILE)["settings"]["draw_seed"])
+    except (RunFolderError, KeyError, TypeError):
+        return secrets.randbits(32)
+
+
+def _summarised(
+    settings: BenchmarkSettings, found: Mapping[str, dict[str, Any]], out: Path, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    drawn = {plan.key for plan in settings.drawn}
+    records = [{**record, "half": "held out" if key in drawn else "table"} for key, record in found.items()]
+    summary = {
+        "schema": SCHEMA, "settings": asdict(settings), **summarise(records, planned=len(settings.plans)), **more,
+        "machine": describe(repeats=1, fp32="float32"),
+    }  # fmt: skip
+    write_json(out / SUMMARY_FILE, summary)
+    write_page(read_json(out / SUMMARY_FILE), out)
+    return summary
+
+
+def _data(settings: BenchmarkSettings) -> list[str]:
+    return list(dict.fromkeys(NETWORKS[name].data for name in settings.networks))
+
+
+# --- records -----------------------------------------------------------------------------------------------------
+
+
+def record_file(out: Path, key: str) -> Path:
+    """Where the record of a plant is kept."""
+    return out / "records" / f"{key}.json"
+
+
+def _record(out: Path, key: str, wanted: str) -> dict[str, Any] | None:
+    """The record of a plant where it is there, whole, and of the same settings."""
+    try:
+        found = read_json(record_file(out, key))
+    except RunFolderError:
+        return None
+    same = isinstance(found, dict) and found.get("fingerprint") == wanted and found.get("schema") == SCHEMA
+    return found if same else None
+
+
+def _done(keys: Sequence[str], workers: int, out: Path) -> Iterator[Event]:
+    if workers != 1:
+        yield from in_processes(keys, workers, out)
+        return
+    task = worker_task(out)
+    with one_thread():
+        for key in keys:
+            yield key, task(key), True
+
+
+def worker_task(out: Path) -> Callable[[str], list[str]]:
+    """What makes and writes the record of a plant, by its key, as the settings in the folder say."""
+    held = read_json(out / SETTINGS_FILE)
+    settings = settings_of(held["settings"])
+    plans = {plan.key: plan for plan in settings.plans}
+    shared: dict[str, Shared] = {}
+
+    def task(key: str) -> list[str]:
+        plan, lines = plans[key], list[str]()
+        if plan.network not in shared:
+            shared.clear()  # the memory of one network at a time
+            judge = Path(held["judges"][NETWORKS[plan.network].data])
+            shared[plan.network] = Shared(plan.network, settings, out / "networks", judge)
+        try:
+            record = record_of(plan, shared[plan.network], lines.append)
+        except InterpretGANError as error:  # of the judge, or of the disk: it may go on the next time
+            return [*lines, f"{key}: {error}"]
+        known = {"schema": SCHEMA, "fingerprint": held["fingerprints"][key]}
+        write_json(record_file(out, key), {**known, **record})
+        return lines
+
+    return task
+
+
+def settings_of(values: Mapping[str, Any]) -> BenchmarkSettings:
+    """Settings as they were written."""
+    read: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return BenchmarkSettings(**read)
+
+
+# --- what all plants share ---------------------------------------------------------------------------------------
+
+
+def _prepare(
+    settings: BenchmarkSettings, out: Path, files: Mapping[str, Path], say: Say
+) -> tuple[dict[str, str], dict[str, float]]:
+    """Train networks and judges that are missing: why a network is not there, and seconds of each judge."""
+    broken, seconds = dict[str, str](), dict[str, float]()
+    for data, judge in files.items():
+        for name in (name for name in settings.networks if NETWORKS[name].data == data):
+            try:
+                with ExitStack() as stack:
+                    given = setting(name, out / "networks", on_progress=_progress(stack, f"training {name}"))
+                if not judge.is_file():
+                    say(f"training the judge of {data}, once for all its networks")
+                    with ExitStack() as stack, stage_seconds(seconds, data):
+                        _train_judge(judge, given, data, _progress(stack, "judge"))
+                    write_json(judge.with_name(f"{data}-seconds.json"), {"seconds": seconds[data]})
+            except InterpretGANError as error:
+                if isinstance(error, RunFolderError) or set(settings.networks) == {*broken, name}:
+                    raise
+                broken[name] = str(error)
+                say(f"{name}: left out: {error}")
+    return broken, seconds
+
+
+def _train_judge(file: Path, given: Setting, data: str, on_progress: OnProgress) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = file.with_suffix(".checkpoint")
+    judge = train_judge(
+        given.train, given.test, threat_model=judged_against(data), seed=JUDGE_SEED, bounds=given.classifier.bounds,
+        checkpoint=checkpoint, on_progress=on_progress,
+    )  # fmt: skip
+    judge.save(file)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _progress(stack: ExitStack, label: str) -> OnProgress:
+    lines: list[Progress] = []
+
+    def report(values: dict[str, Any]) -> None:
+        step, steps = int(values["step"]), int(values["steps"])
+        if not lines:
+            lines.append(stack.enter_context(Progress(steps, label, start=step - 1)))
+        lines[0].update(step)
+
+    return report
+
+
+def _judges(files: Mapping[str, Path], trained: Mapping[str, float]) -> dict[str, Any]:
+    """Accuracy of each judge, and what its training took where that is known."""
+    found = {}
+    for data, file in files.items():
+        if not file.is_file():
+            continue
+        known, timed = read_json(file.with_suffix(".json")), file.with_name(f"{data}-seconds.json")
+        seconds = trained.get(data, read_json(timed)["seconds"] if timed.is_file() else None)
+        found[data] = {name: known[name] for name in ("name", "natural", "adversarial")} | {"seconds": seconds}
+    return found
