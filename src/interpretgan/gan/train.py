@@ -49,9 +49,9 @@ class GANConfig(Checked):
 
     steps: Count = 300  #: Generator steps; each draws `images_per_layer` explanations at every layer.
     images_per_layer: Count = 8  #: Natural images per layer and step.
-    learning_rate: Positive = 2e-3  #: Peak of both Adams, after a short warm-up, falling along a cosine.
+    learning_rate: Positive = 4e-3  #: Peak of both Adams, after a short warm-up, falling along a cosine.
     realism: NotNegative = 1.0  #: Weight of the hinge term `L_adv`.
-    information: NotNegative = 1.0  #: Weight λ_I of the information bound.
+    information: NotNegative = 3.0  #: Weight λ_I of the information bound.
     #: Weight λ_z of the latent consistency; 0 is the plain method. `None`: see `resolved`.
     latent: NotNegative | None = None
     #: Deviation of the noise before recognition, as a share of the bounds; 0: the plain method. `None`: see `resolved`.

@@ -253,7 +253,7 @@ class GeneratorOptions:
     recognition_network: str | None = None
     """What classifies explanations in that training: a robust classifier of `interpretgan models`, or robust, which
     trains one [default: the classifier itself]. Photographs need it."""
-    information: float = 1.0
+    information: float = 3.0
     """Weight of the mutual information term."""
     latent: float | None = None
     """Weight of latent consistency; 0 is the plain method [default: 10, with a recognition network 2]."""

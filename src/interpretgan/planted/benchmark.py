@@ -60,19 +60,35 @@ def run_benchmark(
     say(f"{len(settings.plans)} networks, {len(chosen) - len(todo)} of them from before")
     held = {"judges": {name: str(file.resolve()) for name, file in files.items()}, "fingerprints": prints}
     write_json(out / SETTINGS_FILE, {"schema": SCHEMA, "settings": asdict(settings), **held})
+    try:
+        _make(todo, workers, out, say)
+    finally:  # also where it is interrupted: what is there has its summary
+        summary = _summarised(
+            settings, _found(settings, prints, broken, out), out, {"judges": _judges(files, trained_in)}
+        )
+    return summary
+
+
+def _make(todo: Sequence[str], workers: int, out: Path, say: Say) -> None:
     if todo:
         with Progress(len(todo), "planted networks", unit="network") as progress:
             for number, (key, lines, _) in enumerate(_done(todo, workers, out), start=1):
                 for line in lines:
                     say(line)
                 progress.update(number, key)
+
+
+def _found(
+    settings: BenchmarkSettings, prints: Mapping[str, str], broken: Mapping[str, str], out: Path
+) -> dict[str, dict[str, Any]]:
+    """The records that are there, by key, and one for each plant of a network that could not be had."""
     found: dict[str, dict[str, Any]] = {}
     for plan in settings.plans:
         if plan.network in broken:
             found[plan.key] = {**identity_of(plan), "status": UNMADE, "reason": broken[plan.network]}
         elif (record := _record(out, plan.key, prints[plan.key])) is not None:
             found[plan.key] = record
-    return _summarised(settings, found, out, {"judges": _judges(files, trained_in)})
+    return found
 
 
 def kept_draw_seed(out: Path) -> int:
