@@ -157,6 +157,15 @@ def test_what_a_variant_changes(variant: str, count: int, chosen: list[str]) -> 
     assert targets(variant, UNITS, ROWS, Repair(layers=count), seed=0) == chosen
 
 
+def test_units_to_mend_are_those_that_let_the_perturbation_in_where_that_is_known() -> None:
+    units = [{**unit, "let_in": value} for unit, value in zip(UNITS, (0.7, 0.2, 0.9, 0.1), strict=True)]
+    assert targets("finetune-blamed", units, ROWS, Repair(), seed=0) == ["fc1"]
+    assert targets("finetune-cleared", units, ROWS, Repair(layers=2), seed=0) == ["conv2", "fc2"]
+    assert targets("swap-blamed", units, ROWS, Repair(), seed=0) == ["pool2"]
+    units[0]["let_in"] = None
+    assert targets("finetune-blamed", units, ROWS, Repair(), seed=0) == ["conv2"]
+
+
 def test_a_random_layer_is_any_of_them() -> None:
     drawn = [targets("finetune-random", UNITS, ROWS, Repair(), seed=seed)[0] for seed in range(40)]
     assert set(drawn) == {"conv1", "conv2", "fc1", "fc2"}

@@ -31,8 +31,8 @@ from interpretgan.studies.plan import MACHINE, SECTIONS, Spec, code_version, spe
 
 REFUSED = 2  #: Exit status where the run cannot be made, and could not be on a second attempt.
 WORK = "work"  #: Folder of what a run makes on its way.
-ROW = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits", "information_loss",
-       "class_information", "class_accuracy", "flags")  # fmt: skip
+ROW = ("name", "kind", "natural", "adversarial", "survival", "vulnerability", "vulnerability_bits", "let_in",
+       "information_loss", "class_information", "class_accuracy", "flags")  # fmt: skip
 """What a result says of a layer, where it was measured."""
 
 

@@ -25,8 +25,8 @@ def units_of(classifier: Classifier, anatomy: Anatomy, rows: Rows) -> list[dict[
 
     Returns:
         `name` of the module with the first weight, `layers` (names of the rows that belong to it), names of its
-        `parameters`, their `size` (how many numbers), and `vulnerability`: the sum over the rows, `None` where one of
-        them is unreliable.
+        `parameters`, their `size` (how many numbers), `vulnerability`: the sum over the rows, `None` where one of
+        them is unreliable; and `let_in`, the highest of the rows, `None` where that was not measured.
     """
     modules, by_name = dict(classifier.model.named_modules()), {row["name"]: row for row in rows}
     calls = [(call, call if call in modules else call.rpartition(":")[0]) for call in anatomy.order]
@@ -54,6 +54,7 @@ def units_of(classifier: Classifier, anatomy: Anatomy, rows: Rows) -> list[dict[
         own = [by_name[name] for name in unit["layers"]]
         sure = not any(row["unreliable"] for row in own)
         unit["vulnerability"] = sum(float(row["vulnerability"]["value"]) for row in own) if sure else None
+        unit["let_in"] = max((row["let_in"]["value"] for row in own if row.get("let_in")), default=None)
     if units:
         units[-1]["parameters"] += waiting  # of what is called after the last layer
     known = dict(classifier.model.named_parameters())
@@ -65,8 +66,9 @@ def units_of(classifier: Classifier, anatomy: Anatomy, rows: Rows) -> list[dict[
 def targets(variant: str, units: Rows, rows: Rows, repair: Repair, *, seed: int) -> list[str]:
     """Names of what a variant changes: units to fine-tune, or the pooling to swap, in a row of the diagnosis.
 
-    They are ordered by vulnerability; an unreliable one is left out, and so is a pooling that is of the kind already.
-    Of equals the earlier counts as the more vulnerable: so none is both blamed and cleared. Of the controls, `random`
+    Units are ordered by which of them let the perturbation in, as that says what to mend; where it was not measured,
+    and poolings, by vulnerability. An unreliable one is left out, and so is a pooling that is of the kind already. Of
+    equals the earlier counts as the more fragile: so none is both blamed and cleared. Of the controls, `random`
     draws from all units by the seed, `equal` takes those that are nearest in size to the blamed, and `all` and `best`
     have every unit. Too few to choose from are a `ConfigError`.
     """
@@ -88,7 +90,8 @@ def targets(variant: str, units: Rows, rows: Rows, repair: Repair, *, seed: int)
             left.remove(nearest)
         return [name for name in sizes if name not in (*blamed, *left)]
     count, what = repair.layers, "layers with weights"
-    found = {unit["name"]: unit["vulnerability"] for unit in units if unit["vulnerability"] is not None}
+    score = "let_in" if all(unit.get("let_in") is not None for unit in units) else "vulnerability"
+    found = {unit["name"]: unit[score] for unit in units if unit[score] is not None}
     if action == "swap":
         count, what, kind = 1, "poolings", type(pooling(repair.pool, 1)).__name__
         reliable = [row for row in rows if row["pooling"] and not row["unreliable"] and row["kind"] != kind]
