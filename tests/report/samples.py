@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore
 from interpretgan.diagnosis.controls import CONTROLS
+from interpretgan.diagnosis.let_in import LetIn
 from interpretgan.diagnosis.reliability import layer_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.statistics import Interval
@@ -122,6 +123,16 @@ def changed(diagnosis: Diagnosis, layer: str, **changes: Any) -> Diagnosis:
     return replace(
         diagnosis, layers=tuple(replace(row, **changes) if row.name == layer else row for row in diagnosis.layers)
     )
+
+
+def with_let_in(diagnosis: Diagnosis, layer: str, *, sure: bool = True) -> Diagnosis:
+    """The diagnosis where mending this layer brings back most, for sure or nearly as much as the first one does."""
+    names = [row.name for row in diagnosis.layers[1:]]
+    values = dict.fromkeys(names, 0.02) | {names[0]: 0.3 if sure else 0.8, layer: 0.83}
+    scores = {name: around(value, 0.04) for name, value in values.items()}
+    found = LetIn(tuple(names), *3 * (tuple(scores.values()),), around(0.53 if sure else 0.03, 0.05), 0.94)
+    rows = tuple(replace(row, let_in=scores.get(row.name)) for row in diagnosis.layers)
+    return replace(diagnosis, layers=rows, let_in=found)
 
 
 def without_information(diagnosis: Diagnosis) -> Diagnosis:

@@ -19,7 +19,7 @@ from interpretgan.errors import Flag, RunFolderError
 from interpretgan.report import answer_sentence, page, summary_table, write_report
 from interpretgan.report.wording import FLAG_MEANINGS
 from interpretgan.statistics import Interval
-from tests.report.samples import changed, explanation_of, with_baselines, without_information
+from tests.report.samples import changed, explanation_of, with_baselines, with_let_in, without_information
 
 VOID = frozenset({"meta", "img", "br", "wbr"})
 
@@ -218,6 +218,18 @@ def test_no_layer_is_set_off_where_none_can_be_named(lenet: Diagnosis, tmp_path:
     assert 'class="top"' not in content
     assert 'class="bar top"' not in (tmp_path / "figures" / "vulnerability.svg").read_text()
     assert "contributes most" not in content
+
+
+def test_what_comes_back_when_a_layer_is_mended_has_its_chart(lenet: Diagnosis, tmp_path: Path) -> None:
+    assert "Where the perturbation is let in" not in write_report(lenet, tmp_path).read_text()
+    content = write_report(with_let_in(lenet, "pool1"), tmp_path).read_text()
+    (chart,) = re.findall(r"What comes back when one layer is mended.*?</figure>", content, re.DOTALL)
+    (top,) = re.findall(r'<li class="top">\s*<span class="name">(\w+)<', chart)
+    assert top == "pool1"
+    assert chart.count("+83.0") == 1
+    drawing = (tmp_path / "figures" / "vulnerability.svg").read_text()
+    ElementTree.fromstring(drawing)
+    assert "Mended alone" in drawing
 
 
 def test_controls_hold_or_do_not(lenet: Diagnosis, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import Flag, FlagKind
 from interpretgan.report import answer_sentence, summary_table, wording
 from interpretgan.statistics import Interval
-from tests.report.samples import around, changed
+from tests.report.samples import around, changed, with_let_in
 
 
 def with_survival(diagnosis: Diagnosis, values: list[float], half: float) -> Diagnosis:
@@ -137,6 +137,22 @@ def test_warnings_of_the_whole_are_a_caveat_and_notes_are_not(lenet: Diagnosis) 
     assert wording.answer(replace(lenet, flags=(*flags, failed))).caveat.startswith(
         "zero_eps_control; weak_judge; 2 more"
     )
+
+
+def test_the_layer_that_lets_the_perturbation_in_is_named_beside_that_where_the_class_turns(lenet: Diagnosis) -> None:
+    sure = with_let_in(lenet, "pool1")
+    assert claim(sure) == f"{claim(lenet)}; pool1 lets the perturbation in"
+    assert wording.answer(sure).layers == ("fc1",)
+    told = "Mended alone, pool1 brings back 83.0 % [79.0, 87.0] of what the attack takes, relu1 as the second 30.0 %."
+    assert told in answer_sentence(sure)
+    unsure = with_let_in(lenet, "pool1", sure=False)
+    assert claim(unsure) == f"{claim(lenet)}; no layer alone lets the perturbation in for sure"
+    misread = changed(sure, "fc1", flags=(UNRELIABLE(layer="fc1", value=0.2, threshold=0.85),))
+    assert (
+        claim(misread) == "No layer of lenet5 can be named; pool1 lets the perturbation in"
+    )  # no explanation took part
+    (row,) = [line.split() for line in summary_table(sure).splitlines() if line.split()[:1] == ["pool1"]]
+    assert "83.0" in row
 
 
 def test_summary_table_has_a_line_per_layer_and_the_flags(deep: Diagnosis) -> None:
