@@ -14,6 +14,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.diagnosis.controls import CONTROLS
 from interpretgan.diagnosis.diagnose import diagnose
+from interpretgan.diagnosis.let_in import let_in
 from interpretgan.diagnosis.predictions import Predictions
 from interpretgan.diagnosis.reliability import is_unreliable
 from interpretgan.diagnosis.result import Diagnosis
@@ -179,6 +180,28 @@ def test_information_stands_beside_the_vulnerabilities(fitted: Fitted, digits: D
     assert "information_loss" not in set(alone.to_frame())
     with pytest.raises(ConfigError, match="on 60 images"):
         diagnose(interpreter, judge, digits[1], information=meter.measure(digits[1], examples=59), **settings)  # type: ignore[arg-type]
+
+
+def test_which_layer_lets_the_perturbation_in_stands_beside_where_the_class_turns(
+    fitted: Fitted, digits: Digits, tmp_path: Path
+) -> None:
+    interpreter, judge = fitted
+    images, labels = digits[1].batch(slice(0, 40))
+    natural, _ = digits[0].batch(slice(0, 60))
+    adversarial = attack(interpreter.classifier, images, labels, THREAT, seed=4)
+    found = let_in(
+        interpreter.classifier, interpreter.distinct_layers, images, labels, adversarial, natural=natural,
+        threat_model=THREAT, seed=0, steps=3, bootstrap=50,
+    )  # fmt: skip
+    settings = {"threat_model": THREAT, "examples": 40, "bootstrap": 50}
+    both = diagnose(interpreter, judge, digits[1], let_in=found, **settings)  # type: ignore[arg-type]
+    assert [layer.let_in for layer in both.layers] == [None, *found.scores]
+    assert both.let_in == found
+    assert Diagnosis.load(both.save(tmp_path)) == both
+    assert "let_in_low" in set(both.to_frame())
+    other = dataclasses.replace(found, layers=found.layers[1:])
+    with pytest.raises(ConfigError, match="what was found at conv, relu"):
+        diagnose(interpreter, judge, digits[1], let_in=other, **settings)  # type: ignore[arg-type]
 
 
 def test_a_loss_that_is_not_sure_is_not_shared_out(fitted: Fitted, digits: Digits) -> None:

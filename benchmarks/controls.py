@@ -1,0 +1,65 @@
+"""Whether perturbations that aim at nothing leave a diagnosis alone: its controls, over seeds of the generator.
+
+LeNet-5, trained naturally, on PGD and with TRADES, is diagnosed within and beyond the size that it withstands. Each
+generator is trained once for both sizes. The result has V of every layer under the attack and under each control.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from interpretgan import InterpretGAN, Judge, ThreatModel, diagnose, load_classifier, load_data
+from interpretgan.classifier import Classifier
+from interpretgan.diagnosis.controls import CONTROLS
+from interpretgan.diagnosis.reliability import failed_kinds
+from interpretgan.models import build_model
+from interpretgan.store.files import write_json
+from interpretgan.store.provenance import provenance
+
+NETWORKS = ("lenet5-max", "lenet5-max-pgd", "lenet5-max-trades")
+SIZES = (0.2, 0.3)
+JUDGE = Path("results/mnist-lenet5-max/judge.safetensors")
+RESULT = Path("results/benchmarks/controls.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder that holds mnist/ as parquet")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--examples", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+
+    train, test = (load_data("mnist", split, data_dir=options.data_dir) for split in ("train", "test"))
+    judge = Judge.load(JUDGE, Classifier(build_model("judge", in_channels=1, num_classes=10, image_size=28)))
+    found: list[dict[str, Any]] = []
+    for network in NETWORKS:
+        classifier = load_classifier(network)
+        for seed in range(options.seeds):
+            interpreter = InterpretGAN(classifier, seed=seed).fit(train)
+            for eps in SIZES:
+                threat_model = ThreatModel("linf", eps, steps=20)
+                diagnosis = diagnose(
+                    interpreter, judge, test, threat_model=threat_model, examples=options.examples, bootstrap=500
+                )
+                names = {"attack": "vulnerability", **{control: f"vulnerability_{control}" for control in CONTROLS}}
+                layers = [
+                    {
+                        "name": layer.name, "natural": layer.natural,
+                        **{name: asdict(getattr(layer, field)) for name, field in names.items()},
+                    }
+                    for layer in diagnosis.layers
+                ]  # fmt: skip
+                failed = sorted(failed_kinds(diagnosis.layers, diagnosis.accuracy))
+                row = {"network": network, "seed": seed, "eps": eps, "failed": failed, "layers": layers}
+                found.append({**row, "accuracy": dict(diagnosis.accuracy), "controls": dict(diagnosis.controls)})
+                print(f"{network}, seed {seed}, eps {eps}: {', '.join(failed) or 'all controls hold'}", flush=True)
+                write_json(options.out, {"diagnoses": found, "provenance": provenance(seed=0)})
+    print(f"result: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
