@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ class Case:
     adversarial: Tensor
     threat_model: ThreatModel
 
-    def found(self, **settings: int) -> LetIn:
+    def found(self, **settings: Any) -> LetIn:
         layers = find_layers(self.classifier, self.images)
         natural = images_and_classes(400, 1)[0]
         return let_in(

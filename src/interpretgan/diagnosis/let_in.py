@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -36,6 +36,9 @@ FILTER_IMAGES = 300
 """Natural images that the filter is made from."""
 RIDGE = 0.1
 """Of the filter, as a share of the mean natural variance over the directions that are used."""
+PIXELS = 2**20
+"""Pixels of images that are attacked together, at most; but no fewer images than `LEAST_IMAGES`."""
+LEAST_IMAGES = 16
 LEAST = 0.05
 """An attack that takes less than this from the probability of the true class takes nothing worth sharing out."""
 ENOUGH = 0.5
@@ -91,6 +94,7 @@ def let_in(
     steps: int = STEPS,
     bootstrap: int = 1000,
     confidence: float = 0.95,
+    on_layer: Callable[[int], None] | None = None,
 ) -> LetIn:
     """Mend each layer alone, renew the attack, and see how much of what the attack took comes back.
 
@@ -125,10 +129,11 @@ def let_in(
         natural: Training images `[M, C, H, W]`; their classes are not needed.
         threat_model: Of the attack; each mended network is attacked under it with few steps.
         seed: Of batches, random starts and resamples.
-        examples: At most so many images are used, from the first.
+        examples: At most so many images are used, from the first; fewer where they are large.
         steps: Of the training of weights.
         bootstrap: Resamples of the images.
         confidence: Level of the intervals, between 0 and 1.
+        on_layer: Called with the number of layers that are done.
 
     Raises `ConfigError` without a layer, step or example, `LabelError` where adversarial images are not one per image.
     """
@@ -138,7 +143,8 @@ def let_in(
     if adversarial.shape != images.shape:
         got = f"{list(adversarial.shape)} for {list(images.shape)}"
         raise LabelError(expected="an adversarial image for each image", got=got, do="attack the same images")
-    images, labels, adversarial = images[:examples], labels[:examples], adversarial[:examples]
+    at_once = max(LEAST_IMAGES, PIXELS // images[0].numel())
+    images, labels, adversarial = (given[: min(examples, at_once)] for given in (images, labels, adversarial))
     with ready(classifier, images, labels, seed=seed) as (x, y):
         perturbed, natural = (classifier.check_images(one).detach().float().clone() for one in (adversarial, natural))
         trial = _Trial(x, y, perturbed, classifier.bounds, _shortened(threat_model, RENEWED_STEPS))
@@ -147,12 +153,22 @@ def let_in(
         retrained, filtered = before.repeat(2, len(layers), 1)
         for place in range(len(layers)):
             if owned[place]:
-                mended = _retrained(classifier, owned[place], natural, tm=threat_model, steps=steps, seed=seed)
+                mended = _retrained(
+                    classifier,
+                    owned[place],
+                    natural,
+                    tm=threat_model,
+                    steps=steps,
+                    batch=min(BATCH, at_once),
+                    seed=seed,
+                )
                 retrained[place] = trial.renewed(mended.run)
-            clean = _filtered(classifier, layers[place - 1] if place else None, natural[:FILTER_IMAGES])
+            clean = _filtered(classifier, layers[place - 1] if place else None, natural[: min(FILTER_IMAGES, at_once)])
             filtered[place] = trial.old(clean)
             if filtered[place].mean() > before.mean():
                 filtered[place] = trial.renewed(clean)  # else it brings nothing back, and would only be lower
+            if on_layer is not None:
+                on_layer(place + 1)
     gains = [(after - before).double().cpu().numpy() for after in (retrained, filtered)]
     lost = (calm - before).double().cpu().numpy()
     weights = bootstrap_weights(len(lost), bootstrap, seed=seed).astype(np.float64)
@@ -239,7 +255,7 @@ def _owned(classifier: Classifier, layers: Sequence[Layer], image: Tensor) -> li
 
 
 def _retrained(
-    classifier: Classifier, names: Sequence[str], natural: Tensor, *, tm: ThreatModel, steps: int, seed: int
+    classifier: Classifier, names: Sequence[str], natural: Tensor, *, tm: ThreatModel, steps: int, batch: int, seed: int
 ) -> Classifier:
     """A copy whose named weights are trained to withstand the attack and to keep natural answers."""
     mended = Classifier(copy.deepcopy(classifier.model), classifier.bounds, classifier.mean, classifier.std)
@@ -251,7 +267,7 @@ def _retrained(
     groups = [{"params": [tensor], "lr": RATE * size} for tensor, size in zip(tensors, sizes, strict=True)]
     optimizer = torch.optim.Adam(groups)
     for _ in range(steps):
-        images = natural[torch.randint(len(natural), (BATCH,), generator=generator).to(natural.device)]
+        images = natural[torch.randint(len(natural), (batch,), generator=generator).to(natural.device)]
         with torch.no_grad():
             answers = classifier.run(images).float().log_softmax(dim=1)
         classes = answers.argmax(dim=1)

@@ -40,7 +40,8 @@ from interpretgan.store.progress import Progress, ProgressOfStages, stage_second
 from interpretgan.training.precision import channels_last
 
 EXAMPLES = 6  # in the report's explanation grid
-MENDED_ON = 2000  # training images that layers are mended on
+MENDED_ON = 2000  # training images that layers are mended on,
+MENDED_PIXELS = 2**24  # fewer where this many pixels are reached before
 COMPARED = 500  # images, at most, that baselines are measured on
 
 
@@ -253,14 +254,16 @@ class Run(Networks):
         options, inputs = self.settings.diagnosis, self.inputs
         if not options.let_in_steps:
             return None
-        self.say("mending each layer by itself")
         images, labels = inputs.batch(range(min(count, LET_IN_EXAMPLES)))
         adversarial = attacker(self.classifier, inputs.threat_model, seed=self.seed)(images, labels, 0)
-        natural, _ = inputs.train.scaled(self.classifier.bounds).batch(range(min(len(inputs.train), MENDED_ON)))
-        with stage_seconds(self.seconds, "let in"):
+        natural, _ = inputs.train.scaled(self.classifier.bounds).batch(
+            range(min(len(inputs.train), MENDED_ON, max(BATCH, MENDED_PIXELS // images[0].numel())))
+        )
+        layers, _ = distinct(self.layers)
+        with stage_seconds(self.seconds, "let in"), Progress(len(layers), "mending", unit="layer") as progress:
             return let_in(
                 self.classifier,
-                distinct(self.layers)[0],
+                layers,
                 images,
                 labels,
                 adversarial,
@@ -270,6 +273,7 @@ class Run(Networks):
                 steps=options.let_in_steps,
                 bootstrap=options.bootstrap,
                 confidence=options.confidence,
+                on_layer=progress.update,
             )
 
     def _keep_predictions(self, predictions: list[Predictions]) -> None:
