@@ -68,7 +68,7 @@ def test_a_cell_is_drawn_where_it_is_seen() -> None:
         torch.manual_seed(0)
         _, height, wide = image_shape
         shapes: list[tuple[int, ...]] = [(4, height, wide)]
-        generator = Generator(layers_of(shapes), image_shape, width=16, blocks=1, noise=4, linear_start=False)
+        generator = Generator(layers_of(shapes), image_shape, width=16, blocks=1, noise=4)
         latent = torch.zeros(1, 4, height, wide)
         other = latent.clone()
         other[:, :, : height // 4, -(wide // 4) :] = 5.0

@@ -160,7 +160,7 @@ class Generator(nn.Module):
         width: int = 96,
         blocks: int = 2,
         noise: int = 16,
-        linear_start: bool = True,
+        linear_start: bool = False,
     ) -> None:
         super().__init__()
         channels, height, wide = image_shape
