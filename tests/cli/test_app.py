@@ -363,7 +363,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--information-steps", "-1"], "information_steps >= 0"),
         (["diagnose", "--device", "cuda:99"], "--device cpu or auto"),
         (["diagnose", "--devices", "0"], "devices >= 1"),
-        (["fit", "--devices", "3"], "images_per_layer that 3 devices can share equally, got 16; try 18"),
+        (["fit", "--devices", "3"], "images_per_layer that 3 devices can share equally, got 8; try 9"),
         (["train", "--devices", "2"], "--devices with a command that trains a generator, got 2"),
         (["diagnose", "--judge", "lenet5"], "another architecture"),
         (["diagnose", "--pretrained"], "a factory of your own"),
@@ -450,7 +450,7 @@ def test_a_model_of_too_few_classes_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 def test_ctrl_c_ends_with_130_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    small = shlex.split("--epochs 1 --generator-steps 40 --images-per-layer 2 --layers pool1,fc1 --device cpu")
+    small = shlex.split("--epochs 1 --generator-steps 400 --images-per-layer 2 --layers pool1,fc1 --device cpu")
     command = [sys.executable, "-m", "interpretgan", "fit", *small, "--out", str(out)]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -466,4 +466,4 @@ def test_ctrl_c_ends_with_130_and_the_run_goes_on_from_there(tmp_path: Path) -> 
     assert not (out / "generator-0.safetensors").exists()
     assert run_command(["fit", *small, "--out", str(out)]) == 0
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == list(range(1, 41))
+    assert steps == list(range(1, 401))

@@ -36,7 +36,7 @@ def test_evaluate_writes_the_record_and_prints_the_table(tmp_path: Path, capsys:
     file = tmp_path / "run" / "evaluation.json"
     record = json.loads(file.read_text())
     assert list(record["accuracy"]) == ["natural", "fgsm", "pgd", "autoattack", "worst_case"]
-    assert all(share.keys() == {"value", "low", "high"} for share in record["accuracy"].values())
+    assert all(share.keys() == {"value", "low", "high", "spread"} for share in record["accuracy"].values())
     assert record["schema"] == 2
     assert record["curves"].keys() == {"eps", "steps"}
     assert record["threat_model"]["eps"] == pytest.approx(0.4)

@@ -29,7 +29,7 @@ from tests.robustness.test_attack_checks import (
 
 Examples = tuple[Tensor, Tensor]
 THREAT = ThreatModel("linf", 0.2, steps=10)
-INTERVAL = {"value", "low", "high"}
+INTERVAL = {"value", "low", "high", "spread"}
 
 
 @pytest.fixture(scope="module")

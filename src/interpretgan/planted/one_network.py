@@ -179,7 +179,8 @@ class _Trial:
             judge = self.shared.judge
             with stage_seconds(seconds, "let in"):
                 count = min(EXAMPLES, len(images))
-                natural, _ = self.shared.setting.train.scaled(self.classifier.bounds).batch(range(MENDED_ON))
+                train = self.shared.setting.train.scaled(self.classifier.bounds)
+                natural, _ = train.batch(range(min(MENDED_ON, len(train))))
                 mended = let_in(
                     self.classifier, self.layers, images[:count], labels[:count], adversarial[:count], natural=natural,
                     threat_model=self.threat_model, seed=seed,
