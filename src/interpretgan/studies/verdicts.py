@@ -22,7 +22,7 @@ STUDY_FILE = "study.json"
 LITTLE = 0.1
 """Where a network loses less survival than this in all, there is little to tell its layers apart by."""
 NOISE_CONTROL, NOISE_CONTROL_FAILED = "noise_control", "noise_control_failed"
-"""Codes of a layer that random noise moves, and of a diagnosis or a study that has one."""
+"""Codes of a layer that a control moves, and of a diagnosis or a study that has one."""
 WARNINGS = {
     "run_failed": "failed: {run}: {error}",
     "runs_failed": "{value} of {runs} runs failed: effects rest on the seeds that are left",
@@ -35,7 +35,7 @@ WARNINGS = {
     "{diagnoses} diagnoses: there is little to rank layers by",
     "survival_grows": "survival grows by more than {points:.0f} points at {layers} of {diagnoses} diagnoses, which no "
     "layer can do: what the layer before seems to lose is lost in drawing it",
-    NOISE_CONTROL_FAILED: "random noise alone moves {layers} of {diagnoses} diagnoses, by up to {points:.0f} points: "
+    NOISE_CONTROL_FAILED: "what aims at nothing moves {layers} of {diagnoses} diagnoses, by up to {points:.0f} points: "
     "what these layers seem to contribute is not all the attack's",
     "same_targets": "{variant} changed {layers} in each of {value} networks of {case}: the result holds for that "
     "layer, and says little of diagnoses in general",
@@ -157,8 +157,9 @@ def _of_runs(config: StudyConfig, runs: Sequence[Run]) -> Iterator[Flag]:
         yield KINDS["little_lost"](value=little, **count)
     if grown := Counter(row["name"] for row in rows if row["vulnerability"].get("high", 0.0) < -LITTLE):
         yield KINDS["survival_grows"](layers=_counted(grown), **count)
-    if moved := Counter(row["name"] for row in rows if NOISE_CONTROL in [flag["code"] for flag in row["flags"]]):
-        most = max(result["diagnosis"]["controls"]["noise_max_abs_vulnerability"] for result in diagnosed)
+    raised = [(row, flag["value"]) for row in rows for flag in row["flags"] if flag["code"] == NOISE_CONTROL]
+    if raised:
+        moved, most = Counter(row["name"] for row, _ in raised), max(abs(value) for _, value in raised)
         count = {"layers": _counted(moved), "diagnoses": len(diagnosed), "points": 100 * most}
         yield KINDS[NOISE_CONTROL_FAILED](value=most, **count)
     yield from _of_repairs(runs)
