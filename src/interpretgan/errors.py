@@ -115,7 +115,7 @@ class Flag:
 class FlagKind:
     """What all flags of one code share: called with the figures of one case, it makes the flag.
 
-        NOISE = FlagKind("noise_control", "failure", "{control} alone moves it by {value:+.3f}")
+        NOISE = FlagKind("noise_control", "failure", "noise alone moves it by {value:+.3f}")
         flag = NOISE(layer="fc1", value=0.04, threshold=0.03)
 
     The template is the message, with `{layer}`, `{value}`, `{threshold}` and the names of details in braces.
