@@ -25,18 +25,14 @@ from interpretgan.store.files import write_json
 NETWORK, PLANT, THREAT = "lenet5-max-pgd", "pool2", ThreatModel("linf", 0.2, steps=20)
 JUDGE = Path("results/mnist-lenet5-max/judge.safetensors")
 NO_LIMIT = 1e12
-BEFORE = {
-    "linear_start": False,
-    "gradient_limit": NO_LIMIT,
-    "recognition_noise": 0.2,
-}  #: Version 0.2.0 of the training.
+NEITHER: dict[str, Any] = {"linear_start": False, "gradient_limit": NO_LIMIT}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "as it was": BEFORE,
+    "as in 0.1": {**NEITHER, "images_per_layer": 16, "learning_rate": 2e-3, "information": 1.0},
+    "neither start nor limit": NEITHER,
     "limit alone": {"linear_start": False},
-    "limit alone, little noise": {"linear_start": False, "recognition_noise": 0.05},
-    "linear start alone": {"gradient_limit": NO_LIMIT},
-    "as it is": {},
-    "as it is, little noise": {"recognition_noise": 0.05},
+    "start alone": {"gradient_limit": NO_LIMIT},
+    "both, the default": {},
+    "both, little noise": {"recognition_noise": 0.05},
 }
 RESULT = Path("results/benchmarks/collapse.json")
 
