@@ -13,14 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from interpretgan.planted.kinds import plant
-from interpretgan.store.machine import describe
-
 from interpretgan import GANConfig, InterpretGAN, Judge, ThreatModel, diagnose, load_classifier, load_data
 from interpretgan.classifier import Classifier
 from interpretgan.errors import TrainingError
 from interpretgan.models import build_model
+from interpretgan.planted.kinds import plant
 from interpretgan.store.files import write_json
+from interpretgan.store.machine import describe
 
 NETWORK, PLANT, THREAT = "lenet5-max-pgd", "pool2", ThreatModel("linf", 0.2, steps=20)
 JUDGE = Path("results/mnist-lenet5-max/judge.safetensors")

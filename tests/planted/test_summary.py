@@ -9,6 +9,7 @@ import pytest
 
 from interpretgan.cli import run_command
 from interpretgan.errors import RunFolderError
+from interpretgan.planted.benchmark import SCHEMA
 from interpretgan.planted.page import RESULTS, insert, results, write_page
 from interpretgan.planted.summary import difference, hit, most_blamed, near, summarise
 from interpretgan.statistics import wilson
@@ -161,7 +162,10 @@ def test_results_go_into_a_page_and_replace_what_was_there(tmp_path: Path) -> No
 def test_the_page_is_written_again_from_the_file_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["benchmark", "page", str(tmp_path)]) == 2
     assert "planted.json" in capsys.readouterr().err
-    write_json(tmp_path / "planted.json", summary())
+    for other in ({}, []):
+        write_json(tmp_path / "planted.json", other)
+        assert run_command(["benchmark", "page", str(tmp_path)]) == 2
+    write_json(tmp_path / "planted.json", {"schema": SCHEMA, **summary()})
     assert run_command(["benchmark", "page", str(tmp_path)]) == 0
     assert (tmp_path / "planted.md").read_text() == "# Planted networks\n\n" + results(summary(), "planted.svg")
     (tmp_path / "page.md").write_text(f"{RESULTS}\n")

@@ -130,7 +130,7 @@ def with_let_in(diagnosis: Diagnosis, layer: str, *, sure: bool = True) -> Diagn
     names = [row.name for row in diagnosis.layers[1:]]
     values = dict.fromkeys(names, 0.02) | {names[0]: 0.3 if sure else 0.8, layer: 0.83}
     scores = {name: around(value, 0.04) for name, value in values.items()}
-    found = LetIn(tuple(names), *3 * (tuple(scores.values()),), around(0.53 if sure else 0.03, 0.05), 0.94)
+    found = LetIn(tuple(names), *3 * (tuple(scores.values()),), around(0.53 if sure else 0.03, 0.05), 0.94, 200)
     rows = tuple(replace(row, let_in=scores.get(row.name)) for row in diagnosis.layers)
     return replace(diagnosis, layers=rows, let_in=found)
 

@@ -139,20 +139,33 @@ def test_warnings_of_the_whole_are_a_caveat_and_notes_are_not(lenet: Diagnosis) 
     )
 
 
+def second(diagnosis: Diagnosis) -> str:
+    return "".join(text for text, _ in wording.answer(diagnosis).let_in)
+
+
 def test_the_layer_that_lets_the_perturbation_in_is_named_beside_that_where_the_class_turns(lenet: Diagnosis) -> None:
     sure = with_let_in(lenet, "pool1")
-    assert claim(sure) == f"{claim(lenet)}; pool1 lets the perturbation in"
+    assert second(sure) == "pool1 lets the perturbation in"
+    assert claim(sure) == claim(lenet)
     assert wording.answer(sure).layers == ("fc1",)
-    told = "Mended alone, pool1 brings back 83.0 % [79.0, 87.0] of what the attack takes, relu1 as the second 30.0 %."
-    assert told in answer_sentence(sure)
-    unsure = with_let_in(lenet, "pool1", sure=False)
-    assert claim(unsure) == f"{claim(lenet)}; no layer alone lets the perturbation in for sure"
-    misread = changed(sure, "fc1", flags=(UNRELIABLE(layer="fc1", value=0.2, threshold=0.85),))
     assert (
-        claim(misread) == "No layer of lenet5 can be named; pool1 lets the perturbation in"
-    )  # no explanation took part
+        "93 points lost between image and logits. pool1 lets the perturbation in: mending pool1 brings back 83.0 % "
+        "[79.0, 87.0] of what the attack takes, mending relu1, the second, 30.0 %."
+    ) in answer_sentence(sure)
+    assert second(with_let_in(lenet, "pool1", sure=False)) == "No layer alone lets the perturbation in for sure"
+    # No explanation took part in that.
+    misread = changed(sure, "fc1", flags=(UNRELIABLE(layer="fc1", value=0.2, threshold=0.85),))
+    assert (claim(misread), second(misread)) == ("No layer of lenet5 can be named", "pool1 lets the perturbation in")
     (row,) = [line.split() for line in summary_table(sure).splitlines() if line.split()[:1] == ["pool1"]]
     assert "83.0" in row
+
+
+def test_no_layer_lets_in_an_attack_that_takes_nothing(lenet: Diagnosis) -> None:
+    found = with_let_in(lenet, "pool1")
+    assert found.let_in is not None
+    faint = replace(found, let_in=replace(found.let_in, taken=0.002))
+    assert second(faint) == "No layer alone lets the perturbation in for sure"
+    assert "the attack takes 0.2 % from the probability of the true class, too little" in answer_sentence(faint)
 
 
 def test_summary_table_has_a_line_per_layer_and_the_flags(deep: Diagnosis) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from interpretgan.cli.text import print_table
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, RunFolderError
 
 benchmark = App(name="benchmark", help="Is a diagnosis right? Networks with a known fragile layer, and rivals.")
 
@@ -85,11 +85,16 @@ def page(folder: Path, *, into: Path | None = None) -> None:
         folder: Folder of the benchmark.
         into: A Markdown page: what follows its heading "Results" is replaced, and the chart goes beside it.
     """
-    from interpretgan.planted.benchmark import SUMMARY_FILE
+    from interpretgan.planted.benchmark import SCHEMA, SUMMARY_FILE
     from interpretgan.planted.page import CHART_FILE, insert, write_page
     from interpretgan.store.files import read_json
 
     summary = read_json(folder / SUMMARY_FILE)
+    if not isinstance(summary, dict) or summary.get("schema") != SCHEMA or "questions" not in summary:
+        do = "run `interpretgan benchmark planted` again"
+        raise RunFolderError(
+            expected=f"the summary of a benchmark in {folder / SUMMARY_FILE}", got="another file", do=do
+        )
     if into is None:
         print(f"page: {write_page(summary, folder)}")
         return

@@ -31,6 +31,8 @@ def perturbing_controls(classifier: Classifier, *, seed: int) -> dict[str, Contr
         )
 
     def foreign(images: Tensor, adversarial: Tensor, _first: int) -> Tensor:
+        if len(images) == 1:  # there is no other image
+            return images
         partners = torch.arange(len(images), device=images.device) ^ 1
         # The last of an odd number of images takes that of the one before it.
         partners = torch.where(partners < len(images), partners, (partners - 2).clamp_min(0))

@@ -17,7 +17,7 @@ from interpretgan.attacks import ThreatModel, iterated, search, seed_generators
 from interpretgan.attacks.gradient import Run, ready
 from interpretgan.attacks.threat_model import Bounds
 from interpretgan.classifier import Classifier
-from interpretgan.errors import ConfigError, LabelError
+from interpretgan.errors import ConfigError, ImageError, LabelError, ModelError, in_a_line
 from interpretgan.layers import Layer, capture, capturing, replay
 from interpretgan.statistics import Floats, Interval, bootstrap_weights, intervals
 
@@ -54,8 +54,9 @@ class LetIn:
         scores: Of each layer, 0 to 1, see `let_in`. Intervals cover the choice of images, not the seed of the training.
         weights: Share of what the attack takes that comes back when its weights alone are mended; 0 without weights.
         reading: The same where the layer alone does not read what natural images do not use, 0 to 1.
-        lead: By how much the highest score is above the second; paired over images.
+        lead: By how much the highest score is above all others; paired over images.
         taken: What the attack takes from the probability of the true class, 0 to 1.
+        examples: How many images it rests on.
     """
 
     layers: tuple[str, ...]
@@ -64,6 +65,7 @@ class LetIn:
     reading: tuple[Interval, ...]
     lead: Interval
     taken: float
+    examples: int
 
     @property
     def first(self) -> str:
@@ -74,10 +76,12 @@ class LetIn:
     def answer(self) -> str | None:
         """The layer that lets the perturbation in. `None`: no sure answer.
 
-        It is sure where its score is at least a half and above all others, both by their intervals.
+        It is sure where the attack takes something, and the score is at least a half and above all others, both by
+        their intervals.
         """
         best = max(self.scores, key=lambda score: score.value)
-        return self.first if best.low >= ENOUGH and self.lead.low > 0 else None
+        sure = self.taken >= LEAST and best.low >= ENOUGH and self.lead.low > 0
+        return self.first if sure else None
 
 
 def let_in(
@@ -135,17 +139,25 @@ def let_in(
         confidence: Level of the intervals, between 0 and 1.
         on_layer: Called with the number of layers that are done.
 
-    Raises `ConfigError` without a layer, step or example, `LabelError` where adversarial images are not one per image.
+    Raises:
+        ConfigError: No layer, step or example, or an interval that cannot be made.
+        LabelError: Not one adversarial image for each image.
+        ImageError: Training images of another size.
+        ModelError: A network that cannot be copied, or whose layers cannot be trained or replayed apart.
     """
-    if not layers or steps < 1 or examples < 1:
-        got = f"{len(layers)} layers, {steps} steps, {examples} examples"
-        raise ConfigError(expected="at least one layer, one step and one example", got=got, do="pass more")
+    if not layers or min(steps, examples, len(images)) < 1 or bootstrap < 0 or not 0 < confidence < 1:
+        got = f"{len(layers)} layers, {steps} steps, {min(examples, len(images))} examples, bootstrap={bootstrap}, "
+        expected = "at least one layer, step and example, bootstrap >= 0 and 0 < confidence < 1"
+        raise ConfigError(expected=expected, got=f"{got}confidence={confidence}", do="check the settings")
+    if natural.shape[1:] != images.shape[1:]:
+        expected, got = f"training images {list(images.shape[1:])}", str(list(natural.shape[1:]))
+        raise ImageError(expected=expected, got=got, do="bring them to the size of the images")
     if adversarial.shape != images.shape:
         got = f"{list(adversarial.shape)} for {list(images.shape)}"
         raise LabelError(expected="an adversarial image for each image", got=got, do="attack the same images")
     at_once = max(LEAST_IMAGES, PIXELS // images[0].numel())
     images, labels, adversarial = (given[: min(examples, at_once)] for given in (images, labels, adversarial))
-    with ready(classifier, images, labels, seed=seed) as (x, y):
+    with _mendable(), ready(classifier, images, labels, seed=seed) as (x, y):
         perturbed, natural = (classifier.check_images(one).detach().float().clone() for one in (adversarial, natural))
         trial = _Trial(x, y, perturbed, classifier.bounds, _shortened(threat_model, RENEWED_STEPS))
         calm, before = _true_probability(classifier.run, x, y), trial.renewed(classifier.run)
@@ -174,11 +186,12 @@ def let_in(
     weights = bootstrap_weights(len(lost), bootstrap, seed=seed).astype(np.float64)
     total = np.maximum(weights @ lost, LEAST * len(lost))[:, None]
     table = _scores(*(weights @ gain.T / total for gain in gains))
-    count, order = len(layers), np.argsort(-table[0, : len(layers)])
-    second = table[:, order[1]] if count > 1 else 0.0
-    found = intervals(np.column_stack([table, table[:, order[0]] - second]), confidence)
+    count, first = len(layers), int(np.argmax(table[0, : len(layers)]))
+    others = np.delete(table[:, :count], first, axis=1).max(axis=1, initial=0.0)
+    found = intervals(np.column_stack([table, table[:, first] - others]), confidence)
     scores, own, reading = (tuple(found[start : start + count]) for start in (0, count, 2 * count))
-    return LetIn(tuple(layer.name for layer in layers), scores, own, reading, found[-1], float(lost.mean()))
+    names = tuple(layer.name for layer in layers)
+    return LetIn(names, scores, own, reading, found[-1], float(lost.mean()), len(lost))
 
 
 def _scores(retrained: Floats, filtered: Floats) -> Floats:
@@ -224,7 +237,17 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     counted = [b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)]
     skipped = {id(buffer) for buffer in counted}
     buffers = {n: b for n, b in model.named_buffers() if b.is_floating_point() and id(b) not in skipped}
-    return {**dict(model.named_parameters()), **buffers}
+    return {**{n: p for n, p in model.named_parameters() if p.is_floating_point()}, **buffers}
+
+
+@contextmanager
+def _mendable() -> Iterator[None]:
+    """Says of a network that torch cannot copy, train or replay in parts that it cannot be mended."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        expected = "a network that can be copied, and its layers trained apart"
+        raise ModelError(expected=expected, got=in_a_line(error), do="leave it out: --let-in-steps 0") from error
 
 
 @contextmanager
@@ -311,6 +334,6 @@ class _Filter:
 
     def __call__(self, latent: Tensor) -> Tensor:
         """Of the same shape; gradients flow."""
-        along = (latent.flatten(1) - self._mean) @ self._centred.T
+        along = (latent.float().flatten(1) - self._mean) @ self._centred.T
         clean: Tensor = self._mean + along @ self._solved
-        return clean.view_as(latent)
+        return clean.view_as(latent).to(latent.dtype)

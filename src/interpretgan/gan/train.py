@@ -275,6 +275,8 @@ def _norms(gradient: Tensor) -> Tensor:
 
 def _one_picture(team: Team, explanations: Tensor, images: Tensor, layers: int) -> bool:
     """Whether at no layer the explanations of different images differ by `COLLAPSED` of what the images do."""
+    if len(explanations) <= layers:  # one image a layer differs from nothing
+        return False
     spread = explanations.view(layers, -1, *explanations.shape[1:]).std(dim=1, correction=0).mean(dim=(1, 2, 3))
     return bool(team.mean(spread).max() < COLLAPSED * team.mean(images.std(dim=0, correction=0).mean()))
 

@@ -247,7 +247,7 @@ class GeneratorOptions:
     generator_steps: int = 300
     """Training steps."""
     generator_seeds: int = 1
-    """Generators to train; with several, the intervals cover their training."""
+    """Generators to train; with five or more, the intervals cover their training."""
     images_per_layer: int = 8
     """Images per layer and step."""
     recognition_network: str | None = None

@@ -13,6 +13,7 @@ from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
@@ -187,7 +188,7 @@ class Run(Networks):
         began, count = time.perf_counter(), self._examples
         info, judge, interpreters = self.classifier_info(), self.judge, self.interpreters
         information, let_in = self._information(count), self._let_in(count)
-        self.say(f"explaining {count} images, natural, adversarial and noisy, at {len(self.layers)} layers")
+        self.say(f"explaining {count} images, natural, adversarial and of controls, at {len(self.layers)} layers")
         with stage_seconds(self.seconds, "diagnosis"), Progress(count, "diagnosis", unit="image") as progress:
             result = diagnose(
                 interpreters,
@@ -256,9 +257,9 @@ class Run(Networks):
             return None
         images, labels = inputs.batch(range(min(count, LET_IN_EXAMPLES)))
         adversarial = attacker(self.classifier, inputs.threat_model, seed=self.seed)(images, labels, 0)
-        natural, _ = inputs.train.scaled(self.classifier.bounds).batch(
-            range(min(len(inputs.train), MENDED_ON, max(BATCH, MENDED_PIXELS // images[0].numel())))
-        )
+        drawn = torch.randperm(len(inputs.train), generator=torch.Generator().manual_seed(self.seed))
+        enough = min(MENDED_ON, max(BATCH, MENDED_PIXELS // images[0].numel()))
+        natural, _ = inputs.train.scaled(self.classifier.bounds).batch(drawn[:enough])
         layers, _ = distinct(self.layers)
         with stage_seconds(self.seconds, "let in"), Progress(len(layers), "mending", unit="layer") as progress:
             return let_in(

@@ -18,7 +18,7 @@ from interpretgan.planted.plants import NETWORKS, OnProgress, Setting, setting
 from interpretgan.planted.settings import BenchmarkSettings, fingerprint, judged_against
 from interpretgan.planted.summary import summarise
 from interpretgan.planted.workers import Event, in_processes, one_thread
-from interpretgan.store.files import read_json, write_json
+from interpretgan.store.files import read_json, write_json, writing
 from interpretgan.store.machine import describe
 from interpretgan.store.progress import Progress, stage_seconds
 
@@ -52,6 +52,8 @@ def run_benchmark(
         InterpretGANError: None of the networks is there, or the folder cannot be written.
     """
     out, judges = Path(out), dict(judges or {})
+    with writing(out / SETTINGS_FILE):
+        out.mkdir(parents=True, exist_ok=True)
     files = {data: judges.get(data, out / "judges" / f"{data}.safetensors") for data in _data(settings)}
     broken, trained_in = _prepare(settings, out, files, say)
     prints = {plan.key: fingerprint(plan, settings, judges.get(NETWORKS[plan.network].data)) for plan in settings.plans}
@@ -95,7 +97,7 @@ def kept_draw_seed(out: Path) -> int:
     """The seed that the held-out plants of a folder were drawn from, else a new one."""
     try:
         return int(read_json(out / SETTINGS_FILE)["settings"]["draw_seed"])
-    except (RunFolderError, KeyError, TypeError):
+    except (RunFolderError, KeyError, TypeError, ValueError):
         return secrets.randbits(32)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interpretgan.baselines.layer_scores import LAYER_SCORES, ScoreInputs, measure_scores
+from interpretgan.diagnosis.let_in import LetIn
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.statistics import Interval
 
@@ -36,6 +37,11 @@ def our_columns(diagnosis: Diagnosis) -> dict[str, Column]:
             )
             found[name] = Column(values, low)
     return found
+
+
+def let_in_column(found: LetIn) -> Column:
+    """The second column alone, where there is no diagnosis."""
+    return Column(tuple(score.value for score in found.scores), tuple(score.low for score in found.scores))
 
 
 def rival_columns(inputs: ScoreInputs) -> dict[str, Column]:

@@ -28,7 +28,7 @@ from interpretgan.judge import Judge
 from interpretgan.layers import Anatomy, Layer, examine
 from interpretgan.models import build_model, load_classifier
 from interpretgan.pipeline.networks import Say
-from interpretgan.planted.columns import Column, our_columns, rival_columns
+from interpretgan.planted.columns import OURS, Column, let_in_column, our_columns, rival_columns
 from interpretgan.planted.kinds import Planted
 from interpretgan.planted.plants import NETWORKS, Plan, Setting, make, setting
 from interpretgan.planted.settings import BenchmarkSettings
@@ -172,28 +172,28 @@ class _Trial:
         steps, seed, seconds = self.shared.settings.generator_steps, self.plan.seed, self.seconds
         config = GANConfig() if steps is None else GANConfig(steps=steps)
         images, labels, adversarial = self.attacked
+        judge, count = self.shared.judge, min(EXAMPLES, len(images))
+        train = self.shared.setting.train.scaled(self.classifier.bounds)
+        drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:MENDED_ON]
+        with stage_seconds(seconds, "let in"):
+            mended = let_in(
+                self.classifier, self.layers, images[:count], labels[:count], adversarial[:count],
+                natural=train.batch(drawn)[0], threat_model=self.threat_model, seed=seed,
+            )  # fmt: skip
+        alone = {OURS["let in"]: let_in_column(mended)}  # no generator takes part
         try:
             with stage_seconds(seconds, "fit"):
                 interpreter = InterpretGAN(self.classifier, self.layers, config=config, seed=seed)
                 interpreter.fit(self.shared.setting.train, recognition_network=self.shared.recognition_network)
-            judge = self.shared.judge
-            with stage_seconds(seconds, "let in"):
-                count = min(EXAMPLES, len(images))
-                train = self.shared.setting.train.scaled(self.classifier.bounds)
-                natural, _ = train.batch(range(min(MENDED_ON, len(train))))
-                mended = let_in(
-                    self.classifier, self.layers, images[:count], labels[:count], adversarial[:count], natural=natural,
-                    threat_model=self.threat_model, seed=seed,
-                )  # fmt: skip
             with stage_seconds(seconds, "diagnose"):
                 diagnosis = diagnose(
                     interpreter, judge, images, labels, threat_model=self.threat_model, seed=seed,
                     adversarial=adversarial, let_in=mended,
                 )  # fmt: skip
         except TrainingError as error:
-            return {}, {}, (COLLAPSED, str(error))
+            return alone, {}, (COLLAPSED, str(error))
         except InterpretGANError as error:
-            return {}, {}, (REFUSED, str(error))
+            return alone, {}, (REFUSED, str(error))
         return our_columns(diagnosis), _told(diagnosis), (DIAGNOSED, "")
 
     def rivals(self) -> dict[str, Column]:

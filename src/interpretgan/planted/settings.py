@@ -52,6 +52,8 @@ class BenchmarkSettings(Checked):
             if unknown or not getattr(self, name):
                 got = repr(unknown[0]) if unknown else "none"
                 raise ConfigError(expected=f"{name} among {', '.join(known)}", got=got, do="choose some of them")
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < DRAWN_SEEDS]:
+            raise ConfigError(expected="0 <= seed < 2^31", got=str(wrong[0]), do="choose other seeds")
         for name in ("seeds", "layers"):
             if getattr(self, name) == ():
                 raise ConfigError(expected=f"at least one of {name}", got="none", do="leave it out for the default")

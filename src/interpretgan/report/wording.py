@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 from rich.table import Table
 
+from interpretgan.diagnosis.let_in import LEAST
 from interpretgan.diagnosis.reliability import failed_controls, unreliable_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag
@@ -99,13 +100,15 @@ class Answer:
     detail: str  #: The numbers behind the claim, or why no layer is named.
     caveat: str = ""  #: Why to read it with care; empty if nothing speaks against it.
     layers: tuple[str, ...] = ()  #: The names of the layers that the claim blames, the largest contribution first.
-    let_in: str = ""  #: In a sentence, which layer lets the perturbation in; empty where that was not asked.
+    let_in: Claim = ()  #: Which layer lets the perturbation in, like `claim`; empty where that was not asked.
+    let_in_detail: str = ""  #: The numbers behind that.
 
     @property
     def sentence(self) -> str:
-        """Claim, detail and caveat as running text."""
+        """Claims, details and caveat as running text."""
+        second = f" {_text(self.let_in)}: {self.let_in_detail}." if self.let_in else ""
         care = f" Read this with care: {self.caveat}" if self.caveat else ""
-        return f"{_text(self.claim)}: {self.detail}.{f' {self.let_in}' if self.let_in else ''}{care}"
+        return f"{_text(self.claim)}: {self.detail}.{second}{care}"
 
 
 def answer(diagnosis: Diagnosis) -> Answer:
@@ -119,12 +122,16 @@ def answer(diagnosis: Diagnosis) -> Answer:
         return found
     ranked = sorted(zip(mended.scores, mended.layers, strict=True), key=lambda one: -one[0].value)
     name = mended.answer
-    claim: Claim = (("no layer alone lets the perturbation in for sure", False),)
+    claim: Claim = (("No layer alone lets the perturbation in for sure", False),)
     if name is not None:
         claim = ((name, True), (" lets the perturbation in", False))
-    told = f"Mended alone, {ranked[0][1]} brings back {percent(ranked[0][0].value)} {span(ranked[0][0])} of what the "
-    told += "attack takes" + (f", {ranked[1][1]} as the second {percent(ranked[1][0].value)}." if ranked[1:] else ".")
-    return replace(found, claim=(*found.claim, ("; ", False), *claim), let_in=told)
+    told = f"mending {ranked[0][1]} brings back {percent(ranked[0][0].value)} {span(ranked[0][0])} of what the attack "
+    told += "takes" + (f", mending {ranked[1][1]}, the second, {percent(ranked[1][0].value)}" if ranked[1:] else "")
+    if mended.taken < LEAST:
+        told = (
+            f"the attack takes {percent(mended.taken)} from the probability of the true class, too little to share out"
+        )
+    return replace(found, let_in=claim, let_in_detail=told)
 
 
 def _where_it_turns(diagnosis: Diagnosis) -> Answer:
