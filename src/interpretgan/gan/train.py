@@ -35,7 +35,7 @@ from interpretgan.training.steps import MovingAverage, OnStep, resumable, warm_u
 START_IMAGES = 2000  # natural images that the linear decoders of the start are fitted to,
 START_PIXELS = 2**25  # fewer where this many pixels are reached before
 START_BATCH = 250
-COLLAPSED = 0.01  # explanations that differ over images by less than this share of what the images do are one picture
+COLLAPSED = 0.05  # explanations that differ over images by less than this share of what the images do are one picture
 COLLAPSE_CHECKS = (20, 40, 60, 80, 100)  # steps after which that is looked for; two in a row are a collapse
 STRICTER = 10.0  # by this the gradients' limit is divided when a collapsed training is tried again
 CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
