@@ -252,7 +252,7 @@ def test_figures_go_on_the_card_of_what_was_evaluated(
     assert known.figures is not None
     assert known.figures["threat_model"] == {"eps": 0.1}
     assert [Flag(**flag) for flag in known.figures["flags"]] == list(Evaluation.load(evaluation).flags)
-    assert known.figure("worst_case") == {"value": 0.53, "low": 0.4, "high": 0.7, "examples": 100}
+    assert known.figure("worst_case") == {"value": 0.53, "low": 0.4, "high": 0.7, "spread": None, "examples": 100}
     assert known.figure("fgsm") is None
     assert known.sha256 == card.sha256
 
