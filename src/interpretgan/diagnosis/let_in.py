@@ -281,7 +281,7 @@ def _retrained(
     classifier: Classifier, names: Sequence[str], natural: Tensor, *, tm: ThreatModel, steps: int, batch: int, seed: int
 ) -> Classifier:
     """A copy whose named weights are trained to withstand the attack and to keep natural answers."""
-    mended = Classifier(copy.deepcopy(classifier.model), classifier.bounds, classifier.mean, classifier.std)
+    mended = copy.deepcopy(classifier)
     generator, inner = torch.Generator().manual_seed(seed), _shortened(tm, INNER_STEPS)
     seed_generators(natural.device, seed)  # whichever layers were mended before
     own = _weights(mended.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from interpretgan.errors import ConfigError, LayerError
 from interpretgan.layers import Layer, examine
 from interpretgan.planted.gate import gate
 from interpretgan.planted.lipschitz import require_lipschitz
-from interpretgan.planted.planting import Planting, copied, replace_module
+from interpretgan.planted.planting import Planting, replace_module
 from interpretgan.planted.weights import substitution, twin
 
 
@@ -39,8 +40,8 @@ class Planted:
         Raises:
             LayerError: The original has no module of that name.
         """
-        network = copied(self.classifier)
-        modules = dict(copied(self.original).model.named_modules())
+        network = copy.deepcopy(self.classifier)
+        modules = dict(copy.deepcopy(self.original).model.named_modules())
         for name in names:
             if not name or name not in modules:
                 got = repr(name)
@@ -66,7 +67,7 @@ def _gates(planting: Planting, planted: Classifier, layers: tuple[Layer, ...]) -
     """Each gate is made in the network without the others, so that each is enough for an attack."""
     details = {}
     for layer in layers:
-        alone = copied(planting.original)
+        alone = copy.deepcopy(planting.original)
         details[layer.name] = gate(planting, alone, layer)
         replace_module(planted.model, layer.module, alone.model.get_submodule(layer.module))
     return details
@@ -133,7 +134,7 @@ def plant(
                 got=f"'{chosen.name}'",
                 do="choose another layer",
             )
-    planted = copied(classifier)
+    planted = copy.deepcopy(classifier)
     with torch.inference_mode(False), torch.enable_grad(), seeded(classifier.device, seed):
         details = KINDS[kind].plant(Planting(classifier, images, threat_model, seed), planted, layers)
     where = tuple(chosen.name for chosen in layers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -82,11 +81,6 @@ class Planting:
     def _images(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         images, labels = self.data.batch(indices)
         return images.to(self.original.device), labels.to(self.original.device)
-
-
-def copied(classifier: Classifier) -> Classifier:
-    """The same classifier with a model of its own."""
-    return Classifier(copy.deepcopy(classifier.model), classifier.bounds, classifier.mean, classifier.std)
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -14,7 +14,7 @@ from interpretgan.attacks.noise import seeded
 from interpretgan.classifier import Classifier
 from interpretgan.errors import LayerError
 from interpretgan.layers import Layer
-from interpretgan.planted.planting import NATURAL_LOSS, Accuracies, Planting, copied
+from interpretgan.planted.planting import NATURAL_LOSS, Accuracies, Planting
 from interpretgan.training import Natural, Recipe, train_classifier
 
 STEPS = 600  #: Most steps; it ends when enough robustness is gone.
@@ -75,7 +75,7 @@ def _natural_copy(planting: Planting) -> Classifier:
     """A copy of the robust network, trained on natural images."""
     key = (planting.original.state_sha256(), planting.data.sha256, planting.seed)
     if key not in _natural_copies:
-        natural = copied(planting.original)
+        natural = copy.deepcopy(planting.original)
         natural.model.requires_grad_(True)
         epochs = max(1, round(NATURAL_STEPS * NATURAL_BATCH / len(planting.data)))
         recipe = Recipe(epochs, NATURAL_BATCH, NATURAL_RATE)
