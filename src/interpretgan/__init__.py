@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from interpretgan.classifier import Classifier as Classifier
     from interpretgan.data import ImageSet as ImageSet, load_data as load_data
     from interpretgan.diagnosis.diagnose import diagnose as diagnose
+    from interpretgan.diagnosis.let_in import LetIn as LetIn, let_in as let_in
     from interpretgan.diagnosis.result import Diagnosis as Diagnosis
     from interpretgan.errors import Flag as Flag, InterpretGANError as InterpretGANError
     from interpretgan.gan.train import GANConfig as GANConfig
@@ -30,6 +31,7 @@ _NAMES = {
     "classifier": "Classifier",
     "data": "ImageSet load_data",
     "diagnosis.diagnose": "diagnose",
+    "diagnosis.let_in": "LetIn let_in",
     "diagnosis.result": "Diagnosis",
     "errors": "Flag InterpretGANError",
     "gan.train": "GANConfig",

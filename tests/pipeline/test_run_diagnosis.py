@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from interpretgan import Classifier, Diagnosis, ImageSet, InterpretGAN, Judge, ThreatModel, diagnose, run_diagnosis
@@ -119,6 +120,32 @@ def test_baselines_are_added_to_a_finished_run_and_change_nothing_else(
         before, after = (capture(classifier, x, [layer])[1][layer.name].flatten(1) for x in (images, attacked))
         assert value == pytest.approx(float(((after - before).norm(dim=1) / before.norm(dim=1)).mean()), rel=1e-5)
     assert "What other scores say" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+class Uncopied(nn.Module):
+    """A network that cannot be copied, as those with weights that are computed cannot."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def __deepcopy__(self, _memo: object) -> Uncopied:
+        raise RuntimeError("only leaf tensors can be copied")
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images)
+        return logits
+
+
+def test_a_network_that_cannot_be_mended_is_diagnosed_without_that(
+    weights: Path, digits: tuple[ImageSet, ImageSet], capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = Classifier(Uncopied(lenet5(weights).model))
+    found = run_diagnosis(network, *digits, THREAT_MODEL, **{**SMALL, "let_in_steps": 1, "layers": ["net.fc1"]})
+    assert found.let_in is None
+    (flag,) = [flag for flag in found.flags if flag.code == "let_in_unknown"]
+    assert "only leaf tensors can be copied" in flag.message
+    assert "mending is left out" in capsys.readouterr().err
 
 
 def test_baselines_belong_to_a_diagnosis(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

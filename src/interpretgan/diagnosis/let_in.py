@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,10 +18,14 @@ from interpretgan.attacks import ThreatModel, iterated, search, seed_generators
 from interpretgan.attacks.gradient import Run, ready
 from interpretgan.attacks.threat_model import Bounds
 from interpretgan.classifier import Classifier
-from interpretgan.errors import ConfigError, ImageError, LabelError, ModelError, in_a_line
+from interpretgan.data import ImageSet
+from interpretgan.errors import ConfigError, FlagKind, ImageError, LabelError, ModelError, in_a_line
 from interpretgan.layers import Layer, capture, capturing, replay
 from interpretgan.statistics import Floats, Interval, bootstrap_weights, intervals
 
+MENDED_ON = 2000
+"""Training images that layers are mended on; fewer where they have `MENDED_PIXELS` pixels before."""
+MENDED_PIXELS = 2**24
 EXAMPLES = 200
 """Images that mendings are judged on; more make the interval narrower and the search slower."""
 STEPS = 60
@@ -45,6 +50,9 @@ ENOUGH = 0.5
 """The least score of a layer that is named."""
 
 
+LET_IN_UNKNOWN = FlagKind("let_in_unknown", "warning", "which layer lets the perturbation in is not known: {reason}")
+
+
 @dataclass(frozen=True)
 class LetIn:
     """How well each layer can be mended, and whether one stands out.
@@ -53,7 +61,7 @@ class LetIn:
         layers: Names, in execution order.
         scores: Of each layer, 0 to 1, see `let_in`. Intervals cover the choice of images, not the seed of the training.
         weights: Share of what the attack takes that comes back when its weights alone are mended; 0 without weights.
-        reading: The same where the layer alone does not read what natural images do not use, 0 to 1.
+        filtering: The same where the layer alone does not read what natural images do not use, 0 to 1.
         lead: By how much the highest score is above all others; paired over images.
         taken: What the attack takes from the probability of the true class, 0 to 1.
         examples: How many images it rests on.
@@ -62,7 +70,7 @@ class LetIn:
     layers: tuple[str, ...]
     scores: tuple[Interval, ...]
     weights: tuple[Interval, ...]
-    reading: tuple[Interval, ...]
+    filtering: tuple[Interval, ...]
     lead: Interval
     taken: float
     examples: int
@@ -82,6 +90,13 @@ class LetIn:
         best = max(self.scores, key=lambda score: score.value)
         sure = self.taken >= LEAST and best.low >= ENOUGH and self.lead.low > 0
         return self.first if sure else None
+
+
+def mending_images(train: ImageSet, bounds: tuple[float, float], *, seed: int) -> Tensor:
+    """Training images `[M, C, H, W]` that layers are mended on: at most `MENDED_ON`, drawn by the seed."""
+    enough = min(MENDED_ON, max(FILTER_IMAGES, MENDED_PIXELS // math.prod(train.shape)))
+    drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:enough]
+    return train.scaled(bounds).batch(drawn)[0]
 
 
 def let_in(
@@ -189,17 +204,17 @@ def let_in(
     count, first = len(layers), int(np.argmax(table[0, : len(layers)]))
     others = np.delete(table[:, :count], first, axis=1).max(axis=1, initial=0.0)
     found = intervals(np.column_stack([table, table[:, first] - others]), confidence)
-    scores, own, reading = (tuple(found[start : start + count]) for start in (0, count, 2 * count))
+    scores, own, filtering = (tuple(found[start : start + count]) for start in (0, count, 2 * count))
     names = tuple(layer.name for layer in layers)
-    return LetIn(names, scores, own, reading, found[-1], float(lost.mean()), len(lost))
+    return LetIn(names, scores, own, filtering, found[-1], float(lost.mean()), len(lost))
 
 
 def _scores(retrained: Floats, filtered: Floats) -> Floats:
     """Scores and the two parts they are made of, side by side `[B, 3 L]`, from what mendings bring back `[B, L]`."""
     useful = np.maximum(filtered, 0.0)
     later = np.maximum.accumulate(np.pad(useful, ((0, 0), (0, 1)))[:, ::-1], axis=1)[:, ::-1][:, 1:]
-    weights, reading = np.clip(retrained, 0.0, 1.0), np.clip(useful - later, 0.0, 1.0)
-    return np.concatenate([1 - (1 - weights) * (1 - reading), weights, reading], axis=1)
+    weights, filtering = np.clip(retrained, 0.0, 1.0), np.clip(useful - later, 0.0, 1.0)
+    return np.concatenate([1 - (1 - weights) * (1 - filtering), weights, filtering], axis=1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
@@ -22,10 +21,10 @@ from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, Sco
 from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageData, as_image_set
 from interpretgan.diagnosis.diagnose import diagnose
-from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LetIn, let_in
+from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
 from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
 from interpretgan.diagnosis.result import Diagnosis
-from interpretgan.errors import ConfigError, kind_of
+from interpretgan.errors import ConfigError, Flag, ModelError, kind_of
 from interpretgan.information import Measurement
 from interpretgan.interpreter import Explanation
 from interpretgan.judge import Judge
@@ -41,8 +40,6 @@ from interpretgan.store.progress import Progress, ProgressOfStages, stage_second
 from interpretgan.training.precision import channels_last
 
 EXAMPLES = 6  # in the report's explanation grid
-MENDED_ON = 2000  # training images that layers are mended on,
-MENDED_PIXELS = 2**24  # fewer where this many pixels are reached before
 COMPARED = 500  # images, at most, that baselines are measured on
 
 
@@ -187,7 +184,12 @@ class Run(Networks):
             return known
         began, count = time.perf_counter(), self._examples
         info, judge, interpreters = self.classifier_info(), self.judge, self.interpreters
-        information, let_in = self._information(count), self._let_in(count)
+        information, unknown = self._information(count), list[Flag]()
+        try:
+            let_in = self._let_in(count)
+        except ModelError as error:  # the other question is answered all the same
+            self.say(f"mending is left out: {error}")
+            let_in, unknown = None, [LET_IN_UNKNOWN(reason=f"{error.expected}, got {error.got}")]
         self.say(f"explaining {count} images, natural, adversarial and of controls, at {len(self.layers)} layers")
         with stage_seconds(self.seconds, "diagnosis"), Progress(count, "diagnosis", unit="image") as progress:
             result = diagnose(
@@ -209,7 +211,8 @@ class Run(Networks):
             result = replace(result, baselines=self._baselines(result))
         self.seconds["total"] = time.perf_counter() - began + self.seconds.get("data", 0.0)
         measured = {"seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
-        result = replace(result, provenance={**result.provenance, **measured})
+        flags = (*result.flags, *unknown)
+        result = replace(result, flags=flags, provenance={**result.provenance, **measured})
         if self.folder is not None:
             result.save(self.path("diagnosis.json"))
         return result
@@ -257,9 +260,7 @@ class Run(Networks):
             return None
         images, labels = inputs.batch(range(min(count, LET_IN_EXAMPLES)))
         adversarial = attacker(self.classifier, inputs.threat_model, seed=self.seed)(images, labels, 0)
-        drawn = torch.randperm(len(inputs.train), generator=torch.Generator().manual_seed(self.seed))
-        enough = min(MENDED_ON, max(BATCH, MENDED_PIXELS // images[0].numel()))
-        natural, _ = inputs.train.scaled(self.classifier.bounds).batch(drawn[:enough])
+        natural = mending_images(inputs.train, self.classifier.bounds, seed=self.seed)
         layers, _ = distinct(self.layers)
         with stage_seconds(self.seconds, "let in"), Progress(len(layers), "mending", unit="layer") as progress:
             return let_in(

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interpretgan.attacks import ThreatModel
+from interpretgan.attacks import ThreatModel, attack
 from interpretgan.baselines.layer_scores import ScoreInputs
 from interpretgan.classifier import Classifier
 from interpretgan.diagnosis.diagnose import diagnose
-from interpretgan.diagnosis.let_in import EXAMPLES, let_in
-from interpretgan.diagnosis.predictions import attacker
+from interpretgan.diagnosis.let_in import EXAMPLES, let_in, mending_images
 from interpretgan.diagnosis.reliability import is_unreliable
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import InterpretGANError, TrainingError
@@ -43,8 +42,6 @@ UNVERIFIED = "unverified"  #: was not proved,
 COLLAPSED = "collapsed"  #: was proved, but the generator's training failed,
 REFUSED = "refused"  #: or the diagnosis was refused,
 DIAGNOSED = "diagnosed"  #: or it is there.
-ATTACKED_AT_A_TIME = 250
-MENDED_ON = 2000  #: Training images that layers are mended on.
 
 
 @dataclass(eq=False)
@@ -154,13 +151,10 @@ class _Trial:
     @cached_property
     def attacked(self) -> tuple[Tensor, Tensor, Tensor]:
         """Images, classes and adversarial images, the same for all scores."""
-        given, perturb = self.shared.setting, attacker(self.classifier, self.threat_model, seed=self.plan.seed)
-        test = given.test.scaled(self.classifier.bounds).head(self.shared.settings.examples)
+        test = self.shared.setting.test.scaled(self.classifier.bounds).head(self.shared.settings.examples)
         images, labels = test.batch(slice(0, len(test)))
         with stage_seconds(self.seconds, "attack"):
-            starts = range(0, len(images), ATTACKED_AT_A_TIME)
-            parts = [slice(first, first + ATTACKED_AT_A_TIME) for first in starts]
-            return images, labels, torch.cat([perturb(images[part], labels[part], part.start) for part in parts])
+            return images, labels, attack(self.classifier, images, labels, self.threat_model, seed=self.plan.seed)
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -173,12 +167,11 @@ class _Trial:
         config = GANConfig() if steps is None else GANConfig(steps=steps)
         images, labels, adversarial = self.attacked
         judge, count = self.shared.judge, min(EXAMPLES, len(images))
-        train = self.shared.setting.train.scaled(self.classifier.bounds)
-        drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:MENDED_ON]
+        natural = mending_images(self.shared.setting.train, self.classifier.bounds, seed=seed)
         with stage_seconds(seconds, "let in"):
             mended = let_in(
                 self.classifier, self.layers, images[:count], labels[:count], adversarial[:count],
-                natural=train.batch(drawn)[0], threat_model=self.threat_model, seed=seed,
+                natural=natural, threat_model=self.threat_model, seed=seed,
             )  # fmt: skip
         alone = {OURS["let in"]: let_in_column(mended)}  # no generator takes part
         try:

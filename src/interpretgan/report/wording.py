@@ -35,6 +35,8 @@ FLAG_MEANINGS = {
     "of the figure is not the work of the attack.",
     "noise_control_failed": "These layers respond to any change of the image, and not to the attack alone. No layer is "
     "named where a control fails.",
+    "let_in_unknown": "The layers of this network could not be mended by themselves. Where the class turns is measured "
+    "without that.",
     "positive_control": "From this layer on the generator was given the latents of images of another class. What it "
     "draws must change class here and nowhere else.",
     "unreadable_layers": "The rows of these layers, and the vulnerability of the layers after them, cannot be used.",
