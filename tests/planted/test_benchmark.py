@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,12 @@ from interpretgan.data import ImageSet, load_data
 from interpretgan.errors import ConfigError, DataError
 from interpretgan.judge import train_judge
 from interpretgan.models import load_classifier
-from interpretgan.planted import benchmark, one_network, plants
+from interpretgan.planted import benchmark, one_network, plants, workers
 from interpretgan.planted.benchmark import kept_draw_seed, record_file, run_benchmark
 from interpretgan.planted.plants import NETWORKS, Network, RobustTraining
 from interpretgan.planted.settings import BenchmarkSettings, fingerprint, judge_files, resolved
 from interpretgan.planted.workers import in_processes
-from interpretgan.store.files import read_json
+from interpretgan.store.files import read_json, write_json
 
 TINY = Network(
     "digits", ThreatModel("linf", 0.1, steps=10), ("conv1", "pool1", "fc1"), ("conv1", "fc1"), ("gate", "two", "none"),
@@ -166,6 +169,7 @@ def test_names_that_do_not_exist_are_one_line_and_exit_2(capsys: pytest.CaptureF
         (["--examples", "0"], "examples >= 1"),
         (["--generator-steps", "0"], "generator_steps >= 1"),
         (["--held-out", "-1"], "held_out >= 0"),
+        (["--seeds", "-1"], "0 <= seed < 2^31"),
         (["--networks", "lenet5-max-pgd", "--judge", "no.safetensors"], "a judge in no.safetensors"),
     ):
         assert run_command(["benchmark", "planted", *given, "--out", str(out)]) == 2
@@ -180,7 +184,10 @@ def test_judges_are_named_by_data_set(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(DataError, match=r"no .*judge\.json"):
         judge_files([str(file)], ["lenet5-max-pgd"])
-    file.with_suffix(".json").touch()
+    write_json(file.with_suffix(".json"), {"name": "judge", "natural": 0.9})
+    with pytest.raises(DataError, match="got no adversarial"):
+        judge_files([str(file)], ["lenet5-max-pgd"])
+    write_json(file.with_suffix(".json"), {"name": "judge", "natural": 0.9, "adversarial": 0.8})
     assert judge_files([str(file)], ["lenet5-max-pgd"]) == {"mnist": file}
     both = ["lenet5-max-pgd", "vgg-small-max-pgd"]
     assert judge_files([f"cifar10={file}"], both) == {"cifar10": file}
@@ -204,6 +211,8 @@ def test_a_network_without_data_is_left_out_and_the_rest_goes_on(
     assert made == ["tiny/none/-/0"]
     assert "absent: left out: expected" in capsys.readouterr().err
     assert run_command([*command, "absent"]) == 2
+    assert run_command([*command, "tiny", "--layers", "nope"]) == 2
+    assert "expected layers among conv1" in capsys.readouterr().err
 
 
 # --- processes ---------------------------------------------------------------------------------------------------
@@ -240,6 +249,25 @@ def test_workers_end_when_nobody_wants_more(tmp_path: Path, worker: list[str]) -
     process = int(next(events)[1][0].split()[2])
     events.close()  # type: ignore[attr-defined]  # a generator, as Ctrl-C leaves it
     assert not Path(f"/proc/{process}").exists()
+
+
+def test_a_worker_that_starts_when_the_others_end_is_ended_too(
+    tmp_path: Path, worker: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = workers._start
+
+    def slow_for_one(command: Sequence[str], log: Path) -> subprocess.Popen[str]:
+        if log.name == "worker-1.log":
+            time.sleep(1)
+        return start(command, log)
+
+    monkeypatch.setattr(workers, "_start", slow_for_one)
+    events = in_processes(["a", "b", "c", "d"], 2, tmp_path, worker)
+    next(events)
+    ending = threading.Thread(target=events.close, daemon=True)  # type: ignore[attr-defined]  # a generator
+    ending.start()
+    ending.join(20)
+    assert not ending.is_alive()
 
 
 @pytest.mark.slow

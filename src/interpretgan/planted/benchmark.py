@@ -9,13 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from interpretgan.errors import InterpretGANError, RunFolderError
+from interpretgan.errors import InterpretGANError, LayerError, RunFolderError
 from interpretgan.judge import train_judge
+from interpretgan.layers import examine
 from interpretgan.pipeline.networks import Say
 from interpretgan.planted.one_network import UNMADE, Shared, identity_of, record_of
 from interpretgan.planted.page import write_page
 from interpretgan.planted.plants import NETWORKS, OnProgress, Setting, setting
-from interpretgan.planted.settings import BenchmarkSettings, fingerprint, judged_against
+from interpretgan.planted.settings import JUDGE_FACTS, BenchmarkSettings, fingerprint, judged_against
 from interpretgan.planted.summary import summarise
 from interpretgan.planted.workers import Event, in_processes, one_thread
 from interpretgan.store.files import read_json, write_json, writing
@@ -190,6 +191,7 @@ def _prepare(
             try:
                 with ExitStack() as stack:
                     given = setting(name, out / "networks", on_progress=_progress(stack, f"training {name}"))
+                _require_layers(settings, given)
                 if not judge.is_file():
                     say(f"training the judge of {data}, once for all its networks")
                     with ExitStack() as stack, stage_seconds(seconds, data):
@@ -201,6 +203,14 @@ def _prepare(
                 broken[name] = str(error)
                 say(f"{name}: left out: {error}")
     return broken, seconds
+
+
+def _require_layers(settings: BenchmarkSettings, given: Setting) -> None:
+    """Refuse a network that has none of the layers that are asked for, before more is trained."""
+    known = [layer.name for layer in examine(given.classifier, given.test).layers]
+    if settings.layers is not None and not set(settings.layers) & set(known):
+        expected, got = f"layers among {', '.join(known)}", ", ".join(settings.layers)
+        raise LayerError(expected=expected, got=got, do="choose others with --layers")
 
 
 def _train_judge(file: Path, given: Setting, data: str, on_progress: OnProgress) -> None:
@@ -234,5 +244,5 @@ def _judges(files: Mapping[str, Path], trained: Mapping[str, float]) -> dict[str
             continue
         known, timed = read_json(file.with_suffix(".json")), file.with_name(f"{data}-seconds.json")
         seconds = trained.get(data, read_json(timed)["seconds"] if timed.is_file() else None)
-        found[data] = {name: known[name] for name in ("name", "natural", "adversarial")} | {"seconds": seconds}
+        found[data] = {name: known[name] for name in JUDGE_FACTS} | {"seconds": seconds}
     return found

@@ -12,7 +12,7 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.errors import ConfigError, DataError
 from interpretgan.planted.kinds import KINDS
 from interpretgan.planted.plants import NETWORKS, Plan, plans
-from interpretgan.store.files import file_sha256
+from interpretgan.store.files import file_sha256, read_json
 from interpretgan.store.training_checkpoint import fingerprint_of
 from interpretgan.training.checks import Checked, Count, WholeNumber
 
@@ -25,6 +25,7 @@ SMALL: dict[str, Any] = {
     "examples": 250, "verified_on": 250, "restarts": 1, "generator_steps": 150,
 }  # fmt: skip
 """The reduced size: a network, seven plants."""
+JUDGE_FACTS = ("name", "natural", "adversarial")  #: What is told of a judge, beside its weights.
 DRAWN_SEEDS = 2**31  #: Seeds of drawn plants are below this.
 
 
@@ -134,6 +135,11 @@ def judge_files(named: Sequence[str], networks: Sequence[str]) -> dict[str, Path
             if not needed.is_file():
                 expected = f"a judge in {file}, with its accuracy in {file.with_suffix('.json').name} beside it"
                 raise DataError(expected=expected, got=f"no {needed}", do="take both from a run folder")
+        known = read_json(file.with_suffix(".json"))
+        missing = [key for key in JUDGE_FACTS if key not in known] if isinstance(known, dict) else list(JUDGE_FACTS)
+        if missing:
+            expected, got = f"{', '.join(JUDGE_FACTS)} in {file.with_suffix('.json')}", f"no {missing[0]}"
+            raise DataError(expected=expected, got=got, do="take the judge from a run folder")
         found[name] = file
     return found
 

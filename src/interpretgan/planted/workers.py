@@ -51,7 +51,15 @@ def in_processes(names: Sequence[str], workers: int, folder: Path, command: Sequ
         waiting.put(names[first : first + size])
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     running: dict[int, subprocess.Popen[str]] = {}
-    over = threading.Event()
+    over, starting = threading.Event(), threading.Lock()
+
+    def started(number: int, log: Path) -> subprocess.Popen[str] | None:
+        with starting:  # one that starts while all others are ended would never be
+            if over.is_set():
+                return None
+            if number not in running:
+                running[number] = _start([*command, str(folder), str(os.getpid())], log)
+            return running[number]
 
     def serve(number: int) -> None:
         log = folder / f"worker-{number}.log"
@@ -61,11 +69,9 @@ def in_processes(names: Sequence[str], workers: int, folder: Path, command: Sequ
             except queue.Empty:
                 return
             for name in batch:
-                if over.is_set():
+                if (process := started(number, log)) is None:
                     return
-                if number not in running:
-                    running[number] = _start([*command, str(folder), str(os.getpid())], log)
-                answer = _asked(running[number], name, log)
+                answer = _asked(process, name, log)
                 if not answer[2]:
                     _ended(running.pop(number))
                 events.put(answer)
@@ -77,9 +83,10 @@ def in_processes(names: Sequence[str], workers: int, folder: Path, command: Sequ
         for _ in names:
             yield events.get()
     finally:
-        over.set()
-        for process in list(running.values()):
-            process.terminate()
+        with starting:
+            over.set()
+            for process in list(running.values()):
+                process.terminate()
         for thread in threads:
             thread.join()
         for process in running.values():
