@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from interpretgan.classifier import Classifier, check_logits, require_classifier
 from interpretgan.data import ImageData, as_source
@@ -182,6 +183,28 @@ def replay(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor)
     """
     with classifier.borrowed(), _replacing(classifier, layer.module, layer.call, latent):
         return classifier.run(images)
+
+
+def owned_by_layers(
+    classifier: Classifier, layers: Sequence[Layer], images: Tensor, weights: Mapping[str, Tensor]
+) -> list[list[str]]:
+    """For each layer the names of the weights that its latent depends on, and no latent before it.
+
+    Weights are parameters or real buffers of the model, by name; the images `[N, C, H, W]` run through it once. The
+    layers are in execution order. Call it with autograd on.
+    """
+    left, owned = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}, []
+    with capturing(classifier, layers) as latents:
+        functional_call(classifier.model, left, (classifier.normalise(images),))
+    for layer in layers:
+        latent, used = latents[layer.name], dict[str, Tensor | None]()
+        if left and latent.requires_grad:
+            gradients = torch.autograd.grad(latent.sum(), list(left.values()), retain_graph=True, allow_unused=True)
+            used = dict(zip(left, gradients, strict=True))
+        owned.append([name for name, gradient in used.items() if gradient is not None])
+        for name in owned[-1]:
+            del left[name]
+    return owned
 
 
 # --- which calls are layers --------------------------------------------------------------------------------------

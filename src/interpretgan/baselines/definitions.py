@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from interpretgan.baselines.inputs import ScoreInputs, gradient_of, norms, stretched
 from interpretgan.errors import ConfigError
-from interpretgan.layers import capturing
+from interpretgan.layers import owned_by_layers
 from interpretgan.statistics import Floats
 
 TINY = 1e-12  #: Least length that something is divided by.
@@ -267,23 +267,13 @@ def _moved(start: Tensor, weight: Tensor, gradient: Tensor, step: float) -> Tens
 
 def weights_of_layers(inputs: ScoreInputs) -> list[dict[str, Tensor]]:
     """For each layer the weights (of two axes or more) that its latent depends on, and none before it does."""
-    classifier = inputs.classifier
-    left = {
-        name: parameter.detach().clone().requires_grad_()
-        for name, parameter in classifier.model.named_parameters()
+    weights = {
+        name: parameter.detach()
+        for name, parameter in inputs.classifier.model.named_parameters()
         if parameter.ndim >= 2 and parameter.is_floating_point()
     }
-    with capturing(classifier, inputs.layers) as latents:
-        functional_call(classifier.model, left, (classifier.normalise(inputs.images[:2]),))
-    owned: list[dict[str, Tensor]] = []
-    for layer in inputs.layers:
-        latent, used = latents[layer.name], dict[str, Tensor | None]()
-        if left and latent.requires_grad:
-            gradients = torch.autograd.grad(latent.sum(), list(left.values()), retain_graph=True, allow_unused=True)
-            used = dict(zip(left, gradients, strict=True))
-        mine = [name for name, gradient in used.items() if gradient is not None]
-        owned.append({name: left.pop(name).detach() for name in mine})
-    return owned
+    owned = owned_by_layers(inputs.classifier, inputs.layers, inputs.images[:2], weights)
+    return [{name: weights[name].clone() for name in names} for names in owned]
 
 
 def _numpy(values: Tensor) -> Floats:

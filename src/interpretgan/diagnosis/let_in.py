@@ -20,7 +20,7 @@ from interpretgan.attacks.threat_model import Bounds
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, FlagKind, ImageError, LabelError, ModelError, in_a_line
-from interpretgan.layers import Layer, capture, capturing, replay
+from interpretgan.layers import Layer, capture, capturing, owned_by_layers, replay
 from interpretgan.statistics import Floats, Interval, bootstrap_weights, intervals
 
 MENDED_ON = 2000
@@ -176,7 +176,7 @@ def let_in(
         perturbed, natural = (classifier.check_images(one).detach().float().clone() for one in (adversarial, natural))
         trial = _Trial(x, y, perturbed, classifier.bounds, _shortened(threat_model, RENEWED_STEPS))
         calm, before = _true_probability(classifier.run, x, y), trial.renewed(classifier.run)
-        owned = _owned(classifier, layers, x[:1])
+        owned = owned_by_layers(classifier, layers, x[:1], _weights(classifier.model))
         retrained, filtered = before.repeat(2, len(layers), 1)
         for place in range(len(layers)):
             if owned[place]:
@@ -275,21 +275,6 @@ def _trainable(tensors: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for tensor in tensors:
             tensor.requires_grad_(False)
-
-
-def _owned(classifier: Classifier, layers: Sequence[Layer], image: Tensor) -> list[list[str]]:
-    """Names of the weights of each layer: those that its latent depends on, and no latent before it."""
-    left, owned = _weights(classifier.model), []
-    with _trainable(list(left.values())), capturing(classifier, layers) as latents:
-        classifier.run(image)
-        for layer in layers:
-            latent, tensors = latents[layer.name], list(left.values())
-            used: Sequence[Tensor | None] = [None] * len(tensors)
-            if tensors and latent.requires_grad:
-                used = torch.autograd.grad(latent.sum(), tensors, retain_graph=True, allow_unused=True)
-            owned.append([name for name, gradient in zip(left, used, strict=True) if gradient is not None])
-            left = {name: tensor for name, tensor in left.items() if name not in owned[-1]}
-    return owned
 
 
 def _retrained(
