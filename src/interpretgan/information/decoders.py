@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from interpretgan.data import ImageData, ImageSource, as_source, content_of
 from interpretgan.errors import ConfigError
 from interpretgan.gan.fitted_network import Fitted
-from interpretgan.gan.generator import Generator, Standardise
+from interpretgan.gan.generator import Generator
+from interpretgan.gan.latents import Standardise
 from interpretgan.information.measure import Measurement
 from interpretgan.information.probes import MLPProbes, RandomMixture, RandomProjection
 from interpretgan.layers import Layer, capture
