@@ -14,7 +14,7 @@ from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.judge import Judge, require_same_pixels
-from interpretgan.layers import capture
+from interpretgan.layers import Layer, capture
 from interpretgan.store.network_files import Header
 from interpretgan.training.steps import OnStep
 
@@ -142,6 +142,16 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         with torch.no_grad():
             drawn = generator([latents[layer.name] for layer in layers], noise.repeat(len(layers), 1))
         explanations: Tensor = drawn.view(len(layers), *images.shape)[self.rows]
+        return explanations
+
+    def draw_from(self, layer: Layer, latent: Tensor, noise: Tensor) -> Tensor:
+        """Explanations `[N, C, H, W]` of latents `[N, *shape]` of one of the layers, whatever made them, no gradient.
+
+        The noise of an image is `[N, noise]`.
+        """
+        latents = [latent if each == layer else None for each in self.distinct_layers]
+        with torch.no_grad():
+            explanations: Tensor = self.network(latents, noise)
         return explanations
 
     def explain(

@@ -129,6 +129,12 @@ def _visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | Non
         yield
 
 
+def run_visited(classifier: Classifier, images: Tensor, visit: Visit, modules: Sequence[str] | None = None) -> Tensor:
+    """Logits `[N, K]` of a pass in which `visit` sees every call of the named modules, or of all; no gradient."""
+    with classifier.borrowed(), torch.no_grad(), _visiting(classifier, visit, modules):
+        return classifier.run(images)
+
+
 @contextmanager
 def _replacing(classifier: Classifier, module: str, call: int, value: Tensor) -> Iterator[list[int]]:
     """Put a value in the place of a call's output; yields a list that gets an entry whenever that happens."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from interpretgan.attacks import ThreatModel, attack, check_perturbation
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource
+from interpretgan.diagnosis.branches import Block, predict_patched
 from interpretgan.errors import ImageError, ThreatModelError
 from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
 from interpretgan.statistics import Integers
@@ -34,6 +35,8 @@ class Predictions:
     adversarial: Integers  #: The same for adversarial images.
     controls: Mapping[str, Integers]  #: The same for the images of each control.
     model: Mapping[str, Integers]  #: Predictions of the classifier itself, `natural`, `adversarial` and each control.
+    #: Of the judge, for each block by its layer's name, where some of its branches are attacked: `[2^k - 2, N]`.
+    branches: Mapping[str, Integers] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def pooled(cls, predictions: Sequence[Self]) -> Self:
@@ -85,13 +88,15 @@ def collect(
     *,
     adversarial: Perturb,
     controls: Mapping[str, Control],
+    blocks: Sequence[Block] = (),
     seed: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Predictions]:
     """The judge's predictions for the first `count` images at every layer, for each interpreter.
 
     Each image is attacked once, for all interpreters. Its explanations, natural and perturbed, are drawn with the same
-    noise `n`, each interpreter having noise of its own, drawn from the seed. `on_batch` is called with the number of
+    noise `n`, each interpreter having noise of its own, drawn from the seed. Of `blocks` the branches are patched, too.
+    `on_batch` is called with the number of
     images that are done. Batches are of an even number, so that pairs of images stay together.
     """
     classifier = interpreters[0].classifier
@@ -100,6 +105,14 @@ def collect(
     def predicted(interpreter: InterpretGAN, version: Tensor, n: Tensor) -> Integers:
         parts = zip(torch.split(version, at_once), torch.split(n, at_once), strict=True)
         return torch.cat([predict_all(judge, x, interpreter.draw(x, noise)) for x, noise in parts], dim=1).cpu().numpy()
+
+    def inside(interpreter: InterpretGAN, block: Block, x: Tensor, attacked: Tensor, n: Tensor) -> Integers:
+        parts = zip(*(torch.split(each, at_once) for each in (x, attacked, n)), strict=True)
+        predicted = [
+            predict_patched(interpreter, judge, block, natural=natural, adversarial=changed, noise=noise)
+            for natural, changed, noise in parts
+        ]
+        return np.concatenate(predicted, axis=1)
 
     generators = [torch.Generator().manual_seed(seed + number) for number in range(len(interpreters))]
     collected: list[list[Predictions]] = [[] for _ in interpreters]
@@ -116,7 +129,9 @@ def collect(
             n = interpreter.noise(len(x), generator=generator)
             shown = {name: predicted(interpreter, version, n) for name, version in versions.items()}
             of_controls = {name: shown[name] for name in controls}
-            batches.append(Predictions(y.cpu().numpy(), shown["natural"], shown["adversarial"], of_controls, model))
+            patched = {block.layer.name: inside(interpreter, block, x, attacked, n) for block in blocks}
+            natural, adversarial_shown = shown["natural"], shown["adversarial"]
+            batches.append(Predictions(y.cpu().numpy(), natural, adversarial_shown, of_controls, model, patched))
         if on_batch is not None:
             on_batch(first + len(x))
     return [Predictions.pooled(batches) for batches in collected]

@@ -29,6 +29,7 @@ from interpretgan.models import (
     read_card,
     source_file,
 )
+from interpretgan.pipeline.layer_choice import choose_layers
 from interpretgan.pipeline.settings import Settings
 from interpretgan.robustness.evaluate import require_attackable
 from interpretgan.store.files import file_sha256
@@ -190,10 +191,9 @@ class Inputs:
         """All module calls of the classifier, as built or trained."""
         return examine(classifier, self.probe)
 
-    def layers(self, classifier: Classifier) -> list[Layer]:
-        """The layers to explain: those that are chosen, or all distinct ones."""
-        names, anatomy = self.settings.generator.names(), self.anatomy(classifier)
-        return anatomy.distinct if names is None else anatomy.select(names)
+    def choose(self, anatomy: Anatomy) -> list[Layer]:
+        """The layers to explain, see `choose_layers`."""
+        return choose_layers(anatomy, self.settings.generator.names())
 
     # --- judge and recognition network -----------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class Inputs:
             check_team(settings.run.devices, settings.generator.images_per_layer, self.device)
             if settings.generator.names() is not None:
                 # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
-                config["generator"]["layers"] = [layer.name for layer in self.layers(classifier)]
+                config["generator"]["layers"] = [layer.name for layer in self.choose(self.anatomy(classifier))]
         return config
 
     def _classifier_identity(self) -> dict[str, Any]:

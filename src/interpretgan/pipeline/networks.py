@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from interpretgan.classifier import Classifier
+from interpretgan.diagnosis.branches import Block, find_branches
 from interpretgan.errors import ConfigError
 from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, measure_judge, train_judge
-from interpretgan.layers import Layer
+from interpretgan.layers import Anatomy, Layer, distinct
 from interpretgan.models import load_classifier, load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
 from interpretgan.pipeline.run_folder import WEIGHTS_FILE, RunFolder
@@ -196,9 +197,30 @@ class Networks:
         }
 
     @cached_property
+    def anatomy(self) -> Anatomy:
+        """All module calls of the trained classifier: training may open a branch that bypasses a layer."""
+        return self.inputs.anatomy(self.classifier)
+
+    @cached_property
     def layers(self) -> list[Layer]:
-        """The layers to explain, of the trained classifier: training may open a branch that bypasses one."""
-        return self.inputs.layers(self.classifier)
+        """The layers to explain."""
+        chosen, found = self.inputs.choose(self.anatomy), self.anatomy.distinct
+        if self.settings.generator.layers is None and len(chosen) < len(found):
+            self.say(f"of {len(found)} layers {len(chosen)} are explained, chosen by depth (all with --layers all)")
+        return chosen
+
+    def layers_record(self) -> dict[str, Any]:
+        """How many layers are explained, of how many, and who chose them, for a result."""
+        chosen = "by depth" if self.settings.generator.layers is None else "by the user"
+        found, layers = len(self.anatomy.distinct), len(distinct(self.layers)[0])
+        return {"explained": layers, "of": found, "chosen": "all" if layers == found else chosen}
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Those of them that follow from several branches; none where they are not to be split."""
+        if not self.settings.diagnosis.branches:
+            return ()
+        return find_branches(self.classifier, self.anatomy, distinct(self.layers)[0], self.inputs.probe)
 
     # --- the judge, and the recognition network --------------------------------------------------------------
 

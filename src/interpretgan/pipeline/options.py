@@ -243,7 +243,8 @@ class GeneratorOptions:
     """How the generator is trained."""
 
     layers: str | None = None
-    """Layers to explain, a,b,c, as `interpretgan layers` names them [default: all]."""
+    """Layers to explain, a,b,c, as `interpretgan layers` names them; patterns like 'blocks.*'; or blocks, activations
+    or all [default: all up to 15, of more that many, chosen by depth]."""
     generator_steps: int = 300
     """Training steps."""
     generator_seeds: int = 1
@@ -311,6 +312,8 @@ class DiagnosisOptions:
     """Test images that are attacked and explained, from the first."""
     let_in_steps: int = 60
     """Training steps that mend each layer by itself, to see which lets the perturbation in; 0 leaves that out."""
+    branches: bool = True
+    """Split each block's vulnerability among its branches: skip and residual, attention and MLP."""
     bootstrap: int = 2000
     """Bootstrap replicates behind each interval."""
     confidence: float = 0.95

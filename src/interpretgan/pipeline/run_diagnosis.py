@@ -204,13 +204,14 @@ class Run(Networks):
                 classifier_info=info,
                 information=information,
                 let_in=let_in,
+                blocks=self.blocks,
                 on_batch=progress.update,
                 on_predictions=self._keep_predictions,
             )
         if self.settings.diagnosis.baselines:
             result = replace(result, baselines=self._baselines(result))
         self.seconds["total"] = time.perf_counter() - began + self.seconds.get("data", 0.0)
-        measured = {"seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
+        measured = {"layers": self.layers_record(), "seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
         flags = (*result.flags, *unknown)
         result = replace(result, flags=flags, provenance={**result.provenance, **measured})
         if self.folder is not None:
@@ -286,6 +287,9 @@ class Run(Networks):
         shown = [{"natural": p.natural, "adversarial": p.adversarial, **p.controls} for p in predictions]
         arrays = {"labels": predictions[0].labels, "layers": layers, **shown[0]}
         arrays["model"] = np.stack([predictions[0].model[name] for name in shown[0]])
+        for each, found in zip(shown, predictions, strict=True):
+            each |= {f"branches {layer}": patched for layer, patched in found.branches.items()}
+        arrays |= shown[0]
         if len(predictions) > 1:
             arrays |= {f"{name}_all": np.stack([each[name] for each in shown]) for name in shown[0]}
         write_arrays(self.path("predictions.npz"), arrays)

@@ -39,6 +39,7 @@ class DiagnosisKeywords(TypedDict, total=False):
     information_steps: int
     examples: int
     let_in_steps: int
+    branches: bool
     bootstrap: int
     confidence: float
     baselines: bool
