@@ -74,7 +74,7 @@ class Classifier(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        model = _unwrapped(model)
+        model = unwrapped(model)
         for usable, expected, got in (
             (all(map(math.isfinite, bounds)) and bounds[0] < bounds[1], "bounds (low, high) with low < high", bounds),
             (mean is None or all(map(math.isfinite, mean)), "a finite mean in every channel", mean),
@@ -289,14 +289,14 @@ class Classifier(nn.Module):
         return labels.detach().to(images.device, torch.int64).clone()
 
 
-def _unwrapped(model: object) -> nn.Module:
+def unwrapped(model: object) -> nn.Module:
     """The module that others were made of, else the given one; `ModelError` for what is no module."""
     if isinstance(model, torch.export.ExportedProgram):
         return torch.export.unflatten(model)
     while isinstance(inner := getattr(model, COMPILED, None), nn.Module):
         model = inner
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        return _unwrapped(model.module)
+        return unwrapped(model.module)
     if not isinstance(model, nn.Module):
         raise ModelError(expected="a torch.nn.Module", got=kind_of(model), do="pass the module, not its path")
     return model
