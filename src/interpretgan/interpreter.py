@@ -7,7 +7,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from interpretgan.classifier import Classifier
+from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageData, as_source
 from interpretgan.errors import ConfigError, ImageError, LabelError
 from interpretgan.gan.fitted_network import Fitted
@@ -86,6 +86,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
     config_type = GANConfig
     recognition_network_sha256: str | None = None  #: Of the one that it was fitted with, if not the classifier.
 
+    @plain_torch()
     def fit(
         self,
         images: ImageData,
@@ -154,6 +155,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             explanations: Tensor = self.network(latents, noise)
         return explanations
 
+    @plain_torch()
     def explain(
         self,
         images: Tensor,

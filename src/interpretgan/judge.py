@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
-from interpretgan.classifier import Classifier
+from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageData, ImageSet, as_image_set
 from interpretgan.errors import ConfigError, DataError
 from interpretgan.models import build_model, load_weights, save_weights
@@ -58,6 +58,7 @@ def require_same_pixels(judge: Judge, classifier: Classifier) -> None:
         raise ConfigError(expected=expected, got=f"{judge.classifier.bounds}", do="train it with the same bounds")
 
 
+@plain_torch()
 def train_judge(
     train: ImageData,
     test: ImageData,
@@ -114,6 +115,7 @@ def train_judge(
     return measure_judge(classifier, architecture, test, threat_model=threat_model, seed=seed)
 
 
+@plain_torch()
 def measure_judge(classifier: Classifier, name: str, test: ImageSet, *, threat_model: ThreatModel, seed: int) -> Judge:
     """A trained classifier of an architecture `name` as a judge, with its accuracy on held-out images.
 

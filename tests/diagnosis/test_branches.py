@@ -36,11 +36,11 @@ class Paths(nn.Module):
 
 
 class Pair(nn.Module):
-    """An attention that returns a pair, as many do, with a module for what is added of it."""
+    """An attention that returns a pair, as many do, and takes its tokens first in front, with a dropout behind it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2)
         self.drop = nn.Dropout(0.1)
         self.relu = nn.ReLU(inplace=True)
         self.mlp = nn.Sequential(nn.Linear(8, 8), self.relu, nn.Linear(8, 8), self.relu)
@@ -61,9 +61,21 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z = self.first(x)
         if isinstance(self.block, Pair):
-            z = z.flatten(2).transpose(1, 2)
-        logits: Tensor = self.fc(self.block(z).flatten(1))
+            z = z.flatten(2).permute(2, 0, 1)
+        z = self.block(z)
+        logits: Tensor = self.fc((z.transpose(0, 1) if isinstance(self.block, Pair) else z).flatten(1))
         return logits
+
+
+class InPieces(nn.Module):
+    """Runs two images at a time, whatever the batch is."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.net(part) for part in torch.split(x, 2)])
 
 
 def found(net: nn.Module, shape: tuple[int, ...], only: list[str] | None = None) -> dict[str, list[str]]:
@@ -82,7 +94,7 @@ def found(net: nn.Module, shape: tuple[int, ...], only: list[str] | None = None)
 def test_branches_are_those_that_are_added_or_concatenated_and_what_flows_around() -> None:
     torch.manual_seed(1)
     assert found(Residual(), (1, 9, 8)) == {"blocks.0": ["bn2", "shortcut"], "blocks.1": ["bn2", "shortcut"]}
-    assert found(Net(Pair()), (1, 7, 6)) == {"block": ["skip", "drop", "mlp"]}
+    assert found(Net(Pair()), (1, 7, 6)) == {"block": ["skip", "attention", "mlp"]}
     assert found(Net(Paths(3, skip=False)), (1, 7, 6)) == {"block": ["paths.0", "paths.1", "paths.2"]}
     assert found(Net(Paths(6, skip=True)), (1, 7, 6)) == {
         "block": ["skip", "paths.0 to paths.1", "paths.2 to paths.3", "paths.4", "paths.5"]
@@ -112,13 +124,14 @@ def test_a_layer_of_another_network_is_told() -> None:
         find_branches(Classifier(Tiny()), examine(Classifier(Tiny()), images), layers, images)
 
 
-def test_patching_replaces_the_chosen_branches_and_no_others() -> None:
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_patching_replaces_the_chosen_branches_and_no_others(*, in_pieces: bool) -> None:
     torch.manual_seed(2)
     block = Paths(2, skip=True)
     net = Net(block)
     natural, attacked = torch.rand(5, 1, 7, 6), torch.rand(5, 1, 7, 6)
     net(natural)
-    classifier = Classifier(net)
+    classifier = Classifier(InPieces(net) if in_pieces else net)
     anatomy = examine(classifier, natural)
     (splittable,) = find_branches(classifier, anatomy, anatomy.distinct, natural)
     assert [branch.name for branch in splittable.branches] == ["skip", "paths.0", "paths.1"]
@@ -135,7 +148,7 @@ def test_patching_replaces_the_chosen_branches_and_no_others() -> None:
     whole = Block(splittable.layer, splittable.branches)
     assert {(0, 1), (1, 2), (0,)} < set(whole.coalitions)
     logits, latents = capture(classifier, attacked, [splittable.layer])
-    torch.testing.assert_close(latents["block"], torch.cat([*parts[1][1:], parts[1][0]], dim=1))
+    torch.testing.assert_close(latents[splittable.layer.name], torch.cat([*parts[1][1:], parts[1][0]], dim=1))
     assert all(not module._forward_hooks for module in net.modules())
     torch.testing.assert_close(logits, net(attacked).detach())
 

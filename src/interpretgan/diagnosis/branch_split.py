@@ -87,7 +87,7 @@ def branch_figures(
     return tuple(
         BranchResult(
             branch.name,
-            tuple(module if call == 1 else f"{module}:{call}" for module, call in branch.calls),
+            tuple(call.name for call in branch.calls),
             **{name: found[place] for name, found in estimates.items()},
         )
         for place, branch in enumerate(block.branches)

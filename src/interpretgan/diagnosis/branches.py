@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interpretgan.classifier import Classifier, require_classifier
+from interpretgan.classifier import Classifier, plain_torch, require_classifier
 from interpretgan.data import ImageData, as_source
 from interpretgan.errors import LayerError
 from interpretgan.interpreter import InterpretGAN, Predictor
-from interpretgan.layers import SPREAD_TOLERANCE, Anatomy, Layer, capturing, run_visited
+from interpretgan.layers import Anatomy, Layer, capture, capturing
+from interpretgan.layers.find import batch_axis
+from interpretgan.layers.hooks import replacing, visiting
+from interpretgan.layers.outputs import parts
+from interpretgan.layers.proof import SPREAD_TOLERANCE
 from interpretgan.statistics import Integers
 
 PROBE_IMAGES = 2  #: Images that branches are found on.
 MOST = 5  #: Branches that a block is split among, at most: with more, neighbours are taken together.
 AROUND = "skip"  #: Name of what flows around all branches of a block.
-
-Call = tuple[str, int]  #: Name of a module, and which of its calls, from 1.
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Branch:
     """One of the parallel ways through a block: the outputs of some module calls, or what flows around them all."""
 
     name: str  #: Of the module, without the name of its block in front; `skip` for what flows around.
-    calls: tuple[Call, ...]  #: What is patched; empty for what flows around, which is all else that reads the input.
+    calls: tuple[Layer, ...]  #: What is patched; empty for what flows around, which is all else that reads the input.
 
 
 @dataclass(frozen=True)
@@ -54,31 +57,31 @@ class Block:
 
 
 @dataclass(eq=False)
-class _Trace:
-    """The tensors that the calls of one pass returned."""
+class _Call:
+    """One call of a module in a pass of one image, and how it can be patched."""
 
-    order: list[Call] = field(default_factory=list)
-    outputs: dict[Call, Tensor] = field(default_factory=dict)  # kept alive, so that their addresses stay their own
-    values: dict[Call, Tensor] = field(default_factory=dict)  # copies by value
-
-    def visit(self, module: str, call: int, _module: nn.Module, output: object) -> None:
-        self.order.append((module, call))
-        if isinstance(output, Tensor) and output.is_floating_point():
-            self.outputs[module, call], self.values[module, call] = output, output.clone()
+    module: str
+    index: int
+    kind: str
+    place: str = ""  # of the first real tensor that it returns
+    output: Tensor | None = None  # that tensor, kept alive, so that its address stays its own
+    value: Tensor | None = None  # a copy by value
+    pieces: list[tuple[int, ...]] = field(default_factory=list)  # its shapes where several images run
+    layer: Layer | None = None
 
 
 @dataclass(eq=False)
 class _Segment:
     """The calls between one layer and the next one: those that may be branches, and those that were found to be."""
 
-    layer: Layer
-    calls: list[Call]  # all but those that return the tensor at either end
-    end: Call
-    candidates: list[Call]
-    found: list[Call] = field(default_factory=list)
+    end: Layer
+    calls: list[_Call]  # all but those that return the tensor at either end
+    candidates: list[Layer]
+    found: list[Layer] = field(default_factory=list)
     around: bool = False
 
 
+@plain_torch()
 def find_branches(
     classifier: Classifier, anatomy: Anatomy, layers: Sequence[Layer], images: ImageData
 ) -> tuple[Block, ...]:
@@ -106,137 +109,206 @@ def find_branches(
     low, high = classifier.bounds
     seed = 200708716  # of noise that no image was drawn with
     noise = low + (high - low) * torch.rand(probe.shape, generator=torch.Generator().manual_seed(seed)).to(probe)
-    trace, other = _Trace(), _Trace()
-    for images_of, kept in ((probe, trace), (noise, other)):
-        run_visited(classifier, images_of, kept.visit)
-    segments = _segments(anatomy, layers, trace, other, len(probe))
-    for depth in range(1, max((len(each.candidates) for each in segments), default=0) + 1):
-        targets = {each.candidates[-depth]: each for each in segments if depth <= len(each.candidates)}
-        # All later calls stay as they were; those that are no branch would do so by themselves.
-        still = {call for each in segments for call in each.candidates[len(each.candidates) - depth + 1 :]}
-        usual = {call: trace.values[call] for call in still}
+    with classifier.borrowed(), torch.no_grad():
+        calls = _calls(classifier, probe, noise)
+        known = list(dict.fromkeys([*layers, *(call.layer for call in calls if call.layer is not None)]))
+        usual, other = (_values(classifier, known, version) for version in (probe, noise))
+        patchable = {layer for layer in usual if layer in other}
+        if strangers := [layer.name for layer in layers if layer not in usual]:
+            expected, got = "layers of the network, as examine finds them", f"'{strangers[0]}', which is not called"
+            raise LayerError(expected=expected, got=got, do="pass those of its anatomy")
+        segments = _segments(anatomy, layers, calls, patchable)
+        for depth in range(1, max((len(each.candidates) for each in segments), default=0) + 1):
+            targets = {each.candidates[-depth]: each for each in segments if depth <= len(each.candidates)}
+            # All later calls stay as they were; those that are no branch would do so by themselves.
+            later = [call for each in segments for call in each.candidates[len(each.candidates) - depth + 1 :]]
+            still = {call: usual[call] for call in later}
 
-        def changing(chosen: Sequence[Call], usual: Mapping[Call, Tensor] = usual) -> set[Call]:
-            """The ends of segments at which patching these calls, one in each at most, changes the latent."""
-            patches = {**usual, **{call: other.values[call] for call in chosen}}
-            watch = _Watch(segments, patches, trace, other, pass_on=trace)
-            run_visited(classifier, probe, watch.visit)
-            return watch.changed
+            def changing(chosen: Sequence[Layer], still: Mapping[Layer, Tensor] = still) -> set[Layer]:
+                """The ends of segments at which patching these calls, one in each at most, changes the latent."""
+                patches = {**still, **{call: other[call] for call in chosen}}
+                return _changed(classifier, probe, segments, patches, (usual, other), pass_on=usual)
 
-        for call, ends in _tried(list(targets), changing):
-            if targets[call].end in ends:
-                targets[call].found.insert(0, call)
-    found = {call: trace.values[call] for each in segments for call in each.found}
-    around = _Watch(segments, found, trace, other, pass_on=other)
-    run_visited(classifier, noise, around.visit)
+            for call, ends in _tried(list(targets), changing):
+                if targets[call].end in ends:
+                    targets[call].found.insert(0, call)
+        found = {call: usual[call] for each in segments for call in each.found}
+        around = _changed(classifier, noise, segments, found, (usual, other), pass_on=other)
     for each in segments:
-        each.around = each.end in around.changed
-    return tuple(block for each in segments if (block := _block(each, trace)) is not None)
+        each.around = each.end in around
+    return tuple(block for each in segments if (block := _block(each, calls)) is not None)
 
 
-def _tried(calls: list[Call], changing: Callable[[Sequence[Call]], set[Call]]) -> list[tuple[Call, set[Call]]]:
+def _calls(classifier: Classifier, probe: Tensor, noise: Tensor) -> list[_Call]:
+    """Every call of a pass of one image, in the order of their returns."""
+    calls: list[_Call] = []
+
+    def see(name: str, index: int, module: nn.Module, output: object) -> None:
+        call = _Call(name, index, type(module).__name__)
+        call.place, call.output = next(((p, t) for p, t in parts(output) if t.is_floating_point()), ("", None))
+        call.value = None if call.output is None else call.output.clone()
+        calls.append(call)
+
+    with visiting(classifier, see):
+        classifier.run(probe[:1])
+    counts, known = Counter(call.module for call in calls), {(call.module, call.index): call for call in calls}
+
+    def measure(name: str, index: int, _module: nn.Module, output: object) -> None:
+        call = known.get((name, (index - 1) % counts[name] + 1)) if counts[name] else None
+        if call is not None and (tensor := dict(parts(output)).get(call.place)) is not None:
+            call.pieces.append(tuple(tensor.shape))
+
+    many = torch.cat([probe, noise])  # more than one in any case
+    with visiting(classifier, measure):
+        classifier.run(many)
+    for call in calls:
+        axis = None if call.output is None else batch_axis(tuple(call.output.shape), call.pieces, len(many))
+        if axis is not None and call.output is not None:
+            others = [other for other in range(call.output.ndim) if other != axis]
+            called, shape = counts[call.module], tuple(call.output.shape[other] for other in others)
+            name = f"{call.module}:{call.index}" if called > 1 else call.module
+            axes = () if axis == 0 else (axis, *others)
+            call.layer = Layer(
+                name, call.module, call.index, call.kind, shape, calls=called, part=call.place, axes=axes
+            )
+    return calls
+
+
+def _by_module(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
+    found: dict[str, list[Layer]] = {}
+    for layer in layers:
+        found.setdefault(layer.module, []).append(layer)
+    return found
+
+
+def _values(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> dict[Layer, Tensor]:
+    """The latents `[N, *shape]` of a pass of those layers that see every image."""
+    wanted, found = _by_module(layers), dict[Layer, list[Tensor]]()
+
+    def keep(name: str, index: int, _module: nn.Module, output: object) -> None:
+        for layer in wanted[name]:
+            if layer.is_call(index):
+                found.setdefault(layer, []).append(layer.take(output).clone())
+
+    with visiting(classifier, keep, list(wanted)):
+        classifier.run(images)
+    whole = {layer: torch.cat(pieces) for layer, pieces in found.items()}
+    return {layer: value for layer, value in whole.items() if len(value) == len(images)}
+
+
+def _segments(
+    anatomy: Anatomy, layers: Sequence[Layer], calls: Sequence[_Call], patchable: set[Layer]
+) -> list[_Segment]:
+    order = [(call.module, call.index) for call in calls]
+    places = {call: place for place, call in enumerate(order)}
+    same = {(each.module, each.call): each.same_as or each.name for each in anatomy.layers}
+    segments, start, before = [], -1, ""
+    for layer in layers:
+        end, here = places[layer.module, layer.call], layer.same_as or layer.name
+        between = [call for call in calls[start + 1 : end] if same.get((call.module, call.index)) not in (before, here)]
+        candidates = [call for call in between if call.layer in patchable]
+        inside = {id(call) for call in candidates if _within(call, candidates, order, places)}
+        outer = [call.layer for call in candidates if call.layer is not None and id(call) not in inside]
+        segments.append(_Segment(layer, between, outer))
+        start, before = end, here
+    return segments
+
+
+def _within(
+    call: _Call, candidates: Sequence[_Call], order: Sequence[tuple[str, int]], places: Mapping[tuple[str, int], int]
+) -> bool:
+    """Whether a call was made inside that of another candidate: the first of an outer module that returns after it."""
+    place = places[call.module, call.index]
+    for other in candidates:
+        end = places[other.module, other.index]
+        outer = end > place and call.module.startswith(f"{other.module}.")
+        if outer and all(module != other.module for module, _ in order[place + 1 : end]):
+            return True
+    return False
+
+
+def _changed(
+    classifier: Classifier,
+    images: Tensor,
+    segments: Sequence[_Segment],
+    patches: Mapping[Layer, Tensor],
+    values: tuple[Mapping[Layer, Tensor], Mapping[Layer, Tensor]],
+    *,
+    pass_on: Mapping[Layer, Tensor],
+) -> set[Layer]:
+    """The ends of segments whose latents are not the usual ones in a pass that patches calls.
+
+    `values` are the usual and other latents, and the next segment starts from those of `pass_on`.
+    """
+    usual, other = values
+    ends, changed = {each.end for each in segments}, set[Layer]()
+    wanted = _by_module([*ends, *patches])
+
+    def patch(name: str, index: int, _module: nn.Module, output: object) -> object | None:
+        replaced = None
+        for layer in wanted[name]:
+            start = current.seen[layer.name]
+            if not layer.is_call(index) or start >= len(images):
+                continue
+            latent = layer.take(output)
+            current.seen[layer.name] = stop = start + len(latent)
+            if layer in ends:
+                spread = float((other[layer] - usual[layer]).abs().max())
+                if float((latent - usual[layer][start:stop]).abs().max()) > SPREAD_TOLERANCE * spread:
+                    changed.add(layer)
+            value = pass_on[layer] if layer in ends else patches[layer]
+            output = replaced = layer.put(output, value[start:stop].clone())
+        return replaced
+
+    with visiting(classifier, patch, list(wanted)) as current:
+        classifier.run(images)
+    return changed
+
+
+def _tried(calls: list[Layer], changing: Callable[[Sequence[Layer]], set[Layer]]) -> list[tuple[Layer, set[Layer]]]:
     """What changes with each call: in one pass for all, or where the network does not take one of them, one by one."""
     try:
         together = changing(calls)
         return [(call, together) for call in calls]
-    except RuntimeError:
+    except Exception:  # noqa: BLE001  # the user's code may raise anything
         found = []
         for call in calls:
-            with suppress(RuntimeError):  # this one is no branch: what it does flows around
+            with suppress(Exception):  # this one is no branch: what it does flows around
                 found.append((call, changing([call])))
         return found
 
 
-def _segments(anatomy: Anatomy, layers: Sequence[Layer], trace: _Trace, other: _Trace, count: int) -> list[_Segment]:
-    places = {call: place for place, call in enumerate(trace.order)}
-    same = {(each.module, each.call): each.same_as or each.name for each in anatomy.layers}
-    patchable = {
-        call
-        for call, value in trace.values.items()
-        if call in other.values and other.values[call].shape == value.shape and value.shape[:1] == (count,)
-    }
-    segments, start, before = [], -1, ""
-    for layer in layers:
-        end = (layer.module, layer.call)
-        if end not in places:
-            expected, got = "layers of the network, as examine finds them", f"'{layer.name}', which is not called"
-            raise LayerError(expected=expected, got=got, do="pass those of its anatomy")
-        between = trace.order[start + 1 : places[end]] if end in patchable else []
-        here = layer.same_as or layer.name
-        between = [call for call in between if same.get(call) not in (before, here)]
-        candidates = [call for call in between if call in patchable]
-        inside = {call for call in candidates if _around(call, candidates, trace.order, places)}
-        segments.append(_Segment(layer, between, end, [call for call in candidates if call not in inside]))
-        start, before = places[end], here
-    return [each for each in segments if each.end in patchable]
-
-
-def _around(call: Call, candidates: Sequence[Call], order: Sequence[Call], places: Mapping[Call, int]) -> bool:
-    """Whether a call was made inside that of another candidate: the first of an outer module that returns after it."""
-    for other in candidates:
-        if places[other] > places[call] and call[0].startswith(f"{other[0]}."):
-            between = order[places[call] + 1 : places[other]]
-            if all(module != other[0] for module, _ in between):
-                return True
-    return False
-
-
-@dataclass(eq=False)
-class _Watch:
-    """Patches calls in a pass, and sees at which ends of segments the latent is another than in `trace`."""
-
-    segments: Sequence[_Segment]
-    patches: Mapping[Call, Tensor]
-    trace: _Trace
-    other: _Trace
-    pass_on: _Trace  # whose latents the next segment starts from
-    changed: set[Call] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.ends = {each.end for each in self.segments}
-
-    def visit(self, module: str, call: int, _module: nn.Module, output: object) -> Tensor | None:
-        key = (module, call)
-        if key in self.ends:
-            assert isinstance(output, Tensor)
-            usual = self.trace.values[key]
-            spread = float((self.other.values[key] - usual).abs().max())
-            if float((output - usual).abs().max()) > SPREAD_TOLERANCE * spread:
-                self.changed.add(key)
-            return self.pass_on.values[key].clone()
-        return self.patches[key].clone() if key in self.patches else None
-
-
-def _block(segment: _Segment, trace: _Trace) -> Block | None:
-    branches = [Branch(_named(call, segment, trace), (call,)) for call in segment.found]
+def _block(segment: _Segment, calls: Sequence[_Call]) -> Block | None:
+    branches = [Branch(_named(call, segment, calls), (call,)) for call in segment.found]
     room = MOST - segment.around
     if len(branches) > room:
-        parts = [list(part) for part in np.array_split(np.arange(len(branches)), room)]
         joined = []
-        for part in parts:
+        for part in np.array_split(np.arange(len(branches)), room):
             first, last = branches[part[0]], branches[part[-1]]
             name = first.name if first is last else f"{first.name} to {last.name}"
             joined.append(Branch(name, tuple(call for place in part for call in branches[place].calls)))
         branches = joined
     around = [Branch(AROUND, ())] if segment.around else []
-    return Block(segment.layer, (*around, *branches)) if len(around + branches) > 1 else None
+    return Block(segment.end, (*around, *branches)) if len(around + branches) > 1 else None
 
 
-def _named(call: Call, segment: _Segment, trace: _Trace) -> str:
+def _named(branch: Layer, segment: _Segment, calls: Sequence[_Call]) -> str:
     """The name of the first outer module that returns the same tensor, else of the call that returned it first."""
-    output, value = trace.outputs[call], trace.values[call]
-    same = [
-        each
-        for each in segment.calls[: segment.calls.index(call) + 1]
-        if each in trace.outputs
-        and trace.outputs[each].data_ptr() == output.data_ptr()
-        and torch.equal(trace.values[each].flatten(), value.flatten())
-    ]
-    outer = [each for each in same if any(module.startswith(f"{each[0]}.") for module, _ in trace.order)]
-    module, number = (outer or same or [call])[0]
-    several = sum(name == module for name, _ in trace.order) > 1
-    name = module.removeprefix(f"{segment.layer.module}.")
-    return f"{name}:{number}" if several else name
+    (call,) = [each for each in segment.calls if each.layer == branch]
+    same = [each for each in segment.calls[: segment.calls.index(call) + 1] if _same(each, call)]
+    outer = [each for each in same if any(other.module.startswith(f"{each.module}.") for other in calls)]
+    named = (outer or same)[0]
+    several = sum(other.module == named.module for other in calls) > 1
+    name = named.module.removeprefix(f"{segment.end.module}.")
+    return f"{name}:{named.index}" if several else name
+
+
+def _same(call: _Call, other: _Call) -> bool:
+    if call.output is None or other.output is None or call.value is None or other.value is None:
+        return False
+    if call.output.data_ptr() != other.output.data_ptr():
+        return False
+    return torch.equal(call.value.flatten(), other.value.flatten())
 
 
 # --- patching ----------------------------------------------------------------------------------------------------
@@ -249,32 +321,17 @@ def patched_latents(
 
     All others do what they do on the natural images. Both are `[N, C, H, W]` within the bounds.
     """
-    calls = {call for branch in block.branches for call in branch.calls}
-    modules = sorted({module for module, _ in calls})
-    outputs: list[dict[Call, Tensor]] = []
-    for images in (natural, adversarial):
-        kept: dict[Call, Tensor] = {}
-
-        def keep(module: str, call: int, _module: nn.Module, output: object, kept: dict[Call, Tensor] = kept) -> None:
-            if (module, call) in calls:
-                assert isinstance(output, Tensor)
-                kept[module, call] = output.clone()
-
-        run_visited(classifier, images, keep, modules)
-        outputs.append(kept)
-    usual, attacked = outputs
+    calls = [call for branch in block.branches for call in branch.calls]
+    usual, attacked = (capture(classifier, images, calls)[1] for images in (natural, adversarial))
     for coalition in block.coalitions:
         chosen = [block.branches[place] for place in coalition]
-        patches = usual | {call: attacked[call] for branch in chosen for call in branch.calls}
-
-        def patch(
-            module: str, call: int, _module: nn.Module, _output: object, patches: dict[Call, Tensor] = patches
-        ) -> Tensor | None:
-            return patches[module, call].clone() if (module, call) in patches else None
-
-        with classifier.borrowed(), capturing(classifier, [block.layer]) as latents:
-            around = any(not branch.calls for branch in chosen)
-            run_visited(classifier, adversarial if around else natural, patch, modules)
+        patches = usual | {call.name: attacked[call.name] for branch in chosen for call in branch.calls}
+        around = any(not branch.calls for branch in chosen)
+        with classifier.borrowed(), torch.no_grad(), ExitStack() as patching:
+            for call in calls:
+                patching.enter_context(replacing(classifier, call, patches[call.name]))
+            with capturing(classifier, [block.layer]) as latents:
+                classifier.run(adversarial if around else natural)
         yield coalition, latents[block.layer.name]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, largest_eps
-from interpretgan.classifier import Classifier
+from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageData, as_source, describe
 from interpretgan.diagnosis.branch_split import branch_figures
 from interpretgan.diagnosis.branches import Block
@@ -33,6 +33,7 @@ SEARCHED = 128  #: Of these, on how many the attack runs again with other settin
 REPLAYED = 4  #: Images whose latents are replayed from every layer, before anything is predicted.
 
 
+@plain_torch()
 def diagnose(
     interpreter: InterpretGAN | Sequence[InterpretGAN],
     judge: Judge,

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from interpretgan.attacks import ThreatModel, iterated, search, seed_generators
 from interpretgan.attacks.gradient import Run, ready
 from interpretgan.attacks.threat_model import Bounds
-from interpretgan.classifier import Classifier
+from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, FlagKind, ImageError, LabelError, ModelError, in_a_line
 from interpretgan.layers import Layer, capture, capturing, owned_by_layers, replay
@@ -99,6 +99,7 @@ def mending_images(train: ImageSet, bounds: tuple[float, float], *, seed: int) -
     return train.scaled(bounds).batch(drawn)[0]
 
 
+@plain_torch()
 def let_in(
     classifier: Classifier,
     layers: Sequence[Layer],

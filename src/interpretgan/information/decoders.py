@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from interpretgan.classifier import plain_torch
 from interpretgan.data import ImageData, ImageSource, as_source, content_of
 from interpretgan.errors import ConfigError
 from interpretgan.gan.fitted_network import Fitted
@@ -127,6 +128,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
 
     @torch.inference_mode(False)
     @torch.enable_grad()  # whatever the caller has switched off
+    @plain_torch()
     def fit(
         self,
         images: ImageData,
@@ -216,6 +218,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
             counts += torch.bincount(y, minlength=classes)
         return sum(totals[1:], totals[0]) / len(chosen), -(counts.clamp_min(1) / counts.sum()).log2()
 
+    @plain_torch()
     def measure(
         self,
         images: ImageData,

@@ -18,7 +18,7 @@ from torch import Tensor
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.attacks.noise import equal_norm_noise
 from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, ScoreInputs, measure_scores
-from interpretgan.classifier import Classifier, require_classifier
+from interpretgan.classifier import Classifier, plain_torch, require_classifier
 from interpretgan.data import ImageData, as_image_set
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
@@ -43,6 +43,7 @@ EXAMPLES = 6  # in the report's explanation grid
 COMPARED = 500  # images, at most, that baselines are measured on
 
 
+@plain_torch()
 def run_diagnosis(
     classifier: Classifier,
     train: ImageData,

@@ -12,7 +12,7 @@ from interpretgan.attacks import ThreatModel, equal_norm_noise, iterated, larges
 from interpretgan.attacks.autoattack import autoattack, require_autoattack
 from interpretgan.attacks.gradient import require_gradient
 from interpretgan.attacks.named_attacks import AUTOATTACK, NAMED_ATTACKS, check_names, predicted_right, survivors
-from interpretgan.classifier import Classifier
+from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageData, as_source, describe
 from interpretgan.errors import ConfigError, Flag
 from interpretgan.robustness import attack_checks as checks
@@ -48,6 +48,7 @@ class Evaluation(Record):
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+@plain_torch()
 def evaluate(
     classifier: Classifier,
     images: ImageData,
