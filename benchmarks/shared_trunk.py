@@ -84,7 +84,7 @@ def train(
 ) -> tuple[InterpretGAN, float, float]:
     stamps = [time.perf_counter()]
     interpreter = InterpretGAN(classifier, layers, config=config, seed=seed)
-    interpreter.fit(images, on_step=lambda *_: stamps.append(time.perf_counter()))
+    interpreter.fit(images, on_progress=lambda _: stamps.append(time.perf_counter()))
     steps = [b - a for a, b in itertools.pairwise(stamps[1:])] or [stamps[-1] - stamps[0]]
     return interpreter, stamps[-1] - stamps[0], statistics.median(steps)
 

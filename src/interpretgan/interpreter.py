@@ -16,7 +16,8 @@ from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import capture
 from interpretgan.store.network_files import Header
-from interpretgan.training.steps import OnStep
+from interpretgan.store.progress import OnProgress, reporting
+from interpretgan.training.steps import told
 
 
 class Predictor(Protocol):
@@ -92,7 +93,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         *,
         recognition_network: Classifier | None = None,
         checkpoint: Path | None = None,
-        on_step: OnStep | None = None,
+        on_progress: OnProgress | bool = True,
         devices: int = 1,
     ) -> Self:
         """Train on natural images.
@@ -104,7 +105,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
                 the explanations in place of the explained one. On natural photographs that one is satisfied with
                 textures that only it recognises.
             checkpoint: File for the state. Where it exists the training goes on from there.
-            on_step: See `interpretgan.training.steps.OnStep`.
+            on_progress: Told how far it is; see `interpretgan.store.progress.OnProgress`.
             devices: How many devices share the training: the classifier's and the GPUs that follow it.
 
         Raises:
@@ -116,10 +117,12 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             images = self.classifier.check_images(images)
         source = as_source(images, None, self.classifier.bounds)
         self._find_layers(source)
-        self._network = train_generator(
-            self.classifier, self.distinct_layers, source, self.config, seed=self.seed,
-            recognition_network=recognition_network, checkpoint=checkpoint, on_step=on_step, devices=devices,
-        )  # fmt: skip
+        with reporting(on_progress) as report:
+            self._network = train_generator(
+                self.classifier, self.distinct_layers, source, self.config, seed=self.seed,
+                recognition_network=recognition_network, checkpoint=checkpoint, devices=devices,
+                on_step=told(report, "generator", self.config.steps),
+            )  # fmt: skip
         self.recognition_network_sha256 = None if recognition_network is None else recognition_network.state_sha256()
         return self
 

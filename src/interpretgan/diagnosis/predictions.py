@@ -15,6 +15,7 @@ from interpretgan.data import ImageSource
 from interpretgan.errors import ImageError, ThreatModelError
 from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
 from interpretgan.statistics import Integers
+from interpretgan.store.progress import OnProgress, Progress
 
 BATCH = 250  #: Images in a batch, where they are small.
 PIXELS = 2**25  #: Pixels of explanations that are in memory at a time,
@@ -86,13 +87,13 @@ def collect(
     adversarial: Perturb,
     controls: Mapping[str, Control],
     seed: int,
-    on_batch: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[Predictions]:
     """The judge's predictions for the first `count` images at every layer, for each interpreter.
 
     Each image is attacked once, for all interpreters. Its explanations, natural and perturbed, are drawn with the same
-    noise `n`, each interpreter having noise of its own, drawn from the seed. `on_batch` is called with the number of
-    images that are done. Batches are of an even number, so that pairs of images stay together.
+    noise `n`, each interpreter having noise of its own, drawn from the seed. `on_progress` is told how many images are
+    done, and which layer is worst read. Batches are of an even number, so that pairs of images stay together.
     """
     classifier = interpreters[0].classifier
     size, at_once = batch_size(images), _drawn_at_once(images, len(interpreters[0].layers))
@@ -117,8 +118,11 @@ def collect(
             shown = {name: predicted(interpreter, version, n) for name, version in versions.items()}
             of_controls = {name: shown[name] for name in controls}
             batches.append(Predictions(y.cpu().numpy(), shown["natural"], shown["adversarial"], of_controls, model))
-        if on_batch is not None:
-            on_batch(first + len(x))
+        if on_progress is not None:
+            done = Predictions.pooled([batch for batches in collected for batch in batches])
+            read = (done.natural == done.labels).mean(axis=1)[1:]
+            worst = interpreters[0].layers[int(read.argmin())].name, float(read.min())
+            on_progress(Progress("diagnosis", first + len(x), count, "image", worst_read=worst))
     return [Predictions.pooled(batches) for batches in collected]
 
 

@@ -36,7 +36,7 @@ from interpretgan.report import load_explanation, save_explanation, write_report
 from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.robustness.attack_checks import require_threat_model
 from interpretgan.store.files import write_arrays, write_json, write_npy
-from interpretgan.store.progress import Progress, ProgressOfStages, stage_seconds
+from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.training.precision import channels_last
 
 EXAMPLES = 6  # in the report's explanation grid
@@ -52,6 +52,7 @@ def run_diagnosis(
     out: str | Path | None = None,
     judge: Judge | str | None = None,
     say: Say | None = None,
+    on_progress: OnProgress | bool = True,
     **options: Unpack[DiagnosisKeywords],
 ) -> Diagnosis:
     """Diagnose a trained classifier: what `interpretgan diagnose` does, for a notebook.
@@ -68,7 +69,8 @@ def run_diagnosis(
         out: Folder that keeps the networks, the diagnosis and its report; the same call goes on where it was
             interrupted. `None`: nothing is written.
         judge: A trained judge, or the architecture of one that is trained. `None`: the default architecture.
-        say: Told in a line what happens. `None`: it is printed to stderr, and so is the progress.
+        say: Told in a line what happens. `None`: it is printed to stderr.
+        on_progress: Told how far it is, see `interpretgan.store.progress.OnProgress`. `True`: shown on stderr.
         **options: Options of `interpretgan diagnose`, e.g. `layers`, `generator_steps`, `generator_seeds`, `examples`,
             `seed`; see `DiagnosisKeywords`.
 
@@ -93,7 +95,7 @@ def run_diagnosis(
         threat_model=threat_model,
         judge=judge if isinstance(judge, Judge) else None,
     )
-    with Run(inputs, DIAGNOSE, None if out is None else Path(out), say) as run:
+    with Run(inputs, DIAGNOSE, None if out is None else Path(out), say, on_progress) as run:
         diagnosis = run.diagnosis()
         if out is not None:
             run.report(diagnosis)
@@ -113,7 +115,7 @@ class Run(Networks):
 
         def batches() -> Iterator[npt.NDArray[np.float32]]:
             perturb = attacker(classifier, threat_model, seed=self.seed)
-            with Progress(count, "attacking", unit="image") as progress:
+            with self.job.stage("attack") as report:
                 for first in range(0, count, BATCH):
                     images, labels = inputs.batch(range(first, min(first + BATCH, count)))
                     noise = equal_norm_noise(images, threat_model, classifier.bounds, seed=self.seed, first_index=first)
@@ -121,10 +123,9 @@ class Run(Networks):
                     for name, version in zip(right, versions, strict=True):
                         right[name] += int((classifier.logits(version).argmax(dim=1) == labels).sum())
                     yield versions[1].cpu().numpy()
-                    progress.update(first + len(images))
+                    report(Progress("attack", first + len(images), count, "image"))
 
-        with stage_seconds(self.seconds, "attack"):
-            write_npy(self.path("adversarial.npy"), (count, *inputs.test.shape), batches())
+        write_npy(self.path("adversarial.npy"), (count, *inputs.test.shape), batches())
         write_npy(self.path("labels.npy"), (count,), [inputs.test.labels[:count]])
         record = {
             "schema": 2,
@@ -149,7 +150,7 @@ class Run(Networks):
         def keep(examples: dict[str, Tensor]) -> None:
             write_arrays(self.path("evaluation.npz"), {name: right.cpu().numpy() for name, right in examples.items()})
 
-        with ProgressOfStages("autoattack", unit="image") as progress, channels_last(classifier.model):
+        with channels_last(classifier.model):
             result = evaluate(
                 classifier,
                 self.inputs.test,
@@ -162,7 +163,7 @@ class Run(Networks):
                 classifier_info=info,
                 checkpoint=checkpoint,
                 say=self.say,
-                on_batch=progress.update,
+                on_progress=self.job.on_progress,
                 on_examples=keep,
             )
         checkpoint.unlink(missing_ok=True)
@@ -191,7 +192,7 @@ class Run(Networks):
             self.say(f"mending is left out: {error}")
             let_in, unknown = None, [LET_IN_UNKNOWN(reason=f"{error.expected}, got {error.got}")]
         self.say(f"explaining {count} images, natural, adversarial and of controls, at {len(self.layers)} layers")
-        with stage_seconds(self.seconds, "diagnosis"), Progress(count, "diagnosis", unit="image") as progress:
+        with self.job.stage("diagnosis") as report:
             result = diagnose(
                 interpreters,
                 judge,
@@ -204,7 +205,7 @@ class Run(Networks):
                 classifier_info=info,
                 information=information,
                 let_in=let_in,
-                on_batch=progress.update,
+                on_progress=report,
                 on_predictions=self._keep_predictions,
             )
         if self.settings.diagnosis.baselines:
@@ -221,8 +222,8 @@ class Run(Networks):
         """What each layer still holds of the first test images and of their classes; writes `information.npz`."""
         if self.decoders is None:
             return None
-        with stage_seconds(self.seconds, "information"), Progress(count, "information", unit="image") as progress:
-            found = self.decoders.measure(self.inputs.test, examples=count, on_batch=progress.update)
+        with self.job.stage("information") as report:
+            found = self.decoders.measure(self.inputs.test, examples=count, on_progress=report)
         if self.folder is not None:
             arrays = {name: value for name, value in vars(found).items() if isinstance(value, np.ndarray)}
             layers = np.array(["image", *found.layers])
@@ -235,7 +236,7 @@ class Run(Networks):
         images, labels = self.inputs.batch(range(min(COMPARED, self._examples)))
         losses = {row.name: row.information_loss.value for row in result.layers if row.information_loss is not None}
         self.say(f"measuring {len(LAYER_SCORES)} other scores of {len(layers)} layers on {len(images)} images")
-        with stage_seconds(self.seconds, "baselines"):
+        with self.job.stage("baselines"):
             inputs = ScoreInputs(
                 self.classifier,
                 layers,
@@ -262,7 +263,7 @@ class Run(Networks):
         adversarial = attacker(self.classifier, inputs.threat_model, seed=self.seed)(images, labels, 0)
         natural = mending_images(inputs.train, self.classifier.bounds, seed=self.seed)
         layers, _ = distinct(self.layers)
-        with stage_seconds(self.seconds, "let in"), Progress(len(layers), "mending", unit="layer") as progress:
+        with self.job.stage("let in") as report:
             return let_in(
                 self.classifier,
                 layers,
@@ -275,7 +276,7 @@ class Run(Networks):
                 steps=options.let_in_steps,
                 bootstrap=options.bootstrap,
                 confidence=options.confidence,
-                on_layer=progress.update,
+                on_progress=report,
             )
 
     def _keep_predictions(self, predictions: list[Predictions]) -> None:
