@@ -17,6 +17,7 @@ from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import capture
 from interpretgan.store.network_files import Header
 from interpretgan.store.progress import OnProgress, reporting
+from interpretgan.training.precision import Precision, autocast
 from interpretgan.training.steps import told
 
 
@@ -135,14 +136,15 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         """Noise `n ~ N(0, I)` for `count` images, `[count, noise]`."""
         return torch.randn(count, self.config.noise, generator=generator).to(self.classifier.device)
 
-    def draw(self, images: Tensor, noise: Tensor) -> Tensor:
+    def draw(self, images: Tensor, noise: Tensor, *, precision: Precision = "fp32") -> Tensor:
         """Explanations `[L, N, C, H, W]` of images `[N, C, H, W]`: `x̂_l = G_l(f_{<=l}(x), n)`, without gradient.
 
-        Both are within the classifier's bounds. The noise of an image, `[N, noise]`, is the same at every layer.
+        Both are within the classifier's bounds. The noise of an image, `[N, noise]`, is the same at every layer. The
+        latents are in full precision, and the generator computes in `precision`.
         """
         layers, generator = self.distinct_layers, self.network
         _, latents = capture(self.classifier, images, layers)
-        with torch.no_grad():
+        with torch.no_grad(), autocast(images.device, precision):
             drawn = generator([latents[layer.name] for layer in layers], noise.repeat(len(layers), 1))
         explanations: Tensor = drawn.view(len(layers), *images.shape)[self.rows]
         return explanations

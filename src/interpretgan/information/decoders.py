@@ -25,7 +25,7 @@ from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Pos
 from interpretgan.training.precision import Precision, autocast
 from interpretgan.training.steps import MovingAverage, resumable, told, warm_up_and_cosine
 
-BATCH = 250  # images that are measured at a time, where their latents are small
+BATCH = 50  # images that are measured at a time, fewer where their latents are large; more would not fit the caches
 MEAN_IMAGES = 10_000  # training images that give the mean image and the frequencies of the classes, at most
 CALIBRATION_IMAGES = 512  # training images over which the latents are standardised, at most
 NUMBERS = 2**26  # of all latents of a batch, that are in memory at a time
@@ -263,7 +263,8 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         """Errors, errors of the controls, variance, bits, and whether the probes are right, of one batch."""
         places = self._places(x)
         inputs, features = network.see(places)
-        decoded = network.decode(inputs).view(-1, *x.shape)
+        with autocast(x.device, self.config.precision):  # as in the training; errors move by less than 1e-4 of theirs
+            decoded = network.decode(inputs).view(-1, *x.shape)
         errors = (decoded - x).double().square().sum(dim=(2, 3, 4))
         count = len(self.distinct_layers)
         log2 = network.probes(features).double().log_softmax(dim=2) / np.log(2)
