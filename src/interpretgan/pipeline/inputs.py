@@ -55,6 +55,7 @@ class Inputs:
         judge: Judge | None = None,
     ) -> None:
         self.settings, self.given_classifier, self.given_judge = settings, classifier, judge
+        self.time_budget: dict[str, Any] | None = None  #: What was given up for one.
         self._train, self._test, self._threat_model = train, test, threat_model
         self.device = find_device(settings.run.device) if classifier is None else classifier.device
 
@@ -281,7 +282,7 @@ class Inputs:
             if settings.generator.names() is not None:
                 # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
                 config["generator"]["layers"] = [layer.name for layer in self.layers(classifier)]
-        return config
+        return config if self.time_budget is None else config | {"time_budget": self.time_budget}
 
     def _classifier_identity(self) -> dict[str, Any]:
         options, classifier = self.settings.model, self.classifier

@@ -3,10 +3,8 @@
 `run_diagnosis` is what `interpretgan diagnose` does, for a notebook; `Run` is what both go through.
 """
 
-import resource
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -24,18 +22,20 @@ from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
 from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
 from interpretgan.diagnosis.result import Diagnosis
-from interpretgan.errors import ConfigError, Flag, ModelError, kind_of
+from interpretgan.errors import ConfigError, ModelError, kind_of
 from interpretgan.information import Measurement
 from interpretgan.interpreter import Explanation
 from interpretgan.judge import Judge
 from interpretgan.layers import distinct
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
+from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
 from interpretgan.report import load_explanation, save_explanation, write_report
 from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.robustness.attack_checks import require_threat_model
 from interpretgan.store.files import write_arrays, write_json, write_npy
+from interpretgan.store.machine import peak_memory_mib
 from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.training.precision import channels_last
 
@@ -103,7 +103,34 @@ def run_diagnosis(
 
 
 class Run(Networks):
-    """One run of the tool: its networks, and the results that rest on them, each kept in the run folder."""
+    """One run of the tool: its networks, and the results that rest on them, each kept in the run folder.
+
+    Arguments as of `Networks`. Where the settings have a time budget, options are lowered to fit it.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        sections: Sequence[str],
+        folder: Path | None = None,
+        say: Say | None = None,
+        on_progress: OnProgress | bool = True,
+    ) -> None:
+        self._prices: list[StagePrice] = []  # that were measured for a budget
+        if "generator" in sections and inputs.settings.diagnosis.time_budget is not None:
+            inputs, self._prices = within_budget(inputs, folder)
+        super().__init__(inputs, sections, folder, say, on_progress)
+        for flag in budget_flags(inputs):
+            self.say(flag.message)
+
+    def tell_price(self) -> None:
+        """Say what a long run will cost, stage by stage, measured on two steps of each."""
+        if not is_long(self.inputs):
+            return
+        folder = None if self.folder is None else self.folder.path
+        prices, values = self._prices or price(self.inputs, folder), options_of(self.inputs)
+        self.say("\n".join(table(prices, values)))
+        self.job.plan({each.stage: each.seconds(values) for each in prices})
 
     # --- attack and evaluation -------------------------------------------------------------------------------
 
@@ -184,13 +211,15 @@ class Run(Networks):
             known.save(file)
             return known
         began, count = time.perf_counter(), self._examples
+        self.tell_price()
         info, judge, interpreters = self.classifier_info(), self.judge, self.interpreters
-        information, unknown = self._information(count), list[Flag]()
+        information, unknown = self._information(count), budget_flags(self.inputs)
         try:
             let_in = self._let_in(count)
         except ModelError as error:  # the other question is answered all the same
             self.say(f"mending is left out: {error}")
-            let_in, unknown = None, [LET_IN_UNKNOWN(reason=f"{error.expected}, got {error.got}")]
+            let_in = None
+            unknown.append(LET_IN_UNKNOWN(reason=f"{error.expected}, got {error.got}"))
         self.say(f"explaining {count} images, natural, adversarial and of controls, at {len(self.layers)} layers")
         with self.job.stage("diagnosis") as report:
             result = diagnose(
@@ -212,6 +241,8 @@ class Run(Networks):
             result = replace(result, baselines=self._baselines(result))
         self.seconds["total"] = time.perf_counter() - began + self.seconds.get("data", 0.0)
         measured = {"seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
+        if self.inputs.time_budget is not None:
+            measured["time_budget"] = self.inputs.time_budget
         flags = (*result.flags, *unknown)
         result = replace(result, flags=flags, provenance={**result.provenance, **measured})
         if self.folder is not None:
@@ -343,9 +374,3 @@ class Run(Networks):
     @property
     def _examples(self) -> int:
         return min(self.settings.diagnosis.examples, len(self.inputs.test))
-
-
-def peak_memory_mib() -> int:
-    """The most memory that this process has held so far, in MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20

@@ -1,5 +1,6 @@
 """How far work is: one record that every `on_progress` is called with, and the line that shows it."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -175,6 +176,16 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of a time like `90`, `90s`, `3m` or `1h30m`; a `ValueError` for anything else."""
+    found = re.fullmatch(r"(?:(\d*\.?\d+)h)?(?:(\d*\.?\d+)m)?(?:(\d*\.?\d+)s?)?", text)
+    parts = zip(found.groups("0") if found else (), (3600, 60, 1), strict=False)
+    seconds = sum(float(part) * unit for part, unit in parts)
+    if seconds <= 0:
+        raise ValueError(f"expected a time like 90s, 3m or 1h30m, got '{text}'")
+    return seconds
 
 
 @contextmanager
