@@ -101,22 +101,25 @@ def table(prices: Collection[StagePrice], values: Mapping[str, float]) -> list[s
 # --- measuring ---------------------------------------------------------------------------------------------------
 
 
-class _Stamps:
+class Stamps:
     """When each step of a training of three ended, so that two can be timed without what comes before them."""
 
     def __init__(self) -> None:
         self.began, self.stamps = time.perf_counter(), list[tuple[int, float]]()
 
     def __call__(self, progress: Progress) -> None:
+        """An `on_progress`."""
         self.stamps.append((progress.done, time.perf_counter()))
 
     @property
     def step(self) -> float:
+        """Seconds of a step, but the first."""
         (first, begun), (last, ended) = self.stamps[0], self.stamps[-1]
         return (ended - begun) / max(1, last - first)
 
     @property
     def before(self) -> float:
+        """Seconds before the first step."""
         return max(0.0, self.stamps[0][1] - self.began - self.step * self.stamps[0][0])
 
 
@@ -151,7 +154,7 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
         recognition = load_classifier(name, device=device)
 
     layers = inputs.layers(classifier)
-    config, stamps = replace(settings.generator.config(), steps=3), _Stamps()
+    config, stamps = replace(settings.generator.config(), steps=3), Stamps()
     start = min(START_IMAGES, len(train)) / min(STARTED, len(train))
     with PeakMemory(device) as memory:
         interpreter = InterpretGAN(classifier, layers, config=config)
@@ -170,7 +173,7 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
 
 def _epoch_seconds(classifier: Classifier, train: ImageSet, objective: Objective, recipe: Recipe) -> float:
     """Of a training whose epochs have one step each here."""
-    batch, stamps = min(recipe.batch_size, len(train)), _Stamps()
+    batch, stamps = min(recipe.batch_size, len(train)), Stamps()
     short = replace(recipe, epochs=3, validation=0)
     train_classifier(classifier, train.head(batch), objective=objective, recipe=short, seed=0, on_progress=stamps)
     return stamps.step * max(1, (len(train) - recipe.validation) // batch)
@@ -198,7 +201,7 @@ def _judge(inputs: Inputs, train: ImageSet, tested: int, x: Any, y: Any) -> tupl
 
 
 def _information(inputs: Inputs, classifier: Classifier, train: ImageSet, test: ImageSet, there: bool) -> StagePrice:
-    config, stamps = inputs.settings.information.config(inputs.settings.generator.precision), _Stamps()
+    config, stamps = inputs.settings.information.config(inputs.settings.generator.precision), Stamps()
     assert config is not None
     with PeakMemory(inputs.device) as memory:
         decoders = Decoders(classifier, inputs.layers(classifier), config=replace(config, steps=3))
