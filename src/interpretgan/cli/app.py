@@ -36,7 +36,9 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 DEMO_STEPS, DEMO_INFORMATION_STEPS = 200, 120  # enough for the digits
 
-DryRun = Annotated[bool, Parameter(negative="", group="Run", help="Print the resolved settings and stop.")]
+DryRun = Annotated[
+    bool, Parameter(negative="", group="Run", help="Print the resolved settings, of a long run its price, and stop.")
+]
 
 app = App(
     name="interpretgan",
@@ -325,6 +327,8 @@ def _open(settings: Settings, sections: Sequence[str], command: str = "", *, dry
     run = Run(Inputs(settings), sections, folder)
     if dry_run:
         print_json(run.config)
+        if sections == DIAGNOSE:
+            run.tell_price()
         raise _DryRunEnds
     return run
 

@@ -21,6 +21,7 @@ from interpretgan.layers.hooks import replacing, visiting
 from interpretgan.layers.outputs import parts
 from interpretgan.layers.proof import SPREAD_TOLERANCE
 from interpretgan.statistics import Integers
+from interpretgan.training.precision import Precision
 
 PROBE_IMAGES = 2  #: Images that branches are found on.
 MOST = 5  #: Branches that a block is split among, at most: with more, neighbours are taken together.
@@ -336,13 +337,21 @@ def patched_latents(
 
 
 def predict_patched(
-    interpreter: InterpretGAN, judge: Predictor, block: Block, *, natural: Tensor, adversarial: Tensor, noise: Tensor
+    interpreter: InterpretGAN,
+    judge: Predictor,
+    block: Block,
+    *,
+    natural: Tensor,
+    adversarial: Tensor,
+    noise: Tensor,
+    precision: Precision = "fp32",
 ) -> Integers:
     """What the judge predicts of the block's explanation for each of its `coalitions`, int64 `[2^k - 2, N]`.
 
-    Images are `[N, C, H, W]` within the bounds, and the noise of the explanations is `[N, noise]`.
+    Images are `[N, C, H, W]` within the bounds, and the noise of the explanations, drawn in `precision`, `[N, noise]`.
     """
     latents = patched_latents(interpreter.classifier, block, natural, adversarial)
-    predicted = [judge.predict(interpreter.draw_from(block.layer, latent, noise)) for _, latent in latents]
+    drawn = (interpreter.draw_from(block.layer, latent, noise, precision=precision) for _, latent in latents)
+    predicted = [judge.predict(explanations) for explanations in drawn]
     found: Integers = torch.stack(predicted).cpu().numpy()
     return found

@@ -26,6 +26,7 @@ from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer
 from interpretgan.robustness import Sample, attack_checks
 from interpretgan.statistics import bootstrap_weights, claim
+from interpretgan.store.progress import OnProgress, reporting
 from interpretgan.store.provenance import provenance
 
 CHECKED = 250  #: Images on which the control without a perturbation and the checks of the model run.
@@ -50,7 +51,7 @@ def diagnose(
     information: Measurement | None = None,
     let_in: LetIn | None = None,
     blocks: Sequence[Block] = (),
-    on_batch: Callable[[int], None] | None = None,
+    on_progress: OnProgress | bool = True,
     on_predictions: Callable[[list[Predictions]], None] | None = None,
 ) -> Diagnosis:
     """Split a classifier's loss of accuracy under attack among its layers.
@@ -74,7 +75,7 @@ def diagnose(
         let_in: What `let_in` found at the same layers: where the perturbation is let in. `None`: nothing.
         blocks: Layers that follow from several branches, as `find_branches` finds them among the distinct layers of the
             interpreter; the vulnerability of each is split among its branches.
-        on_batch: Called with the number of examples that are done.
+        on_progress: Told how many examples are done; see `interpretgan.store.progress.OnProgress`.
         on_predictions: Called with the predictions of each interpreter.
 
     Raises:
@@ -126,10 +127,11 @@ def diagnose(
 
     # What the judge predicts for every image and its explanation at every layer.
     perturbing = perturbing_controls(classifier, seed=seed)
-    predictions = collect(
-        interpreters, judge, source, count,
-        adversarial=perturb, controls=perturbing, blocks=blocks, seed=seed, on_batch=on_batch,
-    )  # fmt: skip
+    with reporting(on_progress) as report:
+        predictions = collect(
+            interpreters, judge, source, count,
+            adversarial=perturb, controls=perturbing, blocks=blocks, seed=seed, on_progress=report,
+        )  # fmt: skip
     if on_predictions is not None:
         on_predictions(predictions)
 

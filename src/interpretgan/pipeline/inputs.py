@@ -56,6 +56,7 @@ class Inputs:
         judge: Judge | None = None,
     ) -> None:
         self.settings, self.given_classifier, self.given_judge = settings, classifier, judge
+        self.time_budget: dict[str, Any] | None = None  #: What was given up for one.
         self._train, self._test, self._threat_model = train, test, threat_model
         self.device = find_device(settings.run.device) if classifier is None else classifier.device
 
@@ -191,6 +192,10 @@ class Inputs:
         """All module calls of the classifier, as built or trained."""
         return examine(classifier, self.probe)
 
+    def layers(self, classifier: Classifier) -> list[Layer]:
+        """The layers of the classifier to explain."""
+        return self.choose(self.anatomy(classifier))
+
     def choose(self, anatomy: Anatomy) -> list[Layer]:
         """The layers to explain, see `choose_layers`."""
         return choose_layers(anatomy, self.settings.generator.names())
@@ -280,8 +285,8 @@ class Inputs:
             check_team(settings.run.devices, settings.generator.images_per_layer, self.device)
             if settings.generator.names() is not None:
                 # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
-                config["generator"]["layers"] = [layer.name for layer in self.choose(self.anatomy(classifier))]
-        return config
+                config["generator"]["layers"] = [layer.name for layer in self.layers(classifier)]
+        return config if self.time_budget is None else config | {"time_budget": self.time_budget}
 
     def _classifier_identity(self) -> dict[str, Any]:
         options, classifier = self.settings.model, self.classifier

@@ -37,6 +37,8 @@ FLAG_MEANINGS = {
     "named where a control fails.",
     "let_in_unknown": "The layers of this network could not be mended by themselves. Where the class turns is measured "
     "without that.",
+    "time_budget": "Fewer steps leave explanations that are read a little worse, fewer examples wider intervals. What "
+    "was lowered to 0 is not in this report.",
     "positive_control": "From this layer on the generator was given the latents of images of another class. What it "
     "draws must change class here and nowhere else.",
     "unreadable_layers": "The rows of these layers, and the vulnerability of the layers after them, cannot be used.",
