@@ -113,6 +113,19 @@ class Classifier(nn.Module):
         modules = re.sub(r" at 0x[0-9a-f]+", "", repr(self.model))  # addresses differ in the next process
         return modules, self.bounds, self.mean, self.std
 
+    def answers(self, images: Tensor) -> list[float]:
+        """What the model computes, in two numbers for each of some images `[N, C, H, W]` and of as many of noise.
+
+        They change with any code of the model that matters for these images, and by rounding, e.g. on other hardware.
+        """
+        low, high = self.bounds
+        noise = low + (high - low) * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+        with self.borrowed(), torch.no_grad():
+            logits = self.try_run(torch.cat([images, noise.to(images)])).double().cpu().flatten(1)
+        weights = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        found: list[float] = torch.stack([logits.logsumexp(dim=1), logits @ weights]).flatten().tolist()
+        return found
+
     def state_sha256(self) -> str:
         """Hash of the model's parameters, buffers and further state: 64 hexadecimal digits."""
         digest, state = hashlib.sha256(), self.model.state_dict()
@@ -221,7 +234,7 @@ class Classifier(nn.Module):
             raise
         except Exception as error:
             expected = f"a model that takes images {list(images.shape)}"
-            do = "check the number of channels and the size of the images, and mean and std"
+            do = "check channels, mean and std, and bring the images to the size that it takes (--image-size)"
             raise ModelError(expected=expected, got=in_a_line(error), do=do) from error
 
     def normalise(self, images: Tensor) -> Tensor:

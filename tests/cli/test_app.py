@@ -361,7 +361,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["layers", "--model", "tests.networks:pair"], "got a tuple"),
         (["layers", "--model", "tests.networks:one_number"], "expected logits of shape [4, K]"),
         (["diagnose", "--model", "tests.networks:detached", "--pretrained"], "remove no_grad, detach or numpy"),
-        (["diagnose", "--image-size", "20", "--model", "tests.networks:Tiny"], "check the number of channels"),
+        (["diagnose", "--image-size", "20", "--model", "tests.networks:Tiny"], "bring the images to the size"),
         (["diagnose", "--model", "examples.residual_digits:make_net", "--layers", "block1.conv1"], "use 'block1'"),
         (["diagnose", "--layers", ","], "names of layers a,b,c"),
         (["diagnose", "--seed", "-1"], "0 <= seed < 2^31"),

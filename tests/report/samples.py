@@ -36,6 +36,12 @@ def around(value: float, half: float) -> Interval:
     return Interval(value, value - half, value + half)
 
 
+def counted(table: npt.NDArray[np.int_]) -> dict[str, dict[str, int]]:
+    """The counts of a table, as a diagnosis keeps them."""
+    rows = [{str(shown): int(count) for shown, count in enumerate(row) if count} for row in table]
+    return {str(true): row for true, row in enumerate(rows) if row}
+
+
 def _deep() -> tuple[Place, ...]:
     rng = np.random.default_rng(4)
     places: list[Place] = [("image", "Image", (3, 32, 32), 0.685, 0.655)]
@@ -83,7 +89,7 @@ def diagnosis_of(places: tuple[Place, ...], classes: list[str], examples: int) -
                     **{key: around(v, 2 * width * max(v * (1 - v), 0.002) ** 0.5) for key, v in accuracies.items()},
                     "survival": around(survival, width * 0.8),
                 },
-                transitions=tuple(map(tuple, rng.multinomial(examples // count, chances).tolist())),
+                transitions=counted(rng.multinomial(examples // count, chances)),
                 unexplained=around(unexplained, 0.01 if before else 0.0),
                 information_loss=around(lost, 0.006 if before else 0.0),
                 information_control=around(0.4 * lost, 0.005) if place % 2 else None,

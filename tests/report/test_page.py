@@ -21,6 +21,7 @@ from interpretgan.report.wording import FLAG_MEANINGS
 from interpretgan.statistics import Interval
 from tests.report.samples import (
     changed,
+    counted,
     explanation_of,
     with_baselines,
     with_branches,
@@ -198,8 +199,8 @@ def test_classes_that_turn_are_counted_in_tables_and_many_in_lists(lenet: Diagno
     table = np.eye(40, dtype=int) * 5
     table[3, 21], table[4, 4] = 17, 0
     few = np.array([[90, 7, 3], [0, 95, 5], [1, 0, 99]])
-    lenet = changed(lenet, "fc1", transitions=tuple(map(tuple, table.tolist())))
-    lenet = changed(lenet, "fc2", transitions=tuple(map(tuple, few.tolist())))
+    lenet = changed(lenet, "fc1", transitions=counted(table))
+    lenet = changed(lenet, "fc2", transitions=counted(few))
     lenet = replace(lenet, data={**lenet.data, "classes": [f"class {index}" for index in range(40)]})
     shown = words(write_report(lenet, tmp_path))
     assert "class 3 → class 21: 17" in shown

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from interpretgan.baselines.layer_scores import MeasuredScore
 from interpretgan.diagnosis.let_in import LetIn
@@ -16,6 +16,14 @@ from interpretgan.store.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def _sparse(table: object) -> object:
+    """The counts of a table that has all classes down and across, as files of older versions have it; else as given."""
+    if not isinstance(table, list | tuple):
+        return table
+    rows = ({str(shown): count for shown, count in enumerate(row) if count} for row in table)
+    return {str(true): row for true, row in enumerate(rows) if row}
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ class LayerResult:
     vulnerability_bits: Interval  #: `bits_{l-1} - bits_l`.
     vulnerability_noise: Interval  #: `V_l` with white noise of the same size in place of the attack: a control.
     intervals: Mapping[str, Interval]  #: Of `natural`, `adversarial`, `noise` and `survival`.
-    transitions: tuple[tuple[int, ...], ...]  #: Counts of adversarial explanations, true class by predicted class.
+    #: Counts of adversarial explanations by number of the true class, then of the predicted one, where there are any.
+    transitions: Annotated[Mapping[str, Mapping[str, int]], BeforeValidator(_sparse)]
     flags: tuple[Flag, ...] = ()  #: What warns of the row.
     #: `V_l` with smooth noise, and with another image's perturbation, in place of the attack. `None`: not measured.
     vulnerability_smooth: Interval | None = None

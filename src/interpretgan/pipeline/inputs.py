@@ -3,6 +3,7 @@
 All of this happens before anything is trained or written, so a wrong setting costs nothing.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -30,6 +31,7 @@ from interpretgan.models import (
     source_file,
 )
 from interpretgan.pipeline.layer_choice import choose_layers
+from interpretgan.pipeline.run_folder import ANSWERS
 from interpretgan.pipeline.settings import Settings
 from interpretgan.robustness.evaluate import require_attackable
 from interpretgan.store.files import file_sha256
@@ -122,7 +124,9 @@ class Inputs:
         model = self.build(options.model, self.settings.run.seed, pool=options.pool, width=self.width)
         if options.file is not None:
             load_weights(model, options.file)
-        return Classifier(model, mean=options.mean, std=options.std)
+        classifier = Classifier(model, mean=options.mean, std=options.std)
+        torch.set_default_dtype(torch.float32)  # the user's module may have set another; the classifier remembers it
+        return classifier
 
     @cached_property
     def card(self) -> Card | None:
@@ -290,10 +294,13 @@ class Inputs:
 
     def _classifier_identity(self) -> dict[str, Any]:
         options, classifier = self.settings.model, self.classifier
+        modules = hashlib.sha256(str(classifier.identity()[0]).encode()).hexdigest()
+        # What the user's own code makes of images: it may lie in many files.
+        computed = {"modules_sha256": modules, ANSWERS: classifier.answers(self.probe)}
         if self.given_classifier is not None:
             pixels = {"bounds": classifier.bounds, "mean": classifier.mean, "std": classifier.std}
-            return {"model": self.name, **pixels, "state_sha256": classifier.state_sha256()}
-        found: dict[str, Any] = {"pool": self.pool, "width": self.width}
+            return {"model": self.name, **pixels, "state_sha256": classifier.state_sha256(), **computed}
+        found: dict[str, Any] = {"pool": self.pool, "width": self.width} | (computed if options.own else {})
         if (file := source_file(options.model)) is not None:
             found["model_sha256"] = file_sha256(file)
         if not options.given:
