@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interpretgan.classifier import Classifier
+from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.errors import ImageError, LabelError, ModelError
 from tests.networks import Careless, Residual
 
@@ -206,3 +206,55 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         Classifier(Careless(), std=(1, 1, 1)).logits(torch.rand(2, 1, 3, 3))
     with pytest.raises(ModelError, match=r"expected a torch\.nn\.Module, got a str"):
         Classifier("model.pt")  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_the_answers_of_a_model_change_with_what_it_computes_and_not_with_what_it_is_called() -> None:
+    images = torch.rand(2, 1, 3, 3)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 3))
+    answers = Classifier(model).answers(images)
+    assert len(answers) == 8
+    assert Classifier(copy.deepcopy(model)).answers(images) == answers
+    model[2] = nn.Hardsigmoid()  # no weight of it changes
+    assert Classifier(model).answers(images) != pytest.approx(answers, abs=1e-2)
+
+
+def test_torch_is_plain_inside_and_as_the_caller_set_it_in_the_model_and_outside() -> None:
+    class Makes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(9, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(x.flatten(1)) + torch.ones(4)
+            assert logits.dtype == torch.float64
+            return logits
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        classifier = Classifier(Makes())
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), plain_torch():
+            assert torch.get_default_dtype() == torch.float32
+            assert not torch.is_inference_mode_enabled()
+            assert not torch.is_autocast_enabled("cpu")
+            assert classifier.logits(torch.rand(2, 1, 3, 3)).dtype == torch.float64
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_model_that_fails_in_mixed_precision_runs_in_full_and_says_so_once() -> None:
+    class Numpy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(self.fc(x.flatten(1)).detach().numpy()) + 0 * x.sum()
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(9, 4)
+
+    classifier, images = Classifier(Numpy()), torch.rand(2, 1, 3, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.warns(RuntimeWarning, match="Numpy runs in full precision, as it fails in mixed"):
+            first = classifier(images)
+        assert torch.equal(classifier(images), first)
+    assert torch.equal(classifier(images), first)

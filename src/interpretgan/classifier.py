@@ -4,16 +4,44 @@ import hashlib
 import math
 import pickle
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from interpretgan.errors import ImageError, LabelError, ModelError, in_a_line, kind_of
+from interpretgan.errors import ImageError, InterpretGANError, LabelError, ModelError, in_a_line, kind_of
 
 RANGE_TOLERANCE = 1e-5
 """How far a pixel may leave the bounds, as a share of their width, before it counts as an error."""
+COMPILED = "_orig_mod"
+"""The attribute under which the module that `torch.compile` returns has the given one."""
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Torch as it is at first, whatever the caller has set: float32, on the CPU, no autocast, no inference mode.
+
+    Gradients stay off where inference mode had them off. What a user's model sees of it is up to `Classifier.run`.
+    """
+    given = torch.get_default_dtype()
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device() != torch.device("cpu"):
+            stack.enter_context(torch.device("cpu"))
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(given)
 
 
 class Classifier(nn.Module):
@@ -26,8 +54,12 @@ class Classifier(nn.Module):
     Called as a module it gives logits with gradients to the images, without checks, so that attribution and attack
     libraries take it as it is. `logits` checks the images and the output.
 
+    Inside, the model runs eagerly and without checkpointing, and with the default type and device that torch had when
+    the classifier was made. Where it cannot run in the mixed precision of our own networks, it runs in full.
+
     Args:
-        model: Any module that maps `[N, C, H, W]` to logits `[N, K]` with `K >= 2`.
+        model: Any module that maps `[N, C, H, W]` to logits `[N, K]` with `K >= 2`, or to something that has them as
+            `logits`. What `torch.compile`, `DataParallel` or `torch.export` made of one is unwrapped.
         bounds: Lowest and highest value of a pixel, e.g. `(0, 1)`. Rounded to float32, as pixels are.
         mean: Subtracted from each channel before the model, in units of the bounds. `None`: zero.
         std: Each channel is divided by it after that. `None`: one.
@@ -37,13 +69,12 @@ class Classifier(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | torch.export.ExportedProgram,
         bounds: tuple[float, float] = (0, 1),
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ModelError(expected="a torch.nn.Module", got=kind_of(model), do="pass the module, not its path")
+        model = unwrapped(model)
         for usable, expected, got in (
             (all(map(math.isfinite, bounds)) and bounds[0] < bounds[1], "bounds (low, high) with low < high", bounds),
             (mean is None or all(map(math.isfinite, mean)), "a finite mean in every channel", mean),
@@ -59,6 +90,8 @@ class Classifier(nn.Module):
         self.mean = None if mean is None else tuple(float(m) for m in mean)
         self.std = None if std is None else tuple(float(s) for s in std)
         self._depth = 0
+        self._defaults = torch.get_default_dtype(), torch.get_default_device()
+        self._full_precision = False
 
     @property
     def device(self) -> torch.device:
@@ -80,6 +113,19 @@ class Classifier(nn.Module):
         modules = re.sub(r" at 0x[0-9a-f]+", "", repr(self.model))  # addresses differ in the next process
         return modules, self.bounds, self.mean, self.std
 
+    def answers(self, images: Tensor) -> list[float]:
+        """What the model computes, in two numbers for each of some images `[N, C, H, W]` and of as many of noise.
+
+        They change with any code of the model that matters for these images, and by rounding, e.g. on other hardware.
+        """
+        low, high = self.bounds
+        noise = low + (high - low) * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+        with self.borrowed(), torch.no_grad():
+            logits = self.try_run(torch.cat([images, noise.to(images)])).double().cpu().flatten(1)
+        weights = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        found: list[float] = torch.stack([logits.logsumexp(dim=1), logits @ weights]).flatten().tolist()
+        return found
+
     def state_sha256(self) -> str:
         """Hash of the model's parameters, buffers and further state: 64 hexadecimal digits."""
         digest, state = hashlib.sha256(), self.model.state_dict()
@@ -98,6 +144,9 @@ class Classifier(nn.Module):
         if self._depth:
             yield
             return
+        if any(tensor.is_inference() for tensor in (*self.model.parameters(), *self.model.buffers())):
+            expected, got = "a model whose weights autograd may use", "one made in torch.inference_mode()"
+            raise ModelError(expected=expected, got=got, do="build and load it outside of torch.inference_mode()")
         modes = [(module, module.training) for module in self.model.modules()]
         parameters = [(p, p.requires_grad, p.grad) for p in self.model.parameters()]
         buffers = [
@@ -110,10 +159,11 @@ class Classifier(nn.Module):
         cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
         self._depth += 1
         try:
-            self.model.eval()
+            _to_eval_mode(self.model)
             for parameter, _, _ in parameters:
                 parameter.requires_grad_(False)
-            yield
+            with _eager():
+                yield
         finally:
             self._depth -= 1
             for module, training in modes:
@@ -140,19 +190,51 @@ class Classifier(nn.Module):
 
         Call it inside `borrowed()`. Hooks on the model see what they would see in the user's own code.
         """
-        output = self.model(self.normalise(images))
-        if not isinstance(output, Tensor):
+        images = self.normalise(images)
+        with self._its_defaults():
+            try:
+                output = self.model(images)
+            except InterpretGANError:
+                raise
+            except Exception as error:
+                if not torch.is_autocast_enabled(images.device.type):
+                    raise
+                with torch.autocast(images.device.type, enabled=False):
+                    output = self.model(images)
+                self._full_precision = True
+                told = f"{self.name} runs in full precision, as it fails in mixed precision: {in_a_line(error)}"
+                warnings.warn(told, RuntimeWarning, stacklevel=2)
+        logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+        if not isinstance(logits, Tensor):
             expected, do = "a model that returns one tensor of logits [N, K]", "wrap it so that it returns logits alone"
             raise ModelError(expected=expected, got=kind_of(output), do=do)
-        return output
+        return logits
+
+    @contextmanager
+    def _its_defaults(self) -> Iterator[None]:
+        """What the model takes for torch's defaults, and the precision that it can run in."""
+        dtype, device, kind = *self._defaults, self.device.type
+        given = torch.get_default_dtype()
+        with ExitStack() as stack:
+            if device != torch.get_default_device():
+                stack.enter_context(device)
+            if self._full_precision and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            torch.set_default_dtype(dtype)
+            try:
+                yield
+            finally:
+                torch.set_default_dtype(given)
 
     def try_run(self, images: Tensor) -> Tensor:
         """`run` for a first pass: whatever the model raises becomes one line, a `ModelError`."""
         try:
             return self.run(images)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except InterpretGANError:
+            raise
+        except Exception as error:
             expected = f"a model that takes images {list(images.shape)}"
-            do = "check the number of channels and the size of the images, and mean and std"
+            do = "check channels, mean and std, and bring the images to the size that it takes (--image-size)"
             raise ModelError(expected=expected, got=in_a_line(error), do=do) from error
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -218,6 +300,55 @@ class Classifier(nn.Module):
             do = "check that the data and the classifier belong together"
             raise LabelError(expected=expected, got=f"labels from {least} to {most}", do=do)
         return labels.detach().to(images.device, torch.int64).clone()
+
+
+def unwrapped(model: object) -> nn.Module:
+    """The module that others were made of, else the given one; `ModelError` for what is no module."""
+    if isinstance(model, torch.export.ExportedProgram):
+        return torch.export.unflatten(model)
+    while isinstance(inner := getattr(model, COMPILED, None), nn.Module):
+        model = inner
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(model.module)
+    if not isinstance(model, nn.Module):
+        raise ModelError(expected="a torch.nn.Module", got=kind_of(model), do="pass the module, not its path")
+    return model
+
+
+def _to_eval_mode(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError as error:  # the module() of an exported program
+        do = "pass the ExportedProgram itself, not its module()"
+        raise ModelError(expected="a model with an eval mode", got=in_a_line(error), do=do) from error
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Nothing is compiled, where no hook runs, nor computed a second time for gradients, where hooks run again."""
+    from torch.utils import checkpoint
+
+    def once(*_: object, **__: object) -> Iterator[None]:
+        yield
+
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # it compiles, and takes long to import
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # The first is public; the second is what `checkpoint` goes through where it is not reentrant.
+        for owner, name, instead in (
+            (checkpoint.CheckpointFunction, "apply", lambda run, _, *given: run(*given)),
+            (checkpoint, "_checkpoint_without_reentrant_generator", once),
+        ):
+            stack.callback(_restore, owner, name, vars(owner).get(name))
+            setattr(owner, name, instead)
+        yield
+
+
+def _restore(owner: Any, name: str, own: object) -> None:
+    if own is None:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, own)
 
 
 def check_logits(logits: Tensor, count: int) -> None:

@@ -49,7 +49,7 @@ def test_the_split_is_exact_and_the_formulas_of_its_predictions(diagnosed: Diagn
     assert diagnosis.layers[0].name == "image"
     assert diagnosis.layers[0].shape == (1, 28, 28)
     assert [layer.name for layer in diagnosis.layers[1:]] == ["conv", "relu", "pool", "fc1", "relu2", "fc2"]
-    assert sum(map(sum, diagnosis.layers[3].transitions)) == 120
+    assert sum(sum(row.values()) for row in diagnosis.layers[3].transitions.values()) == 120
 
 
 def test_accuracies_are_those_of_model_and_judge(diagnosed: Diagnosed) -> None:

@@ -20,12 +20,19 @@ FACTORIES = """
 import torch.nn as nn
 def plain(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
 def some(num_classes, depth=1): return nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))
-def every(**settings):
-    assert settings == {"in_channels": 3, "num_classes": 5, "image_size": (2, 2)}
-    return plain()
+def every(num_classes, *, weights=None, **settings):
+    assert not settings
+    return some(num_classes)
 def given(pool, width, **settings):
-    assert (pool, width) == ("thrice", 2)
+    assert (pool, width, settings) == ("thrice", 2, {})
     return plain()
+def parses():
+    import argparse
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr")
+    assert parser.parse_args().lr is None
+    return plain()
+def exits(): raise SystemExit(0)
 def path(): return "weights.pt"
 def needs(depth): return plain()
 number = 3
@@ -200,12 +207,13 @@ def own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "own_models_of_a_test"
 
 
-@pytest.mark.parametrize(("factory", "classes"), [("plain", 3), ("some", 5), ("every", 3)])
+@pytest.mark.parametrize(("factory", "classes"), [("plain", 3), ("some", 5), ("every", 5), ("parses", 3)])
 def test_own_factories(own_models: str, factory: str, classes: int) -> None:
-    path = list(sys.path)
+    path, arguments = list(sys.path), sys.argv
     model = build_model(f"{own_models}:{factory}", in_channels=3, num_classes=5, image_size=2)
     assert model(torch.rand(2, 3, 2, 2)).shape == (2, classes)
     assert sys.path == path
+    assert sys.argv is arguments
 
 
 def test_own_factories_get_pool_and_width_where_they_are_given(own_models: str) -> None:
@@ -220,6 +228,7 @@ def test_own_factories_get_pool_and_width_where_they_are_given(own_models: str) 
         ("{}:path", "gives a str"),
         ("{}:number", "gives an int"),
         ("{}:missing", "AttributeError"),
+        ("{}:exits", r"ends the program \(0\): it reads the command line, or calls exit"),
         ("{}:needs", "give its other parameters defaults"),
         ("no_such_package.models:net", "ModuleNotFoundError"),
         (":net", "fails with"),

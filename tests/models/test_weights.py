@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from interpretgan.errors import WeightsError
 from interpretgan.models import MODELS, build_model, load_weights, save_weights
@@ -44,7 +48,7 @@ def test_tied_weights_round_trip(tmp_path: Path) -> None:
     assert two[1].weight is two[0].weight
 
 
-@pytest.mark.parametrize("wrap", ["", "state_dict", "model_state_dict", "model", "parallel"])
+@pytest.mark.parametrize("wrap", ["", "state_dict", "model_state_dict", "model", "net", "ema", "parallel"])
 def test_torch_files_in_the_usual_wrappings(tmp_path: Path, wrap: str) -> None:
     one, two = lenet(0), lenet(1)
     state: dict[str, object] = dict(one.state_dict())
@@ -90,3 +94,124 @@ def test_refused_weights_leave_the_model_as_it_was(tmp_path: Path) -> None:
         assert states_equal(model, before), name
     with pytest.raises(WeightsError, match="safetensors"):
         save_weights(model, tmp_path / "w.pt")
+
+
+# --- as other tools write them -----------------------------------------------------------------------------------
+
+
+def normed(how: Callable[[nn.Module], object]) -> nn.Module:
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Conv2d(1, 4, 7, stride=7), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 10))
+    how(model[3])
+    return model
+
+
+def answers(model: nn.Module) -> Tensor:
+    logits: Tensor = model.eval()(torch.ones(2, 1, 28, 28))
+    return logits.detach()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}", "model.{}", "net.{}", "module.model.{}",
+        "backbone.{}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("under", ["", "state_dict", "model"])
+def test_names_may_begin_with_something(tmp_path: Path, names: str, under: str) -> None:
+    one, two = lenet(0), lenet(1)
+    state: dict[str, object] = {names.format(key): value for key, value in one.state_dict().items()}
+    # Lightning has its settings and its losses beside the network.
+    beside = {"hyper_parameters": argparse.Namespace(lr=np.float64(0.1)), "epoch": 3}
+    losses = {} if names == "_orig_mod.{}" else {"loss.weight": torch.ones(3)}
+    torch.save({under: state | losses, **beside} if under else state, tmp_path / "w.pth.tar")
+    load_weights(two, tmp_path / "w.pth.tar")
+    assert states_equal(one, two)
+
+
+def test_inner_parts_may_be_compiled(tmp_path: Path) -> None:
+    one, two = lenet(0), lenet(1)
+    state = {key.replace("fc1.", "fc1._orig_mod."): value for key, value in one.state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    load_weights(nn.DataParallel(two), tmp_path / "w.pt")
+    assert states_equal(one, two)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")  # the old one, on purpose
+def test_what_torch_itself_mends_is_mended(tmp_path: Path) -> None:
+    old, new = normed(nn.utils.weight_norm), normed(nn.utils.parametrizations.weight_norm)
+    with torch.no_grad():
+        old.get_parameter("3.weight_g").mul_(2)
+    state = {key: value for key, value in old.state_dict().items() if "num_batches" not in key}
+    torch.save(state, tmp_path / "w.pt")
+    load_weights(new, tmp_path / "w.pt")
+    torch.testing.assert_close(answers(new), answers(old))
+
+
+def test_tied_weights_that_safetensors_wrote_once(tmp_path: Path) -> None:
+    one, two = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in "ab")
+    for model in (one, two):
+        model[1].weight = model[0].weight
+    safetensors.torch.save_model(one, str(tmp_path / "w.safetensors"))
+    load_weights(two, tmp_path / "w.safetensors")
+    assert states_equal(one, two)
+
+
+class Tempered(nn.Module):
+    """Has state of its own, of a kind that the test chooses, and a kernel that a hook makes after loading."""
+
+    def __init__(self, state: object) -> None:
+        super().__init__()
+        self.net, self.state = nn.Linear(784, 10), state
+        self.kernel = self.net.weight.detach().sign()
+        self.register_load_state_dict_post_hook(lambda module, _: module.refresh())  # type: ignore[no-untyped-call]  # torch's own
+
+    def refresh(self) -> None:
+        self.kernel = self.net.weight.detach().sign()
+
+    def get_extra_state(self) -> object:
+        return self.state
+
+    def set_extra_state(self, state: object) -> None:
+        self.state = state
+
+
+@pytest.mark.parametrize("state", [{"temperature": 0.01, "names": ["a"]}, torch.tensor(0.01)])
+@pytest.mark.parametrize("file", ["w.safetensors", "w.pt"])
+def test_extra_state_and_load_hooks_are_honoured(tmp_path: Path, state: object, file: str) -> None:
+    one, two = Tempered(state), Tempered(None if isinstance(state, dict) else torch.tensor(1.0))
+    save_weights(one, tmp_path / file) if file.endswith("s") else torch.save(one.state_dict(), tmp_path / file)
+    load_weights(two, tmp_path / file)
+    assert two.state == state
+    assert torch.equal(two.kernel, one.kernel)
+    with pytest.raises(WeightsError, match="plain numbers and words, got a dict as _extra_state"):
+        save_weights(Tempered({"a": object()}), tmp_path / "other.safetensors")
+
+
+def test_two_sets_of_weights_are_refused_unless_they_are_equal(tmp_path: Path) -> None:
+    one, two = lenet(0), lenet(1)
+    torch.save({"model": one.state_dict(), "ema": two.state_dict()}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"one set of weights of LeNet5, got 2 in .*model \*, ema \*; save the one"):
+        load_weights(lenet(2), tmp_path / "w.pt")
+    torch.save({"model": one.state_dict(), "ema": one.state_dict()}, tmp_path / "w.pt")
+    load_weights(two, tmp_path / "w.pt")
+    assert states_equal(one, two)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_weights_of_another_kind_of_number_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = lenet(0)
+    before = copy.deepcopy(model)
+    torch.save({key: value.to(dtype) for key, value in model.state_dict().items()}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=f"of type {dtype} instead of torch.float32"):
+        load_weights(model, tmp_path / "w.pt")
+    assert states_equal(model, before)
+
+
+def test_nobody_is_told_to_load_a_pickle_unsafely(tmp_path: Path) -> None:
+    torch.save(lenet(0), tmp_path / "w.pt")
+    with pytest.raises(WeightsError) as caught:
+        load_weights(lenet(1), tmp_path / "w.pt")
+    assert "weights_only" not in str(caught.value)
+    assert "which asks for interpretgan.models.architectures.lenet.LeNet5; save model.state_dict()" in str(caught.value)

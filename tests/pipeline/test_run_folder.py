@@ -127,3 +127,14 @@ def test_one_process_cannot_open_a_folder_twice(tmp_path: Path) -> None:
             run.open(CONFIG)
         with pytest.raises(RunFolderError, match="in use by process"):
             RunFolder(tmp_path).open(CONFIG)
+
+
+def test_a_network_that_answers_otherwise_is_another_one_and_rounding_is_not(tmp_path: Path) -> None:
+    def config(*answers: float) -> dict[str, Any]:
+        return {"model": {"answers": list(answers)}}
+
+    RunFolder(tmp_path).open(config(1.5, -2.0)).close()
+    RunFolder(tmp_path).open(config(1.5001, -2.0)).close()
+    for other in (config(1.51, -2.0), config(1.5)):
+        with pytest.raises(RunFolderError, match=r"model\.answers"):
+            RunFolder(tmp_path).open(other)

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from interpretgan.attacks.noise import random_starts, seeded
 from interpretgan.attacks.threat_model import Bounds, ThreatModel, check_perturbation, perturbation_size
-from interpretgan.classifier import Classifier, require_classifier
+from interpretgan.classifier import Classifier, plain_torch, require_classifier
 from interpretgan.errors import ModelError
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
 Search: TypeAlias = Callable[..., Tensor]  #: One run of an attack, called as `search` is, without a loss.
 
 
+@plain_torch()
 def attack(
     classifier: Classifier,
     images: Tensor,
@@ -107,7 +108,7 @@ class _Worst:
         logits = self._classifier.run(images)
         with torch.no_grad():
             new = (logits.argmax(dim=1) != self._y) & ~self._wrong
-            if new.any():
+            if new.device.type != "cpu" or new.any():  # to ask a GPU would be to wait for it
                 self._keep(images, logits, new)
         return logits
 
@@ -181,6 +182,7 @@ def search(
     return found.detach()
 
 
+@plain_torch()
 def require_gradient(classifier: Classifier, images: Tensor) -> None:
     """Raise `ModelError` unless gradients reach the images: neither attacks nor InterpretGAN work without."""
     x = classifier.check_images(images[:1])

@@ -19,6 +19,7 @@ from interpretgan.errors import ConfigError, ModelError, in_a_line, kind_of
 from interpretgan.models.architectures import NetworkOptions
 from interpretgan.models.architectures.lenet import LeNet5, MnistWide
 from interpretgan.models.architectures.vgg import VGG, JudgeNet
+from interpretgan.models.architectures.vit import ViT
 from interpretgan.models.architectures.wide_resnet import WideResNet, depth_and_widening
 
 POOLS = ("max", "avg", "stride", "blur")
@@ -47,6 +48,7 @@ def _wide_resnet(name: str, parameters: int = 0) -> ModelSpec:
 LECUN = "LeCun et al. 1998, Gradient-based learning applied to document recognition"
 MADRY = "Madry et al. 2018, Towards deep learning models resistant to adversarial attacks"
 SIMONYAN = "Simonyan and Zisserman 2015"
+DOSOVITSKIY = "Dosovitskiy et al. 2021"
 OWN = f"this project, after VGG ({SIMONYAN})"
 
 MODELS: dict[str, ModelSpec] = {
@@ -56,6 +58,7 @@ MODELS: dict[str, ModelSpec] = {
     "vgg-small": ModelSpec(partial(VGG, variant="vgg-small"), POOLS, 8, COLOUR, 437_034, OWN),
     "vgg11": ModelSpec(partial(VGG, variant="vgg11"), POOLS, 32, COLOUR, 9_231_114, f"{SIMONYAN}, configuration A"),
     "vgg16": ModelSpec(partial(VGG, variant="vgg16"), POOLS, 32, COLOUR, 14_728_266, f"{SIMONYAN}, configuration D"),
+    "vit-small": ModelSpec(ViT, ("stride",), 4, COLOUR, 2_852_650, f"this project, after ViT ({DOSOVITSKIY})"),
     "wrn-16-4": _wide_resnet("wrn-16-4", 2_748_890),
     "wrn-28-10": _wide_resnet("wrn-28-10", 36_479_194),
     "wrn-34-10": _wide_resnet("wrn-34-10", 46_160_474),
@@ -75,7 +78,7 @@ def build_model(
 
     Args:
         name: A key of `MODELS`, any `"wrn-D-K"` with a depth D of 6 n + 4, or `"package.module:factory"` for your
-            own network. A factory is called with those of the other arguments that its signature accepts, with
+            own network. A factory is called with those of the other arguments that its signature names, with
             `pool` and `width` only where they are given; the current directory is importable meanwhile.
         in_channels: Channels of the images.
         num_classes: Number of logits, at least 2.
@@ -127,31 +130,33 @@ def _spec(name: str) -> ModelSpec:
 def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
     """The module that `"package.module:factory"` returns."""
     where, _, attribute = name.partition(":")
-    cause: Exception | None = None
-    with _current_directory_importable():
+    cause: BaseException | None = None
+    with _current_directory_importable(), _without_arguments(name):
         try:
             factory = getattr(importlib.import_module(where), attribute)
             model = factory(**_accepted(factory, arguments)) if callable(factory) else factory
             problem = f"gives {kind_of(model)}"
+        except SystemExit as error:  # research code that parses the command line as it is imported
+            model, cause = None, error
+            problem = f"ends the program ({error.code}): it reads the command line, or calls exit, where it is imported"
         except Exception as error:  # noqa: BLE001  # the user's code may raise anything
             model, cause, problem = None, error, f"fails with {in_a_line(error)}"
     if not isinstance(model, nn.Module):
         expected = "package.module:factory, a callable that returns a torch.nn.Module"
         do = "check the name and that the module imports on its own; give its other parameters defaults (it gets those "
-        do += "of in_channels, num_classes, image_size, pool and width that it accepts)"
+        do += "of in_channels, num_classes, image_size, pool and width that it names)"
         raise ModelError(expected=expected, got=f"{name!r}, which {problem}", do=do) from cause
     return model
 
 
 def _accepted(factory: Callable[..., object], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that a callable takes as keywords."""
+    """Those of the arguments that a callable names: what it takes as `**` may go to one that knows none of them."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # some built-in callables have no signature
         return {}
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        return arguments
-    named = {p.name for p in parameters if p.kind is not inspect.Parameter.POSITIONAL_ONLY}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {p.name for p in parameters if p.kind in kinds}
     return {key: value for key, value in arguments.items() if key in named}
 
 
@@ -166,6 +171,16 @@ def source_file(name: str) -> Path | None:
         except (ImportError, ValueError):  # a package above it that does not import, or a module without a spec
             return None
     return Path(found.origin) if found is not None and found.has_location and found.origin else None
+
+
+@contextmanager
+def _without_arguments(name: str) -> Iterator[None]:
+    """The user's code sees no arguments of ours, which it would refuse in its own words."""
+    given, sys.argv = sys.argv, [name]
+    try:
+        yield
+    finally:
+        sys.argv = given
 
 
 @contextmanager

@@ -1,69 +1,164 @@
 """Weights of classifiers on disk."""
 
+import argparse
+import json
 import pickle
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from interpretgan.classifier import unwrapped
 from interpretgan.errors import WeightsError, in_a_line, kind_of
 from interpretgan.store.files import atomic_write_bytes
 from interpretgan.training.steps import copy_of
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-NESTED_KEYS = ("state_dict", "model_state_dict", "model")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".th")
+NESTED_KEYS = (
+    "state_dict", "model_state_dict", "model", "net", "network", "weights", "params",
+    "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema",
+)  # fmt: skip
+"""Under which of these a file's state may lie."""
+STATE_OF_ITS_OWN = "interpretgan."  # names of the metadata that hold what modules keep beside tensors
+PLAIN: tuple[Any, ...] = (argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"))
+"""What checkpoints hold beside tensors, and whose loading runs no code of the file's."""
+
+State = dict[str, Any]
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write the state of `model` to a `.safetensors` file, atomically (else `WeightsError` or `RunFolderError`)."""
+    """Write the state of `model` to a `.safetensors` file, atomically (else `WeightsError` or `RunFolderError`).
+
+    What its modules keep beside tensors (`get_extra_state`) must be plain numbers and words, in lists and dictionaries.
+    """
     from safetensors.torch import save
 
     if Path(path).suffix != ".safetensors":
         raise WeightsError(expected="a path that ends in .safetensors", got=str(path), do="rename the output")
-    atomic_write_bytes(path, save(_tensors(copy_of(model))))  # copies, as tied and channels_last tensors are refused
+    state, beside = copy_of(model), dict[str, str]()  # copies, as tied and channels_last tensors are refused
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            beside[STATE_OF_ITS_OWN + name] = text = json.dumps(value, default=lambda _: None)
+            if json.loads(text) != value:
+                expected, got = "extra state of plain numbers and words", f"{kind_of(value)} as {name}"
+                raise WeightsError(expected=expected, got=got, do="return such from get_extra_state, or a tensor")
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    atomic_write_bytes(path, save(tensors, metadata=beside))
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Read the state of `model` from a file, all of it or nothing.
+    """Read the state of `model` from a file, all of it or nothing, by the model's own `load_state_dict`.
 
     Args:
-        model: The module whose parameters and buffers are overwritten.
-        path: `.safetensors`, or a `.pt`/`.pth`/`.bin`/`.ckpt` file of tensors (read with
-            `weights_only=True`), whose state may lie under `state_dict`, `model_state_dict` or `model`, or
-            under a common prefix `module.`.
+        model: The module whose state is overwritten.
+        path: `.safetensors`, or a `.pt`, `.pth`, `.pth.tar`, `.bin`, `.ckpt` or `.th` file of tensors (read with
+            `weights_only=True`), whose state may lie under one of `NESTED_KEYS`, and whose names may begin with
+            something: `module.`, `_orig_mod.`, `model.`.
 
     Raises:
-        WeightsError: The file is missing, truncated, no weights file, or of another architecture; the model
-            is then unchanged.
+        WeightsError: The file is missing, truncated, no weights file, of another architecture, or has several sets of
+            weights for this one; the model is then unchanged.
     """
-    path = Path(path)
-    found, wanted = _read_state(path), _tensors(model.state_dict())
-    if found and all(key.startswith("module.") for key in found) and not any(k.startswith("module.") for k in wanted):
-        found = {key.removeprefix("module."): value for key, value in found.items()}
-    for key in (*wanted, *found):
-        if key not in found:
-            problem = f"no tensor {key!r} in {path}"
-        elif key not in wanted:
-            problem = f"a tensor {key!r} in {path} that the model does not have"
-        elif found[key].shape != wanted[key].shape:
-            problem = f"{key!r} of shape {list(found[key].shape)} instead of {list(wanted[key].shape)} in {path}"
+    path, model = Path(path), unwrapped(model)
+    before = copy_of(model)
+    fitting, problem = dict[str, State](), ""
+    for place, state in _states(path, before):
+        tied = _with_tied(state, model)
+        found = _problem(tied, model, before, str(path))
+        if found:
+            problem = problem or found
         else:
-            continue
+            fitting[place] = tied
+    if not fitting:
         do = "build the architecture that the weights were saved from"
         raise WeightsError(expected=f"weights of {type(model).__name__}", got=problem, do=do)
-    with torch.no_grad():
-        for key, tensor in wanted.items():
-            tensor.copy_(found[key])
+    first, *others = fitting.values()
+    if any(not _same(first, other) for other in others):
+        got, do = f"{len(fitting)} in {path}: {', '.join(fitting)}", "save the one that you mean in a file of its own"
+        raise WeightsError(expected=f"one set of weights of {type(model).__name__}", got=got, do=do)
+    model.load_state_dict(first)
 
 
-def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
-    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+def _states(path: Path, wanted: State) -> list[tuple[str, State]]:
+    """The states in a file that may be meant, each with its place: those with most of the names that are wanted."""
+    content = _read(path)
+    nested = {key: content[key] for key in NESTED_KEYS if isinstance(content.get(key), Mapping)}
+    for key, inner in list(nested.items()):  # one level deeper, as {"model": {"state_dict": ...}}
+        nested |= {f"{key}.{k}": inner[k] for k in NESTED_KEYS if isinstance(inner.get(k), Mapping)}
+    states = {key: dict(value) for key, value in nested.items() if _has_tensors(value)} or {"": content}
+    if not any(map(_has_tensors, states.values())):
+        raise WeightsError(expected="a state dict of tensors", got=f"none in {path}", do="save model.state_dict()")
+    found: list[tuple[int, str, State]] = []
+    for place, state in states.items():
+        names = {name: name.replace("_orig_mod.", "") for name in state if isinstance(name, str)}
+        counts = Counter[str]()
+        for name in names.values():
+            starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
+            counts.update(name[:start] for start in starts if name[start:] in wanted)
+        for prefix, count in counts.items() or [("", 0)]:
+            chosen = {short[len(prefix) :]: state[name] for name, short in names.items() if short.startswith(prefix)}
+            found.append((count, f"{place} {prefix}*".strip() if place or prefix else "*", chosen))
+    most = max(count for count, _, _ in found)
+    return [(place, state) for count, place, state in found if count == most]
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, by name."""
-    from safetensors import SafetensorError
+def _has_tensors(state: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in state.values())
+
+
+def _with_tied(state: State, model: nn.Module) -> State:
+    """The state with what other files leave out: a tensor that the model has under a second name."""
+    names: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.numel():
+            names.setdefault((value.data_ptr(), value.shape), []).append(name)
+    there = {name: next((n for n in tied if n in state), name) for tied in names.values() for name in tied}
+    return {**state, **{name: state[other] for name, other in there.items() if other in state and name not in state}}
+
+
+def _problem(state: State, model: nn.Module, before: State, path: str) -> str:
+    """Why the model does not load the state, or nothing; the model is as before."""
+    for name, value in before.items():
+        own = state.get(name)
+        if isinstance(value, Tensor) and isinstance(own, Tensor) and not name.endswith("num_batches_tracked"):
+            kinds = [(t.is_floating_point(), t.is_complex()) for t in (value, own)]
+            if kinds[0] != kinds[1]:
+                return f"{name!r} of type {own.dtype} instead of {value.dtype} in {path}"
+    try:
+        model.load_state_dict(state)
+    except Exception as error:  # noqa: BLE001  # hooks of the user's may raise anything
+        refused: str | None = in_a_line(error)
+    else:
+        refused = None
+    model.load_state_dict(before)
+    if refused is None:
+        return ""
+    for name in (*before, *state):
+        if name not in state and not name.endswith("num_batches_tracked"):
+            return f"no tensor {name!r} in {path}"
+        if name not in before:
+            return f"a tensor {name!r} in {path} that the model does not have"
+        if isinstance(state.get(name), Tensor) and isinstance(before[name], Tensor):
+            shapes = list(state[name].shape), list(before[name].shape)
+            if shapes[0] != shapes[1]:
+                return f"{name!r} of shape {shapes[0]} instead of {shapes[1]} in {path}"
+    return f"{refused} from {path}"
+
+
+def _same(state: State, other: State) -> bool:
+    return state.keys() == other.keys() and all(
+        torch.equal(value, other[name]) for name, value in state.items() if isinstance(value, Tensor)
+    )
+
+
+def _read(path: Path) -> State:
+    """What a weights file holds, by name."""
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -71,20 +166,34 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
         expected = f"a weights file ending in .safetensors or {', '.join(TORCH_SUFFIXES)}"
         raise WeightsError(expected=expected, got=str(path), do="convert it with interpretgan.models.save_weights")
+    do = "save model.state_dict() and not the model, or copy the file again"
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+            with safe_open(path, framework="pt") as file:
+                beside = file.metadata() or {}
+            own = {
+                name.removeprefix(STATE_OF_ITS_OWN): json.loads(text)
+                for name, text in beside.items()
+                if name.startswith(STATE_OF_ITS_OWN)
+            }
+            return {**load_file(path), **own}
+        with torch.serialization.safe_globals([*PLAIN, *_numpy_scalar()]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own words advise to load such a file all the same: it would run code of the file's.
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        got = f"{path}, which {f'asks for {asked[1]}' if asked else 'cannot be read'}"
+        raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from None
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError) as error:
         got = f"{path}, which cannot be read ({in_a_line(error)})"
-        do = "save model.state_dict() and not the model, or copy the file again"
         raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from error
-    for key in NESTED_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = _tensors(content) if isinstance(content, Mapping) else {}
-    if not tensors:
+    if not isinstance(content, Mapping):
         got = f"{kind_of(content)} in {path}"
         raise WeightsError(expected="a state dict of tensors", got=got, do="save model.state_dict()")
-    return tensors
+    return dict(content)
+
+
+def _numpy_scalar() -> list[Any]:
+    """What numpy makes a scalar with, under the names that files of both its versions have."""
+    make = np.float64(0).__reduce__()[0]
+    return [(make, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]

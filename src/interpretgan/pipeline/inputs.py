@@ -3,6 +3,7 @@
 All of this happens before anything is trained or written, so a wrong setting costs nothing.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -29,6 +30,8 @@ from interpretgan.models import (
     read_card,
     source_file,
 )
+from interpretgan.pipeline.layer_choice import choose_layers
+from interpretgan.pipeline.run_folder import ANSWERS
 from interpretgan.pipeline.settings import Settings
 from interpretgan.robustness.evaluate import require_attackable
 from interpretgan.store.files import file_sha256
@@ -55,6 +58,7 @@ class Inputs:
         judge: Judge | None = None,
     ) -> None:
         self.settings, self.given_classifier, self.given_judge = settings, classifier, judge
+        self.time_budget: dict[str, Any] | None = None  #: What was given up for one.
         self._train, self._test, self._threat_model = train, test, threat_model
         self.device = find_device(settings.run.device) if classifier is None else classifier.device
 
@@ -120,7 +124,9 @@ class Inputs:
         model = self.build(options.model, self.settings.run.seed, pool=options.pool, width=self.width)
         if options.file is not None:
             load_weights(model, options.file)
-        return Classifier(model, mean=options.mean, std=options.std)
+        classifier = Classifier(model, mean=options.mean, std=options.std)
+        torch.set_default_dtype(torch.float32)  # the user's module may have set another; the classifier remembers it
+        return classifier
 
     @cached_property
     def card(self) -> Card | None:
@@ -191,9 +197,12 @@ class Inputs:
         return examine(classifier, self.probe)
 
     def layers(self, classifier: Classifier) -> list[Layer]:
-        """The layers to explain: those that are chosen, or all distinct ones."""
-        names, anatomy = self.settings.generator.names(), self.anatomy(classifier)
-        return anatomy.distinct if names is None else anatomy.select(names)
+        """The layers of the classifier to explain."""
+        return self.choose(self.anatomy(classifier))
+
+    def choose(self, anatomy: Anatomy) -> list[Layer]:
+        """The layers to explain, see `choose_layers`."""
+        return choose_layers(anatomy, self.settings.generator.names())
 
     # --- judge and recognition network -----------------------------------------------------------------------
 
@@ -281,14 +290,17 @@ class Inputs:
             if settings.generator.names() is not None:
                 # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
                 config["generator"]["layers"] = [layer.name for layer in self.layers(classifier)]
-        return config
+        return config if self.time_budget is None else config | {"time_budget": self.time_budget}
 
     def _classifier_identity(self) -> dict[str, Any]:
         options, classifier = self.settings.model, self.classifier
+        modules = hashlib.sha256(str(classifier.identity()[0]).encode()).hexdigest()
+        # What the user's own code makes of images: it may lie in many files.
+        computed = {"modules_sha256": modules, ANSWERS: classifier.answers(self.probe)}
         if self.given_classifier is not None:
             pixels = {"bounds": classifier.bounds, "mean": classifier.mean, "std": classifier.std}
-            return {"model": self.name, **pixels, "state_sha256": classifier.state_sha256()}
-        found: dict[str, Any] = {"pool": self.pool, "width": self.width}
+            return {"model": self.name, **pixels, "state_sha256": classifier.state_sha256(), **computed}
+        found: dict[str, Any] = {"pool": self.pool, "width": self.width} | (computed if options.own else {})
         if (file := source_file(options.model)) is not None:
             found["model_sha256"] = file_sha256(file)
         if not options.given:

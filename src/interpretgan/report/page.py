@@ -55,6 +55,7 @@ def write_report(
         "failed": failed_kinds(diagnosis.layers, diagnosis.accuracy),
         "unreliable": [is_unreliable(layer) for layer in diagnosis.layers],
         "panels": vulnerability_chart.panels(diagnosis), "curves": vulnerability_chart.curves(diagnosis),
+        "inside": vulnerability_chart.inside_blocks(diagnosis, answer.layers),
         "explanation": explanation, "examples": examples, "scales": scales,
         "confusions": [_confusion(layer, classes) for layer in diagnosis.layers],
     }  # fmt: skip
@@ -113,7 +114,11 @@ def threat_words(threat: Mapping[str, Any]) -> str:
 
 def _confusion(layer: LayerResult, classes: list[str]) -> dict[str, Any]:
     """One layer's confusion table, with its commonest changes first; `rows` is empty where there are many classes."""
-    counts = np.array(layer.transitions)
+    found = [(int(true), int(to), count) for true, row in layer.transitions.items() for to, count in row.items()]
+    size = 1 + max(max(true, shown) for true, shown, _ in found)
+    counts = np.zeros((size, size), dtype=np.int64)
+    for true, shown, count in found:
+        counts[true, shown] = count
     names = [*classes, *map(str, range(len(classes), len(counts)))]
     turned = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     order = np.argsort(-turned, axis=None, kind="stable")[: np.count_nonzero(turned)]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -169,14 +171,27 @@ def test_modules_that_return_something_else_are_refused_by_name() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.words, self.mask, self.table = Says(lambda _: "words"), Says(lambda x: x > 0.9), nn.Embedding(7, 6)
             self.gru = nn.GRU(6, 5, batch_first=True)
             self.fc = nn.Linear(5, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.fc(self.gru(x[:, 0])[0][:, -1])
+            self.words(x)
+            x = x.masked_fill(self.mask(x), 1.0)[:, 0] + self.table(torch.arange(7))
+            out: Tensor = self.fc(self.gru(x)[0][:, -1])
             return out
+
+    class Says(nn.Module):
+        def __init__(self, answer: Callable[[Tensor], object]) -> None:
+            super().__init__()
+            self.answer = answer
+
+        def forward(self, x: Tensor) -> object:
+            return self.answer(x)
 
     anatomy = examine(Classifier(Odd()), torch.rand(4, 1, 7, 6))
     assert [(call.name, call.reason, call.nearest) for call in anatomy.refused] == [
-        ("gru", "it returns a tuple, not one tensor", "fc")
+        ("words", "it returns a str, not a tensor", "gru"),
+        ("mask", "it returns torch.bool, not real numbers", "gru"),
+        ("table", "no axis of its output (7, 6) follows the number of images", "gru"),
     ]

@@ -1,0 +1,57 @@
+"""The tensors in what a module returns: one, or several in tuples, dictionaries and records."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+DEEPEST = 3  # containers inside each other that are looked into
+
+
+def parts(output: object, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of an output with its place: keys, indices or names of fields with dots between, empty for itself."""
+    if isinstance(output, Tensor):
+        yield "", output
+    elif depth < DEEPEST:
+        for key, value in _items(output):
+            if "." not in key:
+                for inner, tensor in parts(value, depth + 1):
+                    yield f"{key}.{inner}".removesuffix("."), tensor
+
+
+def part(output: object, place: str) -> Tensor:
+    """The tensor at a place that `parts` gave for another output of the same module."""
+    for key in place.split(".") if place else ():
+        output = dict(_items(output))[key]
+    assert isinstance(output, Tensor)
+    return output
+
+
+def with_part(output: object, place: str, value: Tensor) -> object:
+    """The same output with another tensor at a place; the given one stays as it is."""
+    if not place:
+        return value
+    key, _, rest = place.partition(".")
+    inner = with_part(dict(_items(output))[key], rest, value)
+    if isinstance(output, tuple):
+        items: list[Any] = [inner if str(number) == key else item for number, item in enumerate(output)]
+        return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+    changed = copy.copy(output)
+    if isinstance(changed, list):
+        changed[int(key)] = inner
+    elif isinstance(changed, dict):
+        changed[key] = inner
+    else:
+        object.__setattr__(changed, key, inner)  # also in a frozen record
+    return changed
+
+
+def _items(output: object) -> Iterator[tuple[str, object]]:
+    if isinstance(output, (tuple, list)):
+        yield from ((str(number), value) for number, value in enumerate(output))
+    elif isinstance(output, Mapping):
+        yield from ((key, value) for key, value in output.items() if isinstance(key, str))
+    elif is_dataclass(output):
+        yield from ((field.name, getattr(output, field.name)) for field in fields(output))
