@@ -199,7 +199,9 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
                 torch.autograd.backward(errors.clamp_min(1e-8).log().mean() + probe_loss)
                 adam.step()
                 average.update(network, step + 1)
-                losses |= {"loss": float(errors.detach().mean()), "probe_loss": float(probe_loss.detach())}
+                # Read together: a GPU is waited for once.
+                read = torch.stack([errors.detach().mean(), probe_loss.detach()]).tolist()
+                losses.update(zip(("loss", "probe_loss"), read, strict=True))
         network.load_state_dict(average.state)
         self._network = network.eval().requires_grad_(False)
         return self

@@ -211,7 +211,7 @@ def _information(inputs: Inputs, classifier: Classifier, train: ImageSet, test: 
         count = len(decoders_images := test.head(TRIED))
         decoders.measure(decoders_images, on_progress=False)
         image = (time.perf_counter() - began) / count
-    per = {"information_steps": stamps.step, "examples": image}
+    per = {"examples": image} if there else {"information_steps": stamps.step, "examples": image}
     return StagePrice("information", 0.0 if there else stamps.before, per, memory.mib, "information_steps")
 
 

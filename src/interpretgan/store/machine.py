@@ -1,5 +1,6 @@
 """What this machine can do at best, measured."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -101,6 +102,8 @@ class PeakMemory(AbstractContextManager["PeakMemory"]):
             torch.cuda.reset_peak_memory_stats(self.device)
             self.before = torch.cuda.memory_allocated(self.device) // 2**20
         else:
+            with suppress(OSError, AttributeError):  # what was freed goes back to the system first; glibc alone can
+                ctypes.CDLL(None).malloc_trim(0)
             with suppress(OSError):  # no such file, or not ours to write
                 Path("/proc/self/clear_refs").write_text("5")
             self.before = peak_memory_mib()
