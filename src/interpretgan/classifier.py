@@ -121,10 +121,12 @@ class Classifier(nn.Module):
         low, high = self.bounds
         noise = low + (high - low) * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
         with self.borrowed(), torch.no_grad():
-            logits = self.try_run(torch.cat([images, noise.to(images)])).double().cpu().flatten(1)
+            found = self.try_run(torch.cat([images, noise.to(images)]))
+        check_logits(found, 2 * len(images))
+        logits = found.double().cpu()
         weights = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        found: list[float] = torch.stack([logits.logsumexp(dim=1), logits @ weights]).flatten().tolist()
-        return found
+        answers: list[float] = torch.stack([logits.logsumexp(dim=1), logits @ weights]).flatten().tolist()
+        return answers
 
     def state_sha256(self) -> str:
         """Hash of the model's parameters, buffers and further state: 64 hexadecimal digits."""

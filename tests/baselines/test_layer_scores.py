@@ -248,11 +248,12 @@ def test_robust_criticality_climbs_where_whole_steps_overshoot() -> None:
     class Ridge(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.tensor([[1.0]]))
+            self.weight, self.last = nn.Parameter(torch.tensor([[1.0]])), nn.Identity()
 
         def forward(self, x: Tensor) -> Tensor:
             height = x.flatten(1).sum(dim=1, keepdim=True) * (1 - 500 * (self.weight - 1.003).abs())
-            return torch.cat([-height, height], dim=1)
+            logits: Tensor = self.last(torch.cat([-height, height], dim=1))
+            return logits
 
     images = torch.rand(4, 1, 2, 2) + 0.1
     classifier = Classifier(Ridge(), bounds=(0, 2))

@@ -359,7 +359,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--model", "tests.networks:probabilities", "--pretrained"], "remove the final softmax"),
         (["layers", "--model", "tests.networks:probabilities"], "got probabilities"),
         (["layers", "--model", "tests.networks:pair"], "got a tuple"),
-        (["layers", "--model", "tests.networks:one_number"], "expected logits of shape [4, K]"),
+        (["layers", "--model", "tests.networks:one_number"], "expected logits of shape [8, K]"),
         (["diagnose", "--model", "tests.networks:detached", "--pretrained"], "remove no_grad, detach or numpy"),
         (["diagnose", "--image-size", "20", "--model", "tests.networks:Tiny"], "bring the images to the size"),
         (["diagnose", "--model", "examples.residual_digits:make_net", "--layers", "block1.conv1"], "use 'block1'"),

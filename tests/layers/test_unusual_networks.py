@@ -252,6 +252,30 @@ def test_the_batch_may_be_behind_the_tokens() -> None:
     torch.testing.assert_close(drawn[0], drawn[1])
 
 
+@pytest.mark.parametrize("size", [(28, 28), (20, 31)])
+def test_channels_may_be_behind_the_map(size: tuple[int, int]) -> None:
+    class Layouts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.first, self.last = nn.Conv2d(1, 16, 5, stride=2, padding=2), nn.Identity(), nn.Identity()
+            self.norm, self.down, self.fc = nn.LayerNorm(16), nn.Conv2d(16, 8, 3, stride=2, padding=1), nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.last(self.first(self.conv(x).tanh()).permute(0, 2, 3, 1))
+            z = self.down(self.norm(z).permute(0, 3, 1, 2)).relu().mean(dim=(2, 3))
+            logits: Tensor = self.fc(z)
+            return logits
+
+    torch.manual_seed(0)
+    classifier, images = Classifier(Layouts()), torch.rand(6, 1, *size)
+    layers = {layer.name: layer for layer in find_layers(classifier, images)}
+    replays(classifier, list(layers.values()), images)
+    halved = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+    assert {layers[name].shape for name in ("first", "last", "norm")} == {(16, *halved)}
+    _, latents = capture(classifier, images, [layers["first"], layers["last"]])
+    assert torch.equal(latents["first"], latents["last"])
+
+
 # --- batches -----------------------------------------------------------------------------------------------------
 
 

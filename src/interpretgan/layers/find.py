@@ -13,9 +13,12 @@ from interpretgan.data import ImageData, as_source
 from interpretgan.errors import ModelError, kind_of
 from interpretgan.layers.anatomy import Anatomy, Refused
 from interpretgan.layers.bottlenecks import Flow, Vertex, vertex
-from interpretgan.layers.hooks import Layer, named_modules, visiting
+from interpretgan.layers.hooks import Layer, capturing, named_modules, visiting
 from interpretgan.layers.outputs import parts
 from interpretgan.layers.proof import AROUND, NOT_CALLED, ROWS, Proof
+
+LOCAL = 0.1
+"""By how much more of a local change must be in the first half of both axes of the map than in that of the channels."""
 
 
 @dataclass
@@ -80,6 +83,7 @@ def examine(classifier: Classifier, images: ImageData) -> Anatomy:
         logits = _collect(classifier, rows, calls)
         check_logits(logits, ROWS)
         _check_logits_of_an_image(classifier, rows, first, logits)
+        _channels_to_the_front(classifier, rows, calls)
         proof = Proof(classifier, rows, logits)
         found = {call.layer: torch.cat(call.latents) for call in calls if call.layer is not None}
         certain = {call.layer for call in calls if call.chosen is not None and call.chosen.vertex in flow.bottlenecks}
@@ -188,6 +192,31 @@ def _collect(classifier: Classifier, rows: Tensor, calls: Sequence[_Call]) -> Te
     return logits
 
 
+def _channels_to_the_front(classifier: Classifier, rows: Tensor, calls: Sequence[_Call]) -> None:
+    """Let maps that a network keeps as `[N, H, W, C]` be latents `[N, C, H, W]`.
+
+    A change of the image's first quarter is in the first half of a map's rows and columns, and in any channel.
+    """
+    maps = {call.layer: call for call in calls if call.layer is not None and len(call.layer.shape) == 3}
+    height, width = (size // 2 for size in rows.shape[2:])
+    changed = rows[:1].clone()
+    changed[:, :, :height, :width] = rows[1:2, :, :height, :width]
+    with capturing(classifier, list(maps)) as latents:
+        classifier.run(changed)
+    for layer, call in maps.items():
+        latent = torch.cat(call.latents)
+        moved = (latents[layer.name] - latent[:1]).double().square()[0]
+        total = float(moved.sum())
+        halves = [
+            float(moved.narrow(axis, 0, moved.shape[axis] // 2).sum()) / total if total else 0 for axis in (0, 1, 2)
+        ]
+        if min(halves[:2]) > halves[2] + LOCAL:
+            batch, first, second, channels = layer.axes or range(4)
+            shape = (layer.shape[2], *layer.shape[:2])
+            call.layer = replace(layer, shape=shape, axes=(batch, channels, first, second))
+            call.latents = [latent.permute(0, 3, 1, 2)]
+
+
 def batch_axis(one: tuple[int, ...], pieces: Sequence[tuple[int, ...]], images: int) -> int | None:
     """The axis that is 1 for one image, and adds up to `images` over the pieces in which that many run."""
     for axis, length in enumerate(one):
@@ -240,6 +269,10 @@ def _anatomy(classifier: Classifier, calls: Sequence[_Call]) -> Anatomy:
     return Anatomy(tuple(layers), tuple(refused), tuple(call.name for call in calls), same_module)
 
 
+def _axes(call: _Call) -> tuple[int, ...]:
+    return () if call.layer is None else call.layer.axes
+
+
 def _same_tensor(calls: Sequence[_Call]) -> dict[str, str]:
     """For each layer that only repeats another one's tensor, the name that stands for both.
 
@@ -253,7 +286,7 @@ def _same_tensor(calls: Sequence[_Call]) -> dict[str, str]:
             first, values = call.pieces[0], torch.cat(call.latents).flatten(1)
             for known, content, group in groups:
                 of_a_kind = known.data_ptr() == first.data_ptr() or len(group[0].pieces) != len(call.pieces)
-                if of_a_kind and torch.equal(content, values):
+                if of_a_kind and _axes(group[0]) == _axes(call) and torch.equal(content, values):
                     group.append(call)
                     break
             else:

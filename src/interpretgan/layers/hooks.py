@@ -145,7 +145,9 @@ def replacing(classifier: Classifier, layer: Layer, latent: Tensor) -> Iterator[
         if not layer.is_call(index) or start >= len(latent):
             return None
         replaced.append(index)
-        current.seen[layer.name] = end = start + len(layer.take(output))
+        # Other images than the latent's, e.g. a single one: they have run in vain, and all of the latent goes on.
+        rows = len(layer.take(output)) if current.images == len(latent) else len(latent)
+        current.seen[layer.name] = end = start + rows
         return layer.put(output, latent[start:end].clone())
 
     with visiting(classifier, visit, [layer.module]) as current:
@@ -186,7 +188,7 @@ def capturing(
     with visiting(classifier, visit, list(wanted)) as current:
         yield latents
     for layer in layers if current.images else ():
-        if current.seen[layer.name] != current.images:
+        if current.seen[layer.name] < current.images:
             expected = f"call {layer.call} of the module {layer.module} for each of {current.images} images"
             do = "find the layers of this very network with find_layers"
             raise LayerError(expected=expected, got=f"it for {current.seen[layer.name]}", do=do)
