@@ -209,15 +209,14 @@ def modified_features(
     chosen = chosen_layers(classifier, images, layers)
     with torch.inference_mode(False), torch.enable_grad():
         images, adversarial, labels = images.detach().clone(), adversarial.detach().clone(), labels.clone()
-        before, natural = _latents(classifier, images, chosen)
-        after, attacked = _latents(classifier, adversarial, chosen)
+        before, after = (_latents(classifier, x, [])[0] for x in (images, adversarial))
         shown = after.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
         turned = (before.argmax(dim=1) == labels) & (after.argmax(dim=1) != labels)
         deviations = _deviations(classifier, chosen, images if reference is None else reference)
         rows = turned.nonzero()[:, 0]
         found = []
         for layer in chosen:
-            z, changed = natural.pop(layer.name), attacked.pop(layer.name)
+            z, changed = (_latents(classifier, x, [layer])[1][layer.name] for x in (images, adversarial))
             logits = rest_of_network(classifier, layer, z, images)
             parts = conductance(logits, z, changed, labels, shown, tolerance=tolerance)
             proof = None
