@@ -152,7 +152,7 @@ def _deep_lift(classifier: Classifier, _layer: Layer, images: Tensor, targets: T
             raise ExplainerError(expected="a network for DeepLIFT", got=got, do="use integrated gradients") from error
     with torch.no_grad():
         change = (classifier.run(images) - classifier.run(black)).gather(1, targets[:, None])[:, 0]
-    missing = (found.flatten(1).sum(dim=1) - change).abs()
+    missing = (found.detach().flatten(1).sum(dim=1) - change.detach()).abs()
     if bool((missing > COMPLETE * change.abs().clamp_min(0.1 * float(change.abs().mean()))).any()):
         pools = [m for m in classifier.model.modules() if "MaxPool" in type(m).__name__]
         got = f"a sum that misses it by up to {float(missing.max()):.3g}"
