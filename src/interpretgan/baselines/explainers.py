@@ -24,7 +24,7 @@ from torch import Tensor
 from interpretgan.baselines.inversion import invert
 from interpretgan.baselines.nonlinearities import functional_operations, reused_modules
 from interpretgan.classifier import Classifier
-from interpretgan.errors import InputError
+from interpretgan.errors import InputError, in_a_line
 from interpretgan.layers import Layer
 
 Explain = Callable[[Classifier, Layer, Tensor, Tensor], Tensor]
@@ -51,11 +51,12 @@ class Explainer:
     name: str
     what: str  #: What it shows, in half a sentence.
     source: str
-    kind: Literal["map", "picture"]
-    signed: bool  #: Whether values below zero speak against the class.
-    uses_layer: bool  #: Whether the answer depends on the layer; else the image is explained as a whole.
-    captum: bool  #: Whether it needs the extra `captum`.
     method: Explain
+    kind: Literal["map", "picture"] = "map"
+    signed: bool = True  #: Whether values below zero speak against the class.
+    uses_layer: bool = False  #: Whether the answer depends on the layer; else the image is explained as a whole.
+    needs_maps: bool = False  #: Whether that layer must have maps `[C, H, W]`.
+    captum: bool = True  #: Whether it needs the extra `captum`.
 
     def explain(self, classifier: Classifier, layer: Layer, images: Tensor, targets: Tensor) -> Tensor:
         """The maps or pictures, without gradient.
@@ -67,8 +68,12 @@ class Explainer:
             _require_captum()
         images = classifier.check_images(images)
         with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed(), _quiet():
-            found = self.method(classifier, layer, images.detach().clone(), targets.detach().clone().to(images.device))
-        found = found.detach()
+            x, classes = images.detach().clone(), targets.detach().clone().to(images.device)
+            try:
+                found = self.method(classifier, layer, x, classes).detach()
+            except (AssertionError, RuntimeError, NotImplementedError) as error:  # of Captum, on what it cannot do
+                expected, got = f"a network that {self.name} can explain", in_a_line(error)
+                raise ExplainerError(expected=expected, got=got, do="use integrated gradients") from error
         if not bool(found.isfinite().all()):
             raise ExplainerError(expected="finite numbers", got=f"NaN or infinity of {self.name}", do="leave it out")
         return found.sum(dim=1) if self.kind == "map" and found.ndim == 4 else found
@@ -145,11 +150,7 @@ def _deep_lift(classifier: Classifier, _layer: Layer, images: Tensor, targets: T
         )
     black = _black(classifier, images)
     with _out_of_place(classifier):
-        try:
-            found: Tensor = DeepLift(classifier).attribute(images, black, target=targets)
-        except (AssertionError, RuntimeError) as error:  # Captum's own refusals, max pooling of its input among them
-            got = f"a refusal by Captum ({str(error).splitlines()[0][:120]})"
-            raise ExplainerError(expected="a network for DeepLIFT", got=got, do="use integrated gradients") from error
+        found: Tensor = DeepLift(classifier).attribute(images, black, target=targets)
     with torch.no_grad():
         change = (classifier.run(images) - classifier.run(black)).gather(1, targets[:, None])[:, 0]
     missing = (found.detach().flatten(1).sum(dim=1) - change.detach()).abs()
@@ -233,22 +234,18 @@ def _inversion(classifier: Classifier, layer: Layer, images: Tensor, _targets: T
 
 
 EXPLAINERS = (
-    Explainer("saliency", "the size of the logit's gradient", "arXiv 1312.6034", "map", signed=False,
-              uses_layer=False, captum=True, method=_saliency),
-    Explainer("guided backpropagation", "its gradient through ReLUs, what is above zero alone", "arXiv 1412.6806",
-              "map", signed=True, uses_layer=False, captum=True, method=partial(_of_relus, "GuidedBackprop")),
-    Explainer("deconvolution", "the same, whatever the ReLUs let through", "arXiv 1311.2901", "map", signed=True,
-              uses_layer=False, captum=True, method=partial(_of_relus, "Deconvolution")),
-    Explainer("integrated gradients", "its gradient along the way from black", "arXiv 1703.01365", "map",
-              signed=True, uses_layer=False, captum=True, method=_integrated_gradients),
-    Explainer("DeepLIFT", "differences to black, carried back layer by layer", "arXiv 1704.02685", "map",
-              signed=True, uses_layer=False, captum=True, method=_deep_lift),
-    Explainer("Grad-CAM", "the maps of the layer, weighted by their mean gradient", "arXiv 1610.02391", "map",
-              signed=False, uses_layer=True, captum=True, method=_grad_cam),
-    Explainer("LIME", "a linear model of cells that are switched off", "arXiv 1602.04938", "map", signed=True,
-              uses_layer=False, captum=True, method=_lime),
-    Explainer("occlusion", "what the logit loses when a window is black", "arXiv 1311.2901", "map", signed=True,
-              uses_layer=False, captum=True, method=_occlusion),
-    Explainer("inversion", "a smooth image with the latent of the layer", "arXiv 1412.0035", "picture",
-              signed=False, uses_layer=True, captum=False, method=_inversion),
+    Explainer("saliency", "the size of the logit's gradient", "arXiv 1312.6034", _saliency, signed=False),
+    Explainer("guided backpropagation", "its gradient, at each ReLU what is above zero alone", "arXiv 1412.6806",
+              partial(_of_relus, "GuidedBackprop")),
+    Explainer("deconvolution", "the same, whatever the ReLUs let through", "arXiv 1311.2901",
+              partial(_of_relus, "Deconvolution")),
+    Explainer("integrated gradients", "its gradient along the way from black", "arXiv 1703.01365",
+              _integrated_gradients),
+    Explainer("DeepLIFT", "differences to black, carried back layer by layer", "arXiv 1704.02685", _deep_lift),
+    Explainer("Grad-CAM", "the layer's maps, weighted by their mean gradient", "arXiv 1610.02391", _grad_cam,
+              signed=False, uses_layer=True, needs_maps=True),
+    Explainer("LIME", "a linear model of cells that are switched off", "arXiv 1602.04938", _lime),
+    Explainer("occlusion", "what the logit loses when a window is black", "arXiv 1311.2901", _occlusion),
+    Explainer("inversion", "a smooth image with the latent of the layer", "arXiv 1412.0035", _inversion, "picture",
+              signed=False, uses_layer=True, captum=False),
 )  # fmt: skip

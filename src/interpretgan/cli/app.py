@@ -217,7 +217,9 @@ def fit(
 @app.command
 def explain(
     *,
-    index: str = "0,1,2,3,4,5",
+    images: str = "0,1,2,3,4,5",
+    label: str | None = None,
+    at: str | None = None,
     data: DataOptions = DataOptions(),
     model: ModelOptions = ModelOptions(),
     attack: AttackOptions = AttackOptions(),
@@ -226,27 +228,29 @@ def explain(
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
-    """Show what each layer holds of some test images, and of their adversarial counterparts.
+    """Show which features an attack modifies in some images, layer by layer, unit by unit, and beside other explainers.
 
-    Writes figures/explained.png, and says for each image where its explanation turns into another class.
+    Writes explanation.html, with all of it on one page, explanation.npz and explanation.csv; and figures/explained.png,
+    the pictures of all layers. Says for each image where its explanation turns into another class.
 
     Args:
-        index: Test images, by their number from 0: a,b,c.
+        images: Test images by their number from 0, or image files: a,b,c.
+        label: True class of the files, by name: one for all, or a,b,c.
+        at: The layer whose units are looked at [default: for each image the one where it turns].
     """
-    settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
-    try:
-        indices = [int(part) for part in index.split(",")]
-    except ValueError:
-        raise ConfigError(expected="whole numbers a,b,c", got=f"'{index}'", do="e.g. --index 0,3,7") from None
     from interpretgan.cli.text import turn_sentence
-    from interpretgan.report import draw_explanation
+    from interpretgan.pipeline.chosen_images import ChosenImages
+    from interpretgan.report import draw_explanation, write_explanation
 
+    chosen = ChosenImages.parse(images, label)
+    settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
     with _open(settings, EXPLAIN, "explain", dry_run=dry_run) as started:
-        explanation, classes = started.explanation(indices), started.inputs.test.classes
-        file = draw_explanation(explanation, started.path("figures/explained.png"), classes)
-        for row, number in enumerate(indices):
-            print(f"image {number}: {turn_sentence(explanation, row, classes)}")
-        print(f"pictures: {file}")
+        found, classes = started.findings(*chosen.load(started.inputs), layer=at), started.inputs.test.classes
+        draw_explanation(found.explanation, started.path("figures/explained.png"), classes)
+        page = write_explanation(found, started.path("."), chosen.names, classes)
+        for row, name in enumerate(chosen.names):
+            print(f"{name}: {turn_sentence(found.explanation, row, classes)}")
+        print(f"explanation: {page}")
 
 
 @app.command

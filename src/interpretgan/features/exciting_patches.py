@@ -29,8 +29,23 @@ class ExcitingPatch:
     label: int  #: Its class.
     activation: float  #: Of the unit there.
     box: tuple[int, int, int, int]  #: Top, left, bottom and right of the part, in pixels; the latter two excluded.
-    pixels: Floats  #: Of the part `[C, h, w]`, within the classifier's bounds.
-    size: tuple[int, int]  #: Height and width of the whole image.
+    pixels: Floats  #: Of the whole image `[C, H, W]`, within the classifier's bounds.
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the whole image."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    @property
+    def is_a_part(self) -> bool:
+        """Whether the unit sees less than the whole image."""
+        return self.box != (0, 0, *self.size)
+
+    @property
+    def part(self) -> Floats:
+        """The pixels that the unit sees, `[C, h, w]`."""
+        top, left, bottom, right = self.box
+        return self.pixels[:, top:bottom, left:right]
 
 
 def exciting_patches(
@@ -56,10 +71,7 @@ def exciting_patches(
         images, labels = source.batch(best)
         boxes = _boxes(classifier, layer, unit, where[best, column], images.to(classifier.device))
         found[unit] = tuple(
-            ExcitingPatch(
-                int(number), int(label), float(values[number, column]), box,
-                image[:, box[0] : box[2], box[1] : box[3]].double().numpy(), (image.shape[1], image.shape[2]),
-            )
+            ExcitingPatch(int(number), int(label), float(values[number, column]), box, image.double().numpy())
             for number, label, image, box in zip(best, labels, images.cpu(), boxes, strict=True)
         )  # fmt: skip
     return found
