@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -30,6 +30,7 @@ from interpretgan.pipeline.settings import DIAGNOSE, Settings
 
 if TYPE_CHECKING:
     from interpretgan.diagnosis.result import Diagnosis
+    from interpretgan.pipeline.inputs import Inputs
     from interpretgan.pipeline.run_diagnosis import Run
 
 BAD_INPUT = 2
@@ -242,9 +243,9 @@ def explain(
     from interpretgan.pipeline.chosen_images import ChosenImages
     from interpretgan.report import draw_explanation, write_explanation
 
-    chosen = ChosenImages.parse(images, label)
+    chosen = ChosenImages.parse(images, label, at)
     settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
-    with _open(settings, EXPLAIN, "explain", dry_run=dry_run) as started:
+    with _open(settings, EXPLAIN, "explain", dry_run=dry_run, check=chosen.check) as started:
         found, classes = started.findings(*chosen.load(started.inputs), layer=at), started.inputs.test.classes
         draw_explanation(found.explanation, started.path("figures/explained.png"), classes)
         page = write_explanation(found, started.path("."), chosen.names, classes)
@@ -312,13 +313,26 @@ class _DryRunEnds(Exception):
     """A dry run has printed its settings."""
 
 
-def _open(settings: Settings, sections: Sequence[str], command: str = "", *, dry_run: bool = False) -> Run:
-    """A run in its folder, by default runs/COMMAND. A dry run prints the resolved settings, and ends the command."""
+def _open(
+    settings: Settings,
+    sections: Sequence[str],
+    command: str = "",
+    *,
+    dry_run: bool = False,
+    check: Callable[[Inputs], object] | None = None,
+) -> Run:
+    """A run in its folder, by default runs/COMMAND. A dry run prints the resolved settings, and ends the command.
+
+    `check` is called with what the run is given, before a folder is claimed.
+    """
     from interpretgan.pipeline.inputs import Inputs
     from interpretgan.pipeline.run_diagnosis import Run
 
     folder = (settings.run.out or Path("runs") / command) if command and not dry_run else None
-    run = Run(Inputs(settings), sections, folder)
+    inputs = Inputs(settings)
+    if check is not None:
+        check(inputs)
+    run = Run(inputs, sections, folder)
     if dry_run:
         print_json(run.config)
         raise _DryRunEnds

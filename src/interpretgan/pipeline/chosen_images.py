@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.data.files import read_images
-from interpretgan.errors import ConfigError, LabelError
+from interpretgan.errors import ConfigError, LabelError, LayerError
 from interpretgan.pipeline.inputs import Inputs
 
 
@@ -19,10 +19,11 @@ class ChosenImages:
     indices: tuple[int, ...] = ()
     files: tuple[Path, ...] = ()
     labels: tuple[str, ...] = ()  #: Of the files.
+    layer: str | None = None  #: That is looked at closely.
 
     @classmethod
-    def parse(cls, images: str, label: str | None) -> Self:
-        """What `--images` and `--label` say; a `ConfigError` where they do not belong together."""
+    def parse(cls, images: str, label: str | None, layer: str | None) -> Self:
+        """What `--images`, `--label` and `--at` say; a `ConfigError` where the first two do not belong together."""
         parts = [part.strip() for part in images.split(",") if part.strip()]
         labels = [] if label is None else [part.strip() for part in label.split(",") if part.strip()]
         numbers = [part for part in parts if part.isdecimal()]
@@ -33,16 +34,30 @@ class ChosenImages:
             if label is not None:
                 expected, do = "--label with image files", "leave --label out: test images have their classes"
                 raise ConfigError(expected=expected, got="it with numbers of test images", do=do)
-            return cls(indices=tuple(map(int, numbers)))
+            return cls(indices=tuple(map(int, numbers)), layer=layer)
         if len(labels) not in (1, len(parts)):
             do = "say e.g. --label 7, or one for each file: --label 7,4"
             raise ConfigError(expected=f"the true class of {len(parts)} files", got=str(len(labels)), do=do)
-        return cls(files=tuple(map(Path, parts)), labels=tuple(labels * (len(parts) if len(labels) == 1 else 1)))
+        labels = labels * (len(parts) if len(labels) == 1 else 1)
+        return cls(files=tuple(map(Path, parts)), labels=tuple(labels), layer=layer)
 
     @property
     def names(self) -> list[str]:
         """Of the images, as headings."""
         return [file.name for file in self.files] or [f"image {index}" for index in self.indices]
+
+    def check(self, inputs: Inputs) -> None:
+        """Refuse images that cannot be read or do not exist, and a layer that the network or `--layers` lacks."""
+        self.load(inputs)
+        if self.layer is not None:
+            named = inputs.anatomy(inputs.classifier).select([self.layer])[0]
+            chosen = inputs.settings.generator.names()
+            if chosen is not None and named.name not in chosen:
+                expected, got = "a layer of --layers to look at", f"'{named.name}'"
+                raise LayerError(expected=expected, got=got, do="add it there, or leave --layers out")
+            if chosen is None and named.same_as is not None:
+                expected, got = "one name for each tensor", f"'{named.name}', which only repeats '{named.same_as}'"
+                raise LayerError(expected=expected, got=got, do=f"say --at {named.same_as}")
 
     def load(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The images `[N, C, H, W]` within the classifier's bounds, on its device, and their true classes `[N]`."""
