@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from interpretgan.features.findings import Findings, look_closely
 from interpretgan.features.latent_paths import latent_path
 from interpretgan.layers import capture
 from interpretgan.report import write_explanation
+from tests.report.test_browser import DESKTOP, PHONE, Browser
 
 
 class ByClassifier:
@@ -136,10 +138,10 @@ def test_a_unit_in_a_line(findings: Findings) -> None:
     patches = [ExcitingPatch(0, label, 1.0, (0, 4, 6, 10), np.zeros((1, 28, 28))) for label in (8, 8, 9, 9)]
     classes = [str(number) for number in range(10)]
     line = summary(change, 37, image=0, patches=patches, names=("4", "9"), classes=classes)
-    assert line == "unit 37, excited most by 8 and 9, at the top left: rises by 4.1 σ, speaks for 9"
+    assert line == "unit 37, excited most by 8 and 9, at the top left: rises by 4.1 σ, which speaks for 9"
     taken = dataclasses.replace(change, change=-change.change, to_true=-change.to_shown, to_shown=change.to_true)
     line = summary(taken, 37, image=0, patches=[], names=("4", "9"), classes=classes)
-    assert line == "unit 37: falls by 4.1 σ, no longer for 4"
+    assert line == "unit 37: falls by 4.1 σ, which speaks against 4"
 
 
 def test_an_unknown_layer_is_refused(
@@ -147,6 +149,16 @@ def test_an_unknown_layer_is_refused(
 ) -> None:
     with pytest.raises(LayerError, match="got 'fc9'"):
         look_closely(fitted, ByClassifier(fitted.classifier), *pairs, reference=digits[0], layer="fc9", explainers=())
+
+
+@pytest.mark.needs_browser
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_the_page_fits_a_screen(findings: Findings, browser: str, tmp_path: Path, width: int) -> None:
+    page = write_explanation(findings, tmp_path, ["image 3", "own.png"], [f"digit {number}" for number in range(10)])
+    with closing(Browser(browser, tmp_path / "profile")) as tab:
+        tab.open(page, width=width, scheme="dark")
+        assert tab.run("document.documentElement.scrollWidth") <= width
+        assert tab.run("[...document.images].every(image => image.naturalWidth > 0)")
 
 
 def test_the_page_says_what_was_found(findings: Findings, tmp_path: Path) -> None:

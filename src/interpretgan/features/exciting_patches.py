@@ -107,7 +107,7 @@ def summary(
 ) -> str:
     """A unit and what the attack on one image did to it, in a line.
 
-    For instance `unit 37, excited most by 8 and 9, at the top: rises by 4.1 σ, speaks for 9`.
+    For instance `unit 37, excited most by 8 and 9, at the top: rises by 4.1 σ, which speaks for 9`.
 
     Args:
         layer: The layer's units.
@@ -120,10 +120,10 @@ def summary(
     sigmas = float(layer.sigmas[image, unit])
     moves = "hardly moves" if abs(sigmas) < 0.05 else f"{'rises' if sigmas > 0 else 'falls'} by {abs(sigmas):.1f} σ"
     promoted, suppressed = float(layer.promoted[image, unit]), float(layer.suppressed[image, unit])
-    speaks = [f"speaks for {names[1]}"] if promoted > suppressed / 3 and promoted > 0 else []
-    speaks += [f"no longer for {names[0]}"] if suppressed > promoted / 3 and suppressed > 0 else []
-    effect = " and ".join(speaks) or f"speaks for {names[0]}"
-    return f"unit {unit}{_liking(patches, classes)}: {moves}, {effect}"
+    speaks = [f"for {names[1]}"] if promoted > suppressed / 3 and promoted > 0 else []
+    speaks += [f"against {names[0]}"] if suppressed > promoted / 3 and suppressed > 0 else []
+    effect = " and ".join(speaks) or f"for {names[0]}"
+    return f"unit {unit}{_liking(patches, classes)}: {moves}, which speaks {effect}"
 
 
 def _liking(patches: Sequence[ExcitingPatch], classes: Sequence[str]) -> str:
