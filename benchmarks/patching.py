@@ -25,7 +25,7 @@ DRAWN = ("lenet5-max", "fc1")  #: The network and the layer, where its class tur
 #: Pretrained network, data, eps, images, and layers. `None`: all.
 NETWORKS = (
     ("lenet5-max", "mnist", 0.2, 1000, None),
-    ("vgg-small-max", "cifar10", 8 / 255, 100, ("relu1_2", "relu2_2", "relu3_2", "relu4_1", "mean", "fc")),
+    ("vgg-small-max", "cifar10", 2 / 255, 100, ("relu1_2", "relu2_2", "relu3_2", "relu4_1", "mean", "fc")),
 )
 LEVEL = 0.95
 

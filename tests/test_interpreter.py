@@ -197,7 +197,7 @@ def test_an_explanation_as_a_table_and_as_a_figure() -> None:
     assert frame["label"].tolist() == [1, 1, 1, 0, 0, 0]
     assert frame["adversarial"].tolist() == [1, 1, 0, 0, 0, 0]
     assert frame["turn"].tolist() == [False, False, True, False, False, False]
-    assert frame["difference"].round(3).tolist() == [0.1, 0.0, 0.5, 0.1, 0.0, 0.0]
+    assert frame["difference"].tolist() == pytest.approx([0.1, 0.0, 0.5, 0.1, 0.0, 0.0])
     figure = explanation.plot(["zero", "one"])
     assert [panel.get_title() for panel in figure.axes[:3]] == ["image\none", "a\none", "b\none"]
     assert len(figure.axes) == 2 * 2 * 3
