@@ -78,7 +78,7 @@ def test_findings_hold_all_that_is_shown(findings: Findings) -> None:
     assert inversion.natural is not None
     assert inversion.natural.shape == findings.explanation.images.shape
     assert never.natural is None
-    assert never.error == "expected a network for this, got another one"
+    assert never.error == "expected a network for this, got another one; use it not"
     arrays = findings.arrays()
     assert arrays["path/fc1/frames"].shape == (9, 2, 1, 28, 28)
     assert arrays["inversion/natural"].shape == (2, 1, 28, 28)

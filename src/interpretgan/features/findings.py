@@ -140,7 +140,7 @@ def _shown(
     try:
         before, after, as_shown = explain(natural, true), explain(adversarial, true), explain(adversarial, shown)
     except ExplainerError as error:
-        return Shown(explainer, names, error=f"expected {error.expected}, got {error.got}")
+        return Shown(explainer, names, error=str(error))
     return Shown(explainer, names, before, after, as_shown, seconds=time.perf_counter() - began)
 
 

@@ -108,9 +108,10 @@ def _patch(patch: ExcitingPatch, bounds: tuple[float, float], classes: Sequence[
     pixels = pixels.repeat(times, axis=0).repeat(times, axis=1)
     if patch.is_a_part:
         top, left, bottom, right = (times * side for side in patch.box)
+        wide = max(2, max(pixels.shape[:2]) // 48)
         for rows, columns in (
-            (slice(top, bottom), slice(left, left + 2)), (slice(top, bottom), slice(right - 2, right)),
-            (slice(top, top + 2), slice(left, right)), (slice(bottom - 2, bottom), slice(left, right)),
+            (slice(top, bottom), slice(left, left + wide)), (slice(top, bottom), slice(max(0, right - wide), right)),
+            (slice(top, top + wide), slice(left, right)), (slice(max(0, bottom - wide), bottom), slice(left, right)),
         ):  # fmt: skip
             pixels[rows, columns] = MORE
     return pixels, _named(patch.label, classes)
