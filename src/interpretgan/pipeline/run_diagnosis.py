@@ -301,7 +301,7 @@ class Run(Networks):
     # --- explanations ----------------------------------------------------------------------------------------
 
     def findings(self, images: Tensor, labels: Tensor, *, layer: str | None = None) -> Findings:
-        """Explain images `[N, C, H, W]` of these classes, attack them, and look closely at what the attack modified."""
+        """Attack images `[N, C, H, W]` of these classes, and look closely at what that modified."""
         adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
         with stage_seconds(self.seconds, "explanations"):
             return look_closely(
