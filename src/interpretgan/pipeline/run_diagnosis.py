@@ -300,9 +300,12 @@ class Run(Networks):
 
     # --- explanations ----------------------------------------------------------------------------------------
 
-    def findings(self, images: Tensor, labels: Tensor, *, layer: str | None = None) -> Findings:
-        """Attack images `[N, C, H, W]` of these classes, and look closely at what that modified."""
-        adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
+    def findings(
+        self, images: Tensor, labels: Tensor, adversarial: Tensor | None = None, *, layer: str | None = None
+    ) -> Findings:
+        """Attack images `[N, C, H, W]` of these classes, where that was not done, and look closely at what it modified."""
+        if adversarial is None:
+            adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
         with stage_seconds(self.seconds, "explanations"):
             return look_closely(
                 self.interpreters[0], self.judge, images, adversarial, labels,
