@@ -303,7 +303,7 @@ class Run(Networks):
     def findings(
         self, images: Tensor, labels: Tensor, adversarial: Tensor | None = None, *, layer: str | None = None
     ) -> Findings:
-        """Attack images `[N, C, H, W]` of these classes, where that was not done, and look closely at what it modified."""
+        """Attack images `[N, C, H, W]` of these classes, unless that is done, and look closely at what it modified."""
         if adversarial is None:
             adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
         with stage_seconds(self.seconds, "explanations"):
