@@ -10,7 +10,7 @@ from interpretgan.baselines.explainers import EXPLAINERS, Explainer, ExplainerEr
 from interpretgan.baselines.inversion import invert
 from interpretgan.baselines.nonlinearities import functional_operations, reused_modules
 from interpretgan.classifier import Classifier
-from interpretgan.layers import Layer, capture, find_layers, replay
+from interpretgan.layers import Layer, capture, find_layers
 from tests.networks import Functional, ReusedReLU, Tiny
 
 pytest.importorskip("captum", reason="needs the extra captum")
@@ -92,14 +92,25 @@ def test_deep_lift_is_the_rescale_rule(images: Tensor) -> None:
     torch.testing.assert_close(found, slow.detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_grad_cam_by_hand(tiny: Classifier, images: Tensor) -> None:
+def test_grad_cam_is_captums_where_that_does_the_job(tiny: Classifier, images: Tensor) -> None:
+    from captum.attr import LayerGradCam
+
     conv = next(layer for layer in find_layers(tiny, images) if layer.name == "relu")
-    _, latents = capture(tiny, images, [conv])
-    z = latents["relu"].requires_grad_()
-    (slope,) = torch.autograd.grad(replay(tiny, conv, z, images).gather(1, CLASSES[:, None]).sum(), z)
-    coarse = (slope.mean(dim=(2, 3), keepdim=True) * z).sum(dim=1, keepdim=True).relu()
+    method = LayerGradCam(tiny, tiny.model.get_submodule("relu"))
+    coarse = method.attribute(images.clone().requires_grad_(), target=CLASSES, relu_attributions=True).detach()
     slow = nn.functional.interpolate(coarse, size=(12, 14), mode="bilinear", align_corners=False)[:, 0]
-    torch.testing.assert_close(explained("Grad-CAM", tiny, images, conv), slow.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(explained("Grad-CAM", tiny, images, conv), slow, atol=1e-5, rtol=1e-4)
+
+
+def test_grad_cam_of_one_call_of_a_module() -> None:
+    torch.manual_seed(0)
+    classifier, x = lively(ReusedReLU()), torch.rand(2, 1, 28, 28)
+    first, second = (
+        layer for layer in find_layers(classifier, x) if layer.name in ("features.relu1:1", "features.relu1:2")
+    )
+    one, other = (explained("Grad-CAM", classifier, x, layer) for layer in (first, second))
+    assert one.shape == other.shape == (2, 28, 28)
+    assert not torch.allclose(one, other)
 
 
 def test_occlusion_by_hand(tiny: Classifier, images: Tensor) -> None:
@@ -112,8 +123,12 @@ def test_occlusion_by_hand(tiny: Classifier, images: Tensor) -> None:
 
 def test_lime_finds_the_cell_that_decides() -> None:
     class Corner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start = nn.Identity()
+
         def forward(self, x: Tensor) -> Tensor:
-            corner = x[:, :, :4, :4].mean(dim=(1, 2, 3))
+            corner = self.start(x)[:, :, :4, :4].mean(dim=(1, 2, 3))
             return torch.stack([0 * corner, 8 * corner, *[0 * corner] * 3], dim=1)
 
     found = explained("LIME", Classifier(Corner()), torch.full((2, 1, 28, 28), 0.9))[0]
@@ -144,9 +159,6 @@ def test_modules_that_are_called_twice_are_refused_by_name() -> None:
     assert reused_modules(classifier, x) == ["features.relu1"]
     with pytest.raises(ExplainerError, match=r"'features.relu1', which is called several times"):
         explained("DeepLIFT", classifier, x)
-    relu = find_layers(classifier, x)[1]
-    with pytest.raises(ExplainerError, match="called once, for Grad-CAM"):
-        explained("Grad-CAM", classifier, x, relu)
 
 
 def test_deep_lift_before_max_pooling_is_refused() -> None:

@@ -25,7 +25,7 @@ from interpretgan.baselines.inversion import invert
 from interpretgan.baselines.nonlinearities import functional_operations, reused_modules
 from interpretgan.classifier import Classifier
 from interpretgan.errors import InputError, in_a_line
-from interpretgan.layers import Layer
+from interpretgan.layers import Layer, capture, replay
 
 Explain = Callable[[Classifier, Layer, Tensor, Tensor], Tensor]
 
@@ -164,18 +164,15 @@ def _deep_lift(classifier: Classifier, _layer: Layer, images: Tensor, targets: T
 
 
 def _grad_cam(classifier: Classifier, layer: Layer, images: Tensor, targets: Tensor) -> Tensor:
-    from captum.attr import LayerGradCam
-
+    """Captum's takes a module, and so mixes up the calls of one that is called twice; a layer is one call."""
     if len(layer.shape) != 3:
         expected, got = "a layer of maps [C, H, W] for Grad-CAM", f"{layer.name} of shape {list(layer.shape)}"
         raise ExplainerError(expected=expected, got=got, do="choose a layer before the maps become a vector")
-    if layer.module in reused_modules(classifier, images):
-        expected, got = "a layer whose module is called once, for Grad-CAM", f"'{layer.name}'"
-        raise ExplainerError(expected=expected, got=got, do="choose another layer")
-    with _out_of_place(classifier):
-        method = LayerGradCam(classifier, classifier.model.get_submodule(layer.module))
-        found: Tensor = method.attribute(images, target=targets, relu_attributions=True)
-    return F.interpolate(found.detach(), size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    maps = capture(classifier, images, [layer])[1][layer.name].detach().clone().requires_grad_()
+    logits = replay(classifier, layer, maps, images).gather(1, targets[:, None])
+    (gradients,) = torch.autograd.grad(logits.sum(), maps)
+    weighted = (gradients.mean(dim=(2, 3), keepdim=True) * maps.detach()).sum(dim=1, keepdim=True).relu()
+    return F.interpolate(weighted, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
 # --- what is missing when a part of the image is taken away ------------------------------------------------------
@@ -243,7 +240,7 @@ EXPLAINERS = (
               _integrated_gradients),
     Explainer("DeepLIFT", "differences to black, carried back layer by layer", "arXiv 1704.02685", _deep_lift),
     Explainer("Grad-CAM", "the layer's maps, weighted by their mean gradient", "arXiv 1610.02391", _grad_cam,
-              signed=False, uses_layer=True, needs_maps=True),
+              signed=False, uses_layer=True, needs_maps=True, captum=False),
     Explainer("LIME", "a linear model of cells that are switched off", "arXiv 1602.04938", _lime),
     Explainer("occlusion", "what the logit loses when a window is black", "arXiv 1311.2901", _occlusion),
     Explainer("inversion", "a smooth image with the latent of the layer", "arXiv 1412.0035", _inversion, "picture",
