@@ -23,6 +23,7 @@ from interpretgan import (
 )
 from interpretgan.attacks import attack, require_gradient
 from interpretgan.diagnosis.predictions import attacker
+from interpretgan.features.findings import look_closely
 from interpretgan.information import Decoders, InformationConfig
 from interpretgan.judge import measure_judge
 from interpretgan.layers import Layer, examine
@@ -100,6 +101,12 @@ def _other_definitions(one: Bench) -> None:
     other_definitions(one.classifier, one.layers, one.train, one.test, 6, adversarial=adversarial, seed=0)
 
 
+def _look_closely(one: Bench) -> None:
+    images, labels = one.test.batch(range(4))
+    found = look_closely(one.interpreter, one.judge, images, 1 - images, labels, reference=one.train)
+    assert all(layer.error.max() < 1e-2 for layer in found.units.layers)
+
+
 USES: dict[str, Callable[[Bench], object]] = {
     "classify": lambda one: one.classifier.logits(one.images),
     "accuracy": lambda one: evaluate_accuracy(one.classifier, one.test),
@@ -114,6 +121,7 @@ USES: dict[str, Callable[[Bench], object]] = {
     "judge": lambda one: one.judge.predict(one.images),
     "diagnose": _diagnose,
     "other definitions": _other_definitions,
+    "look closely": _look_closely,
 }
 
 

@@ -182,3 +182,25 @@ def test_misuse_is_answered_with_what_to_do(fitted: InterpretGAN) -> None:
         _ = plain.difference
     with pytest.raises(ConfigError, match="labels, a judge and adversarial images"):
         _ = plain.turns
+
+
+def test_an_explanation_as_a_table_and_as_a_figure() -> None:
+    images, drawn = torch.zeros(2, 3, 4, 5), torch.zeros(2, 2, 3, 4, 5)
+    changed = drawn.clone()
+    changed[1, 0] = 0.5
+    explanation = Explanation(
+        ("a", "b"), images, images + 0.1, drawn, changed, (0.0, 1.0), torch.tensor([1, 0]),
+        torch.tensor([[1, 0], [1, 0], [1, 0]]), torch.tensor([[1, 0], [1, 0], [0, 0]]),
+    )  # fmt: skip
+    frame = explanation.to_frame()
+    assert frame["layer"].tolist() == ["image", "a", "b"] * 2
+    assert frame["label"].tolist() == [1, 1, 1, 0, 0, 0]
+    assert frame["adversarial"].tolist() == [1, 1, 0, 0, 0, 0]
+    assert frame["turn"].tolist() == [False, False, True, False, False, False]
+    assert frame["difference"].tolist() == pytest.approx([0.1, 0.0, 0.5, 0.1, 0.0, 0.0])
+    figure = explanation.plot(["zero", "one"])
+    assert [panel.get_title() for panel in figure.axes[:3]] == ["image\none", "a\none", "b\none"]
+    assert len(figure.axes) == 2 * 2 * 3
+    alone = Explanation(("a", "b"), images, None, drawn, None, (0.0, 1.0))
+    assert list(alone.to_frame()) == ["image", "layer"]
+    assert len(alone.plot().axes) == 2 * 3

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from interpretgan.diagnosis.result import Diagnosis
+from interpretgan.features.activation_patching import ORDERS
 from interpretgan.models import card_names, read_card
 from interpretgan.robustness import Evaluation
 from interpretgan.studies.pages import write_pages
@@ -138,3 +139,20 @@ def test_a_shipped_classifier_has_its_record(name: str) -> None:
         shown = card.figure(attack)
         assert shown is not None
         assert (shown["value"], shown["low"], shown["high"]) == (measured.value, measured.low, measured.high)
+
+
+def test_the_tables_of_patching_are_those_of_the_file() -> None:
+    page, networks = (ROOT / "docs" / "features.md").read_text(), read("benchmarks/patching.json")["networks"]
+
+    def cell(share: dict[str, float]) -> str:
+        return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * share[name] for name in ("value", "low", "high")))
+
+    for network in networks.values():
+        for layer in network["layers"]:
+            shares = [*(layer["returned"][order] for order in ORDERS), layer["turned"][ORDERS[0]]]
+            row = [layer["name"], str(layer["units"]), str(layer["tenth"]), *map(cell, shares)]
+            assert f"| {' | '.join(row)} |" in page
+            assert layer["completeness"]["largest_error"] < 1e-3
+    (blamed,) = (layer for layer in networks["lenet5-max"]["layers"] if layer["name"] == "fc1")
+    assert blamed["returned"]["responsible"]["low"] > 0.8
+    assert blamed["returned"]["random"]["high"] < 0.2

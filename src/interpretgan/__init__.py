@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from interpretgan.diagnosis.let_in import LetIn as LetIn, let_in as let_in
     from interpretgan.diagnosis.result import Diagnosis as Diagnosis
     from interpretgan.errors import Flag as Flag, InterpretGANError as InterpretGANError
+    from interpretgan.features.modified import (
+        ModifiedFeatures as ModifiedFeatures,
+        modified_features as modified_features,
+    )
     from interpretgan.gan.train import GANConfig as GANConfig
     from interpretgan.information import Decoders as Decoders, InformationConfig as InformationConfig
     from interpretgan.interpreter import Explanation as Explanation, InterpretGAN as InterpretGAN
@@ -34,6 +38,7 @@ _NAMES = {
     "diagnosis.let_in": "LetIn let_in",
     "diagnosis.result": "Diagnosis",
     "errors": "Flag InterpretGANError",
+    "features.modified": "ModifiedFeatures modified_features",
     "gan.train": "GANConfig",
     "information": "Decoders InformationConfig",
     "interpreter": "Explanation InterpretGAN",

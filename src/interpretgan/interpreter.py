@@ -1,8 +1,11 @@
 """InterpretGAN: the features that a classifier uses, layer by layer, as images."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +22,10 @@ from interpretgan.store.network_files import Header
 from interpretgan.store.progress import OnProgress, reporting
 from interpretgan.training.precision import Precision, autocast
 from interpretgan.training.steps import told
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
 class Predictor(Protocol):
@@ -74,6 +81,61 @@ class Explanation:
         turned = counts & (right_from_here == 0)
         names = ("image", *self.layers)
         return tuple(names[int(column.int().argmax())] if bool(column.any()) else None for column in turned.T)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each image and layer, the image itself first, with what is known of it.
+
+        `difference` is the root mean square of what the perturbation changed there, in units of the pixels; `natural`
+        and `adversarial` are the judge's predictions, and `turn` says whether the class turns there.
+        """
+        import pandas as pd
+
+        names, count = ("image", *self.layers), len(self.images)
+        table: dict[str, Any] = {
+            "image": [image for image in range(count) for _ in names], "layer": list(names) * count
+        }  # fmt: skip
+        if self.labels is not None:
+            table["label"] = self.labels.cpu().repeat_interleave(len(names)).numpy()
+        for kind in ("natural", "adversarial"):
+            predictions: Tensor | None = getattr(self, f"{kind}_predictions")
+            if predictions is not None:
+                table[kind] = predictions.cpu().T.flatten().numpy()
+        if self.adversarial is not None:
+            changes = torch.cat([(self.adversarial - self.images)[None], self.difference])
+            table["difference"] = changes.square().mean(dim=(2, 3, 4)).sqrt().cpu().T.flatten().numpy()
+        if {"label", "natural", "adversarial"} <= table.keys():
+            table["turn"] = [turn == name for turn in self.turns for name in names]
+        return pd.DataFrame(table)
+
+    def plot(self, classes: Sequence[str] = ()) -> Figure:
+        """The pictures as a figure of matplotlib: a column for each layer, rows natural and adversarial for each image.
+
+        Predictions stand above the pictures, by the names of the classes or by their numbers.
+        """
+        from matplotlib.figure import Figure
+
+        low, high = self.bounds
+        rows = [("natural", self.images, self.natural_explanations, self.natural_predictions)]
+        if self.adversarial is not None and self.adversarial_explanations is not None:
+            attacked = self.adversarial_explanations
+            rows.append(("adversarial", self.adversarial, attacked, self.adversarial_predictions))
+        names = ("image", *self.layers)
+        size = (1 + 0.9 * len(names), 1.2 * len(rows) * len(self.images) + 0.3)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(len(rows) * len(self.images), len(names), squeeze=False)
+        for place, line in enumerate(panels):
+            image, (kind, itself, explanations, predictions) = place // len(rows), rows[place % len(rows)]
+            stack = torch.cat([itself[None], explanations])[:, image].detach().cpu().double()
+            pictures = ((stack - low) / (high - low)).clamp(0, 1)
+            line[0].set_ylabel(f"{image}: {kind}", fontsize=7)
+            for column, panel in enumerate(line):
+                shown = pictures[column].movedim(0, -1).squeeze(-1).numpy()
+                panel.imshow(shown, cmap="gray", vmin=0, vmax=1)
+                panel.set(xticks=[], yticks=[])
+                number = None if predictions is None else int(predictions[column, image])
+                said = "" if number is None else classes[number] if number < len(classes) else str(number)
+                panel.set_title(f"{names[column]}\n{said}" if not place else said, fontsize=7)
+        return figure
 
 
 class InterpretGAN(Fitted[GANConfig, Generator]):

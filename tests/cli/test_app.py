@@ -137,10 +137,11 @@ def test_explain_says_where_each_image_turns(run: Path, capsys: pytest.CaptureFi
     settings = [
         part for part in SMALL if part not in ("--bootstrap", "50", "--examples", "60", "--information-steps", "8")
     ]
-    assert run_command(["explain", *settings, "--out", str(run), "--index", "3,1"]) == 0
+    assert run_command(["explain", *settings, "--out", str(run), "--images", "3,1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["image 3", "image 1", "pictures"]
+    assert [line.split(":")[0] for line in lines] == ["image 3", "image 1", "explanation"]
     assert (run / "figures" / "explained.png").read_bytes().startswith(b"\x89PNG")
+    assert {"explanation.html", "explanation.npz", "explanation.csv"} <= {path.name for path in run.iterdir()}
 
 
 def test_commands_share_a_folder_as_long_as_they_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -388,7 +389,13 @@ def test_help_imports_nothing_heavy() -> None:
             "a threat model to train a robust recognition network against",
         ),
         (["diagnose", "--recognition-network", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
-        (["explain", "--index", "a"], "whole numbers"),
+        (["explain", "--images", "1,a.png"], "numbers of test images, or image files"),
+        (["explain", "--images", "a.png"], "the true class of 1 files, got 0"),
+        (["explain", "--images", "1", "--label", "7"], "leave --label out"),
+        (["explain", "--images", "450"], "0 to 449, got 450"),
+        (["explain", "--images", "a.png", "--label", "seven"], "a class among 0, 1"),
+        (["explain", "--images", "a.png", "--label", "7"], "a missing or damaged one, a.png"),
+        (["explain", "--at", "fc9", "--epochs", "1"], "did you mean 'fc"),
         (["report", "nowhere"], "run `interpretgan diagnose` first"),
         (["report"], "--folder requires an argument"),
         (["diagnose", "--weights", "pretrained"], "the name of a pretrained classifier"),

@@ -6,6 +6,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -74,18 +75,8 @@ class ScoreInputs:
             return self.classifier.run(latent)
 
     def before(self, place: int, latent: Tensor, images: Tensor) -> Tensor:
-        """The images that `logits_from` needs for such latents: the first alone where it does as well as all.
-
-        The network up to the place runs in vain, so it may as well run on one image, unless the model takes the number
-        of rows from its images.
-        """
-        with torch.no_grad():
-            try:
-                one, whole = (self.logits_from(place, latent, x) for x in (images[:1], images))
-            except (RuntimeError, ValueError, IndexError):
-                return images
-        same = one.shape == whole.shape and torch.allclose(one, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
-        return images[:1] if same else images
+        """The images that `logits_from` needs for such latents; see `fewest_images`."""
+        return fewest_images(partial(self.logits_from, place), latent, images)
 
     def latent_from(self, place: int, latent: Tensor, images: Tensor) -> Tensor:
         """The latent of the place that follows: what one layer makes of the latent before it; gradients flow."""
@@ -101,6 +92,21 @@ class ScoreInputs:
         for indices in torch.split(drawn, self.batch_size()):
             x, y = source.batch(indices)
             yield x.to(self.images.device), y.to(self.images.device)
+
+
+def fewest_images(logits_from: Callable[[Tensor, Tensor], Tensor], latent: Tensor, images: Tensor) -> Tensor:
+    """The images that a replay from such latents needs: the first alone where it does as well as all.
+
+    The network up to the layer runs in vain, so it may as well run on one image, unless the model takes the number of
+    rows from its images.
+    """
+    with torch.no_grad():
+        try:
+            one, whole = (logits_from(latent, x) for x in (images[:1], images))
+        except (RuntimeError, ValueError, IndexError):
+            return images
+    same = one.shape == whole.shape and torch.allclose(one, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+    return images[:1] if same else images
 
 
 def gradient_of(score: Callable[[Tensor], Tensor], latent: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
 from interpretgan.cli.benchmark import benchmark
+from interpretgan.cli.models import models
 from interpretgan.cli.study import study
 from interpretgan.cli.text import print_json, print_table
 from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
@@ -30,6 +31,7 @@ from interpretgan.pipeline.settings import DIAGNOSE, Settings
 
 if TYPE_CHECKING:
     from interpretgan.diagnosis.result import Diagnosis
+    from interpretgan.pipeline.inputs import Inputs
     from interpretgan.pipeline.run_diagnosis import Run
 
 BAD_INPUT = 2
@@ -100,38 +102,6 @@ def layers(
             "refused": [asdict(r) for r in anatomy.refused],
         }
         write_json(run.out / "layers.json", {"schema": 2, **record})
-
-
-@app.command
-def models() -> None:
-    """The architectures that --model takes, and the pretrained classifiers with their accuracy.
-
-    A pretrained classifier is taken with its name and --weights pretrained, e.g.
-    `interpretgan diagnose --data mnist --model lenet5-avg-trades --weights pretrained`.
-
-    The first "at eps" is the size that a classifier was trained at, the second that of the attacks. "warnings" counts
-    the reasons to distrust these accuracies, which `interpretgan evaluate` prints.
-    """
-    from interpretgan.attacks import fraction
-    from interpretgan.models import MODELS, card_names, read_card
-
-    known = [(name, f"{spec.parameters:,}", ", ".join(spec.pools), spec.source) for name, spec in MODELS.items()]
-    print_table(("architecture", "parameters", "--pool", "source"), known)
-    print(
-        "\nParameters are for 10 classes and width 1; the first pooling is the default. Any wrn-DEPTH-WIDENING works.\n"
-    )
-    rows = []
-    for card in map(read_card, card_names()):
-        figures = [card.figure(name) for name in ("natural", "pgd", "autoattack")]
-        shown = ["-" if figure is None else f"{figure['value']:.1%}" for figure in figures]
-        measured = ["-", "-", "-"]
-        if card.figures is not None and figures[0] is not None:
-            attacked = fraction(card.figures["threat_model"]["eps"])
-            measured = [attacked, f"{figures[0]['examples']:,}", str(len(card.figures["flags"]))]
-        trained = "-" if card.eps is None else fraction(card.eps)
-        rows.append((card.name, card.data["name"], card.objective["name"], trained, *shown, *measured))
-    head = ("pretrained", "data", "objective", "at eps", "natural", "PGD", "AutoAttack", "at eps", "images", "warnings")
-    print_table(head, rows)
 
 
 @app.command
@@ -227,7 +197,9 @@ def fit(
 @app.command
 def explain(
     *,
-    index: str = "0,1,2,3,4,5",
+    images: str = "0,1,2,3,4,5",
+    label: str | None = None,
+    at: str | None = None,
     data: DataOptions = DataOptions(),
     model: ModelOptions = ModelOptions(),
     attack: AttackOptions = AttackOptions(),
@@ -236,27 +208,29 @@ def explain(
     run: RunOptions = RunOptions(),
     dry_run: DryRun = False,
 ) -> None:
-    """Show what each layer holds of some test images, and of their adversarial counterparts.
+    """Show which features an attack modifies in some images, layer by layer, unit by unit, and beside other explainers.
 
-    Writes figures/explained.png, and says for each image where its explanation turns into another class.
+    Writes explanation.html, with all of it on one page, explanation.npz and explanation.csv; and figures/explained.png,
+    the pictures of all layers. Says for each image where its explanation turns into another class.
 
     Args:
-        index: Test images, by their number from 0: a,b,c.
+        images: Test images by their number from 0, or image files: a,b,c.
+        label: True class of the files, by name: one for all, or a,b,c.
+        at: The layer whose units are looked at [default: for each image the one where it turns].
     """
-    settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
-    try:
-        indices = [int(part) for part in index.split(",")]
-    except ValueError:
-        raise ConfigError(expected="whole numbers a,b,c", got=f"'{index}'", do="e.g. --index 0,3,7") from None
     from interpretgan.cli.text import turn_sentence
-    from interpretgan.report import draw_explanation
+    from interpretgan.pipeline.chosen_images import ChosenImages
+    from interpretgan.report import draw_explanation, write_explanation
 
-    with _open(settings, EXPLAIN, "explain", dry_run=dry_run) as started:
-        explanation, classes = started.explanation(indices), started.inputs.test.classes
-        file = draw_explanation(explanation, started.path("figures/explained.png"), classes)
-        for row, number in enumerate(indices):
-            print(f"image {number}: {turn_sentence(explanation, row, classes)}")
-        print(f"pictures: {file}")
+    chosen = ChosenImages.parse(images, label, at)
+    settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
+    with _open(settings, EXPLAIN, "explain", dry_run=dry_run, check=chosen.check) as started:
+        found, classes = started.findings(*chosen.load(started.inputs), layer=at), started.inputs.test.classes
+        draw_explanation(found.explanation, started.path("figures/explained.png"), classes)
+        page = write_explanation(found, started.path("."), chosen.names, classes)
+        for row, name in enumerate(chosen.names):
+            print(f"{name}: {turn_sentence(found.explanation, row, classes)}")
+        print(f"explanation: {page}")
 
 
 @app.command
@@ -295,6 +269,7 @@ def report(folder: Path, *, out: Path | None = None) -> None:
     _print_answer(result, write_report(result, out or folder, explanation))
 
 
+app.command(models)
 app.command(study)
 app.command(benchmark)
 
@@ -318,13 +293,26 @@ class _DryRunEnds(Exception):
     """A dry run has printed its settings."""
 
 
-def _open(settings: Settings, sections: Sequence[str], command: str = "", *, dry_run: bool = False) -> Run:
-    """A run in its folder, by default runs/COMMAND. A dry run prints the resolved settings, and ends the command."""
+def _open(
+    settings: Settings,
+    sections: Sequence[str],
+    command: str = "",
+    *,
+    dry_run: bool = False,
+    check: Callable[[Inputs], object] | None = None,
+) -> Run:
+    """A run in its folder, by default runs/COMMAND. A dry run prints the resolved settings, and ends the command.
+
+    `check` is called with what the run is given, before a folder is claimed.
+    """
     from interpretgan.pipeline.inputs import Inputs
     from interpretgan.pipeline.run_diagnosis import Run
 
     folder = (settings.run.out or Path("runs") / command) if command and not dry_run else None
-    run = Run(Inputs(settings), sections, folder)
+    inputs = Inputs(settings)
+    if check is not None:
+        check(inputs)
+    run = Run(inputs, sections, folder)
     if dry_run:
         print_json(run.config)
         if sections == DIAGNOSE:

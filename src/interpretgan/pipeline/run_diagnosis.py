@@ -23,6 +23,7 @@ from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UN
 from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, ModelError, kind_of
+from interpretgan.features.findings import Findings, look_closely
 from interpretgan.information import Measurement
 from interpretgan.interpreter import Explanation
 from interpretgan.judge import Judge
@@ -336,15 +337,17 @@ class Run(Networks):
 
     # --- explanations ----------------------------------------------------------------------------------------
 
-    def explanation(self, indices: list[int]) -> Explanation:
-        """Explain test images by index, natural and adversarial."""
-        wrong = [index for index in indices if not 0 <= index < len(self.inputs.test)]
-        if wrong or not indices:
-            expected = f"indices of test images, 0 to {len(self.inputs.test) - 1}"
-            raise ConfigError(expected=expected, got=str(wrong or "none"), do="choose others")
-        images, labels = self.inputs.batch(indices)
-        adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
-        return self._explained(images, adversarial, labels)
+    def findings(
+        self, images: Tensor, labels: Tensor, adversarial: Tensor | None = None, *, layer: str | None = None
+    ) -> Findings:
+        """Attack images `[N, C, H, W]` of these classes, unless that is done, and look closely at what it modified."""
+        if adversarial is None:
+            adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
+        with stage_seconds(self.seconds, "explanations"):
+            return look_closely(
+                self.interpreters[0], self.judge, images, adversarial, labels,
+                reference=self.inputs.train, layer=layer, seed=self.seed, say=self.say,
+            )  # fmt: skip
 
     def telling_explanation(self) -> Explanation:
         """Examples for the report: one a class, fooled by the attack, predicted right while natural."""

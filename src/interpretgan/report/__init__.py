@@ -5,5 +5,6 @@ from interpretgan.report.explanation_grid import (
     load_explanation as load_explanation,
     save_explanation as save_explanation,
 )
+from interpretgan.report.explanation_page import write_explanation as write_explanation
 from interpretgan.report.page import write_report as write_report
 from interpretgan.report.wording import answer_sentence as answer_sentence, summary_table as summary_table

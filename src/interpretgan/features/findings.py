@@ -1,0 +1,151 @@
+"""All that can be said of a few images, at the layer where each turns: what `interpretgan explain` shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interpretgan.baselines.explainers import EXPLAINERS, Explainer, ExplainerError
+from interpretgan.data import ImageData
+from interpretgan.errors import LayerError
+from interpretgan.features.exciting_patches import ExcitingPatch, exciting_patches
+from interpretgan.features.latent_paths import LatentPath, latent_path
+from interpretgan.features.modified import ModifiedFeatures, modified_features
+from interpretgan.interpreter import Explanation, InterpretGAN, Predictor
+from interpretgan.layers import Layer
+
+UNITS = 5  #: Of each image that are looked at, the most responsible ones.
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What another explainer shows of `N` images, or why it does not; maps `[N, H, W]` or pictures `[N, C, H, W]`."""
+
+    explainer: Explainer
+    layers: tuple[str, ...]  #: For each image the layer that was explained, where the method has one.
+    natural: Tensor | None = None  #: Of the natural images, for the true class. `None`: see `error`.
+    adversarial: Tensor | None = None  #: Of the adversarial images, for the true class.
+    adversarial_shown: Tensor | None = None  #: The same for the class that is shown.
+    error: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """All that was found of `N` images."""
+
+    explanation: Explanation
+    layers: tuple[str, ...]  #: For each image the layer that is looked at.
+    units: ModifiedFeatures  #: At these layers.
+    patches: Mapping[str, Mapping[int, Sequence[ExcitingPatch]]]  #: By layer and unit: what excites it.
+    paths: Mapping[str, LatentPath]  #: By layer, of all images.
+    others: tuple[Shown, ...]
+
+    def arrays(self) -> dict[str, Any]:
+        """Everything but the units as arrays by name, for an .npz file."""
+        found: dict[str, Any] = {name: value for name, value in vars(self.explanation).items() if value is not None}
+        found["looked_at"] = list(self.layers)
+        for layer, path in self.paths.items():
+            values = {"frames": path.frames, "classified": path.classified, "judged": path.judged}
+            found |= {f"path/{layer}/{name}": value for name, value in values.items() if value is not None}
+        for other in self.others:
+            values = {name: getattr(other, name) for name in ("natural", "adversarial", "adversarial_shown")}
+            found |= {f"{other.explainer.name}/{name}": value for name, value in values.items() if value is not None}
+        return found
+
+
+def look_closely(
+    interpreter: InterpretGAN,
+    judge: Predictor,
+    images: Tensor,
+    adversarial: Tensor,
+    labels: Tensor,
+    *,
+    reference: ImageData,
+    layer: str | None = None,
+    explainers: Sequence[Explainer] = EXPLAINERS,
+    seed: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Findings:
+    """Explain images at every layer, and look closely at one: its units, the way there, and other explainers.
+
+    Args:
+        interpreter: A fitted one.
+        judge: Predicts the class that explanations show.
+        images: `[N, C, H, W]` within the classifier's bounds.
+        adversarial: `x'` of each.
+        labels: True classes `[N]`.
+        reference: Natural images with their classes, for the deviation of units and the patches that excite them.
+        layer: The layer to look at. `None`: for each image the one where it turns, and where it turns at none or as an
+            image, the last before the logits.
+        explainers: Other methods to show; one that the network does not allow leaves its reason.
+        seed: Of the noise. `None`: the interpreter's.
+        say: Told in a line what happens.
+
+    Raises:
+        InterpretGANError: See `InterpretGAN.explain` and `modified_features`; a `LayerError` for an unknown layer.
+    """
+    say, classifier = say or (lambda _: None), interpreter.classifier
+    known = {each.name: each for each in interpreter.layers}
+    if layer is not None and layer not in known:
+        raise LayerError(expected=f"one of the layers {', '.join(known)}", got=f"'{layer}'", do="choose one of them")
+    explanation = interpreter.explain(images, adversarial, labels=labels, judge=judge, seed=seed)
+    images, adversarial = classifier.check_images(images), classifier.check_images(adversarial)
+    last = interpreter.layers[max(0, len(interpreter.layers) - 2)].name
+    places = tuple(layer or (turn if turn in known else last) for turn in explanation.turns)
+    used = [each for name, each in known.items() if name in places]
+    say(f"looking closely at {', '.join(each.name for each in used)}")
+    units = modified_features(
+        classifier, images, adversarial, labels, layers=used, reference=reference, seed=interpreter.seed
+    )
+    patches, paths = {}, {}
+    for each in used:
+        of_layer = units[each.name]
+        wanted = {u for row, place in enumerate(places) if place == each.name for u in of_layer.top(row, UNITS)}
+        patches[each.name] = exciting_patches(classifier, each, sorted(wanted), reference)
+        paths[each.name] = latent_path(
+            interpreter, images, adversarial, each.name, judge=judge, units=of_layer, seed=seed
+        )
+    others, shown = list[Shown](), torch.as_tensor(units.shown)
+    for explainer in explainers:
+        others.append(_shown(explainer, interpreter, places, (images, adversarial), (labels, shown)))
+        say(f"{explainer.name}: {others[-1].error or f'{others[-1].seconds:.1f} s'}")
+    return Findings(explanation, places, units, patches, paths, tuple(others))
+
+
+def _shown(
+    explainer: Explainer,
+    interpreter: InterpretGAN,
+    places: Sequence[str],
+    images: tuple[Tensor, Tensor],
+    classes: tuple[Tensor, Tensor],
+) -> Shown:
+    """What an explainer shows of natural and adversarial images, those of one layer at a time."""
+    began, used = time.perf_counter(), [_suiting(explainer, interpreter.layers, place) for place in places]
+    names, (natural, adversarial), (true, shown) = tuple(layer.name for layer in used), images, classes
+
+    def explain(x: Tensor, targets: Tensor) -> Tensor:
+        found: dict[int, Tensor] = {}
+        for layer in dict.fromkeys(used):
+            rows = [row for row, other in enumerate(used) if other == layer]
+            pictures = explainer.explain(interpreter.classifier, layer, x[rows], targets[rows]).cpu()
+            found |= dict(zip(rows, pictures, strict=True))
+        return torch.stack([found[row] for row in range(len(x))])
+
+    try:
+        before, after, as_shown = explain(natural, true), explain(adversarial, true), explain(adversarial, shown)
+    except ExplainerError as error:
+        return Shown(explainer, names, error=str(error))
+    return Shown(explainer, names, before, after, as_shown, seconds=time.perf_counter() - began)
+
+
+def _suiting(explainer: Explainer, layers: Sequence[Layer], place: str) -> Layer:
+    """The layer that a method is given: that place, or where it needs maps the last layer up to there that has some."""
+    upto = layers[: [layer.name for layer in layers].index(place) + 1]
+    maps = [layer for layer in upto if len(layer.shape) == 3]
+    return maps[-1] if explainer.needs_maps and maps else upto[-1 if explainer.uses_layer else 0]

@@ -1,0 +1,76 @@
+"""The images that a user chooses to have explained: test images by number, or files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from interpretgan.data.files import read_images
+from interpretgan.errors import ConfigError, LabelError, LayerError
+from interpretgan.pipeline.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """Test images by number, or files with the names of their classes."""
+
+    indices: tuple[int, ...] = ()
+    files: tuple[Path, ...] = ()
+    labels: tuple[str, ...] = ()  #: Of the files.
+    layer: str | None = None  #: That is looked at closely.
+
+    @classmethod
+    def parse(cls, images: str, label: str | None, layer: str | None) -> Self:
+        """What `--images`, `--label` and `--at` say; a `ConfigError` where the first two do not belong together."""
+        parts = [part.strip() for part in images.split(",") if part.strip()]
+        labels = [] if label is None else [part.strip() for part in label.split(",") if part.strip()]
+        numbers = [part for part in parts if part.isdecimal()]
+        if not parts or (numbers and len(numbers) < len(parts)):
+            expected, do = "numbers of test images, or image files, a,b,c", "e.g. --images 0,3,7"
+            raise ConfigError(expected=expected, got=f"'{images}'", do=do)
+        if numbers:
+            if label is not None:
+                expected, do = "--label with image files", "leave --label out: test images have their classes"
+                raise ConfigError(expected=expected, got="it with numbers of test images", do=do)
+            return cls(indices=tuple(map(int, numbers)), layer=layer)
+        if len(labels) not in (1, len(parts)):
+            do = "say e.g. --label 7, or one for each file: --label 7,4"
+            raise ConfigError(expected=f"the true class of {len(parts)} files", got=str(len(labels)), do=do)
+        labels = labels * (len(parts) if len(labels) == 1 else 1)
+        return cls(files=tuple(map(Path, parts)), labels=tuple(labels), layer=layer)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the images, as headings."""
+        return [file.name for file in self.files] or [f"image {index}" for index in self.indices]
+
+    def check(self, inputs: Inputs) -> None:
+        """Refuse images that cannot be read or do not exist, and a layer that the network or `--layers` lacks."""
+        self.load(inputs)
+        if self.layer is not None:
+            named = inputs.anatomy(inputs.classifier).select([self.layer])[0]
+            chosen = inputs.settings.generator.names()
+            if chosen is not None and named.name not in chosen:
+                expected, got = "a layer of --layers to look at", f"'{named.name}'"
+                raise LayerError(expected=expected, got=got, do="add it there, or leave --layers out")
+            if chosen is None and named.same_as is not None:
+                expected, got = "one name for each tensor", f"'{named.name}', which only repeats '{named.same_as}'"
+                raise LayerError(expected=expected, got=got, do=f"say --at {named.same_as}")
+
+    def load(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The images `[N, C, H, W]` within the classifier's bounds, on its device, and their true classes `[N]`."""
+        test = inputs.test.scaled(inputs.classifier.bounds)
+        if not self.files:
+            wrong = [index for index in self.indices if index >= len(test)]
+            if wrong:
+                expected = f"numbers of test images, 0 to {len(test) - 1}"
+                raise ConfigError(expected=expected, got=", ".join(map(str, wrong)), do="choose others")
+            return inputs.batch(list(self.indices))
+        for label in self.labels:
+            if label not in test.classes:
+                expected = f"a class among {', '.join(test.classes)}"
+                raise LabelError(expected=expected, got=f"'{label}'", do="name one with --label")
+        labels = torch.tensor([test.classes.index(label) for label in self.labels])
+        return read_images(self.files, test).to(inputs.device), labels.to(inputs.device)

@@ -1,0 +1,133 @@
+"""The page of a few images: what every layer shows, the units that were modified, the way there, other explainers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interpretgan.features.exciting_patches import ExcitingPatch, summary
+from interpretgan.features.findings import UNITS, Findings, Shown
+from interpretgan.report.explanation_grid import MORE, Bytes, difference_picture, grid, picture
+from interpretgan.report.page import _templates
+from interpretgan.statistics import Floats
+from interpretgan.store.files import atomic_write_text, write_arrays
+
+PATCHES = 6  #: Of each unit that are shown.
+FRAMED = 84  #: Pixels a side that a small image is enlarged to, so that a frame in it is thin.
+
+
+def write_explanation(findings: Findings, folder: Path, names: Sequence[str], classes: Sequence[str]) -> Path:
+    """Write explanation.html, explanation.npz and explanation.csv to a folder; the path of the page.
+
+    Args:
+        findings: What `look_closely` found.
+        folder: Where to write; made if missing.
+        names: Of the images, for their headings.
+        classes: Names of the classes.
+    """
+    arrays = {k: v.cpu().numpy() if torch.is_tensor(v) else np.array(v) for k, v in findings.arrays().items()}
+    frame = findings.units.to_frame()
+    frame.insert(0, "name", [names[image] for image in frame["image"]])
+    examples, scales = grid(findings.explanation, classes, len(names))
+    images = [_image(findings, row, classes) for row in range(len(names))]
+    page = _templates().get_template("explanation.html.j2").render(
+        findings=findings, examples=examples, scales=scales, names=names, images=images,
+        columns=["image", *findings.explanation.layers],
+        others=[(other, _cost(other)) for other in findings.others],
+    )  # fmt: skip
+    write_arrays(folder / "explanation.npz", arrays)
+    atomic_write_text(folder / "explanation.csv", frame.to_csv(index=False))
+    atomic_write_text(folder / "explanation.html", page)
+    return folder / "explanation.html"
+
+
+def _cost(other: Shown) -> str:
+    return "" if other.error else f"{other.seconds:.1f} s"
+
+
+def _image(findings: Findings, row: int, classes: Sequence[str]) -> dict[str, Any]:
+    """All that the page says of one image beside its grid."""
+    name, features, bounds = findings.layers[row], findings.units, findings.explanation.bounds
+    layer, path = features[name], findings.paths[name]
+    true, shown = (_named(int(each[row]), classes) for each in (features.labels, features.shown))
+
+    def drawn(image: Tensor) -> Bytes:
+        return picture(image.double().cpu().numpy(), bounds)
+
+    turning = np.flatnonzero(features.turned)
+    proof, place = layer.patching, np.flatnonzero(turning == row)
+    patched: dict[str, Any] | None = None
+    if proof is not None and len(place):
+        tenth = proof.sizes.index(proof.tenth)
+        patched = {
+            "tenth": proof.tenth, "smallest": int(proof.smallest()[place[0]]),
+            "returned": {order: bool(table[place[0], tenth]) for order, table in proof.returned.items()},
+            "alone": bool(proof.turned["responsible"][place[0], tenth]),
+        }  # fmt: skip
+    margin = float(layer.margin_change[row])
+    units = [
+        {
+            "summary": summary(
+                layer, unit, image=row, patches=findings.patches[name][unit], names=(true, shown), classes=classes
+            ),
+            "promoted": float(layer.to_shown[row, unit]), "taken": float(-layer.to_true[row, unit]),
+            "share": float(layer.responsibility[row, unit]) / -margin if margin else 0.0,
+            "patches": [_patch(patch, bounds, classes) for patch in findings.patches[name][unit][:PATCHES]],
+        }
+        for unit in layer.top(row, UNITS)
+    ]  # fmt: skip
+    judged = [None] * len(path.shares) if path.judged is None else path.judged[:, row].tolist()
+    frames = [
+        (f"{share:.0%}", drawn(frame), *(None if c is None else _named(c, classes) for c in shown_classes))
+        for share, frame, *shown_classes in zip(
+            path.shares, path.frames[:, row], judged, path.classified[:, row].tolist(), strict=True
+        )
+    ]
+    back = None
+    if path.patched is not None and path.patched_classified is not None:
+        by_judge = None if path.patched_judged is None else _named(int(path.patched_judged[row]), classes)
+        back = ("put back", drawn(path.patched[row]), by_judge, _named(int(path.patched_classified[row]), classes))
+    return {
+        "layer": name, "true": true, "shown": shown, "turned": bool(features.turned[row]), "units": units,
+        "count": layer.units, "margin_change": margin, "error": float(layer.error[row]), "proof": patched,
+        "frames": frames, "back": back, "others": [_other(other, row, drawn) for other in findings.others],
+    }  # fmt: skip
+
+
+def _named(number: int, classes: Sequence[str]) -> str:
+    return classes[number] if number < len(classes) else str(number)
+
+
+def _patch(patch: ExcitingPatch, bounds: tuple[float, float], classes: Sequence[str]) -> tuple[Bytes, str]:
+    """A natural image with a frame about the part that the unit sees, and its class."""
+    pixels = picture(patch.pixels, bounds)
+    times = max(1, FRAMED // max(pixels.shape[:2]))
+    pixels = pixels.repeat(times, axis=0).repeat(times, axis=1)
+    if patch.is_a_part:
+        top, left, bottom, right = (times * side for side in patch.box)
+        wide = max(2, max(pixels.shape[:2]) // 48)
+        for rows, columns in (
+            (slice(top, bottom), slice(left, left + wide)), (slice(top, bottom), slice(max(0, right - wide), right)),
+            (slice(top, top + wide), slice(left, right)), (slice(max(0, bottom - wide), bottom), slice(left, right)),
+        ):  # fmt: skip
+            pixels[rows, columns] = MORE
+    return pixels, _named(patch.label, classes)
+
+
+def _other(other: Shown, row: int, drawn: Any) -> dict[str, Any]:
+    """The pictures of another explainer, by row of the grid; those of one image have one scale."""
+    found: dict[str, Any] = {"other": other, "layer": other.layers[row] if other.explainer.uses_layer else None}
+    if other.natural is None or other.adversarial is None or other.adversarial_shown is None:
+        return found | {"pictures": []}
+    three = [each[row] for each in (other.natural, other.adversarial, other.adversarial_shown)]
+    if other.explainer.kind == "picture":
+        change = (three[1] - three[0]).double().numpy()
+        pictures = [drawn(three[0]), drawn(three[1]), difference_picture(change, float(np.abs(change).max())), None]
+        return found | {"pictures": pictures}
+    maps: list[Floats] = [each.double().numpy()[None] for each in (three[0], three[1], three[1] - three[0], three[2])]
+    scale = max(float(np.quantile(np.abs(each), 0.99)) for each in (maps[0], maps[1]))
+    own = float(np.quantile(np.abs(maps[3]), 0.99))
+    return found | {"pictures": [difference_picture(each, own if n == 3 else scale) for n, each in enumerate(maps)]}
