@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from interpretgan.errors import DataError, ImageError, LabelError, kind_of
 
 READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
+LOOKED_AT = 256  #: Images, from the first, on which it is seen whether pixels were scaled twice.
 
 
 @runtime_checkable
@@ -76,6 +77,7 @@ class ImageSet:
             if not (least >= low - slack and most <= high + slack):  # NaN is not
                 expected, got = f"pixels within the bounds [{low:g}, {high:g}]", f"[{least:.4g}, {most:.4g}]"
                 raise ImageError(expected=expected, got=got, do="state bounds=(low, high), or scale the images")
+        refuse_scaled_twice(images[:LOOKED_AT], low, high)
         sha256 = self.sha256 or content_hash(images, labels)
         filled = {"images": images, "labels": labels.astype(np.int64, copy=False), "sha256": sha256, "stored": stored}
         for name, value in filled.items():
@@ -208,6 +210,7 @@ def as_source(
         if (labelled or counted is not None) and not (isinstance(counted, Tensor) and len(counted) == len(given)):
             expected, got = f"labels [{len(given)}] with a tensor of images", kind_of(counted)
             raise LabelError(expected=expected, got=got, do="pass them right after the images")
+        refuse_scaled_twice(given[:LOOKED_AT], *bounds)
         return TensorImages(given, labels)
     if isinstance(given, ImageSet):
         return given.scaled(bounds)
@@ -219,6 +222,15 @@ def as_source(
     expected = "an ImageSet, a Dataset of (image, label), a pair of tensors (images, labels), or a tensor of images"
     do = "pass loader.dataset of a DataLoader, and torch.from_numpy(...) of arrays"
     raise DataError(expected=expected, got=kind_of(given), do=do)
+
+
+def refuse_scaled_twice(images: Any, low: float, high: float) -> None:
+    """Refuse (`ImageError`) images that fill no more than a 255th of the range of their pixels, above its lower end."""
+    most = float(images.max()) if len(images) else high
+    if low < most <= low + 1.001 * (high - low) / 255:
+        expected, got = f"pixels from {low:g} to {high:g}", f"none above {most:.4g} in the first {len(images)} images"
+        do = "do not divide them by 255 twice; multiply masks of 0 and 1 by 255"
+        raise ImageError(expected=expected, got=got, do=do)
 
 
 def as_image_set(

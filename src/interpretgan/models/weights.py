@@ -48,6 +48,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             problem = f"a tensor {key!r} in {path} that the model does not have"
         elif found[key].shape != wanted[key].shape:
             problem = f"{key!r} of shape {list(found[key].shape)} instead of {list(wanted[key].shape)} in {path}"
+        elif (was := _arithmetic(found[key])) != (now := _arithmetic(wanted[key])):
+            problem = f"{key!r} of {was} numbers instead of {now} ones in {path}"
         else:
             continue
         do = "build the architecture that the weights were saved from"
@@ -59,6 +61,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _arithmetic(tensor: Tensor) -> str:
+    """Which numbers a tensor holds: within a kind they are converted, between kinds something would be lost."""
+    return "complex" if tensor.is_complex() else "floating point" if tensor.is_floating_point() else "whole"
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

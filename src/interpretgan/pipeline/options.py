@@ -70,7 +70,12 @@ class DataOptions:
     data_dir: Annotated[Path | None, Parameter(env_var="INTERPRETGAN_DATA")] = None
     """Where mnist/ and cifar10/ lie as parquet. Without it they come from the public hub (extra 'hub')."""
     image_size: int | None = None
-    """Pixels a side that the images are brought to [default: as they are]."""
+    """Pixels a side that the images are brought to [default: as they are, all of one size]."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for RGB [default: RGB where any image has colour]."""
+    classes: str | None = None
+    """The classes of a folder in the order of the network's logits: a,b,c or a file with one a line [default: by name,
+    whole numbers by size]."""
 
 
 @Parameter(name="*", group="Classifier")
@@ -202,21 +207,28 @@ class AttackOptions:
     """How the adversary searches."""
     norm: Norm = "linf"
     """How the size of a perturbation is measured."""
-    eps: Number = 0.2
-    """Largest perturbation, for pixels in [0, 1]; fractions like 8/255 are fine."""
+    eps: Number | None = None
+    """Largest perturbation, for pixels in [0, 1], e.g. 8/255 [default: in linf on digits and mnist 0.2, on cifar10
+    8/255]."""
     steps: int = 20
     """Steps of PGD."""
     restarts: int = 1
     """Random starts, of which the worst case per example counts."""
     step_size: Number | None = None
     """Length of a step [default: eps/4 with ten steps or more]."""
+    adversarial: Path | None = None
+    """Adversarial images made elsewhere, in the order of the test images: .npy, .npz or .safetensors of floats [N, C,
+    H, W] [default: they are made here]."""
 
-    def threat_model(self) -> ThreatModel:
-        """The checked threat model."""
-        from interpretgan.attacks import ThreatModel
+    def threat_model(self, data: str) -> ThreatModel:
+        """The checked threat model, on this data."""
+        from interpretgan.attacks import ThreatModel, usual_eps
 
-        steps = 1 if self.attack == "fgsm" else self.steps
-        return ThreatModel(self.norm, self.eps, self.attack, steps, self.restarts, self.step_size)
+        steps, eps = (
+            1 if self.attack == "fgsm" else self.steps,
+            usual_eps(data, self.norm) if self.eps is None else self.eps,
+        )
+        return ThreatModel(self.norm, eps, self.attack, steps, self.restarts, self.step_size)
 
 
 @Parameter(name="*", group="Judge")
@@ -333,8 +345,9 @@ class EvaluationOptions:
     """Attacks with commas between, of fgsm, pgd, cw, deepfool and autoattack."""
     norm: Norm = "linf"
     """How the size of a perturbation is measured."""
-    eps: Number = 0.2
-    """Largest perturbation, for pixels in [0, 1]; fractions like 8/255 are fine."""
+    eps: Number | None = None
+    """Largest perturbation, for pixels in [0, 1], e.g. 8/255 [default: in linf on digits and mnist 0.2, on cifar10
+    8/255]."""
     steps: int = 40
     """Steps of PGD, and of CW in linf."""
     restarts: int = 5
@@ -352,11 +365,12 @@ class EvaluationOptions:
         _at_least(self, 1, "examples", "curve_examples")
         _check_confidence(self.confidence)
 
-    def threat_model(self) -> ThreatModel:
-        """The checked threat model."""
-        from interpretgan.attacks import ThreatModel
+    def threat_model(self, data: str) -> ThreatModel:
+        """The checked threat model, on this data."""
+        from interpretgan.attacks import ThreatModel, usual_eps
 
-        return ThreatModel(self.norm, self.eps, "pgd", self.steps, self.restarts, self.step_size)
+        eps = usual_eps(data, self.norm) if self.eps is None else self.eps
+        return ThreatModel(self.norm, eps, "pgd", self.steps, self.restarts, self.step_size)
 
     def names(self) -> tuple[str, ...]:
         """The checked names of the attacks."""

@@ -19,10 +19,10 @@ from interpretgan.attacks import ThreatModel, attack
 from interpretgan.attacks.noise import equal_norm_noise
 from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, ScoreInputs, measure_scores
 from interpretgan.classifier import Classifier, require_classifier
-from interpretgan.data import ImageData, as_image_set
+from interpretgan.data import ImageData, as_image_set, read_images
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
-from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
+from interpretgan.diagnosis.predictions import BATCH, Perturb, Predictions, attacker, batch_size, given_adversarial
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, Flag, ModelError, kind_of
 from interpretgan.information import Measurement
@@ -51,6 +51,7 @@ def run_diagnosis(
     *,
     out: str | Path | None = None,
     judge: Judge | str | None = None,
+    adversarial: Tensor | str | Path | None = None,
     say: Say | None = None,
     **options: Unpack[DiagnosisKeywords],
 ) -> Diagnosis:
@@ -68,6 +69,8 @@ def run_diagnosis(
         out: Folder that keeps the networks, the diagnosis and its report; the same call goes on where it was
             interrupted. `None`: nothing is written.
         judge: A trained judge, or the architecture of one that is trained. `None`: the default architecture.
+        adversarial: Adversarial images that were made elsewhere, `[N, C, H, W]` in the order of the test images, or
+            their file (see `read_images`); they are held to the threat model. `None`: they are made here.
         say: Told in a line what happens. `None`: it is printed to stderr, and so is the progress.
         **options: Options of `interpretgan diagnose`, e.g. `layers`, `generator_steps`, `generator_seeds`, `examples`,
             `seed`; see `DiagnosisKeywords`.
@@ -85,19 +88,27 @@ def run_diagnosis(
         do = "make one with train_judge"
         raise ConfigError(expected="a Judge, or the name of its architecture", got=kind_of(judge), do=do)
     settings = Settings.of(**options, **({"judge": judge} if isinstance(judge, str) else {}))
+    train_images = as_image_set(train, "train", bounds=classifier.bounds)
     inputs = Inputs(
         settings,
         classifier=classifier,
-        train=as_image_set(train, "train", bounds=classifier.bounds),
-        test=as_image_set(test, "test", bounds=classifier.bounds),
+        train=train_images,
+        test=as_image_set(test, "test", bounds=classifier.bounds, classes=train_images.classes),
         threat_model=threat_model,
         judge=judge if isinstance(judge, Judge) else None,
+        adversarial=_given(adversarial, classifier),
     )
     with Run(inputs, DIAGNOSE, None if out is None else Path(out), say) as run:
         diagnosis = run.diagnosis()
         if out is not None:
             run.report(diagnosis)
     return diagnosis
+
+
+def _given(adversarial: Tensor | str | Path | None, classifier: Classifier) -> Tensor | None:
+    if isinstance(adversarial, str | Path):
+        return read_images(adversarial)
+    return None if adversarial is None else classifier.check_images(adversarial).cpu().float()
 
 
 class Run(Networks):
@@ -112,7 +123,7 @@ class Run(Networks):
         right = dict.fromkeys(("natural", "adversarial", "noise"), 0)
 
         def batches() -> Iterator[npt.NDArray[np.float32]]:
-            perturb = attacker(classifier, threat_model, seed=self.seed)
+            perturb = self._perturb
             with Progress(count, "attacking", unit="image") as progress:
                 for first in range(0, count, BATCH):
                     images, labels = inputs.batch(range(first, min(first + BATCH, count)))
@@ -153,7 +164,7 @@ class Run(Networks):
             result = evaluate(
                 classifier,
                 self.inputs.test,
-                threat_model=options.threat_model(),
+                threat_model=options.threat_model(self.settings.data.data),
                 attacks=options.names(),
                 examples=options.examples,
                 curve_examples=options.curve_examples,
@@ -201,6 +212,7 @@ class Run(Networks):
                 seed=self.seed,
                 bootstrap=self.settings.diagnosis.bootstrap,
                 confidence=self.settings.diagnosis.confidence,
+                adversarial=None if self.inputs.adversarial is None else self._perturb,
                 classifier_info=info,
                 information=information,
                 let_in=let_in,
@@ -241,7 +253,7 @@ class Run(Networks):
                 layers,
                 images,
                 labels,
-                adversarial=attacker(self.classifier, self.inputs.threat_model, seed=self.seed)(images, labels, 0),
+                adversarial=self._perturb(images, labels, 0),
                 train=self.inputs.train,
                 threat_model=self.inputs.threat_model,
                 seed=self.seed,
@@ -259,7 +271,7 @@ class Run(Networks):
         if not options.let_in_steps:
             return None
         images, labels = inputs.batch(range(min(count, LET_IN_EXAMPLES)))
-        adversarial = attacker(self.classifier, inputs.threat_model, seed=self.seed)(images, labels, 0)
+        adversarial = self._perturb(images, labels, 0)
         natural = mending_images(inputs.train, self.classifier.bounds, seed=self.seed)
         layers, _ = distinct(self.layers)
         with stage_seconds(self.seconds, "let in"), Progress(len(layers), "mending", unit="layer") as progress:
@@ -290,6 +302,14 @@ class Run(Networks):
             arrays |= {f"{name}_all": np.stack([each[name] for each in shown]) for name in shown[0]}
         write_arrays(self.path("predictions.npz"), arrays)
 
+    @property
+    def _perturb(self) -> Perturb:
+        """What makes the adversarial images, or hands over those that were made elsewhere."""
+        inputs = self.inputs
+        if inputs.adversarial is None:
+            return attacker(self.classifier, inputs.threat_model, seed=self.seed)
+        return given_adversarial(inputs.adversarial, self.classifier, inputs.threat_model)
+
     def report(self, result: Diagnosis) -> Path:
         """Write report.html and its figures."""
         file = self.path("explanations.npz")
@@ -306,7 +326,14 @@ class Run(Networks):
             expected = f"indices of test images, 0 to {len(self.inputs.test) - 1}"
             raise ConfigError(expected=expected, got=str(wrong or "none"), do="choose others")
         images, labels = self.inputs.batch(indices)
-        adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
+        given = self.inputs.adversarial
+        if given is None:
+            adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
+        elif max(indices) < len(given):
+            adversarial = given[indices].to(images.device)
+        else:
+            expected, do = f"images with adversarial ones, 0 to {len(given) - 1}", "choose others"
+            raise ConfigError(expected=expected, got=str(max(indices)), do=do)
         return self._explained(images, adversarial, labels)
 
     def telling_explanation(self) -> Explanation:
@@ -314,7 +341,7 @@ class Run(Networks):
         count = min(batch_size(self.inputs.test), self._examples)
         images, labels = self.inputs.batch(range(count))
         # The first batch of the diagnosis once more: the same attack from the same starts.
-        adversarial = attacker(self.classifier, self.inputs.threat_model, seed=self.seed)(images, labels, 0)
+        adversarial = self._perturb(images, labels, 0)
         chosen = self._telling(count)
         return self._explained(images[chosen], adversarial[chosen], labels[chosen])
 

@@ -98,13 +98,12 @@ class Settings:
     def resolve(self, sections: Sequence[str]) -> dict[str, Any]:
         """The named sections (not `run` or `training`) as plain JSON, checked, with every default filled in."""
         model, information = self.model, self.information.config(self.generator.precision)
-        evaluation = self.evaluation
-        whole = {
+        evaluation, data = self.evaluation, self.data.data
+        whole: dict[str, Any] = {
             # Where the data lie does not change a result; what they are is in the hash that is added on loading.
             "data": {"name": self.data.data, "image_size": self.data.image_size},
             "model": asdict(model)
             | {"weights": "pretrained" if model.shipped else None, "pretrained": model.as_returned},
-            "attack": self.attack.threat_model().to_dict(),
             "judge": {"judge": self.judge.judge},
             "generator": asdict(self.generator.config())
             | {
@@ -115,9 +114,13 @@ class Settings:
             "information": {"steps": 0} if information is None else asdict(information),
             # Baselines stand beside the rest and change none of it: a finished run may get them later.
             "diagnosis": {name: value for name, value in asdict(self.diagnosis).items() if name != "baselines"},
-            "evaluation": asdict(evaluation)
-            | {"attacks": evaluation.names(), "step_size": evaluation.threat_model().resolved_step_size},
         }
+        if "attack" in sections:  # there alone an eps is needed
+            whole["attack"] = self.attack.threat_model(data).to_dict()
+        if "evaluation" in sections:
+            threat_model, names = evaluation.threat_model(data), evaluation.names()
+            resolved = {"eps": threat_model.eps, "attacks": names, "step_size": threat_model.resolved_step_size}
+            whole["evaluation"] = asdict(evaluation) | resolved
         if "generator" not in sections and self.run.devices != 1:
             expected = "--devices with a command that trains a generator"
             do = "leave --devices out: the rest of the work runs on one"

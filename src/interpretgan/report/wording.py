@@ -43,6 +43,9 @@ FLAG_MEANINGS = {
     "zero_eps_control": "The model, the generator or the judge gives the same image another answer in every pass.",
     "weak_model": "The model misses natural images that the judge gets right. A wrong normalisation or order of "
     "classes looks like this; so does a poor model, and there is then less to lose under attack.",
+    "at_chance": "A network that does not know these images has nothing to lose under attack: no figure here means "
+    "anything.",
+    "class_order": "The numbers of the classes and the logits do not fit. State their order with --classes.",
     "weak_judge": JUDGE,
     "judge_fooled": "What the judge loses in the image itself is charged to no layer.",
     "judge_not_robust": JUDGE,
