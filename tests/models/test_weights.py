@@ -90,3 +90,13 @@ def test_refused_weights_leave_the_model_as_it_was(tmp_path: Path) -> None:
         assert states_equal(model, before), name
     with pytest.raises(WeightsError, match="safetensors"):
         save_weights(model, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.complex64])
+def test_numbers_of_another_kind_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = nn.Linear(2, 2)
+    before = model.weight.detach().clone()
+    torch.save({"weight": torch.ones(2, 2, dtype=dtype), "bias": torch.ones(2)}, tmp_path / "net.pt")
+    with pytest.raises(WeightsError, match=r"'weight' of (whole|complex) numbers instead of floating point ones"):
+        load_weights(model, tmp_path / "net.pt")
+    assert torch.equal(model.weight, before)
