@@ -43,6 +43,15 @@ class Explanation:
     labels: Tensor | None = None  #: True classes `[N]`.
     natural_predictions: Tensor | None = None  #: Of the judge, int64 `[L + 1, N]`; row 0 is the image itself.
     adversarial_predictions: Tensor | None = None  #: The same for the adversarial images.
+    indices: Tensor | None = None  #: Which test images these are, int64 `[N]`.
+
+    def __repr__(self) -> str:
+        count, height, width = len(self.images), *self.images.shape[2:]
+        parts = [f"{count} images of {height}x{width}", f"{len(self.layers)} layers"]
+        parts += [f"{self.layers[0]} to {self.layers[-1]}"] if self.layers else []
+        parts += ["natural and adversarial" if self.adversarial is not None else "natural"]
+        parts += ["with the judge's predictions"] if self.natural_predictions is not None else []
+        return f"Explanation({', '.join(parts)})"
 
     @property
     def difference(self) -> Tensor:

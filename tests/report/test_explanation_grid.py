@@ -118,7 +118,7 @@ def test_pictures_keep_every_pixel(channels: int, bounds: tuple[float, float]) -
 
 def test_differences_have_a_colour_for_each_sign_and_none_at_zero() -> None:
     drawn = explanation_grid.difference_picture(np.array([[[0.5, 0.0, -0.25]]]), 0.5)
-    assert drawn[0, :, 3].tolist() == [255, 0, 128]
+    assert drawn[0, :, 3].tolist() == [255, 0, 180]
     assert tuple(drawn[0, 0, :3]) == explanation_grid.MORE
     assert tuple(drawn[0, 2, :3]) == explanation_grid.LESS
 

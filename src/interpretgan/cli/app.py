@@ -275,14 +275,14 @@ def diagnose(
 def report(folder: Path, *, out: Path | None = None) -> None:
     """Draw the report of a finished diagnosis again, from the run folder alone, into another folder with --out."""
     from interpretgan.diagnosis.result import Diagnosis
-    from interpretgan.report import load_explanation, write_report
+    from interpretgan.report import load_explanation, load_predictions, write_report
 
     if not (folder / "diagnosis.json").exists():
         expected = f"a finished diagnosis in {folder}"
         raise RunFolderError(expected=expected, got="no diagnosis.json", do="run `interpretgan diagnose` first")
     result, pictures = Diagnosis.load(folder), folder / "explanations.npz"
     explanation = load_explanation(pictures) if pictures.exists() else None
-    _print_answer(result, write_report(result, out or folder, explanation))
+    _print_answer(result, write_report(result, out or folder, explanation, load_predictions(folder)))
 
 
 app.command(study)

@@ -13,6 +13,7 @@ from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
@@ -32,7 +33,7 @@ from interpretgan.layers import distinct
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
-from interpretgan.report import load_explanation, save_explanation, write_report
+from interpretgan.report import load_explanation, load_predictions, save_explanation, write_report
 from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.robustness.attack_checks import require_threat_model
 from interpretgan.store.files import write_arrays, write_json, write_npy
@@ -315,7 +316,7 @@ class Run(Networks):
         file = self.path("explanations.npz")
         if not file.exists():
             save_explanation(file, self.telling_explanation())
-        return write_report(result, file.parent, load_explanation(file))
+        return write_report(result, file.parent, load_explanation(file), load_predictions(file.parent))
 
     # --- explanations ----------------------------------------------------------------------------------------
 
@@ -334,7 +335,7 @@ class Run(Networks):
         else:
             expected, do = f"images with adversarial ones, 0 to {len(given) - 1}", "choose others"
             raise ConfigError(expected=expected, got=str(max(indices)), do=do)
-        return self._explained(images, adversarial, labels)
+        return self._explained(images, adversarial, labels, indices)
 
     def telling_explanation(self) -> Explanation:
         """Examples for the report: one a class, fooled by the attack, predicted right while natural."""
@@ -343,10 +344,11 @@ class Run(Networks):
         # The first batch of the diagnosis once more: the same attack from the same starts.
         adversarial = self._perturb(images, labels, 0)
         chosen = self._telling(count)
-        return self._explained(images[chosen], adversarial[chosen], labels[chosen])
+        return self._explained(images[chosen], adversarial[chosen], labels[chosen], chosen)
 
-    def _explained(self, images: Tensor, adversarial: Tensor, labels: Tensor) -> Explanation:
-        return self.interpreters[0].explain(images, adversarial, labels=labels, judge=self.judge, seed=self.seed)
+    def _explained(self, images: Tensor, adversarial: Tensor, labels: Tensor, indices: list[int]) -> Explanation:
+        found = self.interpreters[0].explain(images, adversarial, labels=labels, judge=self.judge, seed=self.seed)
+        return replace(found, indices=torch.tensor(indices))
 
     def _telling(self, count: int) -> list[int]:
         """Of the first images, those that show most."""

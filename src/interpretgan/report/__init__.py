@@ -3,6 +3,7 @@
 from interpretgan.report.explanation_grid import (
     draw_explanation as draw_explanation,
     load_explanation as load_explanation,
+    load_predictions as load_predictions,
     save_explanation as save_explanation,
 )
 from interpretgan.report.page import write_report as write_report

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from interpretgan.errors import ImageError, RunFolderError
+from interpretgan.errors import ImageError, RunFolderError, in_a_line
 from interpretgan.interpreter import Explanation
 from interpretgan.statistics import Floats
 from interpretgan.store.files import atomic_write_bytes, write_arrays
@@ -48,6 +48,7 @@ class Example:
     turn: str | None
     into: str | None
     rows: Mapping[str, Sequence[Picture]]
+    number: int | None = None  #: Of the test image.
 
 
 def save_explanation(path: Path, explanation: Explanation) -> None:
@@ -64,6 +65,25 @@ def load_explanation(path: Path) -> Explanation:
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         got, do = f"a damaged file ({error})", "delete it and explain again"
         raise RunFolderError(expected=f"explanations in {path}", got=got, do=do) from error
+
+
+def load_predictions(folder: Path) -> dict[str, Any] | None:
+    """What a run keeps of the judge's predictions, for `write_report`; `None` where there is nothing.
+
+    A `RunFolderError` where the file is damaged or something else.
+    """
+    path = folder / "predictions.npz"
+    if not path.exists():
+        return None
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in ("labels", "adversarial")}
+        if arrays["adversarial"].shape[1:] != arrays["labels"].shape:
+            raise ValueError(f"shapes {arrays['adversarial'].shape} and {arrays['labels'].shape}")
+    except (OSError, ValueError, EOFError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        got, do = f"a damaged file ({in_a_line(error)})", "delete it, or run the diagnosis again"
+        raise RunFolderError(expected=f"predictions in {path}", got=got, do=do) from error
+    return arrays
 
 
 def as_explanation(explanation: Explanation | Mapping[str, Any]) -> Explanation:
@@ -108,6 +128,7 @@ def grid(
             return None
         return classes[label] if 0 <= label < len(classes) else str(label)
 
+    numbers = [None] * count if explanation.indices is None else explanation.indices.tolist()
     shown = []
     for example, (label, turn) in enumerate(zip(labels[:examples], turns[:examples], strict=True)):
         rows = {
@@ -123,7 +144,7 @@ def grid(
             for column, (layer, of_layer) in enumerate(zip(columns, difference, strict=True))
         ]
         into = None if turn is None else rows["adversarial"][columns.index(turn)].prediction
-        shown.append(Example(name(label), turn, into, rows))
+        shown.append(Example(name(label), turn, into, rows, numbers[example]))
     return shown, scales
 
 
@@ -132,7 +153,7 @@ def _check_shapes(explanation: Explanation) -> None:
     predicted = (layers + 1, *shape[:1])
     expected = {
         "images": shape if len(shape) == 4 and shape[1] in (1, 3) else ("N", "1 or 3", "H", "W"),
-        "adversarial": shape, "labels": shape[:1],
+        "adversarial": shape, "labels": shape[:1], "indices": shape[:1],
         "natural_explanations": (layers, *shape), "adversarial_explanations": (layers, *shape),
         "natural_predictions": predicted, "adversarial_predictions": predicted,
     }  # fmt: skip
@@ -154,12 +175,13 @@ def picture(image: Floats, bounds: tuple[float, float]) -> Bytes:
 def difference_picture(difference: Floats, scale: float) -> Bytes:
     """A signed difference `[C, H, W]` as RGBA bytes `[H, W, 4]`: orange up, blue down, transparent at zero.
 
-    The mean over channels sets the opacity, full at ±`scale`, so that the picture suits any background.
+    The square root of the mean over channels sets the opacity, full at ±`scale`, so that the picture suits any
+    background and small differences are seen as well.
     """
     mean = np.nan_to_num(difference).mean(axis=0)
     rgba = np.empty((*mean.shape, 4), dtype=np.uint8)
     rgba[..., :3] = np.where((mean >= 0)[..., None], np.array(MORE), np.array(LESS))
-    rgba[..., 3] = np.round(255 * np.clip(np.abs(mean) / max(scale, 1e-12), 0.0, 1.0))
+    rgba[..., 3] = np.round(255 * np.sqrt(np.clip(np.abs(mean) / max(scale, 1e-12), 0.0, 1.0)))
     return rgba
 
 

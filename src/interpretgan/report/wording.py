@@ -213,21 +213,28 @@ def _text(claim: Claim) -> str:
 
 
 def _caveat(diagnosis: Diagnosis, *layers: LayerResult) -> str:
-    """The warnings of the whole and the failures of these layers, failures first.
+    """The warnings of the whole and the failures of these layers, failures first, and all of these.
 
     Notes are left out: they say what is routine on a budget.
     """
     flags = [flag for flag in diagnosis.flags if flag.severity != "note"]
     flags += [flag for layer in layers for flag in layer.flags if flag.severity == "failure"]
-    flags.sort(key=lambda flag: flag.severity != "failure")
-    return f"{_first([_with_layer(flag) for flag in flags])}." if flags else ""
+    flags.sort(key=severity)
+    failures = len({_with_layer(flag) for flag in flags if flag.severity == "failure"})
+    return f"{_first([_with_layer(flag) for flag in flags], max(2, failures))}." if flags else ""
+
+
+def severity(flag: Flag) -> int:
+    """Order of flags, the worst first."""
+    return ("failure", "warning", "note").index(flag.severity)
 
 
 def _first(reasons: Sequence[str], most: int = 2) -> str:
-    """The first reasons, and how many more there are."""
+    """The first reasons, and how many more there are; a single one more is said itself."""
     reasons = list(dict.fromkeys(reasons))
-    more = f"; {len(reasons) - most} more among the warnings" if len(reasons) > most else ""
-    return "; ".join(reasons[:most]) + more
+    if len(reasons) <= most + 1:
+        return "; ".join(reasons)
+    return "; ".join(reasons[:most]) + f"; {len(reasons) - most} more among the warnings"
 
 
 def _with_layer(flag: Flag) -> str:
@@ -266,5 +273,5 @@ def summary_table(diagnosis: Diagnosis) -> str:
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().replace("−", "-").splitlines()]  # not every terminal has it
-    flags = [flag for layer in diagnosis.layers for flag in layer.flags] + list(diagnosis.flags)
+    flags = sorted([*diagnosis.flags, *(flag for layer in diagnosis.layers for flag in layer.flags)], key=severity)
     return "\n".join([*lines, *(f"{flag.severity}: {_with_layer(flag)}" for flag in flags)])
