@@ -2,6 +2,13 @@
 const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 const make = (tag, text, className = "") => Object.assign(document.createElement(tag), {textContent: text, className});
 
+function pressable(element, action) {
+  element.tabIndex = 0;
+  element.setAttribute("role", "button");
+  element.addEventListener("click", action);
+  element.addEventListener("keydown", event => ["Enter", " "].includes(event.key) && (event.preventDefault(), action()));
+}
+
 // Tables are sorted by a click on a head: descending, ascending, and as the network runs.
 const NEXT = {none: "descending", descending: "ascending", ascending: "none"};
 function number(cell) {
@@ -43,12 +50,9 @@ if (pictures) {
   for (const list of all("table.numbers tbody, ol.bars, ol.bare")) {
     const skipped = list.closest("#baselines") ? 1 : 0;  // its rows start at the first layer
     [...list.children].forEach((row, place) => {
-      const name = row.querySelector(".name"), button = make("button", "", "layer");
-      button.type = "button";
-      button.title = "show its pictures";
-      name.replaceWith(button);
-      button.append(name);
-      button.addEventListener("click", () => show(place + skipped));
+      const name = row.querySelector(".name");
+      name.title = "show its pictures";
+      pressable(name, () => show(place + skipped));
     });
   }
 }
@@ -78,14 +82,10 @@ for (const table of all("table.heat")) {
   const heads = [...table.tHead.rows[0].cells].map(cell => cell.textContent);
   for (const cell of all("td:not(.none)", table)) {
     const label = cell.parentNode.cells[0].textContent;
-    cell.tabIndex = 0;
-    cell.setAttribute("role", "button");
-    const open = () => {
+    pressable(cell, () => {
       const details = table.closest("details");
       all(".cases", details).forEach(box => box.remove());
       details.append(images(cell, table.dataset.layer, label, heads[cell.cellIndex]));
-    };
-    cell.addEventListener("click", open);
-    cell.addEventListener("keydown", event => ["Enter", " "].includes(event.key) && (event.preventDefault(), open()));
+    });
   }
 }
