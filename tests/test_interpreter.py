@@ -178,6 +178,8 @@ def test_misuse_is_answered_with_what_to_do(fitted: InterpretGAN) -> None:
     with pytest.raises(ImageError, match="one adversarial image per image"):
         fitted.explain(torch.rand(2, 1, 12, 20), torch.rand(3, 1, 12, 20))
     plain = fitted.explain(torch.rand(1, 1, 12, 20))
+    assert "\n" not in repr(plain)
+    assert repr(plain).startswith("Explanation(1 images of 12x20, ")
     with pytest.raises(ConfigError, match="adversarial images"):
         _ = plain.difference
     with pytest.raises(ConfigError, match="labels, a judge and adversarial images"):

@@ -102,3 +102,11 @@ def test_the_frame_has_a_row_per_layer_with_all_figures_and_the_ends_of_their_in
     assert {*INFORMATION, "unexplained_low", "class_information_high"} <= set(frame)
     assert frame["flags"].tolist() == ["; ".join(flag.message for flag in layer.flags) for layer in diagnosis.layers]
     assert set(without_information(diagnosis).to_frame()).isdisjoint(INFORMATION)
+
+
+def test_a_notebook_shows_a_table_without_markup_from_names() -> None:
+    found = changed(flagged(), "logits", name="<script>x</script>")
+    shown = found._repr_html_()
+    assert shown.count("<tr>") == len(found.layers) + 1
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown

@@ -216,6 +216,7 @@ def fit(
 
 @app.command
 def explain(
+    folder: Path | None = None,
     *,
     index: str = "0,1,2,3,4,5",
     data: DataOptions = DataOptions(),
@@ -231,9 +232,13 @@ def explain(
     Writes figures/explained.png, and says for each image where its explanation turns into another class.
 
     Args:
+        folder: A finished run, whose options are taken.
         index: Test images, by their number from 0: a,b,c.
     """
     settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
+    if folder is not None:
+        _refuse_more_options(settings)
+        settings = Settings.load(folder)
     try:
         indices = [int(part) for part in index.split(",")]
     except ValueError:
@@ -285,6 +290,32 @@ def report(folder: Path, *, out: Path | None = None) -> None:
     _print_answer(result, write_report(result, out or folder, explanation, load_predictions(folder)))
 
 
+@app.command
+def compare(*folders: Path, out: Path | None = None) -> None:
+    """Put the profiles of several runs side by side, with the differences from the first one.
+
+    Intervals of differences are paired where the runs diagnosed the same images.
+
+    Args:
+        folders: Two or more finished runs.
+        out: File for the table as CSV.
+    """
+    from interpretgan.report import compare_runs
+
+    if len(folders) < 2:
+        do = "e.g. interpretgan compare runs/a runs/b"
+        raise ConfigError(expected="two or more run folders", got=str(len(folders)), do=do)
+    found = compare_runs(folders)
+    print_table(found.head, found.rows)
+    for note in found.notes:
+        print(f"! {note}")
+    if out is not None:
+        from interpretgan.store.files import atomic_write_text
+
+        atomic_write_text(out, found.frame.to_csv(index=False))
+        print(f"\ntable: {out}")
+
+
 app.command(study)
 app.command(benchmark)
 
@@ -304,6 +335,14 @@ def _diagnose(command: str, settings: Settings, *, dry_run: bool) -> None:
     _print_answer(result, file)
 
 
+def _refuse_more_options(settings: Settings) -> None:
+    """Refuse options beside a run folder, which has its own."""
+    data = settings.data
+    if settings != Settings(data=DataOptions(data_dir=data.data_dir)):  # which may come from the environment
+        expected, do = "a finished run, or the options of one", "leave the folder out, or all options but --index"
+        raise ConfigError(expected=expected, got="both", do=do)
+
+
 class _DryRunEnds(Exception):
     """A dry run has printed its settings."""
 
@@ -315,6 +354,8 @@ def _open(settings: Settings, sections: Sequence[str], command: str = "", *, dry
 
     folder = (settings.run.out or Path("runs") / command) if command and not dry_run else None
     run = Run(Inputs(settings), sections, folder)
+    if run.folder is not None:
+        settings.save(run.folder.path)
     if dry_run:
         print_json(run.config)
         raise _DryRunEnds

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from interpretgan.errors import ImageError, RunFolderError, in_a_line
+from interpretgan.errors import ImageError, RunFolderError, in_a_line, kind_of
 from interpretgan.interpreter import Explanation
 from interpretgan.statistics import Floats
 from interpretgan.store.files import atomic_write_bytes, write_arrays
@@ -77,9 +77,11 @@ def load_predictions(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in ("labels", "adversarial")}
-        if arrays["adversarial"].shape[1:] != arrays["labels"].shape:
-            raise ValueError(f"shapes {arrays['adversarial'].shape} and {arrays['labels'].shape}")
+            kinds = [name for name in saved.files if name.removesuffix("_all") in ("natural", "adversarial")]
+            arrays = {name: saved[name] for name in ("labels", "natural", "adversarial", *kinds)}
+        for name, array in arrays.items():
+            if array.shape[-1:] != arrays["labels"].shape or not np.issubdtype(array.dtype, np.integer):
+                raise ValueError(f"{name} is {kind_of(array)}")
     except (OSError, ValueError, EOFError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         got, do = f"a damaged file ({in_a_line(error)})", "delete it, or run the diagnosis again"
         raise RunFolderError(expected=f"predictions in {path}", got=got, do=do) from error
