@@ -13,7 +13,7 @@ from torch import Tensor
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, ImageSet, as_image_set
-from interpretgan.errors import ConfigError, DataError
+from interpretgan.errors import ConfigError, DataError, RunFolderError, in_a_line
 from interpretgan.models import build_model, load_weights, save_weights
 from interpretgan.store.files import read_json, write_json
 from interpretgan.training import adversarial_objective, judge_recipe
@@ -47,8 +47,13 @@ class Judge:
     def load(cls, file: Path, network: Classifier) -> Self:
         """Read what `save` wrote into a network of its architecture."""
         load_weights(network.model, file)
-        known = read_json(file.with_suffix(".json"))
-        return cls(network, known["natural"], known["adversarial"], known["name"])
+        known = read_json(about := file.with_suffix(".json"))
+        try:
+            shares = float(known["natural"]), float(known["adversarial"])
+            return cls(network, *shares, str(known["name"]))
+        except (KeyError, TypeError, ValueError) as error:
+            do = "train the judge again"
+            raise RunFolderError(expected=f"a judge's accuracy in {about}", got=in_a_line(error), do=do) from error
 
 
 def require_same_pixels(judge: Judge, classifier: Classifier) -> None:

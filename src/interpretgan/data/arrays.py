@@ -1,6 +1,5 @@
 """Images in files of arrays: what other tools save as .npy, .npz or .safetensors."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.errors import DataError, in_a_line, kind_of
+from interpretgan.store.files import ARRAYS_DAMAGED
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 NAMES = ("adversarial", "x_adv", "images", "x")  #: Of the array, where a file has several: the first of these counts.
@@ -27,7 +27,7 @@ def read_images(path: str | Path) -> Tensor:
         raise DataError(expected=f"a file of images, {', '.join(SUFFIXES)}", got=got, do="check the path")
     try:
         images = _array(path)
-    except (OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError, MemoryError, zipfile.BadZipFile) as error:
+    except ARRAYS_DAMAGED as error:
         got, do = f"{path}, which cannot be read ({in_a_line(error)})", "save a plain array of floats again"
         raise DataError(expected="a complete file of arrays alone", got=got, do=do) from error
     if images.ndim != 4 or not images.is_floating_point() or not len(images):

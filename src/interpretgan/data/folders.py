@@ -67,9 +67,7 @@ def folder_source(name: str, split: str, classes: Sequence[str] | None = None) -
             with readable_file(file):
                 yield file.read_bytes(), label, str(file)
 
-    stats = ((file.relative_to(root).as_posix(), file.stat()) for file in all_files)
-    states = (f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
-    fingerprint = hash_of([str(root.resolve()), *numbered, *states])
+    fingerprint = hash_of([str(root.resolve()), *numbered, *(_state(file, root) for file in all_files)])
     origin = f"{len(files):,} images in {root.name}/" + ("" if parts is None else f"{parts[split == 'test'].name}/")
     left_out = sum((part.left_out for part in everything), Counter[str]())
     if left_out:
@@ -132,13 +130,19 @@ def _by_class(folder: Path) -> Found:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    with readable_file(folder):
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """All files below a folder, links followed, hidden ones left out."""
     seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        with readable_file(Path(error.filename)):
+            raise error
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         if (real := os.path.realpath(place)) in seen:  # a link to a folder above
             folders.clear()
             continue
@@ -168,6 +172,13 @@ def _numbered(known: dict[str, list[Path]], classes: Sequence[str] | None, root:
         got = f"none for {missing[0]}" if missing else f"{len(classes)} names, {len(set(classes))} of them different"
         raise DataError(expected=expected, got=got, do="name the folders in the order of the network's logits")
     return tuple(classes)
+
+
+def _state(file: Path, root: Path) -> str:
+    """Changes when the file does."""
+    with readable_file(file):
+        stat = file.stat()
+    return f"{file.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def _shuffled(file: Path, root: Path) -> str:

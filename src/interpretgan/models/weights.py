@@ -1,6 +1,5 @@
 """Weights of classifiers on disk."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,12 +64,13 @@ def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
 
 def _arithmetic(tensor: Tensor) -> str:
     """Which numbers a tensor holds: within a kind they are converted, between kinds something would be lost."""
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return "sparse or quantised"
     return "complex" if tensor.is_complex() else "floating point" if tensor.is_floating_point() else "whole"
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file, by name."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -82,7 +82,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except Exception as error:  # what the readers of damaged files raise is of a dozen kinds
         got = f"{path}, which cannot be read ({in_a_line(error)})"
         do = "save model.state_dict() and not the model, or copy the file again"
         raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from error

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from interpretgan.errors import ImageError, RunFolderError, in_a_line, kind_of
+from interpretgan.errors import ConfigError, ImageError, RunFolderError, kind_of
 from interpretgan.interpreter import Explanation
 from interpretgan.statistics import Floats
-from interpretgan.store.files import atomic_write_bytes, write_arrays
+from interpretgan.store.files import atomic_write_bytes, read_arrays, write_arrays
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -25,6 +24,7 @@ MORE, LESS = (224, 112, 26), (47, 116, 208)  #: Orange: brighter than in the nat
 WRONG = "#b43c08"
 MAX_SIDE = 96  #: Larger pictures are reduced to this many pixels, or a page would weigh tens of megabytes.
 MAX_EXAMPLES = 8
+NUMBERS = {field.name for field in dataclasses.fields(Explanation)} - {"layers"}  #: Arrays that are numbers.
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,14 @@ def save_explanation(path: Path, explanation: Explanation) -> None:
 
 def load_explanation(path: Path) -> Explanation:
     """Read what `save_explanation` wrote; a `RunFolderError` where the file is missing, damaged or something else."""
+    arrays = read_arrays(path, "explanations")
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
-            return as_explanation({name: saved[name] for name in saved.files})
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        found = as_explanation(arrays)
+        for name, array in arrays.items():
+            if name in NUMBERS and array.dtype.kind not in "fiu":
+                raise ValueError(f"{name} of {kind_of(array)}")
+        return found
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         got, do = f"a damaged file ({error})", "delete it and explain again"
         raise RunFolderError(expected=f"explanations in {path}", got=got, do=do) from error
 
@@ -75,16 +79,22 @@ def load_predictions(folder: Path) -> dict[str, Any] | None:
     path = folder / "predictions.npz"
     if not path.exists():
         return None
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
-            kinds = [name for name in saved.files if name.removesuffix("_all") in ("natural", "adversarial")]
-            arrays = {name: saved[name] for name in ("labels", "natural", "adversarial", *kinds)}
-        for name, array in arrays.items():
-            if array.shape[-1:] != arrays["labels"].shape or not np.issubdtype(array.dtype, np.integer):
-                raise ValueError(f"{name} is {kind_of(array)}")
-    except (OSError, ValueError, EOFError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
-        got, do = f"a damaged file ({in_a_line(error)})", "delete it, or run the diagnosis again"
-        raise RunFolderError(expected=f"predictions in {path}", got=got, do=do) from error
+    found = read_arrays(path, "predictions")
+    kinds = ("labels", "natural", "adversarial")
+    arrays = {name: array for name, array in found.items() if name.removesuffix("_all") in kinds}
+    known = arrays.keys() >= set(kinds) and arrays["labels"].ndim == 1
+    for name, array in arrays.items():
+        same = (
+            known
+            and array.shape[-1:] == arrays["labels"].shape
+            and array.ndim == (1 if name == "labels" else 3 if name.endswith("_all") else 2)
+        )
+        if not same or not np.issubdtype(array.dtype, np.integer) or array.size == 0 or array.min() < 0:
+            expected, do = f"classes by layer and image in {path}", "delete it, or run the diagnosis again"
+            raise RunFolderError(expected=expected, got=f"{name} of {kind_of(array)}", do=do)
+    if not known:
+        do = "delete it, or run the diagnosis again"
+        raise RunFolderError(expected=f"{', '.join(kinds)} in {path}", got=", ".join(arrays) or "none", do=do)
     return arrays
 
 
@@ -109,7 +119,10 @@ def grid(
     is a `ConfigError`, and an `ImageError` where shapes do not fit each other.
     """
     _check_shapes(explanation)
-    _ = explanation.difference  # refuses what has no adversarial images
+    _ = explanation.difference  # refuses what has no adversarial explanations
+    if explanation.adversarial is None:
+        do = "pass all arrays as one explanation has them"
+        raise ConfigError(expected="the adversarial images of adversarial explanations", got="none", do=do)
     columns, count = ("image", *explanation.layers), len(explanation.images)
     stacks, predictions = {}, {}
     for kind, source in (("natural", "images"), ("adversarial", "adversarial")):

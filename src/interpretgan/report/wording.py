@@ -160,7 +160,7 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         where = f"the largest vulnerability is that of {_text(names)}"
         where = where if blamed else f"the loss is measured at {last.name}"
         detail = f"{where}, but {_first(reasons)}"
-        return Answer(((f"No layer of {model} can be named", False),), detail, _caveat(diagnosis))
+        return Answer(((f"No layer of {model} can be named", False),), detail, _caveat(diagnosis, said=reasons[:2]))
     caveat = _caveat(diagnosis, *blamed, last)
     if nothing:
         detail = f"retained accuracy goes from {percent(image.survival)} at {image.name} to {percent(last.survival)}"
@@ -212,14 +212,14 @@ def _text(claim: Claim) -> str:
     return "".join(text for text, _ in claim)
 
 
-def _caveat(diagnosis: Diagnosis, *layers: LayerResult) -> str:
+def _caveat(diagnosis: Diagnosis, *layers: LayerResult, said: Sequence[str] = ()) -> str:
     """The warnings of the whole and the failures of these layers, failures first, and all of these.
 
     Notes are left out: they say what is routine on a budget.
     """
     flags = [flag for flag in diagnosis.flags if flag.severity != "note"]
     flags += [flag for layer in layers for flag in layer.flags if flag.severity == "failure"]
-    flags.sort(key=severity)
+    flags = sorted((flag for flag in flags if _with_layer(flag) not in said), key=severity)
     failures = len({_with_layer(flag) for flag in flags if flag.severity == "failure"})
     return f"{_first([_with_layer(flag) for flag in flags], max(2, failures))}." if flags else ""
 
