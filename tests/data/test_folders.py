@@ -99,3 +99,14 @@ def test_classes_are_numbered_by_size_or_as_stated(tmp_path: Path) -> None:
         labels_of(root, classes=["1", "2"])
     with pytest.raises(DataError, match="13 names, 12 of them different"):
         labels_of(root, classes=[*map(str, range(1, 13)), "1"])
+
+
+def test_names_that_no_report_could_show_and_links_to_nowhere_are_told(tmp_path: Path) -> None:
+    root = folder(tmp_path / "links", "ab")
+    (root / "a" / "gone.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"gone\.png"):
+        folder_source(str(root), "train")
+    root = folder(tmp_path / "names", "ab")
+    (root / "a" / "0.png").rename(root / "a" / "\udcff.png")
+    with pytest.raises(DataError, match="names in UTF-8"):
+        folder_source(str(root), "train")

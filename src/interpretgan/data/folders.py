@@ -116,6 +116,7 @@ def _by_class(folder: Path) -> Found:
     for part in _folders(folder):
         images, others = [], Counter[str]()
         for file in _files(part):
+            _require_utf8(file)
             if file.suffix.lower() in SUFFIXES:
                 images.append(file)
             else:
@@ -172,6 +173,14 @@ def _numbered(known: dict[str, list[Path]], classes: Sequence[str] | None, root:
         got = f"none for {missing[0]}" if missing else f"{len(classes)} names, {len(set(classes))} of them different"
         raise DataError(expected=expected, got=got, do="name the folders in the order of the network's logits")
     return tuple(classes)
+
+
+def _require_utf8(file: Path) -> None:
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        do = "rename it: no report could show it"
+        raise DataError(expected="names in UTF-8", got=f"{str(file)[-60:]!a}", do=do) from None
 
 
 def _state(file: Path, root: Path) -> str:
