@@ -161,7 +161,7 @@ def test_an_explanation_can_be_drawn_with_and_without_a_judge(fitted: InterpretG
     read = fitted.explain(images, adversarial, labels=torch.tensor([1, 2]), judge=Darkest())
     sizes = []
     for number, found in enumerate((bare, read)):
-        file = draw_explanation(found, tmp_path / f"{number}.png", [f"class {k}" for k in range(10)])
+        file = draw_explanation(found, str(tmp_path / f"{number}.png"), [f"class {k}" for k in range(10)])
         with Image.open(file) as picture:
             sizes.append(picture.size)
     assert min(sizes[0]) > 100

@@ -100,7 +100,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         images: ImageData,
         *,
         recognition_network: Classifier | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: str | Path | None = None,
         on_step: OnStep | None = None,
         devices: int = 1,
     ) -> Self:
@@ -127,7 +127,8 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         self._find_layers(source)
         self._network = train_generator(
             self.classifier, self.distinct_layers, source, self.config, seed=self.seed,
-            recognition_network=recognition_network, checkpoint=checkpoint, on_step=on_step, devices=devices,
+            recognition_network=recognition_network, checkpoint=None if checkpoint is None else Path(checkpoint),
+            on_step=on_step, devices=devices,
         )  # fmt: skip
         self.recognition_network_sha256 = None if recognition_network is None else recognition_network.state_sha256()
         return self

@@ -37,17 +37,17 @@ class Judge:
         classes = [self.classifier.logits(part).argmax(dim=1).to(images.device) for part in batches]
         return torch.cat([torch.empty(0, dtype=torch.int64, device=images.device), *classes])
 
-    def save(self, file: Path) -> None:
+    def save(self, file: str | Path) -> None:
         """Write its accuracy to a JSON file beside `file`, then its weights to `file`, each atomically."""
         record = {"name": self.name, "natural": self.natural, "adversarial": self.adversarial}
-        write_json(file.with_suffix(".json"), record)
+        write_json(Path(file).with_suffix(".json"), record)
         save_weights(self.classifier.model, file)
 
     @classmethod
-    def load(cls, file: Path, network: Classifier) -> Self:
+    def load(cls, file: str | Path, network: Classifier) -> Self:
         """Read what `save` wrote into a network of its architecture."""
         load_weights(network.model, file)
-        known = read_json(about := file.with_suffix(".json"))
+        known = read_json(about := Path(file).with_suffix(".json"))
         try:
             shares = float(known["natural"]), float(known["adversarial"])
             return cls(network, *shares, str(known["name"]))
@@ -74,7 +74,7 @@ def train_judge(
     bounds: tuple[float, float] = (0.0, 1.0),
     device: torch.device | str | None = None,
     bf16: bool | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Judge:
     """Train a judge against the threat model, with PGD of few steps, and measure it on held-out images.

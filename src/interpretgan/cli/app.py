@@ -171,6 +171,8 @@ def attack(
             f"accuracy on {record['examples']} images: natural {shares['natural']:.1%}, "
             f"adversarial {shares['adversarial']:.1%}, random noise of the same size {shares['noise']:.1%}"
         )
+        for flag in record["flags"]:
+            print(f"! {flag['message']}")
 
 
 @app.command

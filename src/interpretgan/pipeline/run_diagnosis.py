@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -35,7 +35,7 @@ from interpretgan.pipeline.networks import Networks, Say
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
 from interpretgan.report import load_explanation, load_predictions, save_explanation, write_report
 from interpretgan.robustness import Evaluation, evaluate
-from interpretgan.robustness.attack_checks import require_threat_model
+from interpretgan.robustness.attack_checks import class_flags, require_threat_model
 from interpretgan.store.files import write_arrays, write_json, write_npy
 from interpretgan.store.progress import Progress, ProgressOfStages, stage_seconds
 from interpretgan.training.precision import channels_last
@@ -121,7 +121,7 @@ class Run(Networks):
         """Attack the first test images; writes `adversarial.npy` (float32), `labels.npy` and `attack.json`."""
         inputs, classifier, count = self.inputs, self.classifier, self._examples
         threat_model = inputs.threat_model
-        right = dict.fromkeys(("natural", "adversarial", "noise"), 0)
+        right, predicted = dict.fromkeys(("natural", "adversarial", "noise"), 0), []
 
         def batches() -> Iterator[npt.NDArray[np.float32]]:
             perturb = self._perturb
@@ -131,15 +131,20 @@ class Run(Networks):
                     noise = equal_norm_noise(images, threat_model, classifier.bounds, seed=self.seed, first_index=first)
                     versions = (images, perturb(images, labels, first), noise)
                     for name, version in zip(right, versions, strict=True):
-                        right[name] += int((classifier.logits(version).argmax(dim=1) == labels).sum())
+                        classes = classifier.logits(version).argmax(dim=1)
+                        right[name] += int((classes == labels).sum())
+                        if name == "natural":
+                            predicted.append(classes.cpu().numpy())
                     yield versions[1].cpu().numpy()
                     progress.update(first + len(images))
 
         with stage_seconds(self.seconds, "attack"):
             write_npy(self.path("adversarial.npy"), (count, *inputs.test.shape), batches())
         write_npy(self.path("labels.npy"), (count,), [inputs.test.labels[:count]])
+        flags = class_flags(np.concatenate(predicted), inputs.test.labels[:count], inputs.test.classes)
         record = {
             "schema": 2,
+            "flags": [asdict(flag) for flag in flags],
             "threat_model": threat_model.to_dict(),
             "examples": count,
             "accuracy": {name: number / count for name, number in right.items()},

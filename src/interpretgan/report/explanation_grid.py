@@ -51,13 +51,13 @@ class Example:
     number: int | None = None  #: Of the test image.
 
 
-def save_explanation(path: Path, explanation: Explanation) -> None:
+def save_explanation(path: str | Path, explanation: Explanation) -> None:
     """Write all that an explanation has to one compressed .npz."""
     values = {name: value for name, value in vars(explanation).items() if value is not None}
     write_arrays(path, {name: v.cpu().numpy() if torch.is_tensor(v) else np.array(v) for name, v in values.items()})
 
 
-def load_explanation(path: Path) -> Explanation:
+def load_explanation(path: str | Path) -> Explanation:
     """Read what `save_explanation` wrote; a `RunFolderError` where the file is missing, damaged or something else."""
     arrays = read_arrays(path, "explanations")
     try:
@@ -208,10 +208,10 @@ def data_uri(pixels: Bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def draw_explanation(explanation: Explanation, path: Path, classes: Sequence[str] = ()) -> Path:
+def draw_explanation(explanation: Explanation, path: str | Path, classes: Sequence[str] = ()) -> Path:
     """Write an `explanation_sheet` to a PNG file; its path. A `RunFolderError` where it cannot be written."""
     atomic_write_bytes(path, explanation_sheet(explanation, classes))
-    return path
+    return Path(path)
 
 
 def explanation_sheet(explanation: Explanation, classes: Sequence[str] = (), examples: int = MAX_EXAMPLES) -> bytes:

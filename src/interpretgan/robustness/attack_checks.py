@@ -199,21 +199,21 @@ def class_flags(
     commonest = float(np.bincount(labels).max() / count)
     flags = []
     if wilson(right, count, confidence).low <= commonest:
-        flags.append(AT_CHANCE(value=right / count, threshold=commonest, order=_listed(names)))
+        flags.append(AT_CHANCE(value=right / count, threshold=commonest, order=listed(names)))
     table = np.zeros((known, known), dtype=np.int64)
     np.add.at(table, (predicted, labels), 1)
     logits, true = linear_sum_assignment(table, maximize=True)
     reordered = int(table[logits, true].sum())
     if reordered - right > max(REORDERED * count, known):
         moved = [place for place in range(known) if true[place] != place and table[place].any()]
-        found = _listed([names[true[place]] for place in range(known)], moved)
+        found = listed([names[true[place]] for place in range(known)], moved)
         flags.append(
-            CLASS_ORDER(value=reordered / count, threshold=right / count, found=found, order=_listed(names, moved))
+            CLASS_ORDER(value=reordered / count, threshold=right / count, found=found, order=listed(names, moved))
         )
     return flags
 
 
-def _listed(names: Sequence[str], places: Sequence[int] | None = None, most: int = 12) -> str:
+def listed(names: Sequence[str], places: Sequence[int] | None = None, most: int = 12) -> str:
     """Names with their numbers, e.g. `0 cat, 1 dog`, all or those at some places."""
     places = range(len(names)) if places is None else places
     more = f" and {len(places) - most} more" if len(places) > most else ""

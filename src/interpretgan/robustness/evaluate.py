@@ -60,7 +60,7 @@ def evaluate(
     seed: int = 0,
     confidence: float = 0.95,
     classifier_info: Mapping[str, Any] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     say: Callable[[str], None] | None = None,
     on_batch: Callable[[str, int, int], None] | None = None,
     on_examples: Callable[[dict[str, Tensor]], None] | None = None,
