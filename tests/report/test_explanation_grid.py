@@ -96,10 +96,10 @@ def test_saving_and_loading_an_explanation_is_an_identity(channels: int, lenet: 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no more"])
 def test_a_damaged_file_of_explanations_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "explanations.npz").write_bytes(content)
-    with pytest.raises(RunFolderError, match="delete it and explain again"):
+    with pytest.raises(RunFolderError, match="damaged file"):
         load_explanation(tmp_path / "explanations.npz")
     np.savez(tmp_path / "other.npz", images=np.zeros(3))
-    with pytest.raises(RunFolderError, match="a damaged file"):
+    with pytest.raises(RunFolderError, match="damaged file"):
         load_explanation(tmp_path / "other.npz")
 
 

@@ -324,3 +324,13 @@ def test_no_layer_of_ours_is_marked_among_other_scores_where_none_can_be_named(
     content = write_report(with_baselines(misread), tmp_path).read_text("utf-8")
     (section,) = re.findall(r'<section id="baselines">.*?</section>', content, re.S)
     assert all("blamed" not in row for row in re.findall(r"</th>\s*(<td.*?</td>)", section, re.S))
+
+
+def test_of_many_classes_the_commonest_changes_name_their_images(lenet: Diagnosis, tmp_path: Path) -> None:
+    counts = np.zeros((20, 20), dtype=int)
+    counts[3, 17] = 9
+    many = changed(lenet, "fc1", transitions=tuple(map(tuple, counts.tolist())))
+    shown = np.full((len(lenet.layers), 12), 17)
+    labels = np.array([3, 0] * 6)
+    content = write_report(many, tmp_path, predictions={"labels": labels, "adversarial": shown}).read_text("utf-8")
+    assert "3 → 17: 9 <small>test images 0, 2, 4, 6, 8, 10</small>" in content

@@ -162,7 +162,7 @@ def _confusion(layer: LayerResult, classes: list[str], cases: Mapping[tuple[int,
         "classes": names[: len(counts)],
         "rows": [] if listed else list(zip(names, counts.tolist(), strict=False)),
         "changes": [
-            (names[true], names[shown], int(counts[true, shown]))
+            (names[true], names[shown], int(counts[true, shown]), cases.get((true, shown), []))
             for true, shown in (divmod(int(place), len(counts)) for place in order[: 24 if listed else 3])
         ],
     }

@@ -160,7 +160,8 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         where = f"the largest vulnerability is that of {_text(names)}"
         where = where if blamed else f"the loss is measured at {last.name}"
         detail = f"{where}, but {_first(reasons)}"
-        return Answer(((f"No layer of {model} can be named", False),), detail, _caveat(diagnosis, said=reasons[:2]))
+        caveat = _caveat(diagnosis, said=reasons if len(reasons) <= 3 else reasons[:2])
+        return Answer(((f"No layer of {model} can be named", False),), detail, caveat)
     caveat = _caveat(diagnosis, *blamed, last)
     if nothing:
         detail = f"retained accuracy goes from {percent(image.survival)} at {image.name} to {percent(last.survival)}"
