@@ -4,6 +4,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -258,3 +259,22 @@ def test_a_model_that_fails_in_mixed_precision_runs_in_full_and_says_so_once() -
             first = classifier(images)
         assert torch.equal(classifier(images), first)
     assert torch.equal(classifier(images), first)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "mean", "std", "usable"),
+    [
+        ((0, 1), (0.485,), (0.229,), True),
+        ((0, 1), (0,), (1 / 255,), True),  # to pixels in 255ths
+        ((-1, 1), (0,), (1,), True),
+        ((0, 255), (123.675,), (58.395,), True),
+        ((0, 1), (123.675,), None, False),
+        ((0, 1), None, (58.395,), False),
+        ((0, 255), (0.485,), (0.229,), False),
+    ],
+)
+def test_mean_and_std_are_in_the_units_of_the_bounds(
+    bounds: tuple[float, float], mean: tuple[float] | None, std: tuple[float] | None, usable: bool
+) -> None:
+    with nullcontext() if usable else pytest.raises(ImageError, match="units of the bounds"):
+        Classifier(nn.Flatten(), bounds, mean, std)

@@ -161,7 +161,7 @@ def test_an_explanation_can_be_drawn_with_and_without_a_judge(fitted: InterpretG
     read = fitted.explain(images, adversarial, labels=torch.tensor([1, 2]), judge=Darkest())
     sizes = []
     for number, found in enumerate((bare, read)):
-        file = draw_explanation(found, tmp_path / f"{number}.png", [f"class {k}" for k in range(10)])
+        file = draw_explanation(found, str(tmp_path / f"{number}.png"), [f"class {k}" for k in range(10)])
         with Image.open(file) as picture:
             sizes.append(picture.size)
     assert min(sizes[0]) > 100
@@ -178,6 +178,8 @@ def test_misuse_is_answered_with_what_to_do(fitted: InterpretGAN) -> None:
     with pytest.raises(ImageError, match="one adversarial image per image"):
         fitted.explain(torch.rand(2, 1, 12, 20), torch.rand(3, 1, 12, 20))
     plain = fitted.explain(torch.rand(1, 1, 12, 20))
+    assert "\n" not in repr(plain)
+    assert repr(plain).startswith("Explanation(1 images of 12x20, ")
     with pytest.raises(ConfigError, match="adversarial images"):
         _ = plain.difference
     with pytest.raises(ConfigError, match="labels, a judge and adversarial images"):

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.data import ImageSet, load_data
-from interpretgan.errors import ConfigError, DataError, ImageError
+from interpretgan.errors import ConfigError, DataError, ImageError, RunFolderError
 from interpretgan.judge import Judge, train_judge
 from interpretgan.training import evaluate_accuracy
 
@@ -76,6 +76,16 @@ def test_tensors_and_datasets_train_the_judge_that_a_set_trains(sets: tuple[Imag
         for kind in ((train, test), tensors, [TensorDataset(*pair) for pair in tensors])
     ]
     assert len(set(states)) == 1
+
+
+def test_a_judge_is_kept_in_a_file_and_its_accuracy_beside_it(judge: Judge, tmp_path: Path) -> None:
+    file = str(tmp_path / "judge.safetensors")
+    judge.save(file)
+    again = Judge.load(file, judge.classifier)
+    assert (again.natural, again.adversarial, again.name) == (judge.natural, judge.adversarial, "judge")
+    (tmp_path / "judge.json").write_text('{"name": "judge"}')
+    with pytest.raises(RunFolderError, match="a judge's accuracy"):
+        Judge.load(file, judge.classifier)
 
 
 def test_refused_judges(sets: tuple[ImageSet, ImageSet]) -> None:

@@ -82,6 +82,7 @@ class Classifier(nn.Module):
         ):
             if not usable:
                 raise ImageError(expected=expected, got=f"{got}", do="pass e.g. bounds=(0, 1), mean=(0.5,), std=(0.2,)")
+        _check_units(bounds, mean, std)
         super().__init__()
         self.training = False
         self.model = model
@@ -351,6 +352,18 @@ def _restore(owner: Any, name: str, own: object) -> None:
         delattr(owner, name)
     else:
         setattr(owner, name, own)
+
+
+def _check_units(bounds: tuple[float, float], mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Refuse (`ImageError`) a mean or std in other units than the bounds, e.g. 255ths for pixels in [0, 1]."""
+    low, high = bounds
+    units = f"for pixels within [{low:g}, {high:g}]"
+    if mean is not None and not all(low <= m <= high for m in mean):
+        expected, do = f"a mean within the bounds, {units}", "state it in the units of the bounds, e.g. 123.675 / 255"
+        raise ImageError(expected=expected, got=f"{tuple(mean)}", do=do)
+    if std is not None and not all((high - low) / 256 <= s <= high - low for s in std):
+        expected, do = f"a std up to {high - low:g}, {units}", "state it in the units of the bounds, e.g. 58.395 / 255"
+        raise ImageError(expected=expected, got=f"{tuple(std)}", do=do)
 
 
 def check_logits(logits: Tensor, count: int) -> None:

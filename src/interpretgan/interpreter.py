@@ -52,6 +52,15 @@ class Explanation:
     labels: Tensor | None = None  #: True classes `[N]`.
     natural_predictions: Tensor | None = None  #: Of the judge, int64 `[L + 1, N]`; row 0 is the image itself.
     adversarial_predictions: Tensor | None = None  #: The same for the adversarial images.
+    indices: Tensor | None = None  #: Which test images these are, int64 `[N]`.
+
+    def __repr__(self) -> str:
+        count, height, width = len(self.images), *self.images.shape[2:]
+        parts = [f"{count} images of {height}x{width}", f"{len(self.layers)} layers"]
+        parts += [f"{self.layers[0]} to {self.layers[-1]}"] if self.layers else []
+        parts += ["natural and adversarial" if self.adversarial is not None else "natural"]
+        parts += ["with the judge's predictions"] if self.natural_predictions is not None else []
+        return f"Explanation({', '.join(parts)})"
 
     @property
     def difference(self) -> Tensor:
@@ -156,7 +165,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         images: ImageData,
         *,
         recognition_network: Classifier | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: str | Path | None = None,
         on_progress: OnProgress | bool = True,
         devices: int = 1,
     ) -> Self:
@@ -184,8 +193,8 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         with reporting(on_progress) as report:
             self._network = train_generator(
                 self.classifier, self.distinct_layers, source, self.config, seed=self.seed,
-                recognition_network=recognition_network, checkpoint=checkpoint, devices=devices,
-                on_step=told(report, "generator", self.config.steps),
+                recognition_network=recognition_network, checkpoint=None if checkpoint is None else Path(checkpoint),
+                devices=devices, on_step=told(report, "generator", self.config.steps),
             )  # fmt: skip
         self.recognition_network_sha256 = None if recognition_network is None else recognition_network.state_sha256()
         return self

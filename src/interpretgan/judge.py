@@ -13,7 +13,7 @@ from torch import Tensor
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageData, ImageSet, as_image_set
-from interpretgan.errors import ConfigError, DataError
+from interpretgan.errors import ConfigError, DataError, RunFolderError, in_a_line
 from interpretgan.models import build_model, load_weights, save_weights
 from interpretgan.store.files import read_json, write_json
 from interpretgan.store.progress import OnProgress, reporting
@@ -38,18 +38,23 @@ class Judge:
         classes = [self.classifier.logits(part).argmax(dim=1).to(images.device) for part in batches]
         return torch.cat([torch.empty(0, dtype=torch.int64, device=images.device), *classes])
 
-    def save(self, file: Path) -> None:
+    def save(self, file: str | Path) -> None:
         """Write its accuracy to a JSON file beside `file`, then its weights to `file`, each atomically."""
         record = {"name": self.name, "natural": self.natural, "adversarial": self.adversarial}
-        write_json(file.with_suffix(".json"), record)
+        write_json(Path(file).with_suffix(".json"), record)
         save_weights(self.classifier.model, file)
 
     @classmethod
-    def load(cls, file: Path, network: Classifier) -> Self:
+    def load(cls, file: str | Path, network: Classifier) -> Self:
         """Read what `save` wrote into a network of its architecture."""
         load_weights(network.model, file)
-        known = read_json(file.with_suffix(".json"))
-        return cls(network, known["natural"], known["adversarial"], known["name"])
+        known = read_json(about := Path(file).with_suffix(".json"))
+        try:
+            shares = float(known["natural"]), float(known["adversarial"])
+            return cls(network, *shares, str(known["name"]))
+        except (KeyError, TypeError, ValueError) as error:
+            do = "train the judge again"
+            raise RunFolderError(expected=f"a judge's accuracy in {about}", got=in_a_line(error), do=do) from error
 
 
 def require_same_pixels(judge: Judge, classifier: Classifier) -> None:
@@ -71,7 +76,7 @@ def train_judge(
     bounds: tuple[float, float] = (0.0, 1.0),
     device: torch.device | str | None = None,
     bf16: bool | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     on_progress: OnProgress | bool = True,
 ) -> Judge:
     """Train a judge against the threat model, with PGD of few steps, and measure it on held-out images.

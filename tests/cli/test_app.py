@@ -482,3 +482,18 @@ def test_ctrl_c_ends_with_130_and_the_run_goes_on_from_there(tmp_path: Path) -> 
     assert run_command(["fit", *small, "--out", str(out)]) == 0
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 401))
+
+
+@pytest.mark.xdist_group("one-run")
+def test_a_finished_run_is_explained_without_its_options(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # paths are kept as they are from anywhere
+    assert run_command(["explain", str(run), "--images", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert "image 3: " in out
+    assert "training" not in err
+    assert "expected a finished run, or the options of one" in refused(["explain", str(run), "--eps", "0.1"], capsys)
+    (run / "options.json").rename(run / "moved.json")
+    assert "options.json" in refused(["explain", str(run)], capsys)
+    (run / "moved.json").rename(run / "options.json")

@@ -144,14 +144,14 @@ def test_wrong_settings_are_one_line_and_write_nothing(
 
 @pytest.mark.parametrize(
     ("classes", "test", "message"),
-    [(3, 2, "at least 4 classes"), (4, 0, "images in the test split")],
+    [(3, 2, "at least 4 classes"), (4, 0, "images in each class folder")],
     ids=["classes", "empty"],
 )
 def test_data_that_does_not_do_is_one_line_and_writes_nothing(
     classes: int, test: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = image_folder(tmp_path / "data", classes, test)
-    assert run_command(["evaluate", "--data", str(data), "--out", str(tmp_path / "run")]) == 2
+    assert run_command(["evaluate", "--data", str(data), "--eps", "0.1", "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from interpretgan.data import ImageSet, as_image_set, as_source, content_of, describe, load_data
-from interpretgan.errors import DataError, ImageError, LabelError
+from interpretgan.errors import DataError, ImageError, InputError, LabelError
 
 Example = tuple[Any, Any]
 
@@ -215,3 +215,31 @@ def test_what_cannot_be_read_is_told_in_one_line(data: Any, error: type[Exceptio
     with pytest.raises(error, match=message) as caught:
         as_source(data, None, (0, 1)).batch(torch.arange(operator.length_hint(data)))
     assert "\n" not in str(caught.value)
+
+
+class Broken(Dataset[Example]):
+    """A data set whose second example cannot be read."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Example:
+        if index == 1:
+            raise OSError("no such file")
+        return torch.rand(1, 6, 6), 0
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((torch.rand(4, 6, 6, 3), torch.arange(4)), "channels first"),
+        ((torch.rand(4, 1, 6, 6), torch.arange(4) + 1), "labels from 0, got labels from 1 to 4"),
+        ((torch.rand(4, 1, 6, 6) / 255, torch.arange(4)), "by 255 twice"),
+        ((torch.rand(4, 1, 6, 6).to_sparse(), torch.arange(4)), "stack the images"),
+        ((torch.rand(4, 1, 6, 6).to(torch.complex64), torch.arange(4)), "stack the images"),
+        (Broken(), "example 1, which raises OSError: no such file"),
+    ],
+)
+def test_data_that_would_be_taken_wrongly_are_refused(data: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        as_image_set(data, "train")

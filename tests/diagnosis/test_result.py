@@ -124,3 +124,11 @@ def test_branches_follow_their_block_in_the_frame() -> None:
     assert branches["survival_others_high"].tolist() == [branch.others.high for branch in block.branches]
     assert branches["carried_low"].tolist() == [branch.carried.low for branch in block.branches]
     assert frame["shape"].notna().sum() == len(diagnosis.layers)
+
+
+def test_a_notebook_shows_a_table_without_markup_from_names() -> None:
+    found = changed(flagged(), "logits", name="<script>x</script>")
+    shown = found._repr_html_()
+    assert shown.count("<tr>") == len(found.layers) + 1
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown

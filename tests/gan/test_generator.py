@@ -47,16 +47,15 @@ def test_tokens_are_laid_out_on_the_grid_of_the_image() -> None:
 
 
 def test_the_same_features_are_drawn_alike_whatever_their_layout() -> None:
-    """Maps `[N, C, H, W]` and `[N, H, W, C]`, and tokens of the same grid."""
+    """As a map, and as tokens of the same grid."""
     maps = torch.randn(6, 30, 16, 16)
     drawn = []
-    for latent in (maps, maps.movedim(1, -1), maps.flatten(2).movedim(1, 2)):
+    for latent in (maps, maps.flatten(2).movedim(1, 2)):
         torch.manual_seed(0)
         generator = Generator(layers_of([tuple(latent.shape[1:])]), (1, 32, 32), width=16, blocks=1, noise=4)
         generator.calibrate({"layer0": latent})
         drawn.append(generator([latent], torch.zeros(6, 4)))
     torch.testing.assert_close(drawn[1], drawn[0])
-    torch.testing.assert_close(drawn[2], drawn[0])
 
 
 @pytest.mark.parametrize("image_shape", [(1, 28, 20), (3, 32, 32), (2, 33, 17), (1, 6, 5)])

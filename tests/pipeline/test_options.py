@@ -9,7 +9,7 @@ from interpretgan.data import load_data
 from interpretgan.errors import ConfigError, ThreatModelError
 from interpretgan.models import POOLS
 from interpretgan.pipeline import options as groups
-from interpretgan.pipeline.options import ModelOptions, TrainingOptions
+from interpretgan.pipeline.options import AttackOptions, EvaluationOptions, ModelOptions, TrainingOptions
 from interpretgan.pipeline.settings import Settings
 from interpretgan.training import OBJECTIVES, Trades, default_recipe
 from interpretgan.training.recipes import AUGMENTATIONS
@@ -79,3 +79,16 @@ def test_where_weights_come_from(options: ModelOptions, *, given: bool, shipped:
     assert (options.file is None) == (not given or shipped or as_returned)
     resolved = Settings(model=options).resolve(("model",))["model"]
     assert (resolved["weights"], resolved["pretrained"]) == ("pretrained" if shipped else None, as_returned)
+
+
+def test_eps_has_a_default_only_where_it_is_usual() -> None:
+    assert AttackOptions().threat_model("digits").eps == EvaluationOptions().threat_model("mnist").eps == 0.2
+    assert AttackOptions().threat_model("cifar10").eps == 8 / 255
+    assert AttackOptions(eps=0.1).threat_model("photographs").eps == 0.1
+    for options, data in (
+        (AttackOptions(), "photographs"), (EvaluationOptions(), "runs/set"), (AttackOptions(norm="l2"), "digits"),
+    ):  # fmt: skip
+        with pytest.raises(ThreatModelError, match="--eps 8/255"):
+            options.threat_model(data)
+    with pytest.raises(ThreatModelError, match="eps > 0"):
+        AttackOptions(eps=0.0).threat_model("digits")

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -207,3 +208,36 @@ def test_an_interpreter_that_is_not_fitted_is_told(digits: tuple[ImageSet, Image
     judge = Judge(Classifier(Tiny()), 1.0, 1.0, "tiny")
     with pytest.raises(ConfigError, match="fit"):
         diagnose(InterpretGAN(classifier), judge, images, labels, threat_model=THREAT_MODEL)
+
+
+def test_adversarial_images_from_elsewhere_are_the_ones_that_are_diagnosed(
+    weights: Path, digits: tuple[ImageSet, ImageSet], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = digits[1].batch(range(40))
+    given = (images + 0.1 * (labels % 2)[:, None, None, None] - 0.05).clamp(0, 1)
+    np.save(tmp_path / "given.npy", given.numpy())
+    chosen: Any = {**SMALL, "layers": ["fc1"], "let_in_steps": 0}
+    by_tensor = run_diagnosis(lenet5(weights), *digits, THREAT_MODEL, adversarial=given, **chosen)
+    command = ["diagnose", "--weights", str(weights), "--eps", "0.2", "--steps", "2", "--device", "cpu", *FLAGS]
+    command += ["--layers", "fc1", "--let-in-steps", "0", "--adversarial", str(tmp_path / "given.npy")]
+    assert run_command([*command, "--out", str(tmp_path / "out")]) == 0
+    assert Diagnosis.load(tmp_path / "out").layers == by_tensor.layers
+    right = (lenet5(weights).logits(given).argmax(dim=1) == labels).float().mean()
+    assert by_tensor.accuracy["adversarial"] == pytest.approx(float(right))
+    capsys.readouterr()
+    for wrong, message in {
+        "too few": (given[:39], "adversarial images of the first 40"),
+        "too large": (given + 0.3 * (given < 0.5), "a linf perturbation <= 0.2"),
+        "out of bounds": (given + 1, "pixels within the bounds"),
+    }.values():
+        np.save(tmp_path / "wrong.npy", wrong.numpy())
+        command[-1] = str(tmp_path / "wrong.npy")
+        assert run_command([*command, "--out", str(tmp_path / "none")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_test_images_of_other_classes_are_refused(weights: Path, digits: tuple[ImageSet, ImageSet]) -> None:
+    other = dataclasses.replace(digits[1], classes=tuple("abcdefghij"))
+    with pytest.raises(ConfigError, match="test images of the classes 0, 1"):
+        run_diagnosis(lenet5(weights), digits[0], other, THREAT_MODEL)

@@ -19,7 +19,7 @@ import pytest
 
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.report import write_report
-from tests.report.samples import explanation_of, with_baselines
+from tests.report.samples import explanation_of, lenet_diagnosis, with_baselines
 
 pytestmark = pytest.mark.needs_browser
 
@@ -216,3 +216,53 @@ def test_the_picture_of_the_charts_shows_in_both_schemes(browser: Browser, page:
     for scheme in ("light", "dark"):
         browser.open(page.parent / "figures" / "vulnerability.svg", width=DESKTOP, scheme=scheme)
         assert pixels(browser.picture()).std() > 5
+
+
+def test_a_head_sorts_a_name_shows_its_pictures_and_a_cell_its_images(browser: Browser, tmp_path: Path) -> None:
+    lenet = lenet_diagnosis()
+    explanation = explanation_of(lenet, count=2) | {"indices": np.array([3, 5])}
+    shown = np.zeros((8, 6), dtype=np.int64)  # the images 3 and 5, a 7 and a 1, are shown as a 0 at every row
+    page = write_report(lenet, tmp_path, explanation, {"labels": np.array([0, 1, 2, 7, 4, 1]), "adversarial": shown})
+    browser.open(page, width=DESKTOP, scheme="light")
+    names = "[...document.querySelectorAll('#figures tbody')[0].rows].map(r => r.querySelector('.name').textContent)"
+    lost = [row.vulnerability.value for row in lenet.layers]
+    assert browser.run(names) == [row.name for row in lenet.layers]
+    head = "document.querySelector('#figures th:nth-child(6)')"
+    browser.run(f"{head}.querySelector('button').click()")
+    most = [lenet.layers[place].name for place in np.argsort([-value for value in lost[1:]], kind="stable") + 1]
+    assert browser.run(names) == [*most, "image"]  # which has no vulnerability
+    assert browser.run(f"{head}.getAttribute('aria-sort')") == "descending"
+
+    browser.run("[...document.querySelectorAll('#layers .name[role=button]')].find(b => b.innerText === 'fc1').click()")
+    chosen = "[...document.querySelectorAll('.chosen')]"
+    assert browser.run(f"{chosen}.map(cell => cell.tagName)") == ["TH", *["TD"] * 6]
+    assert browser.run(f"{chosen}[0].textContent") == "fc1"
+
+    browser.run("document.querySelectorAll('#classes details').forEach(d => d.open = true)")
+    cell = "document.querySelector('table.heat[data-layer=fc1] td[data-cases=\"3\"]')"
+    browser.run(f"{cell}.click()")
+    text = browser.run("document.querySelector('.cases').innerText")
+    assert "7 shown as 0 at fc1" in text
+    assert "--index 3" in text
+    assert browser.run("document.querySelectorAll('.cases img').length") == 4
+
+
+def test_no_two_rows_overlap_at_any_width(browser: Browser, page: Path) -> None:
+    for width in (360, 520, 700, 832, 1000, 1600):
+        browser.open(page, width=width, scheme="dark")
+        clashes = browser.run(
+            "[...document.querySelectorAll('ol.bars, .curve ol, table.numbers tbody')].flatMap(list => {"
+            " const boxes = [...list.children].map(row => [...row.querySelectorAll('.name, .value, td, small')]"
+            ".map(e => e.getBoundingClientRect()).filter(b => b.height));"
+            " return boxes.slice(1).flatMap((row, at) => row.filter(b => boxes[at].some(a =>"
+            " a.bottom > b.top + 1 && a.top < b.bottom - 1 && a.left < b.right - 1 && a.right > b.left + 1))"
+            ".map(b => [list.className || 'table', at, b.top])) })"
+        )
+        assert clashes == [], width
+        last = browser.run(
+            "[...document.querySelectorAll('.scroll')].filter(box => { box.scrollLeft = 1e6; const row ="
+            " box.querySelector('table').rows[1] || box.querySelector('table').rows[0];"
+            " return row.cells[row.cells.length - 1].getBoundingClientRect().right"
+            " > box.getBoundingClientRect().right + 1 && box.getBoundingClientRect().width }).length"
+        )
+        assert last == 0, width

@@ -87,11 +87,12 @@ def test_page_loads_nothing_from_elsewhere(diagnosis: Diagnosis, tmp_path: Path)
     reader = read(write_report(diagnosis, tmp_path, explanation_of(diagnosis, count=2)))
     links = []
     for tag, attributes in reader.tags:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "base")
+        assert tag not in ("link", "iframe", "object", "embed", "base")
         assert (attributes.get("src") or "data:").startswith("data:")
         if "href" in attributes and not (attributes["href"] or "").startswith("#"):
-            links.append((tag, attributes["href"]))
-    assert links == [("a", "https://arxiv.org/abs/2007.08716")]
+            links.append((tag, str(attributes["href"]).partition(";")[0]))
+    downloads = [("a", "data:text/csv"), ("a", "data:application/json")]
+    assert links == [*downloads, ("a", "https://arxiv.org/abs/2007.08716")]
     styles = "".join(re.findall(r"<style>.*?</style>", (tmp_path / "report.html").read_text("utf-8"), re.S))
     assert "@import" not in styles
     assert set(re.findall(r"url\(([^)]*)\)", styles)) == {"#hatch"}
@@ -108,7 +109,7 @@ def test_page_is_accessible(lenet: Diagnosis, tmp_path: Path) -> None:
     assert len(pictures) == 5 * 3 * 8
     assert all(attributes.get("alt") for attributes in pictures)
     targets = {attributes.get("id") for _, attributes in reader.tags}
-    jumps = [str(attributes["href"])[1:] for tag, attributes in reader.tags if tag == "a"][:-1]
+    jumps = [to[1:] for _, attributes in reader.tags if (to := str(attributes.get("href"))).startswith("#")]
     assert len(jumps) == 8
     assert set(jumps) <= targets
 
@@ -124,7 +125,9 @@ def test_names_from_outside_are_escaped(lenet: Diagnosis, tmp_path: Path) -> Non
         flags=(Flag("few_examples", evil),),
     )
     path = write_report(lenet, tmp_path, explanation_of(lenet))
-    assert "script" not in {tag for tag, _ in read(path).tags}
+    scripts = re.findall(r"<script>(.*?)</script>", path.read_text("utf-8"), re.S)
+    assert scripts == [(page.TEMPLATES / "report.js").read_text("utf-8")]
+    assert [tag for tag, _ in read(path).tags].count("script") == 1
     assert evil in words(path)
     ElementTree.parse(tmp_path / "figures" / "vulnerability.svg")
     assert "<script" not in (tmp_path / "figures" / "vulnerability.svg").read_text("utf-8")
@@ -354,3 +357,13 @@ def test_no_layer_of_ours_is_marked_among_other_scores_where_none_can_be_named(
     content = write_report(with_baselines(misread), tmp_path).read_text("utf-8")
     (section,) = re.findall(r'<section id="baselines">.*?</section>', content, re.S)
     assert all("blamed" not in row for row in re.findall(r"</th>\s*(<td.*?</td>)", section, re.S))
+
+
+def test_of_many_classes_the_commonest_changes_name_their_images(lenet: Diagnosis, tmp_path: Path) -> None:
+    counts = np.zeros((20, 20), dtype=int)
+    counts[3, 17] = 9
+    many = changed(lenet, "fc1", transitions=tuple(map(tuple, counts.tolist())))
+    shown = np.full((len(lenet.layers), 12), 17)
+    labels = np.array([3, 0] * 6)
+    content = write_report(many, tmp_path, predictions={"labels": labels, "adversarial": shown}).read_text("utf-8")
+    assert "3 → 17: 9 <small>test images 0, 2, 4, 6, 8, 10</small>" in content

@@ -12,6 +12,7 @@ from interpretgan.diagnosis.reliability import NOISE_CONTROL_FAILED, POSITIVE_CO
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import Flag, FlagKind
 from interpretgan.report import answer_sentence, summary_table, wording
+from interpretgan.robustness.attack_checks import AT_CHANCE
 from interpretgan.statistics import Interval
 from tests.report.samples import around, changed, with_branches, with_let_in
 
@@ -130,13 +131,29 @@ def test_warnings_of_the_whole_are_a_caveat_and_notes_are_not(lenet: Diagnosis) 
     flags = tuple(Flag(code, code) for code in ("weak_judge", "weak_model", "judge_fooled"))
     note = Flag("few_examples", "few examples", "note")
     answer = wording.answer(replace(lenet, flags=(note, *flags)))
-    assert answer.caveat == "weak_judge; weak_model; 1 more among the warnings."
+    assert answer.caveat == "weak_judge; weak_model; judge_fooled."
     assert answer.sentence.endswith(answer.caveat)
     assert wording.answer(replace(lenet, flags=(note,))).caveat == ""
     failed = Flag("zero_eps_control", "zero_eps_control", "failure")
-    assert wording.answer(replace(lenet, flags=(*flags, failed))).caveat.startswith(
-        "zero_eps_control; weak_judge; 2 more"
-    )
+    unnamed = wording.answer(replace(lenet, flags=(*flags, failed)))
+    assert "but zero_eps_control" in unnamed.detail
+    assert unnamed.caveat == "weak_judge; weak_model; judge_fooled."  # what the detail says is not said twice
+
+
+def test_the_worst_flag_comes_first_and_no_failure_is_counted_only(lenet: Diagnosis) -> None:
+    flags = [Flag(f"code{number}", f"warning {number}") for number in range(4)]
+    flags += [Flag(f"failed{number}", f"failure {number}", "failure") for number in range(4)]
+    caveat = wording.answer(replace(lenet, flags=tuple(flags))).caveat
+    assert caveat == "failure 0; failure 1; failure 2; failure 3; 4 more among the warnings."
+    table = wording.summary_table(replace(lenet, flags=tuple(flags)))
+    assert table.index("failure 3") < table.index("warning 0")
+
+
+def test_no_layer_of_a_network_at_chance_is_named(lenet: Diagnosis) -> None:
+    flag = AT_CHANCE(value=0.1, threshold=0.1, order="0 a, 1 b")
+    answer = wording.answer(replace(lenet, flags=(flag,)))
+    assert answer.layers == ()
+    assert flag.message in answer.detail
 
 
 def second(diagnosis: Diagnosis) -> str:

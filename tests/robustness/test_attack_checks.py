@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -305,3 +306,21 @@ def test_the_figures_need_a_black_box_examples_and_more_than_noise(
     flags = checks.figure_flags(**(good | changed))
     assert codes(flags) == expected
     assert all(flag.severity == ("warning" if flag.code == "noise_as_good" else "note") for flag in flags)
+
+
+def test_a_network_at_chance_is_flagged_with_the_order_of_the_classes() -> None:
+    labels = np.arange(200) % 4
+    guessed = np.random.default_rng(0).integers(0, 4, 200)
+    assert codes(checks.class_flags(guessed, labels, ("a", "b", "c", "d"))) == ["at_chance"]
+    assert "0 a, 1 b, 2 c, 3 d" in checks.class_flags(guessed, labels, ("a", "b", "c", "d"))[0].message
+    assert codes(checks.class_flags(labels, labels)) == []
+    mostly = np.where(labels == 0, labels, 0)  # always the same answer, on a set where that is often right
+    assert codes(checks.class_flags(mostly, np.where(labels > 2, labels, 0))) == ["at_chance"]
+
+
+def test_classes_in_another_order_are_told_apart_from_a_poor_network() -> None:
+    labels = np.arange(200) % 4
+    swapped = np.array([1, 0, 2, 3])[labels]
+    (flag,) = checks.class_flags(swapped, labels, ("cat", "dog", "fox", "hen"))
+    assert (flag.code, flag.value, flag.threshold) == ("class_order", 1.0, 0.5)
+    assert "0 dog, 1 cat in the order of its logits, not 0 cat, 1 dog" in flag.message

@@ -22,4 +22,5 @@ from interpretgan.attacks.threat_model import (
     perturbation_size as perturbation_size,
     require_eps_within_range as require_eps_within_range,
     resized as resized,
+    usual_eps as usual_eps,
 )

@@ -62,7 +62,7 @@ def autoattack(
     *,
     seed: int,
     batch_size: int = BATCH,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_progress: OnProgress | None = None,
 ) -> AutoAttacked:

@@ -14,6 +14,8 @@ ATTACKS = ("fgsm", "pgd")
 TOLERANCE = 1e-6  #: Rounding allowed above eps, relative to the largest of one, eps and the size of a pixel.
 SMALL = 0.1  #: Sizes below this are written in 255ths, of pixels from 0 to 1.
 
+USUAL_EPS = {"digits": 0.2, "mnist": 0.2, "cifar10": 8 / 255}  #: In L-infinity, of pixels from 0 to 1.
+
 Bounds: TypeAlias = tuple[float, float]
 
 
@@ -74,6 +76,14 @@ class ThreatModel:
     def to_dict(self) -> dict[str, Any]:
         """All settings, the step size resolved."""
         return asdict(self) | {"step_size": self.resolved_step_size}
+
+
+def usual_eps(data: str, norm: str) -> float:
+    """The eps that is usual on a data set by name; a `ThreatModelError` on other data and in other norms."""
+    if norm != "linf" or data not in USUAL_EPS:
+        do = "pass e.g. --eps 8/255 in linf on photographs, 0.3 on drawings, or 0.5 in l2"
+        raise ThreatModelError(expected=f"an eps for {data} in {norm}, which has no usual one", got="none", do=do)
+    return USUAL_EPS[data]
 
 
 def iterated(threat_model: ThreatModel) -> ThreatModel:

@@ -151,6 +151,8 @@ def attack(
             f"accuracy on {record['examples']} images: natural {shares['natural']:.1%}, "
             f"adversarial {shares['adversarial']:.1%}, random noise of the same size {shares['noise']:.1%}"
         )
+        for flag in record["flags"]:
+            print(f"! {flag['message']}")
 
 
 @app.command
@@ -196,6 +198,7 @@ def fit(
 
 @app.command
 def explain(
+    folder: Path | None = None,
     *,
     images: str = "0,1,2,3,4,5",
     label: str | None = None,
@@ -214,6 +217,7 @@ def explain(
     the pictures of all layers. Says for each image where its explanation turns into another class.
 
     Args:
+        folder: A finished run, whose options are taken.
         images: Test images by their number from 0, or image files: a,b,c.
         label: True class of the files, by name: one for all, or a,b,c.
         at: The layer whose units are looked at [default: for each image the one where it turns].
@@ -224,8 +228,13 @@ def explain(
 
     chosen = ChosenImages.parse(images, label, at)
     settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
+    if folder is not None:
+        _refuse_more_options(settings)
+        settings = Settings.load(folder)
     with _open(settings, EXPLAIN, "explain", dry_run=dry_run, check=chosen.check) as started:
-        found, classes = started.findings(*chosen.load(started.inputs), layer=at), started.inputs.test.classes
+        inputs = started.inputs
+        classes = inputs.test.classes
+        found = started.findings(*chosen.load(inputs), chosen.adversarial(inputs), layer=at)
         draw_explanation(found.explanation, started.path("figures/explained.png"), classes)
         page = write_explanation(found, started.path("."), chosen.names, classes)
         for row, name in enumerate(chosen.names):
@@ -259,14 +268,40 @@ def diagnose(
 def report(folder: Path, *, out: Path | None = None) -> None:
     """Draw the report of a finished diagnosis again, from the run folder alone, into another folder with --out."""
     from interpretgan.diagnosis.result import Diagnosis
-    from interpretgan.report import load_explanation, write_report
+    from interpretgan.report import load_explanation, load_predictions, write_report
 
     if not (folder / "diagnosis.json").exists():
         expected = f"a finished diagnosis in {folder}"
         raise RunFolderError(expected=expected, got="no diagnosis.json", do="run `interpretgan diagnose` first")
     result, pictures = Diagnosis.load(folder), folder / "explanations.npz"
     explanation = load_explanation(pictures) if pictures.exists() else None
-    _print_answer(result, write_report(result, out or folder, explanation))
+    _print_answer(result, write_report(result, out or folder, explanation, load_predictions(folder)))
+
+
+@app.command
+def compare(*folders: Path, out: Path | None = None) -> None:
+    """Put the profiles of several runs side by side, with the differences from the first one.
+
+    Intervals of differences are paired where the runs diagnosed the same images.
+
+    Args:
+        folders: Two or more finished runs.
+        out: File for the table as CSV.
+    """
+    from interpretgan.report import compare_runs
+
+    if len(folders) < 2:
+        do = "e.g. interpretgan compare runs/a runs/b"
+        raise ConfigError(expected="two or more run folders", got=str(len(folders)), do=do)
+    found = compare_runs(folders)
+    print_table(found.head, found.rows)
+    for note in found.notes:
+        print(f"! {note}")
+    if out is not None:
+        from interpretgan.store.files import atomic_write_text
+
+        atomic_write_text(out, found.frame.to_csv(index=False))
+        print(f"\ntable: {out}")
 
 
 app.command(models)
@@ -287,6 +322,17 @@ def _diagnose(command: str, settings: Settings, *, dry_run: bool) -> None:
     took = ", ".join(f"{name} {duration(value)}" for name, value in seconds if name != "total")
     print(f"took {took}", file=sys.stderr, flush=True)
     _print_answer(result, file)
+
+
+def _refuse_more_options(settings: Settings) -> None:
+    """Refuse options beside a run folder, which has its own."""
+    data = settings.data
+    if settings != Settings(data=DataOptions(data_dir=data.data_dir)):  # which may come from the environment
+        expected, do = (
+            "a finished run, or the options of one",
+            "leave the folder out, or all options but --images, --label and --at",
+        )
+        raise ConfigError(expected=expected, got="both", do=do)
 
 
 class _DryRunEnds(Exception):
@@ -313,6 +359,8 @@ def _open(
     if check is not None:
         check(inputs)
     run = Run(inputs, sections, folder)
+    if run.folder is not None:
+        settings.save(run.folder.path)
     if dry_run:
         print_json(run.config)
         if sections == DIAGNOSE:

@@ -1,5 +1,6 @@
 """Images: sets by name, folders, and whatever else a user hands in."""
 
+from interpretgan.data.arrays import read_images as read_images
 from interpretgan.data.datasets import load_data as load_data
 from interpretgan.data.sources import (
     DatasetImages as DatasetImages,

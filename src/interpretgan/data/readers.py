@@ -1,9 +1,9 @@
-"""Where encoded images come from: parquet files, the public hub, folders of images."""
+"""Where encoded images come from: parquet files and the public hub; for folders of images see `folders`."""
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,8 +17,6 @@ DATA_VARIABLE = "INTERPRETGAN_DATA"
 SPLITS = ("train", "test")
 HUB_SETS = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 NAMES = ("digits", *HUB_SETS)
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-TEST_SHARE = 0.2
 BATCH = 1024  #: Encoded images that are held at a time while a set is read.
 
 
@@ -33,16 +31,15 @@ class Source:
     origin: str  #: Which files, for people.
     fingerprint: str  #: Changes when the files do.
     examples: Callable[[], Iterator[Example]]  #: Reads them from the start.
-    reference: bytes | None = None  #: The image that sets size and colour. `None`: the first example.
+    #: Images that decide on size and colour, those of both splits. `None`: the examples.
+    files: Sequence[Path] | None = None
 
 
-def find_source(name: str, split: str, data_dir: str | Path | None) -> Source:
-    """The source of `mnist`, `cifar10` or a folder; `DataError` for an unknown name and missing or damaged files."""
+def named_source(name: str, split: str, data_dir: str | Path | None) -> Source:
+    """The source of `mnist` or `cifar10`; a `DataError` for an unknown name and missing or damaged files."""
     if name in HUB_SETS:
         folder = data_dir or os.environ.get(DATA_VARIABLE)
         return _parquet_source(name, split, Path(folder)) if folder else _hub_source(name, split)
-    if Path(name).is_dir():
-        return _folder_source(name, split)
     nearest = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
     expected = f"data named {', '.join(NAMES)}, or an existing folder of images"
     do = f"did you mean {nearest[0]}?" if nearest else "check the name or the path"
@@ -60,10 +57,10 @@ def _parquet_source(name: str, split: str, data_dir: Path) -> Source:
         raise DataError(expected=f"parquet files {folder / split}-*.parquet", got=got, do=do)
     count, hashes = 0, []
     for file in files:
-        with _readable(file), file.open("rb") as stream:
+        with readable_file(file), file.open("rb") as stream:
             count += pq.ParquetFile(file).metadata.num_rows
             hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    with _readable(files[0]):
+    with readable_file(files[0]):
         schema = pq.ParquetFile(files[0]).schema_arrow
     columns = [column for column in ("image", "img") if column in schema.names]
     if not columns or "label" not in schema.names:
@@ -72,7 +69,7 @@ def _parquet_source(name: str, split: str, data_dir: Path) -> Source:
 
     def examples() -> Iterator[Example]:
         for file in files:
-            with _readable(file):
+            with readable_file(file):
                 for rows in pq.ParquetFile(file).iter_batches(BATCH, columns=[columns[0], "label"]):
                     images, labels = rows.column(0).to_pylist(), rows.column(1).to_pylist()
                     for image, label in zip(images, labels, strict=True):
@@ -117,68 +114,6 @@ def _hub_source(name: str, split: str) -> Source:
     return Source(name, split, classes, len(rows), f"{hub} on the public hub", str(rows._fingerprint), examples)
 
 
-def _folder_source(name: str, split: str) -> Source:
-    root = Path(name)
-    if (root / "train").is_dir():
-        parts = {part: _files_by_class(root / part) for part in SPLITS}
-        everything, chosen = parts["train"], parts[split]
-    else:
-        everything = _files_by_class(root)
-        chosen = {label: _fixed_part(files, root, split) for label, files in everything.items()}
-    classes = tuple(sorted(everything))
-    if len(classes) < 2:
-        expected = "train/<class>/* and test/<class>/*, or <class>/*, with at least two classes of images"
-        do = "put the images of each class in a folder of its own"
-        raise DataError(expected=expected, got=f"{len(classes)} in {root}", do=do)
-    unknown = sorted(set(chosen) - set(classes))
-    if unknown:
-        expected, do = f"classes in {root / split} that occur in {root / 'train'}", "add training images, or remove it"
-        raise DataError(expected=expected, got=f"{unknown[0]!r}", do=do)
-    files = [(file, classes.index(label)) for label, files in chosen.items() for file in files]
-    files.sort(key=lambda item: _shuffled(item[0], root))  # so that any prefix has all classes
-    if not files:
-        raise DataError(expected=f"images in the {split} split of {root}", got="none", do="add images to it")
-    stats = [(file.relative_to(root).as_posix(), file.stat()) for file, _ in files]
-    reference_file = min(file for files in everything.values() for file in files)
-    with _readable(reference_file):
-        reference = reference_file.read_bytes()
-
-    def examples() -> Iterator[Example]:
-        for file, label in files:
-            with _readable(file):
-                yield file.read_bytes(), label, str(file)
-
-    known = [str(root.resolve()), *classes, hashlib.sha256(reference).hexdigest()]
-    fingerprint = hash_of([*known, *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)])
-    origin = f"{len(files):,} images in {root.name}/"
-    return Source(name, split, classes, len(files), origin, fingerprint, examples, reference)
-
-
-def _files_by_class(folder: Path) -> dict[str, list[Path]]:
-    """Image files by the name of their folder; folders without any are left out."""
-    if not folder.is_dir():
-        do = "provide both train/<class>/* and test/<class>/*, or <class>/* alone"
-        raise DataError(expected=f"a folder {folder} with one folder per class", got="no such folder", do=do)
-    found = {}
-    for part in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        files = sorted(f for f in part.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-        if files:
-            found[part.name] = files
-    return found
-
-
-def _shuffled(file: Path, root: Path) -> str:
-    """A key that sorts files in a random but fixed order."""
-    return hash_of([file.relative_to(root).as_posix()])
-
-
-def _fixed_part(files: list[Path], root: Path, split: str) -> list[Path]:
-    """A fifth of the files for the test split, the rest for training, chosen by a hash of the name."""
-    ranked = sorted(files, key=lambda file: _shuffled(file, root))
-    test = max(1, round(TEST_SHARE * len(files))) if len(files) > 1 else 0
-    return ranked[:test] if split == "test" else ranked[test:]
-
-
 @contextmanager
 def readable(expected: str, got: str, kinds: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
     """Turns what libraries and the system raise on broken data into a `DataError`."""
@@ -189,7 +124,8 @@ def readable(expected: str, got: str, kinds: type[Exception] | tuple[type[Except
         raise DataError(expected=expected, got=problem, do="fetch or copy it again") from error
 
 
-def _readable(file: Path) -> AbstractContextManager[None]:
+def readable_file(file: Path) -> AbstractContextManager[None]:
+    """`readable` for a file that is read whole or in parts."""
     broken = (OSError, ValueError, KeyError)  # pyarrow.ArrowInvalid is a ValueError
     return readable(f"a complete file {file}", "one that cannot be read", broken)
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from interpretgan.errors import DataError, ImageError, LabelError, kind_of
+from interpretgan.errors import DataError, ImageError, LabelError, in_a_line, kind_of
 
 READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
+LOOKED_AT = 256  #: Images, from the first, on which it is seen whether pixels were scaled twice.
 
 
 @runtime_checkable
@@ -64,6 +65,7 @@ class ImageSet:
         if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
             expected = "images [N, C, H, W] of uint8 from 0 to 255, or of float32 within the bounds"
             raise ImageError(expected=expected, got=kind_of(images), do="convert them")
+        refuse_channels_last(images)
         if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
             raise LabelError(expected=f"{len(images)} integer labels", got=kind_of(labels), do="pass one per image")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
@@ -76,6 +78,7 @@ class ImageSet:
             if not (least >= low - slack and most <= high + slack):  # NaN is not
                 expected, got = f"pixels within the bounds [{low:g}, {high:g}]", f"[{least:.4g}, {most:.4g}]"
                 raise ImageError(expected=expected, got=got, do="state bounds=(low, high), or scale the images")
+        refuse_scaled_twice(images[:LOOKED_AT], low, high)
         sha256 = self.sha256 or content_hash(images, labels)
         filled = {"images": images, "labels": labels.astype(np.int64, copy=False), "sha256": sha256, "stored": stored}
         for name, value in filled.items():
@@ -124,8 +127,9 @@ class TensorImages:
     """An `ImageSource` over tensors in memory: floats `[N, C, H, W]` within the bounds, and int64 `[N]` or zeros."""
 
     def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
-        if images.ndim != 4 or not len(images):
+        if images.ndim != 4 or not len(images) or images.is_complex() or images.layout is not torch.strided:
             raise ImageError(expected="images [N, C, H, W] with N >= 1", got=kind_of(images), do="stack the images")
+        refuse_channels_last(images)
         self.images = images
         self.labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
 
@@ -167,7 +171,11 @@ class DatasetImages:
         return torch.stack(images), torch.tensor(labels)
 
     def _example(self, index: int) -> tuple[Tensor, int]:
-        example = self.dataset[index]
+        try:
+            example = self.dataset[index]
+        except Exception as error:  # the user's own code
+            got, do = f"example {index}, which raises {in_a_line(error)}", "mend the data set"
+            raise DataError(expected=f"{len(self)} examples", got=got, do=do) from error
         image, *rest = example if isinstance(example, tuple | list) and example else (example,)
         if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
             expected = "examples (image, label) whose image is a floating point tensor [C, H, W]"
@@ -208,7 +216,9 @@ def as_source(
         if (labelled or counted is not None) and not (isinstance(counted, Tensor) and len(counted) == len(given)):
             expected, got = f"labels [{len(given)}] with a tensor of images", kind_of(counted)
             raise LabelError(expected=expected, got=got, do="pass them right after the images")
-        return TensorImages(given, labels)
+        source = TensorImages(given, labels)
+        refuse_scaled_twice(given[:LOOKED_AT], *bounds)
+        return source
     if isinstance(given, ImageSet):
         return given.scaled(bounds)
     if isinstance(given, ImageSource):
@@ -219,6 +229,22 @@ def as_source(
     expected = "an ImageSet, a Dataset of (image, label), a pair of tensors (images, labels), or a tensor of images"
     do = "pass loader.dataset of a DataLoader, and torch.from_numpy(...) of arrays"
     raise DataError(expected=expected, got=kind_of(given), do=do)
+
+
+def refuse_channels_last(images: Any) -> None:
+    """Refuse (`ImageError`) images `[N, H, W, C]`: few channels at the end, and more than any picture has after N."""
+    if images.shape[3] in (1, 3, 4) and images.shape[1] > 4 and images.shape[2] > 4:
+        do = "permute them: images.permute(0, 3, 1, 2)"
+        raise ImageError(expected="images [N, C, H, W], channels first", got=kind_of(images), do=do)
+
+
+def refuse_scaled_twice(images: Any, low: float, high: float) -> None:
+    """Refuse (`ImageError`) images that fill no more than a 255th of the range of their pixels, above its lower end."""
+    most = float(images.max()) if len(images) else high
+    if low < most <= low + 1.001 * (high - low) / 255:
+        expected, got = f"pixels from {low:g} to {high:g}", f"none above {most:.4g} in the first {len(images)} images"
+        do = "do not divide them by 255 twice; multiply masks of 0 and 1 by 255"
+        raise ImageError(expected=expected, got=got, do=do)
 
 
 def as_image_set(
@@ -236,7 +262,11 @@ def as_image_set(
     parts = (source.batch(torch.arange(first, min(first + READ_AT_A_TIME, len(source)))) for first in firsts)
     images, labels = zip(*((x.detach().cpu().float().numpy(), y.cpu().numpy()) for x, y in parts), strict=True)
     pixels, numbers = np.concatenate(images), np.concatenate(labels)
-    names = tuple(map(str, classes or getattr(data, "classes", None) or range(int(numbers.max()) + 1)))
+    known = classes or getattr(data, "classes", None)
+    if not known and numbers.min() > 0:
+        expected, do = "labels from 0", "subtract the first, or name the classes in data.classes"
+        raise LabelError(expected=expected, got=f"labels from {numbers.min()} to {numbers.max()}", do=do)
+    names = tuple(map(str, known or range(int(numbers.max()) + 1)))
     return ImageSet(type(data).__name__, split, pixels, numbers, names, bounds=bounds)
 
 

@@ -164,6 +164,8 @@ def diagnose(
 
     # The controls, and what they and the figures warn of.
     attacks = [threat_model.attack] if adversarial is None else ["given images"]
+    classes = describe(images).get("classes", ())
+    warnings = attack_checks.class_flags(pooled.model["natural"], pooled.labels, classes, confidence) + warnings
     shown = {name: accuracy[name] for name in ("natural", "adversarial", "noise")}
     warnings += attack_checks.figure_flags(**shown, attacks=attacks, examples=count)
     accuracy |= {"judge_natural": rows[0].natural, "judge_adversarial": rows[0].adversarial}

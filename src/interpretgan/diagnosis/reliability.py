@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.errors import Flag, FlagKind
+from interpretgan.robustness.attack_checks import AT_CHANCE, CLASS_ORDER
 from interpretgan.statistics import Interval
 
 READABLE = 0.05  #: A layer is unreliable when its natural explanations are predicted this much worse than images.
@@ -76,8 +77,8 @@ def _moves(layer: LayerResult, control: str, accuracy: Mapping[str, float]) -> I
 
 
 def failed_controls(diagnosis: Diagnosis) -> list[str]:
-    """What each failed control of a diagnosis says; where there is one, no layer can be named."""
-    codes = (NOISE_CONTROL_FAILED.code, ZERO_EPS_CONTROL.code)
+    """What each failed control says, or a model at chance; where there is one, no layer can be named."""
+    codes = (AT_CHANCE.code, CLASS_ORDER.code, NOISE_CONTROL_FAILED.code, ZERO_EPS_CONTROL.code)
     of_all = [flag.message for flag in diagnosis.flags if flag.code in codes]
     flags = [flag for layer in diagnosis.layers for flag in layer.flags if flag.code == POSITIVE_CONTROL.code]
     return [*of_all, *(f"{flag.layer}: {flag.message}" for flag in flags)]

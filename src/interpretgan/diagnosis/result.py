@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
+from interpretgan.attacks.threat_model import NORMS
 from interpretgan.baselines.layer_scores import MeasuredScore
 from interpretgan.diagnosis.let_in import LetIn
-from interpretgan.errors import Flag
+from interpretgan.errors import Flag, kind_of
 from interpretgan.statistics import Interval
 from interpretgan.store.records import Record
 
@@ -37,6 +38,15 @@ class BranchResult:
     carried: Interval  #: `φ_b`, its part of all that is lost at the block's output, `1 - survival_l`.
     alone: Interval  #: Survival at the block where this branch alone does what it does under attack.
     others: Interval  #: Survival where all others do, and this one does what it does on the natural image.
+
+
+ACCURACIES = ("natural", "adversarial", "noise", "judge_natural", "judge_adversarial")
+INTERVALS = {"natural", "adversarial", "noise", "survival"}
+
+
+def _counted(table: Mapping[str, Mapping[str, int]]) -> bool:
+    numbers = [*table, *(shown for row in table.values() for shown in row)]
+    return all(map(str.isdecimal, numbers)) and all(count > 0 for row in table.values() for count in row.values())
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,67 @@ class Diagnosis(Record):
     def loss(self) -> float:
         """The loss that the layers share: `survival_0 - survival_L`, the sum of all `V_l`."""
         return self.layers[0].survival - self.layers[-1].survival
+
+    def problem(self) -> str:
+        """What is missing or wrong in a record that was read, beside the types of its fields; empty: nothing."""
+        for place, values, wanted in (
+            ("classifier", self.classifier, {"name": str}),
+            ("data", self.data, {"examples": int}),
+            (
+                "threat_model",
+                self.threat_model,
+                {"norm": str, "eps": float, "attack": str, "steps": int, "restarts": int},
+            ),
+            ("accuracy", self.accuracy, dict.fromkeys(ACCURACIES, float)),
+            ("controls", self.controls, {"eps0_max_abs_vulnerability": float}),
+            ("judge", self.judge, {"name": str, "natural": float, "adversarial": float}),
+        ):
+            for name, kind in wanted.items():
+                found = values.get(name)
+                if not isinstance(found, (int, float) if kind is float else kind) or isinstance(found, bool):
+                    return f"{place}.{name} {kind_of(found)}"
+        classes, confidence = self.data.get("classes"), self.provenance.get("confidence", 0.95)
+        seconds = self.provenance.get("seconds", {})
+        count, names = len(self.layers), [layer.name for layer in self.layers]
+        measured = [score.values for score in self.baselines if not score.error]
+        mended = self.let_in
+        for wrong, what in (
+            (self.threat_model["norm"] not in NORMS, "threat_model.norm"),
+            (self.threat_model["eps"] <= 0 or self.data["examples"] < 1, "threat_model.eps or data.examples"),
+            (not isinstance(classes, list | tuple | None), "data.classes"),
+            (not isinstance(confidence, float) or not 0 < confidence < 1, "provenance.confidence"),
+            (not isinstance(seconds, dict) or not all(isinstance(s, int | float) for s in seconds.values()), "seconds"),
+            (len(set(names)) < count, "layers of one name"),
+            (any(not layer.intervals.keys() >= INTERVALS for layer in self.layers), "layers.intervals"),
+            (any(not _counted(layer.transitions) for layer in self.layers), "layers.transitions"),
+            (any(len(values) != count - 1 for values in measured), "baselines.values"),
+            (mended and not len(mended.layers) == len(mended.scores) >= 1, "let_in"),
+            (mended and any(layer.let_in is None for layer in self.layers[1:]), "layers.let_in"),
+        ):
+            if wrong:
+                return what
+        return ""
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: what each layer keeps and loses, and the warnings."""
+        from html import escape
+
+        def cells(layer: LayerResult) -> list[str]:
+            lost = layer.vulnerability
+            return [
+                layer.name, *(f"{100 * share:.1f}" for share in (layer.natural, layer.adversarial, layer.survival)),
+                f"{100 * lost.value:+.1f} [{100 * lost.low:.1f}, {100 * lost.high:.1f}]",
+                f"{100 * layer.let_in.value:.1f}" if layer.let_in else "",
+                "; ".join(flag.code for flag in layer.flags),
+            ]  # fmt: skip
+
+        heads = ["layer", "natural right %", "attacked right %", "retained %", "vulnerability (points)"]
+        heads += ["mended alone %", "warnings"]
+        rows = "".join(f"<tr><td>{'</td><td>'.join(map(escape, cells(layer)))}</td></tr>" for layer in self.layers)
+        flags = "".join(f"<li>{escape(flag.severity)}: {escape(flag.message)}</li>" for flag in self.flags)
+        title = escape(f"{self.classifier.get('name')}: {self.data.get('examples')} images")
+        head = f"<tr><th>{'</th><th>'.join(heads)}</th></tr>"
+        return f"<p>{title}</p><table><thead>{head}</thead><tbody>{rows}</tbody></table><ul>{flags}</ul>"
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer, intervals as `<quantity>_low` and `<quantity>_high`; a block's branches follow below it.

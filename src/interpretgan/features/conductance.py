@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interpretgan.baselines.inputs import fewest_images, stretched
 from interpretgan.classifier import Classifier
-from interpretgan.gan.generator import channels_first
+from interpretgan.gan.latents import channels_first
 from interpretgan.layers import Layer, replay
 
 TOLERANCE = 1e-3  #: Error of the sum over units, as a share of the margin's change, at which a path is fine enough.

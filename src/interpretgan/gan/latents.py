@@ -11,23 +11,14 @@ from torch.nn import functional as F
 MOST_APART = 5  # tokens that have no place in the image (class, distillation, registers), at most
 
 
-def channels_last(shape: tuple[int, ...]) -> bool:
-    """Whether a latent `[N, *shape]` has its channels in the last axis.
-
-    Those of tokens `(T, D)` are there, and those of a map `(H, W, C)` as Swin and ConvNeXt hand it on. Such a map is
-    known by its square: H = W ≠ C.
-    """
-    return len(shape) == 2 or (len(shape) == 3 and shape[0] == shape[1] != shape[2])
-
-
 def channels_first(latent: Tensor) -> Tensor:
-    """A latent `[N, *shape]` with its channels in axis 1."""
-    return latent.movedim(-1, 1) if channels_last(tuple(latent.shape[1:])) else latent
+    """A latent `[N, *shape]` with its channels in axis 1: those of tokens `(T, D)` are their last axis."""
+    return latent.movedim(2, 1) if latent.ndim == 3 else latent
 
 
 def channels_first_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape, without the batch axis, of what `channels_first` makes of a latent `[N, *shape]`."""
-    return (shape[-1], *shape[:-1]) if channels_last(shape) else shape
+    return (shape[1], shape[0]) if len(shape) == 2 else shape
 
 
 def token_grid(tokens: int, proportions: float) -> tuple[int, int, int]:

@@ -136,7 +136,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         images: ImageData,
         labels: Tensor | None = None,
         *,
-        checkpoint: Path | None = None,
+        checkpoint: str | Path | None = None,
         checkpoint_seconds: float = 20.0,
         on_progress: OnProgress | bool = True,
     ) -> Self:

@@ -125,10 +125,10 @@ def _problem(state: State, model: nn.Module, before: State, path: str) -> str:
     """Why the model does not load the state, or nothing; the model is as before."""
     for name, value in before.items():
         own = state.get(name)
-        if isinstance(value, Tensor) and isinstance(own, Tensor) and not name.endswith("num_batches_tracked"):
-            kinds = [(t.is_floating_point(), t.is_complex()) for t in (value, own)]
-            if kinds[0] != kinds[1]:
-                return f"{name!r} of type {own.dtype} instead of {value.dtype} in {path}"
+        if not (isinstance(value, Tensor) and isinstance(own, Tensor)) or name.endswith("num_batches_tracked"):
+            continue
+        if (was := _arithmetic(own)) != (now := _arithmetic(value)):
+            return f"{name!r} of {was} numbers instead of {now} ones in {path}"
     try:
         model.load_state_dict(state)
     except Exception as error:  # noqa: BLE001  # hooks of the user's may raise anything
@@ -150,6 +150,13 @@ def _problem(state: State, model: nn.Module, before: State, path: str) -> str:
     return f"{refused} from {path}"
 
 
+def _arithmetic(tensor: Tensor) -> str:
+    """Which numbers a tensor holds: within a kind they are converted, between kinds something would be lost."""
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return "sparse or quantised"
+    return "complex" if tensor.is_complex() else "floating point" if tensor.is_floating_point() else "whole"
+
+
 def _same(state: State, other: State) -> bool:
     return state.keys() == other.keys() and all(
         torch.equal(value, other[name]) for name, value in state.items() if isinstance(value, Tensor)
@@ -158,7 +165,7 @@ def _same(state: State, other: State) -> bool:
 
 def _read(path: Path) -> State:
     """What a weights file holds, by name."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -184,7 +191,7 @@ def _read(path: Path) -> State:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         got = f"{path}, which {f'asks for {asked[1]}' if asked else 'cannot be read'}"
         raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from None
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError) as error:
+    except Exception as error:  # what the readers of damaged files raise is of a dozen kinds
         got = f"{path}, which cannot be read ({in_a_line(error)})"
         raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from error
     if not isinstance(content, Mapping):

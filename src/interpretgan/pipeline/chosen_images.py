@@ -49,6 +49,7 @@ class ChosenImages:
     def check(self, inputs: Inputs) -> None:
         """Refuse images that cannot be read or do not exist, and a layer that the network or `--layers` lacks."""
         self.load(inputs)
+        self.adversarial(inputs)
         if self.layer is not None:
             named = inputs.anatomy(inputs.classifier).select([self.layer])[0]
             chosen = inputs.settings.generator.names()
@@ -58,6 +59,16 @@ class ChosenImages:
             if chosen is None and named.same_as is not None:
                 expected, got = "one name for each tensor", f"'{named.name}', which only repeats '{named.same_as}'"
                 raise LayerError(expected=expected, got=got, do=f"say --at {named.same_as}")
+
+    def adversarial(self, inputs: Inputs) -> Tensor | None:
+        """Of the test images, where they were made elsewhere."""
+        given = inputs.adversarial
+        if given is None or self.files:
+            return None
+        if max(self.indices) >= len(given):
+            expected, do = f"images with adversarial ones, 0 to {len(given) - 1}", "choose others"
+            raise ConfigError(expected=expected, got=str(max(self.indices)), do=do)
+        return given[list(self.indices)].to(inputs.device)
 
     def load(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The images `[N, C, H, W]` within the classifier's bounds, on its device, and their true classes `[N]`."""

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, require_eps_within_range, require_gradient
 from interpretgan.classifier import Classifier
-from interpretgan.data import ImageSet, load_data
+from interpretgan.data import ImageSet, content_hash, load_data, read_images
+from interpretgan.diagnosis.predictions import given_adversarial
 from interpretgan.errors import ConfigError
 from interpretgan.gan.multi_device import check_team
 from interpretgan.judge import Judge
@@ -39,6 +40,7 @@ from interpretgan.training import Recipe, judge_recipe
 
 TRAINED = "robust"  #: Name of a recognition network that the run trains itself.
 PROBE_IMAGES = 4  # that networks are tried on
+CHECKED_AT_A_TIME = 256  # of adversarial images that were made elsewhere
 
 
 class Inputs:
@@ -56,10 +58,11 @@ class Inputs:
         test: ImageSet | None = None,
         threat_model: ThreatModel | None = None,
         judge: Judge | None = None,
+        adversarial: Tensor | None = None,
     ) -> None:
         self.settings, self.given_classifier, self.given_judge = settings, classifier, judge
         self.time_budget: dict[str, Any] | None = None  #: What was given up for one.
-        self._train, self._test, self._threat_model = train, test, threat_model
+        self._train, self._test, self._threat_model, self._adversarial = train, test, threat_model, adversarial
         self.device = find_device(settings.run.device) if classifier is None else classifier.device
 
     # --- images ----------------------------------------------------------------------------------------------
@@ -76,7 +79,10 @@ class Inputs:
 
     def _load(self, split: str) -> ImageSet:
         options = self.settings.data
-        return load_data(options.data, split, data_dir=options.data_dir, image_size=options.image_size)
+        return load_data(
+            options.data, split, data_dir=options.data_dir, image_size=options.image_size, channels=options.channels,
+            classes=options.classes,
+        )  # fmt: skip
 
     @property
     def data_name(self) -> str:
@@ -96,7 +102,15 @@ class Inputs:
     @property
     def threat_model(self) -> ThreatModel:
         """The attack of a diagnosis."""
-        return self.settings.attack.threat_model() if self._threat_model is None else self._threat_model
+        given = self._threat_model
+        return self.settings.attack.threat_model(self.settings.data.data) if given is None else given
+
+    @cached_property
+    def adversarial(self) -> Tensor | None:
+        """Adversarial images of the first test images that were made elsewhere; `None`: they are made here."""
+        if self._adversarial is None and (file := self.settings.attack.adversarial) is not None:
+            return read_images(file)
+        return self._adversarial
 
     def build(self, name: str, seed: int, *, pool: str | None = None, width: float = 1.0) -> nn.Module:
         """A network for the images, its weights drawn from the seed; see `build_model`."""
@@ -271,6 +285,7 @@ class Inputs:
             InterpretGANError: Something is not as it should be.
         """
         settings, classifier = self.settings, self.classifier
+        self._check_sets()
         config = settings.resolve(sections) | {"device": str(self.device)}
         config["data"] |= {"name": self.test.name, "sha256": self.train.sha256, "test_sha256": self.test.sha256}
         config["model"] |= self._classifier_identity()
@@ -279,9 +294,10 @@ class Inputs:
         if "attack" in sections:
             config["attack"] = self.threat_model.to_dict()
             require_eps_within_range(self.threat_model, classifier.bounds, self.test.shape)
+            config["attack"] |= self._adversarial_identity(sections)
         if "evaluation" in sections:
             evaluation = settings.evaluation
-            require_attackable(classifier, self.probe, evaluation.threat_model(), evaluation.names())
+            require_attackable(classifier, self.probe, evaluation.threat_model(settings.data.data), evaluation.names())
         if "judge" in sections:
             config["judge"] |= self._judge_identity()
         if "generator" in sections:
@@ -291,6 +307,32 @@ class Inputs:
                 # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
                 config["generator"]["layers"] = [layer.name for layer in self.layers(classifier)]
         return config if self.time_budget is None else config | {"time_budget": self.time_budget}
+
+    def _check_sets(self) -> None:
+        """Refuse training and test images of other shapes or classes than each other."""
+        train, test = self.train, self.test
+        for what, wanted, found in (
+            ("shape", _size(train.shape), _size(test.shape)),
+            ("classes", ", ".join(train.classes), ", ".join(test.classes)),
+        ):
+            if wanted != found:
+                expected, do = f"test images of the {what} {wanted:.200}, as in training", "load both splits of one set"
+                raise ConfigError(expected=expected, got=f"{found:.200}", do=do)
+
+    def _adversarial_identity(self, sections: Sequence[str]) -> dict[str, Any]:
+        """The hash of adversarial images that were made elsewhere; there must be enough, that keep to the attack."""
+        given, most = self.adversarial, len(self.test)
+        if given is None:
+            return {}
+        count = min(self.settings.diagnosis.examples, most) if "diagnosis" in sections else min(len(given), most)
+        if not count <= len(given) <= most:
+            expected = f"adversarial images of the first {count} of {most} test images"
+            do = f"say --examples {len(given)}" if len(given) < count else "pass theirs, in their order"
+            raise ConfigError(expected=expected, got=f"{len(given)}", do=do)
+        perturb = given_adversarial(given, self.classifier, self.threat_model)
+        for first in range(0, count, CHECKED_AT_A_TIME):
+            perturb(*self.batch(range(first, min(first + CHECKED_AT_A_TIME, count))), first)
+        return {"adversarial_sha256": content_hash(given.numpy(), self.test.labels[:count])}
 
     def _classifier_identity(self) -> dict[str, Any]:
         options, classifier = self.settings.model, self.classifier

@@ -22,6 +22,7 @@ from interpretgan.layers import Anatomy, Layer, distinct
 from interpretgan.models import load_classifier, load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
 from interpretgan.pipeline.run_folder import WEIGHTS_FILE, RunFolder
+from interpretgan.robustness.attack_checks import listed
 from interpretgan.store.files import file_sha256, read_json, write_json
 from interpretgan.store.metrics import MetricsLog
 from interpretgan.store.progress import Job, OnProgress, Progress, stage_seconds
@@ -59,6 +60,8 @@ class Networks:
         # A wrong setting, model, weights file or layer is told before a folder is claimed for it.
         self.config = inputs.config(sections)
         self.folder = None if folder is None else RunFolder(folder).open(self.config)
+        if self.folder is not None and Path(inputs.train.name).is_dir():  # what was made of a folder of the user's
+            self.say(f"data: {inputs.train.note}; {inputs.test.note}; classes {listed(inputs.train.classes)}")
 
     def __enter__(self) -> Self:
         """The run itself."""

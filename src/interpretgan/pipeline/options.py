@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
 from interpretgan.errors import ConfigError
-from interpretgan.store.progress import seconds_of
+from interpretgan.pipeline.numbers import Number, Numbers, parse_seconds
 
 if TYPE_CHECKING:
     from interpretgan.attacks import ThreatModel
@@ -20,33 +19,6 @@ if TYPE_CHECKING:
     from interpretgan.training import Objective, Recipe
 
 
-def _number(text: str) -> float:
-    return float(Fraction(text)) if "/" in text else float(text)
-
-
-def parse_number(_type: object, tokens: tuple[Token, ...]) -> float:
-    """A number or a fraction: `0.2`, `8/255`."""
-    try:
-        return _number(tokens[0].value)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"expected a number or a fraction like 8/255, got '{tokens[0].value}'") from None
-
-
-def parse_numbers(_type: object, tokens: tuple[Token, ...]) -> tuple[float, ...]:
-    """Numbers with commas between: `0.48,0.45,0.41`."""
-    try:
-        return tuple(_number(part) for part in tokens[0].value.split(","))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"expected numbers like 0.48,0.45,0.41, got '{tokens[0].value}'") from None
-
-
-def parse_seconds(_type: object, tokens: tuple[Token, ...]) -> float:
-    """A time: `90s`, `3m`, `1h30m`."""
-    return seconds_of(tokens[0].value)
-
-
-Number = Annotated[float, Parameter(converter=parse_number)]
-Numbers = Annotated[tuple[float, ...] | None, Parameter(converter=parse_numbers, n_tokens=1, negative="")]
 Norm = Literal["linf", "l2"]
 
 
@@ -76,7 +48,12 @@ class DataOptions:
     data_dir: Annotated[Path | None, Parameter(env_var="INTERPRETGAN_DATA")] = None
     """Where mnist/ and cifar10/ lie as parquet. Without it they come from the public hub (extra 'hub')."""
     image_size: int | None = None
-    """Pixels a side that the images are brought to [default: as they are]."""
+    """Pixels a side that the images are brought to [default: as they are, all of one size]."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for RGB [default: RGB where any image has colour]."""
+    classes: str | None = None
+    """The classes of a folder in the order of the network's logits: a,b,c or a file with one a line [default: by name,
+    whole numbers by size]."""
 
 
 @Parameter(name="*", group="Classifier")
@@ -208,21 +185,28 @@ class AttackOptions:
     """How the adversary searches."""
     norm: Norm = "linf"
     """How the size of a perturbation is measured."""
-    eps: Number = 0.2
-    """Largest perturbation, for pixels in [0, 1]; fractions like 8/255 are fine."""
+    eps: Number | None = None
+    """Largest perturbation, for pixels in [0, 1], e.g. 8/255 [default: in linf on digits and mnist 0.2, on cifar10
+    8/255]."""
     steps: int = 20
     """Steps of PGD."""
     restarts: int = 1
     """Random starts, of which the worst case per example counts."""
     step_size: Number | None = None
     """Length of a step [default: eps/4 with ten steps or more]."""
+    adversarial: Path | None = None
+    """Adversarial images made elsewhere, in the order of the test images: .npy, .npz or .safetensors of floats [N, C,
+    H, W] [default: they are made here]."""
 
-    def threat_model(self) -> ThreatModel:
-        """The checked threat model."""
-        from interpretgan.attacks import ThreatModel
+    def threat_model(self, data: str) -> ThreatModel:
+        """The checked threat model, on this data."""
+        from interpretgan.attacks import ThreatModel, usual_eps
 
-        steps = 1 if self.attack == "fgsm" else self.steps
-        return ThreatModel(self.norm, self.eps, self.attack, steps, self.restarts, self.step_size)
+        steps, eps = (
+            1 if self.attack == "fgsm" else self.steps,
+            usual_eps(data, self.norm) if self.eps is None else self.eps,
+        )
+        return ThreatModel(self.norm, eps, self.attack, steps, self.restarts, self.step_size)
 
 
 @Parameter(name="*", group="Judge")
@@ -344,8 +328,9 @@ class EvaluationOptions:
     """Attacks with commas between, of fgsm, pgd, cw, deepfool and autoattack."""
     norm: Norm = "linf"
     """How the size of a perturbation is measured."""
-    eps: Number = 0.2
-    """Largest perturbation, for pixels in [0, 1]; fractions like 8/255 are fine."""
+    eps: Number | None = None
+    """Largest perturbation, for pixels in [0, 1], e.g. 8/255 [default: in linf on digits and mnist 0.2, on cifar10
+    8/255]."""
     steps: int = 40
     """Steps of PGD, and of CW in linf."""
     restarts: int = 5
@@ -363,11 +348,12 @@ class EvaluationOptions:
         _at_least(self, 1, "examples", "curve_examples")
         _check_confidence(self.confidence)
 
-    def threat_model(self) -> ThreatModel:
-        """The checked threat model."""
-        from interpretgan.attacks import ThreatModel
+    def threat_model(self, data: str) -> ThreatModel:
+        """The checked threat model, on this data."""
+        from interpretgan.attacks import ThreatModel, usual_eps
 
-        return ThreatModel(self.norm, self.eps, "pgd", self.steps, self.restarts, self.step_size)
+        eps = usual_eps(data, self.norm) if self.eps is None else self.eps
+        return ThreatModel(self.norm, eps, "pgd", self.steps, self.restarts, self.step_size)
 
     def names(self) -> tuple[str, ...]:
         """The checked names of the attacks."""

@@ -5,22 +5,23 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.attacks.noise import equal_norm_noise
 from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, ScoreInputs, measure_scores
 from interpretgan.classifier import Classifier, plain_torch, require_classifier
-from interpretgan.data import ImageData, as_image_set
+from interpretgan.data import ImageData, as_image_set, read_images
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
-from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
+from interpretgan.diagnosis.predictions import BATCH, Perturb, Predictions, attacker, batch_size, given_adversarial
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, ModelError, kind_of
 from interpretgan.features.findings import Findings, look_closely
@@ -32,9 +33,9 @@ from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
 from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
-from interpretgan.report import load_explanation, save_explanation, write_report
+from interpretgan.report import load_explanation, load_predictions, save_explanation, write_report
 from interpretgan.robustness import Evaluation, evaluate
-from interpretgan.robustness.attack_checks import require_threat_model
+from interpretgan.robustness.attack_checks import class_flags, require_threat_model
 from interpretgan.store.files import write_arrays, write_json, write_npy
 from interpretgan.store.machine import peak_memory_mib
 from interpretgan.store.progress import OnProgress, Progress
@@ -53,6 +54,7 @@ def run_diagnosis(
     *,
     out: str | Path | None = None,
     judge: Judge | str | None = None,
+    adversarial: Tensor | str | Path | None = None,
     say: Say | None = None,
     on_progress: OnProgress | bool = True,
     **options: Unpack[DiagnosisKeywords],
@@ -71,6 +73,8 @@ def run_diagnosis(
         out: Folder that keeps the networks, the diagnosis and its report; the same call goes on where it was
             interrupted. `None`: nothing is written.
         judge: A trained judge, or the architecture of one that is trained. `None`: the default architecture.
+        adversarial: Adversarial images that were made elsewhere, `[N, C, H, W]` in the order of the test images, or
+            their file (see `read_images`); they are held to the threat model. `None`: they are made here.
         say: Told in a line what happens. `None`: it is printed to stderr.
         on_progress: Told how far it is, see `interpretgan.store.progress.OnProgress`. `True`: shown on stderr.
         **options: Options of `interpretgan diagnose`, e.g. `layers`, `generator_steps`, `generator_seeds`, `examples`,
@@ -89,19 +93,27 @@ def run_diagnosis(
         do = "make one with train_judge"
         raise ConfigError(expected="a Judge, or the name of its architecture", got=kind_of(judge), do=do)
     settings = Settings.of(**options, **({"judge": judge} if isinstance(judge, str) else {}))
+    train_images = as_image_set(train, "train", bounds=classifier.bounds)
     inputs = Inputs(
         settings,
         classifier=classifier,
-        train=as_image_set(train, "train", bounds=classifier.bounds),
-        test=as_image_set(test, "test", bounds=classifier.bounds),
+        train=train_images,
+        test=as_image_set(test, "test", bounds=classifier.bounds, classes=train_images.classes),
         threat_model=threat_model,
         judge=judge if isinstance(judge, Judge) else None,
+        adversarial=_given(adversarial, classifier),
     )
     with Run(inputs, DIAGNOSE, None if out is None else Path(out), say, on_progress) as run:
         diagnosis = run.diagnosis()
         if out is not None:
             run.report(diagnosis)
     return diagnosis
+
+
+def _given(adversarial: Tensor | str | Path | None, classifier: Classifier) -> Tensor | None:
+    if isinstance(adversarial, str | Path):
+        return read_images(adversarial)
+    return None if adversarial is None else classifier.check_images(adversarial).cpu().float()
 
 
 class Run(Networks):
@@ -140,24 +152,29 @@ class Run(Networks):
         """Attack the first test images; writes `adversarial.npy` (float32), `labels.npy` and `attack.json`."""
         inputs, classifier, count = self.inputs, self.classifier, self._examples
         threat_model = inputs.threat_model
-        right = dict.fromkeys(("natural", "adversarial", "noise"), 0)
+        right, predicted = dict.fromkeys(("natural", "adversarial", "noise"), 0), []
 
         def batches() -> Iterator[npt.NDArray[np.float32]]:
-            perturb = attacker(classifier, threat_model, seed=self.seed)
+            perturb = self._perturb
             with self.job.stage("attack") as report:
                 for first in range(0, count, BATCH):
                     images, labels = inputs.batch(range(first, min(first + BATCH, count)))
                     noise = equal_norm_noise(images, threat_model, classifier.bounds, seed=self.seed, first_index=first)
                     versions = (images, perturb(images, labels, first), noise)
                     for name, version in zip(right, versions, strict=True):
-                        right[name] += int((classifier.logits(version).argmax(dim=1) == labels).sum())
+                        classes = classifier.logits(version).argmax(dim=1)
+                        right[name] += int((classes == labels).sum())
+                        if name == "natural":
+                            predicted.append(classes.cpu().numpy())
                     yield versions[1].cpu().numpy()
                     report(Progress("attack", first + len(images), count, "image"))
 
         write_npy(self.path("adversarial.npy"), (count, *inputs.test.shape), batches())
         write_npy(self.path("labels.npy"), (count,), [inputs.test.labels[:count]])
+        flags = class_flags(np.concatenate(predicted), inputs.test.labels[:count], inputs.test.classes)
         record = {
             "schema": 2,
+            "flags": [asdict(flag) for flag in flags],
             "threat_model": threat_model.to_dict(),
             "examples": count,
             "accuracy": {name: number / count for name, number in right.items()},
@@ -183,7 +200,7 @@ class Run(Networks):
             result = evaluate(
                 classifier,
                 self.inputs.test,
-                threat_model=options.threat_model(),
+                threat_model=options.threat_model(self.settings.data.data),
                 attacks=options.names(),
                 examples=options.examples,
                 curve_examples=options.curve_examples,
@@ -233,6 +250,7 @@ class Run(Networks):
                 seed=self.seed,
                 bootstrap=self.settings.diagnosis.bootstrap,
                 confidence=self.settings.diagnosis.confidence,
+                adversarial=None if self.inputs.adversarial is None else self._perturb,
                 classifier_info=info,
                 information=information,
                 let_in=let_in,
@@ -276,7 +294,7 @@ class Run(Networks):
                 layers,
                 images,
                 labels,
-                adversarial=attacker(self.classifier, self.inputs.threat_model, seed=self.seed)(images, labels, 0),
+                adversarial=self._perturb(images, labels, 0),
                 train=self.inputs.train,
                 threat_model=self.inputs.threat_model,
                 seed=self.seed,
@@ -294,24 +312,15 @@ class Run(Networks):
         if not options.let_in_steps:
             return None
         images, labels = inputs.batch(range(min(count, LET_IN_EXAMPLES)))
-        adversarial = attacker(self.classifier, inputs.threat_model, seed=self.seed)(images, labels, 0)
+        adversarial = self._perturb(images, labels, 0)
         natural = mending_images(inputs.train, self.classifier.bounds, seed=self.seed)
         layers, _ = distinct(self.layers)
         with self.job.stage("let in") as report:
             return let_in(
-                self.classifier,
-                layers,
-                images,
-                labels,
-                adversarial,
-                natural=natural,
-                threat_model=inputs.threat_model,
-                seed=self.seed,
-                steps=options.let_in_steps,
-                bootstrap=options.bootstrap,
-                confidence=options.confidence,
-                on_progress=report,
-            )
+                self.classifier, layers, images, labels, adversarial,
+                natural=natural, threat_model=inputs.threat_model, seed=self.seed, steps=options.let_in_steps,
+                bootstrap=options.bootstrap, confidence=options.confidence, on_progress=report,
+            )  # fmt: skip
 
     def _keep_predictions(self, predictions: list[Predictions]) -> None:
         """All predictions, class numbers per layer and image, so that other statistics need no new attack."""
@@ -328,12 +337,20 @@ class Run(Networks):
             arrays |= {f"{name}_all": np.stack([each[name] for each in shown]) for name in shown[0]}
         write_arrays(self.path("predictions.npz"), arrays)
 
+    @property
+    def _perturb(self) -> Perturb:
+        """What makes the adversarial images, or hands over those that were made elsewhere."""
+        inputs = self.inputs
+        if inputs.adversarial is None:
+            return attacker(self.classifier, inputs.threat_model, seed=self.seed)
+        return given_adversarial(inputs.adversarial, self.classifier, inputs.threat_model)
+
     def report(self, result: Diagnosis) -> Path:
         """Write report.html and its figures."""
         file = self.path("explanations.npz")
         if not file.exists():
             save_explanation(file, self.telling_explanation())
-        return write_report(result, file.parent, load_explanation(file))
+        return write_report(result, file.parent, load_explanation(file), load_predictions(file.parent))
 
     # --- explanations ----------------------------------------------------------------------------------------
 
@@ -343,23 +360,23 @@ class Run(Networks):
         """Attack images `[N, C, H, W]` of these classes, unless that is done, and look closely at what it modified."""
         if adversarial is None:
             adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
-        with stage_seconds(self.seconds, "explanations"):
-            return look_closely(
-                self.interpreters[0], self.judge, images, adversarial, labels,
-                reference=self.inputs.train, layer=layer, seed=self.seed, say=self.say,
-            )  # fmt: skip
+        return look_closely(
+            self.interpreters[0], self.judge, images, adversarial, labels,
+            reference=self.inputs.train, layer=layer, seed=self.seed, say=self.say,
+        )  # fmt: skip
 
     def telling_explanation(self) -> Explanation:
         """Examples for the report: one a class, fooled by the attack, predicted right while natural."""
         count = min(batch_size(self.inputs.test), self._examples)
         images, labels = self.inputs.batch(range(count))
         # The first batch of the diagnosis once more: the same attack from the same starts.
-        adversarial = attacker(self.classifier, self.inputs.threat_model, seed=self.seed)(images, labels, 0)
+        adversarial = self._perturb(images, labels, 0)
         chosen = self._telling(count)
-        return self._explained(images[chosen], adversarial[chosen], labels[chosen])
+        return self._explained(images[chosen], adversarial[chosen], labels[chosen], chosen)
 
-    def _explained(self, images: Tensor, adversarial: Tensor, labels: Tensor) -> Explanation:
-        return self.interpreters[0].explain(images, adversarial, labels=labels, judge=self.judge, seed=self.seed)
+    def _explained(self, images: Tensor, adversarial: Tensor, labels: Tensor, indices: list[int]) -> Explanation:
+        found = self.interpreters[0].explain(images, adversarial, labels=labels, judge=self.judge, seed=self.seed)
+        return replace(found, indices=torch.tensor(indices))
 
     def _telling(self, count: int) -> list[int]:
         """Of the first images, those that show most."""

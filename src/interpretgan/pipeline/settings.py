@@ -1,12 +1,14 @@
 """The settings of a run: all groups of options together, and what they resolve to before step 0."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Self, TypedDict, get_type_hints
 
-from interpretgan.errors import ConfigError, kind_of
+from interpretgan.errors import ConfigError, RunFolderError, kind_of
 from interpretgan.pipeline.options import (
     AttackOptions,
     DataOptions,
@@ -19,7 +21,9 @@ from interpretgan.pipeline.options import (
     RunOptions,
     TrainingOptions,
 )
+from interpretgan.store.files import read_json, write_json
 
+OPTIONS_FILE = "options.json"  #: What was chosen, in a run folder.
 DIAGNOSE = ("data", "model", "attack", "judge", "generator", "information", "diagnosis")
 """The sections that a diagnosis depends on."""
 
@@ -97,16 +101,41 @@ class Settings:
             }
         )
 
+    def save(self, folder: Path) -> None:
+        """Keep what was chosen in a run folder, for commands that go on there; paths as they are from anywhere."""
+        chosen = {item.name: dict(vars(getattr(self, item.name))) for item in fields(self)}
+        for group in chosen.values():
+            group |= {name: str(value.absolute()) for name, value in group.items() if isinstance(value, Path)}
+        data = chosen["data"]
+        for name in ("data", "classes"):
+            data[name] = str(Path(data[name]).absolute()) if data[name] and Path(data[name]).exists() else data[name]
+        chosen["run"]["out"] = None  # the folder that this is read from
+        write_json(folder / OPTIONS_FILE, chosen)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` kept, for a run in that folder; a `RunFolderError` where there is nothing, or something else."""
+        from pydantic import TypeAdapter, ValidationError
+
+        values = read_json(folder / OPTIONS_FILE)
+        try:
+            kept = TypeAdapter(cls).validate_json(json.dumps(values))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            got = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            do = "say all options of the command that made the folder"
+            raise RunFolderError(expected=f"options in {folder / OPTIONS_FILE}", got=got, do=do) from error
+        return replace(kept, run=replace(kept.run, out=folder))
+
     def resolve(self, sections: Sequence[str]) -> dict[str, Any]:
         """The named sections (not `run` or `training`) as plain JSON, checked, with every default filled in."""
         model, information = self.model, self.information.config(self.generator.precision)
-        evaluation = self.evaluation
-        whole = {
+        evaluation, data = self.evaluation, self.data.data
+        whole: dict[str, Any] = {
             # Where the data lie does not change a result; what they are is in the hash that is added on loading.
             "data": {"name": self.data.data, "image_size": self.data.image_size},
             "model": asdict(model)
             | {"weights": "pretrained" if model.shipped else None, "pretrained": model.as_returned},
-            "attack": self.attack.threat_model().to_dict(),
             "judge": {"judge": self.judge.judge},
             "generator": asdict(self.generator.config())
             | {
@@ -122,9 +151,13 @@ class Settings:
                 for name, value in asdict(self.diagnosis).items()
                 if name not in ("baselines", "time_budget")
             },
-            "evaluation": asdict(evaluation)
-            | {"attacks": evaluation.names(), "step_size": evaluation.threat_model().resolved_step_size},
         }
+        if "attack" in sections:  # there alone an eps is needed
+            whole["attack"] = self.attack.threat_model(data).to_dict()
+        if "evaluation" in sections:
+            threat_model, names = evaluation.threat_model(data), evaluation.names()
+            resolved = {"eps": threat_model.eps, "attacks": names, "step_size": threat_model.resolved_step_size}
+            whole["evaluation"] = asdict(evaluation) | resolved
         if "generator" not in sections and self.run.devices != 1:
             expected = "--devices with a command that trains a generator"
             do = "leave --devices out: the rest of the work runs on one"

@@ -1,8 +1,10 @@
 """The report: one diagnosis as a sentence, a table for the terminal and a self-contained HTML page."""
 
+from interpretgan.report.comparison import Comparison as Comparison, compare_runs as compare_runs
 from interpretgan.report.explanation_grid import (
     draw_explanation as draw_explanation,
     load_explanation as load_explanation,
+    load_predictions as load_predictions,
     save_explanation as save_explanation,
 )
 from interpretgan.report.explanation_page import write_explanation as write_explanation

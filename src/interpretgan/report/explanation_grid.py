@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from interpretgan.errors import ImageError, RunFolderError
+from interpretgan.errors import ConfigError, ImageError, RunFolderError, kind_of
 from interpretgan.interpreter import Explanation
 from interpretgan.statistics import Floats
-from interpretgan.store.files import atomic_write_bytes, write_arrays
+from interpretgan.store.files import atomic_write_bytes, read_arrays, write_arrays
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -25,6 +24,7 @@ MORE, LESS = (224, 112, 26), (47, 116, 208)  #: Orange: brighter than in the nat
 WRONG = "#b43c08"
 MAX_SIDE = 96  #: Larger pictures are reduced to this many pixels, or a page would weigh tens of megabytes.
 MAX_EXAMPLES = 8
+NUMBERS = {field.name for field in dataclasses.fields(Explanation)} - {"layers"}  #: Arrays that are numbers.
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,54 @@ class Example:
     turn: str | None
     into: str | None
     rows: Mapping[str, Sequence[Picture]]
+    number: int | None = None  #: Of the test image.
 
 
-def save_explanation(path: Path, explanation: Explanation) -> None:
+def save_explanation(path: str | Path, explanation: Explanation) -> None:
     """Write all that an explanation has to one compressed .npz."""
     values = {name: value for name, value in vars(explanation).items() if value is not None}
     write_arrays(path, {name: v.cpu().numpy() if torch.is_tensor(v) else np.array(v) for name, v in values.items()})
 
 
-def load_explanation(path: Path) -> Explanation:
+def load_explanation(path: str | Path) -> Explanation:
     """Read what `save_explanation` wrote; a `RunFolderError` where the file is missing, damaged or something else."""
+    arrays = read_arrays(path, "explanations")
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
-            return as_explanation({name: saved[name] for name in saved.files})
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        found = as_explanation(arrays)
+        for name, array in arrays.items():
+            if name in NUMBERS and array.dtype.kind not in "fiu":
+                raise ValueError(f"{name} of {kind_of(array)}")
+        return found
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         got, do = f"a damaged file ({error})", "delete it and explain again"
         raise RunFolderError(expected=f"explanations in {path}", got=got, do=do) from error
+
+
+def load_predictions(folder: Path) -> dict[str, Any] | None:
+    """What a run keeps of the judge's predictions, for `write_report`; `None` where there is nothing.
+
+    A `RunFolderError` where the file is damaged or something else.
+    """
+    path = folder / "predictions.npz"
+    if not path.exists():
+        return None
+    found = read_arrays(path, "predictions")
+    kinds = ("labels", "natural", "adversarial")
+    arrays = {name: array for name, array in found.items() if name.removesuffix("_all") in kinds}
+    known = arrays.keys() >= set(kinds) and arrays["labels"].ndim == 1
+    for name, array in arrays.items():
+        same = (
+            known
+            and array.shape[-1:] == arrays["labels"].shape
+            and array.ndim == (1 if name == "labels" else 3 if name.endswith("_all") else 2)
+        )
+        if not same or not np.issubdtype(array.dtype, np.integer) or array.size == 0 or array.min() < 0:
+            expected, do = f"classes by layer and image in {path}", "delete it, or run the diagnosis again"
+            raise RunFolderError(expected=expected, got=f"{name} of {kind_of(array)}", do=do)
+    if not known:
+        do = "delete it, or run the diagnosis again"
+        raise RunFolderError(expected=f"{', '.join(kinds)} in {path}", got=", ".join(arrays) or "none", do=do)
+    return arrays
 
 
 def as_explanation(explanation: Explanation | Mapping[str, Any]) -> Explanation:
@@ -87,7 +119,10 @@ def grid(
     is a `ConfigError`, and an `ImageError` where shapes do not fit each other.
     """
     _check_shapes(explanation)
-    _ = explanation.difference  # refuses what has no adversarial images
+    _ = explanation.difference  # refuses what has no adversarial explanations
+    if explanation.adversarial is None:
+        do = "pass all arrays as one explanation has them"
+        raise ConfigError(expected="the adversarial images of adversarial explanations", got="none", do=do)
     columns, count = ("image", *explanation.layers), len(explanation.images)
     stacks, predictions = {}, {}
     for kind, source in (("natural", "images"), ("adversarial", "adversarial")):
@@ -108,6 +143,7 @@ def grid(
             return None
         return classes[label] if 0 <= label < len(classes) else str(label)
 
+    numbers = [None] * count if explanation.indices is None else explanation.indices.tolist()
     shown = []
     for example, (label, turn) in enumerate(zip(labels[:examples], turns[:examples], strict=True)):
         rows = {
@@ -123,7 +159,7 @@ def grid(
             for column, (layer, of_layer) in enumerate(zip(columns, difference, strict=True))
         ]
         into = None if turn is None else rows["adversarial"][columns.index(turn)].prediction
-        shown.append(Example(name(label), turn, into, rows))
+        shown.append(Example(name(label), turn, into, rows, numbers[example]))
     return shown, scales
 
 
@@ -132,7 +168,7 @@ def _check_shapes(explanation: Explanation) -> None:
     predicted = (layers + 1, *shape[:1])
     expected = {
         "images": shape if len(shape) == 4 and shape[1] in (1, 3) else ("N", "1 or 3", "H", "W"),
-        "adversarial": shape, "labels": shape[:1],
+        "adversarial": shape, "labels": shape[:1], "indices": shape[:1],
         "natural_explanations": (layers, *shape), "adversarial_explanations": (layers, *shape),
         "natural_predictions": predicted, "adversarial_predictions": predicted,
     }  # fmt: skip
@@ -154,12 +190,13 @@ def picture(image: Floats, bounds: tuple[float, float]) -> Bytes:
 def difference_picture(difference: Floats, scale: float) -> Bytes:
     """A signed difference `[C, H, W]` as RGBA bytes `[H, W, 4]`: orange up, blue down, transparent at zero.
 
-    The mean over channels sets the opacity, full at ±`scale`, so that the picture suits any background.
+    The square root of the mean over channels sets the opacity, full at ±`scale`, so that the picture suits any
+    background and small differences are seen as well.
     """
     mean = np.nan_to_num(difference).mean(axis=0)
     rgba = np.empty((*mean.shape, 4), dtype=np.uint8)
     rgba[..., :3] = np.where((mean >= 0)[..., None], np.array(MORE), np.array(LESS))
-    rgba[..., 3] = np.round(255 * np.clip(np.abs(mean) / max(scale, 1e-12), 0.0, 1.0))
+    rgba[..., 3] = np.round(255 * np.sqrt(np.clip(np.abs(mean) / max(scale, 1e-12), 0.0, 1.0)))
     return rgba
 
 
@@ -171,10 +208,10 @@ def data_uri(pixels: Bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def draw_explanation(explanation: Explanation, path: Path, classes: Sequence[str] = ()) -> Path:
+def draw_explanation(explanation: Explanation, path: str | Path, classes: Sequence[str] = ()) -> Path:
     """Write an `explanation_sheet` to a PNG file; its path. A `RunFolderError` where it cannot be written."""
     atomic_write_bytes(path, explanation_sheet(explanation, classes))
-    return path
+    return Path(path)
 
 
 def explanation_sheet(explanation: Explanation, classes: Sequence[str] = (), examples: int = MAX_EXAMPLES) -> bytes:

@@ -1,6 +1,10 @@
 """The HTML report: what the page shows is computed here; how it looks and what it says stands in the templates."""
 
+import base64
+import hashlib
+import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +19,21 @@ from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.interpreter import Explanation
 from interpretgan.report import explanation_grid, vulnerability_chart, wording
 from interpretgan.statistics import Interval
-from interpretgan.store.files import atomic_write_text
+from interpretgan.store.files import atomic_write_text, plain
 from interpretgan.store.progress import duration
 
 NORMS = {"linf": "L∞", "l2": "L2"}
+TEMPLATES = Path(__file__).parent / "templates"
+LARGEST_JSON = 2**21  #: Bytes of the figures that the page itself holds; more are in diagnosis.json alone.
+CASES = 6  #: Images, at most, that a cell of a confusion table names.
 CLASSES_IN_A_TABLE = 16  #: Confusion tables of more classes become lists of the commonest changes.
 
 
 def write_report(
-    diagnosis: Diagnosis, folder: str | Path = ".", explanation: Explanation | Mapping[str, Any] | None = None
+    diagnosis: Diagnosis,
+    folder: str | Path = ".",
+    explanation: Explanation | Mapping[str, Any] | None = None,
+    predictions: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the report of one diagnosis: a page that needs no other file and no network.
 
@@ -32,6 +42,8 @@ def write_report(
         folder: Where to write; made if missing.
         explanation: Natural and adversarial explanations for the grid of pictures, or their arrays under the names of
             `Explanation`. `None`: the page has no pictures.
+        predictions: Arrays `labels` `[N]` and `adversarial` `[L + 1, N]` of a run's predictions.npz: which images a
+            cell of a confusion table counts. `None`: the page does not say.
 
     Returns:
         The path of report.html. Beside it lie figures/vulnerability.svg and, with an explanation,
@@ -46,6 +58,9 @@ def write_report(
     classes = [str(name) for name in diagnosis.data.get("classes") or ()]
     explanation = None if explanation is None else explanation_grid.as_explanation(explanation)
     examples, scales = ([], None) if explanation is None else explanation_grid.grid(explanation, classes)
+    script = (TEMPLATES / "report.js").read_text("utf-8")
+    listed = json.dumps(plain(diagnosis.to_dict()), ensure_ascii=False, allow_nan=False).encode()
+    flags = [*diagnosis.flags, *(flag for layer in diagnosis.layers for flag in layer.flags)]
     context = {
         "diagnosis": diagnosis, "answer": answer, "model": str(diagnosis.classifier["name"]),
         "threat": threat_words(diagnosis.threat_model), "level": wording.level(diagnosis), "quiet": QUIET,
@@ -57,7 +72,13 @@ def write_report(
         "panels": vulnerability_chart.panels(diagnosis), "curves": vulnerability_chart.curves(diagnosis),
         "inside": vulnerability_chart.inside_blocks(diagnosis, answer.layers),
         "explanation": explanation, "examples": examples, "scales": scales,
-        "confusions": [_confusion(layer, classes) for layer in diagnosis.layers],
+        "confusions": [
+            _confusion(layer, classes, _cases(predictions, place)) for place, layer in enumerate(diagnosis.layers)
+        ],
+        "flags": sorted(flags, key=wording.severity),
+        "script": script, "script_sha256": _base64(hashlib.sha256(script.encode()).digest()),
+        "csv": f"data:text/csv;base64,{_base64(diagnosis.to_frame().to_csv(index=False).encode())}",
+        "json": f"data:application/json;base64,{_base64(listed)}" if len(listed) <= LARGEST_JSON else "",
     }  # fmt: skip
     templates = _templates()
     drawing = templates.get_template("vulnerability.svg.j2").render(context)
@@ -71,7 +92,7 @@ def write_report(
 
 def _templates() -> jinja2.Environment:
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     templates.filters.update(
@@ -112,7 +133,22 @@ def threat_words(threat: Mapping[str, Any]) -> str:
     return ", ".join([NORMS[threat["norm"]], f"ε = {fraction(threat['eps'])}", threat["attack"].upper(), *counts])
 
 
-def _confusion(layer: LayerResult, classes: list[str]) -> dict[str, Any]:
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _cases(predictions: Mapping[str, Any] | None, place: int) -> dict[tuple[int, int], list[int]]:
+    """The first images of each true class and the class that a row shows them as."""
+    found: dict[tuple[int, int], list[int]] = {}
+    if predictions is not None:
+        for image, cell in enumerate(zip(predictions["labels"], predictions["adversarial"][place], strict=True)):
+            of_cell = found.setdefault((int(cell[0]), int(cell[1])), [])
+            if len(of_cell) < CASES:
+                of_cell.append(image)
+    return found
+
+
+def _confusion(layer: LayerResult, classes: list[str], cases: Mapping[tuple[int, int], list[int]]) -> dict[str, Any]:
     """One layer's confusion table, with its commonest changes first; `rows` is empty where there are many classes."""
     found = [(int(true), int(to), count) for true, row in layer.transitions.items() for to, count in row.items()]
     size = 1 + max(max(true, shown) for true, shown, _ in found)
@@ -125,12 +161,13 @@ def _confusion(layer: LayerResult, classes: list[str]) -> dict[str, Any]:
     listed = len(counts) > CLASSES_IN_A_TABLE
     return {
         "name": layer.name,
+        "cases": defaultdict(list, cases),
         "total": int(counts.sum()),
         "right": int(np.trace(counts)),
         "classes": names[: len(counts)],
         "rows": [] if listed else list(zip(names, counts.tolist(), strict=False)),
         "changes": [
-            (names[true], names[shown], int(counts[true, shown]))
+            (names[true], names[shown], int(counts[true, shown]), cases.get((true, shown), []))
             for true, shown in (divmod(int(place), len(counts)) for place in order[: 24 if listed else 3])
         ],
     }

@@ -45,6 +45,9 @@ FLAG_MEANINGS = {
     "zero_eps_control": "The model, the generator or the judge gives the same image another answer in every pass.",
     "weak_model": "The model misses natural images that the judge gets right. A wrong normalisation or order of "
     "classes looks like this; so does a poor model, and there is then less to lose under attack.",
+    "at_chance": "A network that does not know these images has nothing to lose under attack: no figure here means "
+    "anything.",
+    "class_order": "The numbers of the classes and the logits do not fit. State their order with --classes.",
     "weak_judge": JUDGE,
     "judge_fooled": "What the judge loses in the image itself is charged to no layer.",
     "judge_not_robust": JUDGE,
@@ -159,7 +162,8 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         where = f"the largest vulnerability is that of {_text(names)}"
         where = where if blamed else f"the loss is measured at {last.name}"
         detail = f"{where}, but {_first(reasons)}"
-        return Answer(((f"No layer of {model} can be named", False),), detail, _caveat(diagnosis))
+        caveat = _caveat(diagnosis, said=reasons if len(reasons) <= 3 else reasons[:2])
+        return Answer(((f"No layer of {model} can be named", False),), detail, caveat)
     caveat = _caveat(diagnosis, *blamed, last)
     if nothing:
         detail = f"retained accuracy goes from {percent(image.survival)} at {image.name} to {percent(last.survival)}"
@@ -220,22 +224,29 @@ def _text(claim: Claim) -> str:
     return "".join(text for text, _ in claim)
 
 
-def _caveat(diagnosis: Diagnosis, *layers: LayerResult) -> str:
-    """The warnings of the whole and the failures of these layers, failures first.
+def _caveat(diagnosis: Diagnosis, *layers: LayerResult, said: Sequence[str] = ()) -> str:
+    """The warnings of the whole and the failures of these layers, failures first, and all of these.
 
     Notes are left out: they say what is routine on a budget.
     """
     flags = [flag for flag in diagnosis.flags if flag.severity != "note"]
     flags += [flag for layer in layers for flag in layer.flags if flag.severity == "failure"]
-    flags.sort(key=lambda flag: flag.severity != "failure")
-    return f"{_first([_with_layer(flag) for flag in flags])}." if flags else ""
+    flags = sorted((flag for flag in flags if _with_layer(flag) not in said), key=severity)
+    failures = len({_with_layer(flag) for flag in flags if flag.severity == "failure"})
+    return f"{_first([_with_layer(flag) for flag in flags], max(2, failures))}." if flags else ""
+
+
+def severity(flag: Flag) -> int:
+    """Order of flags, the worst first."""
+    return ("failure", "warning", "note").index(flag.severity)
 
 
 def _first(reasons: Sequence[str], most: int = 2) -> str:
-    """The first reasons, and how many more there are."""
+    """The first reasons, and how many more there are; a single one more is said itself."""
     reasons = list(dict.fromkeys(reasons))
-    more = f"; {len(reasons) - most} more among the warnings" if len(reasons) > most else ""
-    return "; ".join(reasons[:most]) + more
+    if len(reasons) <= most + 1:
+        return "; ".join(reasons)
+    return "; ".join(reasons[:most]) + f"; {len(reasons) - most} more among the warnings"
 
 
 def _with_layer(flag: Flag) -> str:
@@ -278,5 +289,5 @@ def summary_table(diagnosis: Diagnosis) -> str:
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().replace("−", "-").splitlines()]  # not every terminal has it
-    flags = [flag for layer in diagnosis.layers for flag in layer.flags] + list(diagnosis.flags)
+    flags = sorted([*diagnosis.flags, *(flag for layer in diagnosis.layers for flag in layer.flags)], key=severity)
     return "\n".join([*lines, *(f"{flag.severity}: {_with_layer(flag)}" for flag in flags)])

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,12 +19,14 @@ from interpretgan.attacks import ThreatModel, input_gradient, iterated, resized
 from interpretgan.classifier import Classifier
 from interpretgan.errors import Flag, FlagKind, LayerError, ModelError, ThreatModelError, kind_of
 from interpretgan.layers import Layer, capture, replay
+from interpretgan.statistics import Integers, wilson
 
 NOTHING_LEFT = 0.05  #: Accuracy below which nothing is left to attack, however strong the attack was.
 SAME = 1e-4  #: Two passes agree when their logits differ by no more than this share of the largest one.
 BLACK_BOX = 0.002  #: Accuracy that a black-box attack may take from what the gradient attacks left.
 MOVES = 0.005  #: Accuracy that twice the steps or restarts may take.
 RISES = 0.01  #: Accuracy that may be won back, by chance, where eps grows.
+REORDERED = 0.3  #: Share of the images that another order of the classes would set right.
 ENOUGH = 1000  #: Examples for a figure with an interval of about two points.
 
 
@@ -162,6 +165,55 @@ def curve_flags(accuracies: Sequence[float], examples: int) -> list[Flag]:
     won_back = max((later - min(accuracies[:index]) for index, later in enumerate(accuracies) if index), default=0.0)
     allowed = max(RISES, 1.5 / examples)
     return [NOT_GROWING(value=won_back, threshold=allowed)] if won_back > allowed else []
+
+
+# --- warnings about the classes ----------------------------------------------------------------------------------
+
+# fmt: off
+AT_CHANCE = FlagKind("at_chance", "failure",
+    "natural accuracy {value:.3f} is not clearly above the {threshold:.3f} of always answering the commonest class: "
+    "check the weights, the normalisation and the order of the classes, here {order}")
+CLASS_ORDER = FlagKind("class_order", "failure",
+    "the order of the classes differs: natural accuracy is {threshold:.3f}, and {value:.3f} if the network's classes "
+    "are {found} in the order of its logits, not {order}")
+# fmt: on
+
+
+def class_flags(
+    predicted: Integers, labels: Integers, classes: Sequence[str] = (), confidence: float = 0.95
+) -> list[Flag]:
+    """What shows that a network is of no use here, or that its classes are numbered otherwise.
+
+    Accuracy on natural images is within its interval of what the commonest class alone reaches. With the classes in
+    another order, the best of all, `REORDERED` more of the images are right. Both arguments are classes `[N]`.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    count, known = len(labels), max(len(classes), int(max(labels.max(), predicted.max())) + 1)
+    names = [*classes, *map(str, range(len(classes), known))]
+    right = int((predicted == labels).sum())
+    commonest = float(np.bincount(labels).max() / count)
+    flags = []
+    if wilson(right, count, confidence).low <= commonest:
+        flags.append(AT_CHANCE(value=right / count, threshold=commonest, order=listed(names)))
+    table = np.zeros((known, known), dtype=np.int64)
+    np.add.at(table, (predicted, labels), 1)
+    logits, true = linear_sum_assignment(table, maximize=True)
+    reordered = int(table[logits, true].sum())
+    if reordered - right > max(REORDERED * count, known):
+        moved = [place for place in range(known) if true[place] != place and table[place].any()]
+        found = listed([names[true[place]] for place in range(known)], moved)
+        flags.append(
+            CLASS_ORDER(value=reordered / count, threshold=right / count, found=found, order=listed(names, moved))
+        )
+    return flags
+
+
+def listed(names: Sequence[str], places: Sequence[int] | None = None, most: int = 12) -> str:
+    """Names with their numbers, e.g. `0 cat, 1 dog`, all or those at some places."""
+    places = range(len(names)) if places is None else places
+    more = f" and {len(places) - most} more" if len(places) > most else ""
+    return ", ".join(f"{place} {names[place]}" for place in list(places)[:most]) + more
 
 
 # --- warnings about the figures ----------------------------------------------------------------------------------

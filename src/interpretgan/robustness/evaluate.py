@@ -61,7 +61,7 @@ def evaluate(
     seed: int = 0,
     confidence: float = 0.95,
     classifier_info: Mapping[str, Any] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     say: Callable[[str], None] | None = None,
     on_progress: OnProgress | bool = True,
     on_examples: Callable[[dict[str, Tensor]], None] | None = None,
@@ -137,6 +137,10 @@ def evaluate(
         flags += checks.search_flags(sample.accuracy, checked, pgd, largest) + black_box
     flags += checks.curve_flags([point.value for point in lines["eps"]], drawn)
     flags += checks.figure_flags(natural=natural, adversarial=worst, noise=noise.value, attacks=names, examples=count)
+    with classifier.borrowed(), torch.no_grad():
+        predicted = torch.cat([classifier.run(part).argmax(dim=1) for part in torch.split(x, CHECKED)])
+    classes = describe(images).get("classes", ())
+    flags = checks.class_flags(predicted.cpu().numpy(), y.cpu().numpy(), classes, confidence) + flags
     if on_examples is not None:
         on_examples({**right, "labels": y})
     parameters = sum(p.numel() for p in classifier.model.parameters())

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource
-from interpretgan.gan.generator import Stem, coarse_grid, resize
+from interpretgan.gan.generator import Stem, coarse_grid
+from interpretgan.gan.latents import resize
 from interpretgan.gan.losses import information_bound
 from interpretgan.layers import Layer, capture
 
@@ -34,7 +35,7 @@ class AloneGenerator(nn.Module):
         channels, height, wide = image_shape
         self.image_shape, self.bounds = image_shape, bounds
         grid = (coarse_grid(height), coarse_grid(wide))
-        self.stem = Stem(layer.shape, grid, WIDTH)
+        self.stem = Stem(layer.shape, grid, WIDTH, proportions=height / wide)
         self.mix = nn.Linear(NOISE, WIDTH * grid[0] * grid[1])
         doublings = math.ceil(math.log2(max(height / grid[0], wide / grid[1])))
         stages, width = list[nn.Module](), WIDTH

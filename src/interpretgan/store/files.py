@@ -2,16 +2,25 @@
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from interpretgan.errors import RunFolderError
+from interpretgan.errors import RunFolderError, in_a_line
+
+ARRAYS_DAMAGED = (
+    OSError, ValueError, EOFError, KeyError, TypeError, IndexError, SyntaxError, MemoryError, RuntimeError,
+    OverflowError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What NumPy raises on files of arrays that are damaged or something else."""
 
 
 @contextmanager
@@ -75,6 +84,21 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Non
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
+def read_arrays(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    """The arrays of an .npz file by name, of plain numbers and texts; nothing in it is run.
+
+    A `RunFolderError` where `path` is missing, damaged or something else than `what`.
+    """
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved.files}
+    except ARRAYS_DAMAGED as error:
+        got, do = f"a missing or damaged file ({in_a_line(error)})", "delete it, and make it again"
+        raise RunFolderError(expected=f"{what} in {path}", got=got, do=do) from error
+
+
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write a value, made `plain`, as indented JSON through `atomic_file`."""
     atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -85,10 +109,17 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     with reading(path, "JSON file"):
         content = Path(path).read_bytes()
     try:
-        return json.loads(content)
-    except ValueError as error:
+        return json.loads(content, parse_constant=_number, parse_float=_number)
+    except (ValueError, RecursionError) as error:
         got, do = f"a truncated or damaged file ({error})", "delete the file and run the command that writes it again"
         raise RunFolderError(expected=f"JSON in {path}", got=got, do=do) from error
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # no file of ours has one
+        raise ValueError(f"{text} is not a finite number")
+    return value
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -35,11 +35,18 @@ class Record:
         if schema != SCHEMA:
             raise RunFolderError(expected=expected, got=f"schema {schema}", do=f"make {file.name} again")
         try:
-            return TypeAdapter(cls).validate_python(value)
+            found = TypeAdapter(cls).validate_python(value)
         except ValidationError as error:
             first = error.errors()[0]
             got = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise RunFolderError(expected=expected, got=got, do=f"make {file.name} again") from error
+        if problem := found.problem():
+            raise RunFolderError(expected=expected, got=problem, do=f"make {file.name} again")
+        return found
+
+    def problem(self) -> str:
+        """What is missing or wrong that types do not show; empty: nothing."""
+        return ""
 
     @classmethod
     def _file(cls, path: str | Path) -> Path:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import pickle
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +23,8 @@ class Checkpoint:
         every: Seconds between two saves; infinity reads the file and never writes it.
     """
 
-    def __init__(self, path: Path | None, fingerprint: str, *, every: float = math.inf) -> None:
-        self.path, self.fingerprint, self.every = path, fingerprint, every
+    def __init__(self, path: str | Path | None, fingerprint: str, *, every: float = math.inf) -> None:
+        self.path, self.fingerprint, self.every = None if path is None else Path(path), fingerprint, every
         self._saved_at = time.monotonic()
 
     def due(self, *, last: bool = False) -> bool:
@@ -50,7 +49,7 @@ class Checkpoint:
         try:
             content = torch.load(self.path, map_location=device, weights_only=True)
             fingerprint, state = content["fingerprint"], dict(content["state"])
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # what the reader of a damaged file raises is of a dozen kinds
             got, do = f"{self.path}, which cannot be read", "delete it to start over"
             raise RunFolderError(expected="a complete checkpoint", got=got, do=do) from error
         if fingerprint != self.fingerprint:

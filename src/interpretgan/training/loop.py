@@ -52,7 +52,7 @@ def train_classifier(
     seed: int,
     device: torch.device | str | None = None,
     bf16: bool | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_progress: OnProgress | None = None,
 ) -> TrainingResult:

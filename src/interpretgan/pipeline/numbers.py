@@ -1,0 +1,37 @@
+"""Numbers as the command line takes them: `8/255`, `0.48,0.45,0.41`, `1h30m`."""
+
+from fractions import Fraction
+from typing import Annotated
+
+from cyclopts import Parameter, Token
+
+from interpretgan.store.progress import seconds_of
+
+
+def _number(text: str) -> float:
+    return float(Fraction(text)) if "/" in text else float(text)
+
+
+def parse_number(_type: object, tokens: tuple[Token, ...]) -> float:
+    """A number or a fraction: `0.2`, `8/255`."""
+    try:
+        return _number(tokens[0].value)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number or a fraction like 8/255, got '{tokens[0].value}'") from None
+
+
+def parse_numbers(_type: object, tokens: tuple[Token, ...]) -> tuple[float, ...]:
+    """Numbers with commas between: `0.48,0.45,0.41`."""
+    try:
+        return tuple(_number(part) for part in tokens[0].value.split(","))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected numbers like 0.48,0.45,0.41, got '{tokens[0].value}'") from None
+
+
+def parse_seconds(_type: object, tokens: tuple[Token, ...]) -> float:
+    """A time: `90s`, `3m`, `1h30m`."""
+    return seconds_of(tokens[0].value)
+
+
+Number = Annotated[float, Parameter(converter=parse_number)]
+Numbers = Annotated[tuple[float, ...] | None, Parameter(converter=parse_numbers, n_tokens=1, negative="")]

@@ -1,0 +1,91 @@
+"use strict";
+const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
+const make = (tag, text, className = "") => Object.assign(document.createElement(tag), {textContent: text, className});
+
+function pressable(element, action) {
+  element.tabIndex = 0;
+  element.setAttribute("role", "button");
+  element.addEventListener("click", action);
+  element.addEventListener("keydown", event => ["Enter", " "].includes(event.key) && (event.preventDefault(), action()));
+}
+
+// Tables are sorted by a click on a head: descending, ascending, and as the network runs.
+const NEXT = {none: "descending", descending: "ascending", ascending: "none"};
+function number(cell) {
+  const found = cell.textContent.replace(/−/g, "-").match(/[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?/i);
+  return found ? parseFloat(found[0].replace(/,/g, "")) : NaN;
+}
+for (const table of all("table.numbers")) {
+  const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const button = make("button", "", "sort");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const order = NEXT[head.getAttribute("aria-sort") || "none"], sign = order === "descending" ? -1 : 1;
+      heads.forEach(other => other.removeAttribute("aria-sort"));
+      if (order !== "none") head.setAttribute("aria-sort", order);
+      const compare = (a, b) => {
+        if (column === 0) return sign * a.cells[0].textContent.localeCompare(b.cells[0].textContent);
+        const [x, y] = [number(a.cells[column]), number(b.cells[column])];
+        return isNaN(x) || isNaN(y) ? isNaN(x) - isNaN(y) : sign * (x - y);
+      };
+      body.append(...(order === "none" ? rows : [...rows].sort(compare)));
+    });
+  });
+}
+
+// A click on the name of a layer shows its column of pictures.
+const pictures = document.querySelector("table.pictures");
+function show(layer) {
+  all(".chosen").forEach(cell => cell.classList.remove("chosen"));
+  const rows = [...pictures.rows].filter(row => row.cells.length > layer + 1);
+  rows.forEach(row => row.cells[layer + 1].classList.add("chosen"));
+  document.getElementById("explanations").scrollIntoView();
+  const head = rows[0].cells[layer + 1];
+  pictures.parentNode.scrollLeft = head.offsetLeft - pictures.parentNode.clientWidth / 2;
+}
+if (pictures) {
+  for (const list of all("table.numbers tbody, ol.bars, ol.bare")) {
+    const skipped = list.closest("#baselines") ? 1 : 0;  // its rows start at the first layer
+    [...list.children].forEach((row, place) => {
+      const name = row.querySelector(".name");
+      name.title = "show its pictures";
+      pressable(name, () => show(place + skipped));
+    });
+  }
+}
+
+// A click on a cell of a confusion table shows the images that it counts.
+function images(cell, layer, label, shown) {
+  const box = make("div", "", "cases"), listed = (cell.dataset.cases || "").split(" ").filter(Boolean);
+  box.append(make("p", `${label} shown as ${shown} at ${layer}: ${cell.textContent.trim()} in all`));
+  for (const example of all("tbody[data-label]", pictures || document)) {
+    if (!listed.includes(example.dataset.image)) continue;
+    const figure = make("figure", "");
+    const [natural, attacked] = ["natural", "adversarial"].map(kind => example.querySelector(`tr.${kind}`));
+    const place = [...pictures.tHead.rows[0].cells].findIndex(head => head.textContent === layer);
+    for (const picture of [natural.cells[1], attacked.cells[1], natural.cells[place], attacked.cells[place]])
+      figure.append(picture.querySelector("img").cloneNode());
+    figure.append(make("figcaption", `test image ${example.dataset.image}: natural, attacked, and their explanations`));
+    box.append(figure);
+  }
+  if (listed.length) {
+    const line = make("p", `Test images ${listed.join(", ")}. All of them as pictures: `);
+    line.append(make("code", `interpretgan explain RUN --index ${listed.join(",")}`));
+    box.append(line);
+  }
+  return box;
+}
+for (const table of all("table.heat")) {
+  const heads = [...table.tHead.rows[0].cells].map(cell => cell.textContent);
+  for (const cell of all("td:not(.none)", table)) {
+    const label = cell.parentNode.cells[0].textContent;
+    pressable(cell, () => {
+      const details = table.closest("details");
+      all(".cases", details).forEach(box => box.remove());
+      details.append(images(cell, table.dataset.layer, label, heads[cell.cellIndex]));
+    });
+  }
+}

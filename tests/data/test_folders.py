@@ -1,0 +1,112 @@
+"""Folders of images: layouts, the numbers of classes, and what is left out."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from interpretgan.data import load_data
+from interpretgan.data.folders import folder_source
+from interpretgan.errors import DataError
+
+
+def folder(root: Path, places: Iterable[str], count: int = 3, suffix: str = ".png") -> Path:
+    """Images of a few grey levels in folders below the root."""
+    for place in places:
+        (root / place).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((6, 6), 40 * i, np.uint8)).save(root / place / f"{i}{suffix}")
+    return root
+
+
+def labels_of(root: Path, split: str = "train", classes: list[str] | None = None) -> dict[str, int]:
+    """The number that each class folder got."""
+    found = folder_source(str(root), split, classes)
+    return {Path(where).parent.name: label for _, label, where in found.examples()}
+
+
+@pytest.mark.parametrize("content", [None, "notes.txt", "image.heic", ".hidden.png"])
+def test_a_class_without_images_is_refused(tmp_path: Path, content: str | None) -> None:
+    root = folder(tmp_path, "bc")
+    (root / "a").mkdir()
+    if content is not None:
+        (root / "a" / content).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"images in each class folder.*none in a"):
+        folder_source(str(root), "train")
+
+
+def test_every_suffix_that_can_be_decoded_is_an_image(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "b")
+    folder(root, "a", suffix=".jfif")
+    assert labels_of(root) == {"a": 0, "b": 1}
+    assert "JPEG, PNG" in load_data(str(root), "train", cache_dir=tmp_path / "c").note
+
+
+def test_subfolders_are_read_and_other_files_counted(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", ("a", "b", "a/more/deep", "b/more"))
+    (root / "a" / "list.csv").write_text("")
+    (root / "readme.md").write_text("")
+    (root / "a" / "more" / "up").symlink_to(root / "a")  # a loop
+    parts = [load_data(str(root), split, cache_dir=tmp_path / "c") for split in ("train", "test")]
+    assert sum(map(len, parts)) == 12
+    assert "2 other files left out (" in parts[0].note
+    assert "1 .csv" in parts[0].note
+
+
+@pytest.mark.parametrize(
+    ("places", "classes"),
+    [
+        (("bus", "car", "train"), ("bus", "car", "train")),
+        (("bus", "test"), ("bus", "test")),
+        (("train/a", "train/b", "val/a", "val/b"), ("a", "b")),
+        (("Training/a", "Training/b", "Validation/a"), ("a", "b")),
+        (("train/a", "train/b", "test/a", "val/b"), ("a", "b")),
+    ],
+)
+def test_train_is_a_split_only_beside_one_of_tests(
+    tmp_path: Path, places: tuple[str, ...], classes: tuple[str, ...]
+) -> None:
+    root = folder(tmp_path, places)
+    train, test = (folder_source(str(root), split) for split in ("train", "test"))
+    assert train.classes == test.classes == classes
+    assert {where for *_, where in train.examples()}.isdisjoint(where for *_, where in test.examples())
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (("train/a", "train/b"), "got train/, and no test/"),
+        (("train/a", "train/b", "test"), "got test/, train/, and no test/ with folders"),
+        (("train", "test"), "and no train/ with folders"),
+        (("set/a", "set/b"), "whose folder set holds 2 folders"),
+        (("train/a", "train/b", "test/wolf"), "got 'wolf'"),
+    ],
+)
+def test_other_layouts_are_told(tmp_path: Path, places: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        folder_source(str(folder(tmp_path, places)), "test")
+
+
+def test_classes_are_numbered_by_size_or_as_stated(tmp_path: Path) -> None:
+    root = folder(tmp_path, map(str, range(1, 13)))
+    assert labels_of(root) == {str(number): number - 1 for number in range(1, 13)}
+    stated = ["0", *map(str, range(12, 0, -1))]
+    assert labels_of(root, classes=stated) == {str(number): 13 - number for number in range(1, 13)}
+    assert folder_source(str(root), "test", stated).classes == tuple(stated)
+    with pytest.raises(DataError, match="none for 10"):
+        labels_of(root, classes=["1", "2"])
+    with pytest.raises(DataError, match="13 names, 12 of them different"):
+        labels_of(root, classes=[*map(str, range(1, 13)), "1"])
+
+
+def test_names_that_no_report_could_show_and_links_to_nowhere_are_told(tmp_path: Path) -> None:
+    root = folder(tmp_path / "links", "ab")
+    (root / "a" / "gone.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"gone\.png"):
+        folder_source(str(root), "train")
+    root = folder(tmp_path / "names", "ab")
+    (root / "a" / "0.png").rename(root / "a" / "\udcff.png")
+    with pytest.raises(DataError, match="names in UTF-8"):
+        folder_source(str(root), "train")
