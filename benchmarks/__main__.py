@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import coverage, robust_training, shared_trunk, smooth_profiles
+from benchmarks import coverage, robust_training, smooth_profiles
 
 if __name__ == "__main__":
     robust_training.main()
-    shared_trunk.main()
     coverage.main()
     smooth_profiles.main()

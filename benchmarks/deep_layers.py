@@ -20,10 +20,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.machine import describe
 from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, find_layers, load_classifier, load_data
 from interpretgan.statistics import wilson
 from interpretgan.store.files import write_json
+from interpretgan.store.machine import describe
 
 CLASSIFIER, RECOGNITION_NETWORK, JUDGE = "vgg-small-max", "vgg-small-max-pgd", "vgg-small-avg-trades"
 LAYERS = ("pool2", "relu4_1", "mean", "fc")
@@ -83,7 +83,7 @@ def main() -> None:
     )
     train, test = (load_data("cifar10", split, data_dir=options.data_dir) for split in ("train", "test"))
     images, labels = test.batch(range(options.examples))
-    machine = describe()
+    machine = describe(fp32="float32", bf16="bfloat16")
     result: dict[str, Any] = {
         "machine": machine, "classifier": CLASSIFIER, "recognition_network": RECOGNITION_NETWORK, "judge": JUDGE,
         "seed": options.seed, "steps": options.steps, "examples": len(images),

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.machine import Flops, describe
 from interpretgan import Classifier, ImageSet, ThreatModel, attack
 from interpretgan.models import MODELS, build_model
+from interpretgan.speed.flops import Flops
 from interpretgan.store.files import write_json
+from interpretgan.store.machine import describe
 from interpretgan.training import Recipe, build_objective, train_classifier
 from interpretgan.training.precision import has_fast_bf16
 
@@ -158,7 +159,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
 
-    machine = describe()
+    machine = describe(fp32="float32", bf16="bfloat16")
     peak = machine["matmul_gflops"]
     training, attacks = [], []
     for name in options.models:

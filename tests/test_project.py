@@ -20,9 +20,9 @@ from tests.networks import Tiny
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "interpretgan"
 HOUSE = (
-    "cli", "studies", "planted", "pipeline", "report", "diagnosis", "information", "features", "baselines",
-    "interpreter", "judge", "gan", "models", "robustness", "training", "attacks", "layers", "data", "classifier",
-    "statistics", "store", "errors",
+    "cli", "studies", "planted", "speed", "pipeline", "report", "diagnosis", "information", "features",
+    "baselines", "interpreter", "judge", "gan", "models", "robustness", "training", "attacks", "layers", "data",
+    "classifier", "statistics", "store", "errors",
 )  # fmt: skip
 """The rooms of the package from top to bottom, those that later versions add included."""
 TOP = ("__init__", "__main__")

@@ -14,9 +14,11 @@ from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.judge import Judge, require_same_pixels
-from interpretgan.layers import capture
+from interpretgan.layers import Layer, capture
 from interpretgan.store.network_files import Header
-from interpretgan.training.steps import OnStep
+from interpretgan.store.progress import OnProgress, reporting
+from interpretgan.training.precision import Precision, autocast
+from interpretgan.training.steps import told
 
 
 class Predictor(Protocol):
@@ -93,7 +95,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         *,
         recognition_network: Classifier | None = None,
         checkpoint: Path | None = None,
-        on_step: OnStep | None = None,
+        on_progress: OnProgress | bool = True,
         devices: int = 1,
     ) -> Self:
         """Train on natural images.
@@ -105,7 +107,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
                 the explanations in place of the explained one. On natural photographs that one is satisfied with
                 textures that only it recognises.
             checkpoint: File for the state. Where it exists the training goes on from there.
-            on_step: See `interpretgan.training.steps.OnStep`.
+            on_progress: Told how far it is; see `interpretgan.store.progress.OnProgress`.
             devices: How many devices share the training: the classifier's and the GPUs that follow it.
 
         Raises:
@@ -117,10 +119,12 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             images = self.classifier.check_images(images)
         source = as_source(images, None, self.classifier.bounds)
         self._find_layers(source)
-        self._network = train_generator(
-            self.classifier, self.distinct_layers, source, self.config, seed=self.seed,
-            recognition_network=recognition_network, checkpoint=checkpoint, on_step=on_step, devices=devices,
-        )  # fmt: skip
+        with reporting(on_progress) as report:
+            self._network = train_generator(
+                self.classifier, self.distinct_layers, source, self.config, seed=self.seed,
+                recognition_network=recognition_network, checkpoint=checkpoint, devices=devices,
+                on_step=told(report, "generator", self.config.steps),
+            )  # fmt: skip
         self.recognition_network_sha256 = None if recognition_network is None else recognition_network.state_sha256()
         return self
 
@@ -133,16 +137,27 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         """Noise `n ~ N(0, I)` for `count` images, `[count, noise]`."""
         return torch.randn(count, self.config.noise, generator=generator).to(self.classifier.device)
 
-    def draw(self, images: Tensor, noise: Tensor) -> Tensor:
+    def draw(self, images: Tensor, noise: Tensor, *, precision: Precision = "fp32") -> Tensor:
         """Explanations `[L, N, C, H, W]` of images `[N, C, H, W]`: `x̂_l = G_l(f_{<=l}(x), n)`, without gradient.
 
-        Both are within the classifier's bounds. The noise of an image, `[N, noise]`, is the same at every layer.
+        Both are within the classifier's bounds. The noise of an image, `[N, noise]`, is the same at every layer. The
+        latents are in full precision, and the generator computes in `precision`.
         """
         layers, generator = self.distinct_layers, self.network
         _, latents = capture(self.classifier, images, layers)
-        with torch.no_grad():
+        with torch.no_grad(), autocast(images.device, precision):
             drawn = generator([latents[layer.name] for layer in layers], noise.repeat(len(layers), 1))
         explanations: Tensor = drawn.view(len(layers), *images.shape)[self.rows]
+        return explanations
+
+    def draw_from(self, layer: Layer, latent: Tensor, noise: Tensor, *, precision: Precision = "fp32") -> Tensor:
+        """Explanations `[N, C, H, W]` of latents `[N, *shape]` of one of the layers, whatever made them, no gradient.
+
+        The noise of an image is `[N, noise]`, and the generator computes in `precision`.
+        """
+        latents = [latent if each == layer else None for each in self.distinct_layers]
+        with torch.no_grad(), autocast(latent.device, precision):
+            explanations: Tensor = self.network(latents, noise)
         return explanations
 
     @plain_torch()

@@ -16,8 +16,9 @@ from interpretgan.data import ImageData, ImageSet, as_image_set
 from interpretgan.errors import ConfigError, DataError
 from interpretgan.models import build_model, load_weights, save_weights
 from interpretgan.store.files import read_json, write_json
+from interpretgan.store.progress import OnProgress, reporting
 from interpretgan.training import adversarial_objective, judge_recipe
-from interpretgan.training.loop import OnProgress, evaluate_accuracy, train_classifier
+from interpretgan.training.loop import evaluate_accuracy, train_classifier
 
 ATTACKED = 1000  # held-out images that the judge itself is attacked on
 
@@ -71,7 +72,7 @@ def train_judge(
     device: torch.device | str | None = None,
     bf16: bool | None = None,
     checkpoint: Path | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress | bool = True,
 ) -> Judge:
     """Train a judge against the threat model, with PGD of few steps, and measure it on held-out images.
 
@@ -86,7 +87,7 @@ def train_judge(
         device: Where to train and keep it. `None`: the CPU.
         bf16: See `train_classifier`.
         checkpoint: See `train_classifier`; a finished one is read and not trained again.
-        on_progress: See `train_classifier`.
+        on_progress: Told how far it is; see `interpretgan.store.progress.OnProgress`.
 
     Raises:
         DataError, ImageError, LabelError: See `interpretgan.data.as_image_set`; or the sets do not belong together.
@@ -107,10 +108,11 @@ def train_judge(
             architecture, in_channels=train.shape[0], num_classes=len(train.classes), image_size=train.shape[1:]
         )
     classifier = Classifier(model, bounds=bounds)
-    train_classifier(
-        classifier, train, objective=adversarial_objective(train, threat_model), recipe=recipe, seed=seed,
-        device=device, bf16=bf16, checkpoint=checkpoint, on_progress=on_progress,
-    )  # fmt: skip
+    with reporting(on_progress, "judge") as report:
+        train_classifier(
+            classifier, train, objective=adversarial_objective(train, threat_model), recipe=recipe, seed=seed,
+            device=device, bf16=bf16, checkpoint=checkpoint, on_progress=report,
+        )  # fmt: skip
     model.eval()
     return measure_judge(classifier, architecture, test, threat_model=threat_model, seed=seed)
 

@@ -17,6 +17,7 @@ from interpretgan.attacks import ThreatModel, check_perturbation
 from interpretgan.attacks.autoattack import STAGES, autoattack
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError, ImageError, LabelError, ModelError, RunFolderError
+from interpretgan.store.progress import Progress
 from tests.networks import Tiny, detached
 
 Examples = tuple[Tensor, Tensor]
@@ -105,7 +106,12 @@ def test_everything_is_given_back_and_nothing_is_printed(
     told: list[tuple[str, int, int]] = []
     images, labels, threat_model = digits[0][:8], digits[1][:8], ThreatModel("linf", 0.4)
     autoattack(
-        Classifier(model), images, labels, threat_model, seed=0, on_batch=lambda *progress: told.append(progress)
+        Classifier(model),
+        images,
+        labels,
+        threat_model,
+        seed=0,
+        on_progress=lambda at: told.append((at.stage, at.done, at.total)),
     )
     assert torch.equal(torch.rand(3), expected)
     assert sys.gettrace() is tracer
@@ -120,11 +126,11 @@ def test_everything_is_given_back_and_nothing_is_printed(
 def test_an_interruption_gives_everything_back(net: Tiny, digits: Examples) -> None:
     model = copy.deepcopy(net).train()
 
-    def interrupt(stage: str, done: int, total: int) -> None:
+    def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        autoattack(Classifier(model), *digits, ThreatModel("linf", 0.1), seed=0, on_batch=interrupt)
+        autoattack(Classifier(model), *digits, ThreatModel("linf", 0.1), seed=0, on_progress=interrupt)
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
     assert not logging.getLogger("auto-attack").disabled
@@ -137,7 +143,11 @@ def test_an_attack_that_goes_on_finds_what_it_would_have_found(
     images, labels, threat_model = digits[0][:20], digits[1][:20], ThreatModel("linf", 0.124)
     settings: dict[str, Any] = {"seed": 3, "batch_size": 10, "checkpoint_seconds": 0.0}
     told: list[tuple[str, int, int]] = []
-    whole = autoattack(Classifier(net), images, labels, threat_model, on_batch=lambda *at: told.append(at), **settings)
+
+    def tell(at: Progress) -> None:
+        told.append((at.stage, at.done, at.total))
+
+    whole = autoattack(Classifier(net), images, labels, threat_model, on_progress=tell, **settings)
 
     attacked: list[str] = []
     run = AutoAttack.run_standard_evaluation
@@ -150,12 +160,12 @@ def test_an_attack_that_goes_on_finds_what_it_would_have_found(
     again: dict[str, Any] = {**settings, "checkpoint": tmp_path / "checkpoint.pt"}
     for halt in (told[0], told[1], next(at for at in told if at[0] == "apgd-t" and at[1] == at[2])):
 
-        def stop(*at: Any, halt: tuple[str, int, int] = halt) -> None:
-            if at == halt:
+        def stop(at: Progress, halt: tuple[str, int, int] = halt) -> None:
+            if (at.stage, at.done, at.total) == halt:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            autoattack(Classifier(net), images, labels, threat_model, on_batch=stop, **again)
+            autoattack(Classifier(net), images, labels, threat_model, on_progress=stop, **again)
     found = autoattack(Classifier(net), images, labels, threat_model, **again)
     assert torch.equal(found.images, whole.images)
     assert torch.equal(found.right, whole.right)

@@ -301,8 +301,15 @@ def test_layers_lists_layers_and_reasons(tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert "blocks.0" in out
     assert "information flows around it" in out
+    assert "branches: bn2, shortcut" in out
+    assert "without --layers" not in out
     record = json.loads((tmp_path / "layers.json").read_text())
     assert record["layers"][-1]["name"] == "fc"
+    assert record["branches"] == {f"blocks.{block}": ["bn2", "shortcut"] for block in (0, 1)}
+    assert run_command(["layers", "--data", "digits", "--model", "vgg-small", "--width", "0.1"]) == 0
+    out = capsys.readouterr().out
+    assert "26 layers to diagnose" in out
+    assert "without --layers 12 of them are explained: relu1_1, relu1_2, pool1, " in out
 
 
 def test_the_example_of_an_own_model_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,8 +320,9 @@ def test_the_example_of_an_own_model_works(monkeypatch: pytest.MonkeyPatch, caps
 
 @pytest.mark.parametrize("command", ["demo", "train", "attack", "fit", "explain", "diagnose"])
 def test_a_dry_run_prints_the_settings_and_writes_nothing(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("interpretgan.pipeline.run_diagnosis.is_long", lambda _: False)  # see test_price.py
     assert run_command([command, "--dry-run", "--seed", "7", "--out", str(tmp_path / "run")]) == 0
     assert json.loads(capsys.readouterr().out)["seed"] == 7
     assert not (tmp_path / "run").exists()

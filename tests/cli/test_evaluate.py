@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from PIL import Image
 from interpretgan.attacks.autoattack import AutoAttacked, autoattack
 from interpretgan.cli.app import run_command
 from interpretgan.robustness import Evaluation
+from interpretgan.store.progress import OnProgress, Progress
 
 SMALL = shlex.split("--epochs 2 --examples 30 --curve-examples 20 --steps 3 --restarts 1 --device cpu")
 
@@ -78,14 +78,14 @@ def test_an_interrupted_evaluation_goes_on(
     made = json.loads((whole / "evaluation.json").read_text())
     stages: list[str] = []
 
-    def often(*arguments: Any, on_batch: Callable[[str, int, int], None], **options: Any) -> AutoAttacked:
-        def stopped(stage: str, done: int, total: int) -> None:
-            on_batch(stage, done, total)
-            stages.append(stage)
+    def often(*arguments: Any, on_progress: OnProgress, **options: Any) -> AutoAttacked:
+        def stopped(progress: Progress) -> None:
+            on_progress(progress)
+            stages.append(progress.stage)
             if len(stages) == 4:  # the second stage is done
                 raise KeyboardInterrupt
 
-        return autoattack(*arguments, checkpoint_seconds=0, on_batch=stopped, **options)
+        return autoattack(*arguments, checkpoint_seconds=0, on_progress=stopped, **options)
 
     monkeypatch.setattr(import_module("interpretgan.robustness.evaluate"), "autoattack", often)
     assert run_command([*command, str(parts)]) == 130

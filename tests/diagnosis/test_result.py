@@ -10,7 +10,14 @@ from interpretgan.diagnosis.reliability import JUDGE_FOOLED, UNRELIABLE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import RunFolderError
 from tests.diagnosis.conftest import Diagnosed
-from tests.report.samples import INFORMATION, changed, lenet_diagnosis, with_baselines, without_information
+from tests.report.samples import (
+    INFORMATION,
+    changed,
+    lenet_diagnosis,
+    with_baselines,
+    with_branches,
+    without_information,
+)
 
 
 def flagged() -> Diagnosis:
@@ -22,7 +29,7 @@ def flagged() -> Diagnosis:
 
 
 def test_saving_and_loading_is_an_identity(diagnosed: Diagnosed, tmp_path: Path) -> None:
-    for diagnosis in (diagnosed.diagnosis, flagged(), with_baselines(flagged())):
+    for diagnosis in (diagnosed.diagnosis, flagged(), with_baselines(flagged()), with_branches(flagged(), "fc1")):
         file = diagnosis.save(tmp_path)
         assert file == tmp_path / "diagnosis.json"
         assert Diagnosis.load(tmp_path) == Diagnosis.load(file) == diagnosis
@@ -102,3 +109,18 @@ def test_the_frame_has_a_row_per_layer_with_all_figures_and_the_ends_of_their_in
     assert {*INFORMATION, "unexplained_low", "class_information_high"} <= set(frame)
     assert frame["flags"].tolist() == ["; ".join(flag.message for flag in layer.flags) for layer in diagnosis.layers]
     assert set(without_information(diagnosis).to_frame()).isdisjoint(INFORMATION)
+
+
+def test_branches_follow_their_block_in_the_frame() -> None:
+    diagnosis = with_branches(flagged(), "fc1")
+    frame, (block,) = diagnosis.to_frame(), [layer for layer in diagnosis.layers if layer.branches]
+    layers, branches = frame[frame["block"] == ""], frame[frame["block"] == "fc1"]
+    assert layers["name"].tolist() == [layer.name for layer in diagnosis.layers]
+    assert branches.index.tolist() == [layers.index[layers["name"] == "fc1"][0] + 1 + place for place in range(3)]
+    assert branches["name"].tolist() == [branch.name for branch in block.branches]
+    assert branches["vulnerability"].tolist() == [branch.vulnerability.value for branch in block.branches]
+    assert branches["vulnerability"].sum() == pytest.approx(block.vulnerability.value)
+    assert branches["survival"].tolist() == [branch.alone.value for branch in block.branches]
+    assert branches["survival_others_high"].tolist() == [branch.others.high for branch in block.branches]
+    assert branches["carried_low"].tolist() == [branch.carried.low for branch in block.branches]
+    assert frame["shape"].notna().sum() == len(diagnosis.layers)

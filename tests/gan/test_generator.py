@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from interpretgan.gan.discriminator import Discriminator
-from interpretgan.gan.generator import Generator, Stem, coarse_grid, space_to_depth
+from interpretgan.gan.generator import Generator, Stem, coarse_grid
+from interpretgan.gan.latents import as_map, channels_first, depth_to_space, space_to_depth, token_grid
 from interpretgan.layers import Layer
 
 SHAPES = [(4, 28, 20), (6, 14, 10), (5, 9, 7), (7, 3, 2), (11,), (3, 5), (300, 2, 2), (90, 13)]
@@ -24,6 +25,38 @@ def test_folding_keeps_every_pixel_in_its_cell() -> None:
     folded = space_to_depth(images, (2, 3))
     assert folded.shape == (2, 18, 2, 2)
     assert folded[1, :, 1, 0].tolist() == images[1, :, 2:4, 0:3].flatten().tolist()
+
+
+def test_unfolding_undoes_folding() -> None:
+    images = torch.rand(2, 3, 4, 6)
+    assert torch.equal(depth_to_space(space_to_depth(images, (2, 3)), (2, 3)), images)
+
+
+def test_tokens_are_laid_out_on_the_grid_of_the_image() -> None:
+    assert token_grid(197, 1.0) == (1, 14, 14)  # a class token
+    assert token_grid(201, 1.0) == (5, 14, 14)  # and four registers
+    assert token_grid(64, 1.0) == (0, 8, 8)
+    assert token_grid(129, 2.0) == (1, 16, 8)
+    apart, rows, columns = token_grid(90, 1.0)  # no square
+    assert apart == 0
+    assert rows * columns >= 90
+    tokens = torch.arange(1.0, 18.0).view(1, 17, 1)
+    cells, alone = as_map(channels_first(tokens), 1.0)
+    assert cells[0, 0].tolist() == torch.arange(2.0, 18.0).view(4, 4).tolist()
+    assert alone.flatten().tolist() == [1.0]
+
+
+def test_the_same_features_are_drawn_alike_whatever_their_layout() -> None:
+    """Maps `[N, C, H, W]` and `[N, H, W, C]`, and tokens of the same grid."""
+    maps = torch.randn(6, 30, 16, 16)
+    drawn = []
+    for latent in (maps, maps.movedim(1, -1), maps.flatten(2).movedim(1, 2)):
+        torch.manual_seed(0)
+        generator = Generator(layers_of([tuple(latent.shape[1:])]), (1, 32, 32), width=16, blocks=1, noise=4)
+        generator.calibrate({"layer0": latent})
+        drawn.append(generator([latent], torch.zeros(6, 4)))
+    torch.testing.assert_close(drawn[1], drawn[0])
+    torch.testing.assert_close(drawn[2], drawn[0])
 
 
 @pytest.mark.parametrize("image_shape", [(1, 28, 20), (3, 32, 32), (2, 33, 17), (1, 6, 5)])
@@ -54,7 +87,7 @@ def test_a_stem_standardises_by_natural_latents_and_survives_a_dead_channel(shap
     """Channels are the first axis of maps, the last of tokens."""
     size = torch.tensor([100.0, 0.01, 0.0])
     latent = torch.randn(50, *shape) * (size if len(shape) == 2 else size.view(3, 1, 1)) + 7
-    stem = Stem(shape, (7, 5), 8)
+    stem = Stem(shape, (7, 5), 8, proportions=1.4)
     stem.standardise.calibrate(latent)
     standard = stem.standardise(latent)
     assert standard[:, 0].std(correction=0) == pytest.approx(1, abs=1e-3)
@@ -86,7 +119,7 @@ def test_a_cell_is_drawn_where_it_is_seen() -> None:
 
 def test_stems_stay_small_for_wide_coarse_maps_and_tokens() -> None:
     for shape in ((512, 4, 4), (197, 768), (2048, 7, 7)):
-        stem = Stem(shape, (8, 8), 96)
+        stem = Stem(shape, (8, 8), 96, proportions=1.0)
         assert sum(p.numel() for p in stem.parameters()) < 1_000_000
         latent = torch.randn(3, *shape)
         stem.standardise.calibrate(latent)

@@ -5,23 +5,24 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from interpretgan.gan import linear_start
 from interpretgan.gan.linear_start import LinearStart, reduced
 
 
 def fitted(images: Tensor, latents: list[Tensor], monkeypatch: pytest.MonkeyPatch | None = None) -> LinearStart:
-    asked: list[list[int]] = []
+    groups: set[tuple[int, ...]] = set()
 
     def latents_of(group: Sequence[int]) -> Iterator[list[Tensor]]:
-        asked.append(list(group))
+        groups.add(tuple(group))
         for rows in torch.split(torch.arange(len(images)), 64):
             yield [latents[index][rows] for index in group]
 
     start = LinearStart([tuple(latent.shape[1:]) for latent in latents], tuple(images.shape[1:]))  # type: ignore[arg-type]  # of images
     start.fit(images, latents_of)
-    assert [index for group in asked for index in group] == list(range(len(latents)))
-    assert len(asked) == (1 if monkeypatch is None else len(latents))
+    alone = {(index,) for index in range(len(latents))}
+    assert groups == alone if monkeypatch else tuple(range(len(latents))) in groups
     return start
 
 
@@ -62,8 +63,49 @@ def test_layers_that_do_not_fit_in_memory_together_are_fitted_alike(
 
 
 def test_large_latents_are_averaged_over_neighbours() -> None:
-    assert reduced(torch.rand(2, 64, 112, 112)).shape[1] <= linear_start.INPUTS
-    assert reduced(torch.rand(2, 197, 768)).shape[1] <= linear_start.INPUTS
-    assert torch.equal(reduced(torch.ones(1, 3, 100, 100)).unique(), torch.ones(1))  # type: ignore[no-untyped-call]  # torch has no type
+    assert reduced(torch.rand(2, 64, 112, 112), 1.0).shape[1] <= linear_start.INPUTS
+    assert torch.equal(reduced(torch.ones(1, 3, 100, 100), 1.0).unique(), torch.ones(1))  # type: ignore[no-untyped-call]  # torch has no type
     small = torch.rand(2, 4, 5, 5)
-    assert torch.equal(reduced(small), small.flatten(1))
+    assert torch.equal(reduced(small, 1.0), small.flatten(1))
+    tokens = torch.cat([torch.full((1, 1, 768), 7.0), torch.rand(1, 196, 768)], dim=1)
+    assert reduced(tokens, 1.0).shape[1] <= linear_start.INPUTS
+    assert torch.equal(reduced(tokens, 1.0)[:, :768], tokens[:, 0])  # the class token is not mixed with its neighbours
+
+
+@pytest.mark.parametrize("layout", ["channels first", "channels last", "tokens"])
+def test_patches_draw_detail_that_components_of_whole_images_do_not_hold(layout: str) -> None:
+    """In an image of any size, and of latents however they are laid out."""
+    for side in (16, 48):
+        torch.manual_seed(0)
+        images = torch.rand(200, 2, side, side)
+        latents = F.conv2d(images, torch.randn(16, 2, 2, 2), stride=2)
+        if layout == "channels last":
+            latents = latents.movedim(1, -1)
+        elif layout == "tokens":
+            latents = torch.cat([torch.randn(200, 1, 16), latents.flatten(2).movedim(1, 2)], dim=1)
+        shape, image_shape = tuple(latents.shape[1:]), (2, side, side)
+        start = LinearStart([shape], image_shape)
+        start.fit(images[:150], lambda _group, latents=latents: iter([[latents[:90]], [latents[90:150]]]))  # type: ignore[misc]  # bound now
+        error = float((start([latents[150:]]).sigmoid() - images[150:]).abs().mean())
+        start._patch(0).set_zero()
+        components = float((start([latents[150:]]).sigmoid() - images[150:]).abs().mean())
+        assert error < 0.02, side
+        assert components > 0.15, side
+
+
+def test_patches_are_left_out_where_they_draw_held_out_images_worse() -> None:
+    """A map whose places lie elsewhere than those of the image, of images that components describe."""
+    torch.manual_seed(0)
+    few = torch.randn(200, 3)
+    images = (0.5 + 0.1 * few @ torch.randn(3, 2 * 16 * 16)).clamp(0.1, 0.9).view(200, 2, 16, 16)
+    latents = F.conv2d(images, torch.randn(4, 2, 2, 2), stride=2).roll(3, dims=2).flip(3)
+    start = LinearStart([(4, 8, 8)], (2, 16, 16))
+    start.fit(images, lambda _group: iter([[latents]]))
+    assert not start._patch(0).weight.any()
+    assert float((start([latents]).sigmoid() - images).abs().mean()) < 0.02
+
+
+def test_a_layer_without_places_has_no_patches() -> None:
+    start = LinearStart([(5,), (600, 4, 4), (4, 2, 2), (8, 16, 16)], (1, 64, 64))
+    assert list(start.patches) == ["1", "3"]
+    assert start._patch(1).reach == 1

@@ -13,6 +13,7 @@ from interpretgan.errors import ConfigError, LabelError, LayerError, RunFolderEr
 from interpretgan.information import Decoders, InformationConfig, LayerInformation, Measurement
 from interpretgan.layers import Layer, examine, find_layers
 from interpretgan.statistics import Interval, bootstrap_weights
+from interpretgan.store.progress import Progress
 from tests.networks import Tiny
 
 SMALL = InformationConfig(
@@ -94,17 +95,19 @@ def test_a_resumed_training_measures_what_an_unbroken_one_does(
     class Killed(BaseException):
         pass
 
-    def kill(step: int, _losses: dict[str, float]) -> None:
-        if step == 4:
+    def kill(progress: Progress) -> None:
+        if progress.done == 4:
             raise Killed
 
     checkpoint = tmp_path / "checkpoint.pt"
     unbroken = decoders_of(classifier, digits[0]).fit(digits[0]).measure(digits[1], examples=20)
     with pytest.raises(Killed):
-        decoders_of(classifier, digits[0]).fit(digits[0], checkpoint=checkpoint, checkpoint_seconds=0.0, on_step=kill)
+        decoders_of(classifier, digits[0]).fit(
+            digits[0], checkpoint=checkpoint, checkpoint_seconds=0.0, on_progress=kill
+        )
     steps: list[int] = []
     resumed = decoders_of(classifier, digits[0])
-    resumed.fit(digits[0], checkpoint=checkpoint, on_step=lambda step, _: steps.append(step))
+    resumed.fit(digits[0], checkpoint=checkpoint, on_progress=lambda at: steps.append(at.done))
     assert steps == [4, 5, 6]  # the fourth had not been saved
     assert same(resumed.measure(digits[1], examples=20), unbroken)
     checkpoint.write_bytes(b"half a file")
@@ -165,7 +168,8 @@ def test_a_tensor_measures_as_a_set_does(classifier: Classifier, digits: tuple[I
     decoders = decoders_of(classifier, digits[0]).fit(*digits[0].batch(slice(0, 200)))
     images, labels = digits[1].batch(slice(0, 30))
     done: list[int] = []
-    assert same(decoders.measure(images, labels, on_batch=done.append), decoders.measure(digits[1], examples=30))
+    measured = decoders.measure(images, labels, on_progress=lambda at: done.append(at.done))
+    assert same(measured, decoders.measure(digits[1], examples=30))
     assert done == [30]
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from interpretgan.gan.generator import Standardise
+from interpretgan.gan.latents import Standardise
 from interpretgan.information.probes import RandomConvolution, RandomMixture, RandomProjection, RidgeProbe
 
 

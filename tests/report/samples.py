@@ -12,7 +12,7 @@ from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore
 from interpretgan.diagnosis.controls import CONTROLS
 from interpretgan.diagnosis.let_in import LetIn
 from interpretgan.diagnosis.reliability import layer_flags
-from interpretgan.diagnosis.result import Diagnosis, LayerResult
+from interpretgan.diagnosis.result import BranchResult, Diagnosis, LayerResult
 from interpretgan.statistics import Interval
 
 Place = tuple[str, str, tuple[int, ...], float, float]
@@ -139,6 +139,21 @@ def with_let_in(diagnosis: Diagnosis, layer: str, *, sure: bool = True) -> Diagn
     found = LetIn(tuple(names), *3 * (tuple(scores.values()),), around(0.53 if sure else 0.03, 0.05), 0.94, 200)
     rows = tuple(replace(row, let_in=scores.get(row.name)) for row in diagnosis.layers)
     return replace(diagnosis, layers=rows, let_in=found)
+
+
+def with_branches(diagnosis: Diagnosis, layer: str) -> Diagnosis:
+    """The diagnosis where this layer is a block, of whose vulnerability a branch with a hostile name has most."""
+    (row,) = [found for found in diagnosis.layers if found.name == layer]
+    parts = {"skip": 0.1, "<b>mlp</b>": 0.85, "attention": 0.05}
+    branches = tuple(
+        BranchResult(
+            name, () if name == "skip" else (f"{layer}.{name}",),
+            vulnerability=around(part * row.vulnerability.value, 0.02), share=around(part * row.share.value, 0.03),
+            carried=around(part * (1 - row.survival), 0.02), alone=around(1 - part, 0.03), others=around(part, 0.03),
+        )
+        for name, part in parts.items()
+    )  # fmt: skip
+    return changed(diagnosis, layer, branches=branches)
 
 
 def without_information(diagnosis: Diagnosis) -> Diagnosis:

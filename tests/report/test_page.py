@@ -19,7 +19,15 @@ from interpretgan.errors import Flag, RunFolderError
 from interpretgan.report import answer_sentence, page, summary_table, write_report
 from interpretgan.report.wording import FLAG_MEANINGS
 from interpretgan.statistics import Interval
-from tests.report.samples import changed, counted, explanation_of, with_baselines, with_let_in, without_information
+from tests.report.samples import (
+    changed,
+    counted,
+    explanation_of,
+    with_baselines,
+    with_branches,
+    with_let_in,
+    without_information,
+)
 
 VOID = frozenset({"meta", "img", "br", "wbr"})
 
@@ -230,6 +238,31 @@ def test_what_comes_back_when_a_layer_is_mended_has_its_chart(lenet: Diagnosis, 
     drawing = (tmp_path / "figures" / "vulnerability.svg").read_text()
     ElementTree.fromstring(drawing)
     assert "Mended alone" in drawing
+
+
+def test_the_branches_of_a_block_stand_indented_below_it(lenet: Diagnosis, tmp_path: Path) -> None:
+    found = with_branches(lenet, "fc1")
+    text = write_report(found, tmp_path).read_text()
+    Reader().feed(text)
+    assert "Inside the blocks" in text
+    assert "Inside the blocks" not in write_report(lenet, tmp_path / "without").read_text()
+    table = text[text.index("Table of layers") : text.index("The same in bits")]
+    names = re.findall(r'<th scope="row"><span class="name">(.*?)</span>', table)
+    place = names.index("fc1")
+    assert names[place + 1 : place + 4] == ["skip", "&lt;b&gt;mlp&lt;/<wbr>b&gt;", "attention"]
+    assert table.count('<tr class="branch">') == 3
+    (block,) = [row for row in found.layers if row.branches]
+    for branch in block.branches:
+        assert f"{100 * branch.vulnerability.value:+.1f}<small>" in table
+    assert "of it in its branch &lt;b&gt;mlp&lt;/<wbr>b&gt;" in text
+    assert "<b>mlp" not in text
+
+
+def test_layers_that_are_left_out_are_counted(lenet: Diagnosis, tmp_path: Path) -> None:
+    for chosen, told in (("by depth", True), ("by the user", False)):
+        layers = {"explained": 7, "of": 22, "chosen": chosen}
+        text = write_report(replace(lenet, provenance={**lenet.provenance, "layers": layers}), tmp_path).read_text()
+        assert ("Of its 22 layers these are 7, chosen by depth" in text) == told
 
 
 def test_controls_hold_or_do_not(lenet: Diagnosis, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import Flag, FlagKind
 from interpretgan.report import answer_sentence, summary_table, wording
 from interpretgan.statistics import Interval
-from tests.report.samples import around, changed, with_let_in
+from tests.report.samples import around, changed, with_branches, with_let_in
 
 
 def with_survival(diagnosis: Diagnosis, values: list[float], half: float) -> Diagnosis:
@@ -187,6 +187,21 @@ def test_summary_table_has_the_figures_of_the_layer(lenet: Diagnosis) -> None:
         "fc1", "96.7", "5.0", "5.2", "+58.0", "[55.5,", "60.6]", "-2.5", "+30.2", "[29.6,", "30.8]", "3.10",
     ]  # fmt: skip
     assert answer_sentence(lenet).startswith("fc1 ")
+
+
+def test_the_branches_of_a_block_have_lines_of_their_own_and_one_that_stands_out_is_named(lenet: Diagnosis) -> None:
+    found = with_branches(lenet, "fc1")
+    lines = summary_table(found).splitlines()
+    place = next(number for number, line in enumerate(lines) if line.split()[:1] == ["fc1"])
+    assert [line.split()[0] for line in lines[place + 1 : place + 4]] == ["skip", "<b>mlp</b>", "attention"]
+    indents = [len(line) - len(line.lstrip()) for line in lines[place : place + 4]]
+    assert indents == [indents[0], *3 * [indents[0] + 2]]
+    (block,) = [row for row in found.layers if row.branches]
+    largest = max(block.branches, key=lambda branch: branch.vulnerability.value)
+    assert f"{100 * largest.vulnerability.value:+.1f}" in lines[place + 2]
+    assert f"{100 * largest.vulnerability.value:.0f} points" in answer_sentence(found).split("branch")[0]
+    equal = tuple(replace(branch, vulnerability=block.branches[0].vulnerability) for branch in block.branches)
+    assert "branch" not in answer_sentence(changed(found, "fc1", branches=equal))
 
 
 def test_names_are_printed_as_they_are(lenet: Diagnosis) -> None:

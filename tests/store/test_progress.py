@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from interpretgan.store.progress import Progress, ProgressOfStages, duration, stage_seconds
+from interpretgan.store.progress import Job, Progress, ProgressLine, duration, reporting, stage_seconds
 
 
 class Clock:
@@ -27,7 +27,7 @@ def text_of(stream: Console) -> str:
 
 def test_a_log_gets_a_line_every_ten_seconds_and_the_last_state() -> None:
     log, clock = console(), Clock()
-    with Progress(100, "training [1/2]", console=log, clock=clock) as progress:
+    with ProgressLine(100, "training [1/2]", console=log, clock=clock) as progress:
         for done in range(1, 26):
             clock.now += 1
             progress.update(done, f"loss {done}")
@@ -41,7 +41,7 @@ def test_a_log_gets_a_line_every_ten_seconds_and_the_last_state() -> None:
 def test_a_terminal_gets_one_line_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     terminal, clock = console(terminal=True), Clock()
-    with Progress(8, "training", console=terminal, clock=clock) as progress:
+    with ProgressLine(8, "training", console=terminal, clock=clock) as progress:
         progress.update(1, "x" * 100)
         clock.now += 0.01
         progress.update(2)  # too soon to show
@@ -55,7 +55,7 @@ def test_a_terminal_gets_one_line_that_fits(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_rate_counts_only_this_process() -> None:
     log, clock = console(), Clock()
-    progress = Progress(100, "training", unit="image", start=90, console=log, clock=clock)
+    progress = ProgressLine(100, "training", unit="image", start=90, console=log, clock=clock)
     clock.now += 10
     progress.update(95)
     assert text_of(log) == "training: 95/100  0.5 image/s  10.0 s left\n"
@@ -65,7 +65,7 @@ def test_the_rate_counts_only_this_process() -> None:
 def test_an_error_still_ends_the_line_once(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = console(terminal=terminal)
-    with pytest.raises(ZeroDivisionError), Progress(3, "training", console=stream) as progress:
+    with pytest.raises(ZeroDivisionError), ProgressLine(3, "training", console=stream) as progress:
         raise ZeroDivisionError
     progress.close()
     assert "0/3" in text_of(stream)
@@ -73,13 +73,37 @@ def test_an_error_still_ends_the_line_once(terminal: bool, monkeypatch: pytest.M
 
 
 def test_every_stage_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    with ProgressOfStages("attack", unit="image") as progress:
-        progress.update("first", 3, 7)
-        progress.update("first", 7, 7)
-        progress.update("second", 1, 2)
+    with reporting(True, "attack") as report:
+        report(Progress("first", 3, 7, "image"))
+        report(Progress("first", 7, 7, "image"))
+        report(Progress("second", 1, 2, "image", worst_read=("fc1", 0.912)))
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("attack first: 7/7  ")
+    assert "took" in first
     assert second.startswith("attack second: 1/2  ")
+    assert second.endswith("worst read: fc1, 91.2% right")
+    with reporting(False) as report:
+        report(Progress("first", 3, 7))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_job_knows_the_time_until_all_its_stages_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, told = Clock(), list[Progress]()
+    monkeypatch.setattr("interpretgan.store.progress.time.monotonic", clock)
+    job = Job(told.append)
+    job.plan({"judge": 30.0, "generator-0": 100.0, "diagnosis": 20.0})
+    with job.stage("judge") as report:
+        clock.now += 10
+        report(Progress("training", 1, 4))
+    with job.stage("generator-0") as report:
+        clock.now += 5
+        report(Progress("generator", 60, 100, start=50))
+    with job.stage("unplanned") as report:
+        report(Progress("unplanned", 1, 2))
+    assert [(at.stage, at.left) for at in told] == [
+        ("judge", 30.0 + 120.0), ("generator-0", 20.0 + 20.0), ("unplanned", None)
+    ]  # fmt: skip
+    assert list(job.seconds) == ["judge", "generator-0", "unplanned"]
 
 
 @pytest.mark.parametrize(

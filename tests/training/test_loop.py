@@ -21,6 +21,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, load_data
 from interpretgan.errors import ConfigError, DataError, ModelError, RunFolderError, TrainingError
 from interpretgan.models import build_model, load_weights
+from interpretgan.store.progress import Progress
 from interpretgan.training import (
     AdversarialTraining,
     Batch,
@@ -147,8 +148,8 @@ class Interrupted(Exception):
 
 
 def stop_after(step: int) -> Any:
-    def report(progress: dict[str, Any]) -> None:
-        if progress["step"] >= step:
+    def report(progress: Progress) -> None:
+        if progress.done >= step:
             raise Interrupted
 
     return report
@@ -292,13 +293,13 @@ def test_frozen_parameters_stay(train: ImageSet) -> None:
 
 
 def test_progress_reports_every_epoch(train: ImageSet) -> None:
-    seen: list[dict[str, Any]] = []
+    seen: list[Progress] = []
     run(fresh(), train, Natural(), on_progress=seen.append)
-    assert [report["epoch"] for report in seen if report["step"] % 26 == 0] == [1, 2]
+    assert [progress.values["epoch"] for progress in seen if progress.done % 26 == 0] == [1, 2]
     last = seen[-1]
-    assert last["step"] == last["steps"] == 52
-    assert last["images_per_second"] > 0
-    assert 0 <= last["accuracy"] <= 1
+    assert last.done == last.total == 52
+    assert last.values["images_per_second"] > 0
+    assert 0 <= last.values["accuracy"] <= 1
 
 
 def test_refused_settings(train: ImageSet) -> None:

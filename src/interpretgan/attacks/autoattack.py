@@ -7,7 +7,7 @@ The attacks are those of the reference package, in its standard version, with it
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from interpretgan.attacks.threat_model import ThreatModel, check_perturbation
 from interpretgan.classifier import Classifier
 from interpretgan.data import content_hash
 from interpretgan.errors import ConfigError, ImageError
+from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")  #: Each attacks what those before left, the last as a black box.
@@ -63,7 +64,7 @@ def autoattack(
     batch_size: int = BATCH,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
-    on_batch: Callable[[str, int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> AutoAttacked:
     """The standard AutoAttack: example by example what the reference package finds with this seed and batch size.
 
@@ -77,7 +78,7 @@ def autoattack(
         checkpoint: File for what is done, written between batches. Where it exists the attack goes on from there, and
             finds what it would have found without an interruption.
         checkpoint_seconds: At least between two writes.
-        on_batch: Called with the stage, how many of its images are done, and how many it has.
+        on_progress: Told, stage by stage, how many of its images are done.
 
     Raises:
         ConfigError, ImageError: See `require_autoattack`, and `attack` for this and other errors of the input.
@@ -86,7 +87,7 @@ def autoattack(
     from pyautoattack import AutoAttack
 
     low, high = classifier.bounds
-    unit_bounds, report = (low, high) == (0.0, 1.0), on_batch or (lambda *_: None)
+    unit_bounds, report = (low, high) == (0.0, 1.0), on_progress or (lambda _: None)
     began = time.monotonic()
     with ready(classifier, images, labels, seed=seed) as (natural, true):
         classes = require_autoattack(classifier, natural[:1], threat_model)
@@ -114,9 +115,9 @@ def autoattack(
         state = _State(**(file.load(natural.device) or vars(state)))
         earlier = state.seconds
         for stage in STAGES[len(state.after) :]:
-            adversary.attacks_to_run = [stage]
+            adversary.attacks_to_run, start = [stage], state.done
             if len(state.left):
-                report(stage, state.done, len(state.left))
+                report(Progress(stage, state.done, len(state.left), "image", start))
             while state.done < len(state.left):
                 part = state.left[state.done : state.done + batch_size]
                 with _surroundings_kept():
@@ -126,7 +127,7 @@ def autoattack(
                 if file.due():
                     state.seconds = earlier + time.monotonic() - began
                     file.save(vars(state))
-                report(stage, state.done, len(state.left))
+                report(Progress(stage, state.done, len(state.left), "image", start))
             state.after[stage] = int(state.right.sum()) / len(true)
             state.left, state.done = state.right.nonzero().flatten(), 0
         changed = (state.found != unit).flatten(1).any(dim=1).view(-1, 1, 1, 1)

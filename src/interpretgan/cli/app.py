@@ -36,7 +36,9 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 DEMO_STEPS, DEMO_INFORMATION_STEPS = 200, 120  # enough for the digits
 
-DryRun = Annotated[bool, Parameter(negative="", group="Run", help="Print the resolved settings and stop.")]
+DryRun = Annotated[
+    bool, Parameter(negative="", group="Run", help="Print the resolved settings, of a long run its price, and stop.")
+]
 
 app = App(
     name="interpretgan",
@@ -64,22 +66,29 @@ def demo(*, run: RunOptions = RunOptions(), dry_run: DryRun = False) -> None:
 def layers(
     *, data: DataOptions = DataOptions(), model: ModelOptions = ModelOptions(), run: RunOptions = RunOptions()
 ) -> None:
-    """Which layers can be diagnosed, and why the others cannot.
+    """Which layers can be diagnosed, which branches the blocks among them have, and why other calls are no layers.
 
     With --out, the same as layers.json in that folder.
     """
+    from interpretgan.diagnosis.branches import find_branches
+    from interpretgan.pipeline.layer_choice import choose_layers
+
     with _open(Settings(data=data, model=model, run=run), TRAIN) as started:
-        anatomy = started.inputs.anatomy(started.inputs.classifier)
-    found = [
-        (layer.name, layer.kind, _shape(layer.shape), f"the same tensor as {layer.same_as}" if layer.same_as else "")
-        for layer in anatomy.layers
-    ]
+        classifier, probe = started.inputs.classifier, started.inputs.probe
+        anatomy = started.inputs.anatomy(classifier)
+        blocks = find_branches(classifier, anatomy, anatomy.distinct, probe)
+    branches = {block.layer.name: [branch.name for branch in block.branches] for block in blocks}
+    notes = {name: f"branches: {', '.join(names)}" for name, names in branches.items()}
+    notes |= {layer.name: f"the same tensor as {layer.same_as}" for layer in anatomy.layers if layer.same_as}
+    found = [(layer.name, layer.kind, _shape(layer.shape), notes.get(layer.name, "")) for layer in anatomy.layers]
     print_table(("layer", "kind", "shape", ""), found)
     if anatomy.refused:
         print()
         refused = [(r.name, r.kind, _shape(r.shape), f"{r.reason}; {r.nearest or '-'}") for r in anatomy.refused]
         print_table(("no layer", "kind", "shape", "why; use instead"), refused)
     print(f"\n{len(anatomy.distinct)} layers to diagnose, {len(anatomy.refused)} module calls that are none")
+    if len(chosen := choose_layers(anatomy)) < len(anatomy.distinct):
+        print(f"without --layers {len(chosen)} of them are explained: {', '.join(layer.name for layer in chosen)}")
     if run.out is not None:
         from dataclasses import asdict
 
@@ -87,6 +96,7 @@ def layers(
 
         record = {
             "layers": [asdict(layer) for layer in anatomy.layers],
+            "branches": branches,
             "refused": [asdict(r) for r in anatomy.refused],
         }
         write_json(run.out / "layers.json", {"schema": 2, **record})
@@ -317,6 +327,8 @@ def _open(settings: Settings, sections: Sequence[str], command: str = "", *, dry
     run = Run(Inputs(settings), sections, folder)
     if dry_run:
         print_json(run.config)
+        if sections == DIAGNOSE:
+            run.tell_price()
         raise _DryRunEnds
     return run
 

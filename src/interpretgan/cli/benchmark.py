@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from interpretgan.cli.text import print_table
 from interpretgan.errors import ConfigError, RunFolderError
 
-benchmark = App(name="benchmark", help="Is a diagnosis right? Networks with a known fragile layer, and rivals.")
+benchmark = App(name="benchmark", help="Is a diagnosis right, and what does it cost? Rivals beside it.")
 
 
 @benchmark.command
@@ -75,6 +75,48 @@ def planted(
         say_to_stderr(f"held-out plants are drawn from the seed {draw_seed}")
     _print(run_benchmark(settings, out, workers=workers, judges=files, say=say_to_stderr))
     print(f"\npage: {out / PAGE_FILE}")
+
+
+@benchmark.command
+def speed(
+    *,
+    small: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "auto",
+    seed: int = 0,
+    out: Path = Path("runs/speed"),
+) -> None:
+    """Measure what explanations of all layers cost, beside what others take, in turns in one run.
+
+    The others: one generator a layer in fp32, trained to the same quality; layer sustainability; Captum's integrated
+    gradients for each image and layer (extra captum); inversion of each latent by optimisation. Against the number of
+    layers, the size of images and that of the classifier, with peak memory and the share of the machine's own peak.
+
+    Writes OUT/speed.json and OUT/speed.svg. Leave the machine alone meanwhile; its load is in the record.
+
+    Args:
+        small: A reduced size, about three minutes on one core.
+        device: auto (a GPU if there is one), cpu, or cuda[:k].
+        seed: Of everything random.
+        out: Folder.
+    """
+    from interpretgan.pipeline.inputs import find_device
+    from interpretgan.pipeline.networks import say_to_stderr
+    from interpretgan.speed.benchmark import CHART_FILE, CONTENDERS, FULL, SMALL, run_speed
+    from interpretgan.speed.page import rows_of
+
+    result = run_speed(SMALL if small else FULL, out, device=find_device(device), say=say_to_stderr, seed=seed)
+    equal, ours = result["equal_quality"], result["equal_quality"]["ours"]
+    print(
+        f"at equal quality, {len(equal['layers'])} layers: ours {ours['seconds']:.1f} s, one by one at least "
+        f"{equal['one_by_one']['seconds']:.1f} s, {equal['speedup']:.1f}×; a step of ours at "
+        f"{ours['share_of_matmul_peak']:.0%} of the {ours['precision']} peak of a matrix product, "
+        f"{ours['share_of_conv_peak']:.0%} of that of a convolution\n"
+    )
+    print(f"seconds to explain {result['explained']} images at all layers, training included")
+    print_table(("network", *(name.replace("_", " ") for name in CONTENDERS), "training"), rows_of(result))
+    for error in sorted({error for case in result["cases"] for error in case["errors"].values()}):
+        print(f"! left out: {error}")
+    print(f"\nchart: {out / CHART_FILE}")
 
 
 @benchmark.command

@@ -11,6 +11,8 @@ from torch import Tensor
 from interpretgan.attacks import ThreatModel, largest_eps
 from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageData, as_source, describe
+from interpretgan.diagnosis.branch_split import branch_figures
+from interpretgan.diagnosis.branches import Block
 from interpretgan.diagnosis.controls import CONTROLS, agreement, perturbing_controls, positive_control, zero_eps_control
 from interpretgan.diagnosis.let_in import LetIn
 from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, given_adversarial
@@ -24,6 +26,7 @@ from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer
 from interpretgan.robustness import Sample, attack_checks
 from interpretgan.statistics import bootstrap_weights, claim
+from interpretgan.store.progress import OnProgress, reporting
 from interpretgan.store.provenance import provenance
 
 CHECKED = 250  #: Images on which the control without a perturbation and the checks of the model run.
@@ -47,7 +50,8 @@ def diagnose(
     classifier_info: Mapping[str, Any] | None = None,
     information: Measurement | None = None,
     let_in: LetIn | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    blocks: Sequence[Block] = (),
+    on_progress: OnProgress | bool = True,
     on_predictions: Callable[[list[Predictions]], None] | None = None,
 ) -> Diagnosis:
     """Split a classifier's loss of accuracy under attack among its layers.
@@ -69,12 +73,15 @@ def diagnose(
         classifier_info: Kept in the record, beside the model's class and size.
         information: What `Decoders` measured at the same layers, on the same examples. `None`: nothing.
         let_in: What `let_in` found at the same layers: where the perturbation is let in. `None`: nothing.
-        on_batch: Called with the number of examples that are done.
+        blocks: Layers that follow from several branches, as `find_branches` finds them among the distinct layers of the
+            interpreter; the vulnerability of each is split among its branches.
+        on_progress: Told how many examples are done; see `interpretgan.store.progress.OnProgress`.
         on_predictions: Called with the predictions of each interpreter.
 
     Raises:
         ImageError, LabelError: Images, adversarial images or labels that do not fit.
-        ConfigError: No examples, a judge of other bounds, or interpreters, information or `let_in` of different layers.
+        ConfigError: No examples, a judge of other bounds, or interpreters, information, `let_in` or blocks of different
+            layers.
         ThreatModelError: No threat model, or adversarial images that do not keep to it.
         ModelError, LayerError: A model that stays in train mode, or whose logits do not follow from a layer.
     """
@@ -98,6 +105,9 @@ def diagnose(
     if let_in is not None and let_in.layers != (wanted := tuple(x.name for x in interpreters[0].distinct_layers)):
         expected, got = f"what was found at {', '.join(wanted)}", ", ".join(let_in.layers)
         raise ConfigError(expected=expected, got=got, do="call let_in with the distinct layers of the interpreter")
+    if strangers := [block.layer.name for block in blocks if block.layer not in interpreters[0].distinct_layers]:
+        expected, got = f"blocks among {', '.join(names)}", ", ".join(strangers)
+        raise ConfigError(expected=expected, got=got, do="call find_branches with the interpreter's distinct_layers")
 
     # Can this model be diagnosed under this attack, and what warns of either?
     checked, checked_labels = source.batch(torch.arange(min(count, CHECKED)))
@@ -117,9 +127,11 @@ def diagnose(
 
     # What the judge predicts for every image and its explanation at every layer.
     perturbing = perturbing_controls(classifier, seed=seed)
-    predictions = collect(
-        interpreters, judge, source, count, adversarial=perturb, controls=perturbing, seed=seed, on_batch=on_batch
-    )
+    with reporting(on_progress) as report:
+        predictions = collect(
+            interpreters, judge, source, count,
+            adversarial=perturb, controls=perturbing, blocks=blocks, seed=seed, on_progress=report,
+        )  # fmt: skip
     if on_predictions is not None:
         on_predictions(predictions)
 
@@ -144,6 +156,11 @@ def diagnose(
     if let_in is not None:
         scores = (None, *(let_in.scores[place] for place in interpreters[0].rows))
         rows = [dataclasses.replace(row, let_in=score) for row, score in zip(rows, scores, strict=True)]
+
+    for block in blocks:
+        place = 1 + interpreters[0].rows.index(interpreters[0].distinct_layers.index(block.layer))
+        branches = branch_figures(predictions, block, place, weights, confidence)
+        rows[place] = dataclasses.replace(rows[place], branches=branches)
 
     # The controls, and what they and the figures warn of.
     attacks = [threat_model.attack] if adversarial is None else ["given images"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -22,6 +22,7 @@ from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, FlagKind, ImageError, LabelError, ModelError, in_a_line
 from interpretgan.layers import Layer, capture, capturing, owned_by_layers, replay
 from interpretgan.statistics import Floats, Interval, bootstrap_weights, intervals
+from interpretgan.store.progress import OnProgress, Progress, reporting
 
 MENDED_ON = 2000
 """Training images that layers are mended on; fewer where they have `MENDED_PIXELS` pixels before."""
@@ -114,7 +115,7 @@ def let_in(
     steps: int = STEPS,
     bootstrap: int = 1000,
     confidence: float = 0.95,
-    on_layer: Callable[[int], None] | None = None,
+    on_progress: OnProgress | bool = True,
 ) -> LetIn:
     """Mend each layer alone, renew the attack, and see how much of what the attack took comes back.
 
@@ -153,7 +154,7 @@ def let_in(
         steps: Of the training of weights.
         bootstrap: Resamples of the images.
         confidence: Level of the intervals, between 0 and 1.
-        on_layer: Called with the number of layers that are done.
+        on_progress: Told how many layers are done; see `interpretgan.store.progress.OnProgress`.
 
     Raises:
         ConfigError: No layer, step or example, or an interval that cannot be made.
@@ -173,7 +174,7 @@ def let_in(
         raise LabelError(expected="an adversarial image for each image", got=got, do="attack the same images")
     at_once = max(LEAST_IMAGES, PIXELS // images[0].numel())
     images, labels, adversarial = (given[: min(examples, at_once)] for given in (images, labels, adversarial))
-    with _mendable(), ready(classifier, images, labels, seed=seed) as (x, y):
+    with _mendable(), reporting(on_progress) as report, ready(classifier, images, labels, seed=seed) as (x, y):
         perturbed, natural = (classifier.check_images(one).detach().float().clone() for one in (adversarial, natural))
         trial = _Trial(x, y, perturbed, classifier.bounds, _shortened(threat_model, RENEWED_STEPS))
         calm, before = _true_probability(classifier.run, x, y), trial.renewed(classifier.run)
@@ -195,8 +196,7 @@ def let_in(
             filtered[place] = trial.old(clean)
             if filtered[place].mean() > before.mean():
                 filtered[place] = trial.renewed(clean)  # else it brings nothing back, and would only be lower
-            if on_layer is not None:
-                on_layer(place + 1)
+            report(Progress("mending", place + 1, len(layers), "layer"))
     gains = [(after - before).double().cpu().numpy() for after in (retrained, filtered)]
     lost = (calm - before).double().cpu().numpy()
     weights = bootstrap_weights(len(lost), bootstrap, seed=seed).astype(np.float64)

@@ -12,13 +12,18 @@ from torch import Tensor
 from interpretgan.attacks import ThreatModel, attack, check_perturbation
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource
+from interpretgan.diagnosis.branches import Block, predict_patched
 from interpretgan.errors import ImageError, ThreatModelError
 from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
 from interpretgan.statistics import Integers
+from interpretgan.store.progress import OnProgress, Progress
+from interpretgan.training.precision import Precision, uses_bf16
 
 BATCH = 250  #: Images in a batch, where they are small.
 PIXELS = 2**25  #: Pixels of explanations that are in memory at a time,
-LAYERS = 16  #: at so many layers. With more a batch is drawn in parts: what is attacked together stays the same.
+LAYERS = 16  #: at so many layers. A batch is drawn in parts: what is attacked together stays the same.
+PART = 512  #: Explanations that a processor draws at a time: more do not fit its caches.
+AGREES = 0.999  #: Share of predictions that must not depend on the precision of drawing, else it is the full one.
 
 Perturb = Callable[[Tensor, Tensor, int], Tensor]  #: Images, labels and the index of the first to perturbed images.
 #: Natural images, their adversarial ones and the index of the first to images that a control perturbs.
@@ -34,6 +39,8 @@ class Predictions:
     adversarial: Integers  #: The same for adversarial images.
     controls: Mapping[str, Integers]  #: The same for the images of each control.
     model: Mapping[str, Integers]  #: Predictions of the classifier itself, `natural`, `adversarial` and each control.
+    #: Of the judge, for each block by its layer's name, where some of its branches are attacked: `[2^k - 2, N]`.
+    branches: Mapping[str, Integers] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def pooled(cls, predictions: Sequence[Self]) -> Self:
@@ -85,22 +92,48 @@ def collect(
     *,
     adversarial: Perturb,
     controls: Mapping[str, Control],
+    blocks: Sequence[Block] = (),
     seed: int,
-    on_batch: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[Predictions]:
     """The judge's predictions for the first `count` images at every layer, for each interpreter.
 
     Each image is attacked once, for all interpreters. Its explanations, natural and perturbed, are drawn with the same
-    noise `n`, each interpreter having noise of its own, drawn from the seed. `on_batch` is called with the number of
-    images that are done. Batches are of an even number, so that pairs of images stay together.
+    noise `n`, each interpreter having noise of its own, drawn from the seed. Of `blocks` the branches are patched, too.
+    `on_progress` is told how many images are done, and which layer is worst read. Batches are of an even number, so
+    that pairs of images stay together.
     """
-    classifier = interpreters[0].classifier
-    size, at_once = batch_size(images), _drawn_at_once(images, len(interpreters[0].layers))
+    classifier, layers = interpreters[0].classifier, len(interpreters[0].layers)
+    size, at_once = batch_size(images), _drawn_at_once(images, layers)
+    part = max(1, PART // layers) if classifier.device.type == "cpu" else at_once
 
-    def predicted(interpreter: InterpretGAN, version: Tensor, n: Tensor) -> Integers:
-        parts = zip(torch.split(version, at_once), torch.split(n, at_once), strict=True)
-        return torch.cat([predict_all(judge, x, interpreter.draw(x, noise)) for x, noise in parts], dim=1).cpu().numpy()
+    def predicted(interpreter: InterpretGAN, version: Tensor, noise: Tensor, precision: Precision) -> Integers:
+        found = []
+        for x, n in zip(torch.split(version, at_once), torch.split(noise, at_once), strict=True):
+            parts = zip(torch.split(x, part), torch.split(n, part), strict=True)
+            drawn = torch.cat([interpreter.draw(*each, precision=precision) for each in parts], dim=1)
+            found.append(predict_all(judge, x, drawn))
+        return torch.cat(found, dim=1).cpu().numpy()
 
+    def inside(
+        interpreter: InterpretGAN, block: Block, versions: Mapping[str, Tensor], noise: Tensor, precision: Precision
+    ) -> Integers:
+        each = (torch.split(given, at_once) for given in (versions["natural"], versions["adversarial"], noise))
+        predicted = [
+            predict_patched(interpreter, judge, block, natural=x, adversarial=attacked, noise=n, precision=precision)
+            for x, attacked, n in zip(*each, strict=True)
+        ]
+        return np.concatenate(predicted, axis=1)
+
+    def precision_of(interpreter: InterpretGAN, x: Tensor, n: Tensor) -> Precision:
+        """Of drawing: that of the generator's training where the judge predicts the same, else the full one."""
+        trained = interpreter.config.precision
+        if not uses_bf16(x.device, trained):
+            return "fp32"
+        same = predicted(interpreter, x, n, trained) == predicted(interpreter, x, n, "fp32")
+        return trained if same.mean() >= AGREES else "fp32"
+
+    precisions: list[Precision] = []
     generators = [torch.Generator().manual_seed(seed + number) for number in range(len(interpreters))]
     collected: list[list[Predictions]] = [[] for _ in interpreters]
     for first in range(0, count, size):
@@ -112,13 +145,19 @@ def collect(
         versions = {"natural": x, "adversarial": attacked, **perturbed}
         with classifier.borrowed(), torch.no_grad():
             model = {name: classifier.run(version).argmax(dim=1).cpu().numpy() for name, version in versions.items()}
-        for interpreter, generator, batches in zip(interpreters, generators, collected, strict=True):
-            n = interpreter.noise(len(x), generator=generator)
-            shown = {name: predicted(interpreter, version, n) for name, version in versions.items()}
+        noises = [each.noise(len(x), generator=its) for each, its in zip(interpreters, generators, strict=True)]
+        precisions = precisions or [precision_of(each, x, n) for each, n in zip(interpreters, noises, strict=True)]
+        for interpreter, n, precision, batches in zip(interpreters, noises, precisions, collected, strict=True):
+            shown = {name: predicted(interpreter, version, n, precision) for name, version in versions.items()}
             of_controls = {name: shown[name] for name in controls}
-            batches.append(Predictions(y.cpu().numpy(), shown["natural"], shown["adversarial"], of_controls, model))
-        if on_batch is not None:
-            on_batch(first + len(x))
+            patched = {block.layer.name: inside(interpreter, block, versions, n, precision) for block in blocks}
+            natural, perturbed_shown = shown["natural"], shown["adversarial"]
+            batches.append(Predictions(y.cpu().numpy(), natural, perturbed_shown, of_controls, model, patched))
+        if on_progress is not None:
+            done = Predictions.pooled([batch for batches in collected for batch in batches])
+            read = (done.natural == done.labels).mean(axis=1)[1:]
+            worst = interpreters[0].layers[int(read.argmin())].name, float(read.min())
+            on_progress(Progress("diagnosis", first + len(x), count, "image", worst_read=worst))
     return [Predictions.pooled(batches) for batches in collected]
 
 

@@ -27,6 +27,19 @@ def _sparse(table: object) -> object:
 
 
 @dataclass(frozen=True)
+class BranchResult:
+    """What one branch of a block contributes to the block's row; the first three add up over the branches."""
+
+    name: str  #: Of the branch, see `interpretgan.diagnosis.branches`.
+    modules: tuple[str, ...]  #: Its module calls; empty for what flows around the other branches.
+    vulnerability: Interval  #: `V_lb`, its part of `V_l`.
+    share: Interval  #: `V_lb / Σ V`, its part of the block's share.
+    carried: Interval  #: `φ_b`, its part of all that is lost at the block's output, `1 - survival_l`.
+    alone: Interval  #: Survival at the block where this branch alone does what it does under attack.
+    others: Interval  #: Survival where all others do, and this one does what it does on the natural image.
+
+
+@dataclass(frozen=True)
 class LayerResult:
     """One row of a diagnosis: a layer, or the image itself in the first row."""
 
@@ -66,6 +79,9 @@ class LayerResult:
     class_information: Interval | None = None  #: What a probe of fixed capacity tells of the class, in bits.
     class_information_loss: Interval | None = None  #: By how many bits it falls.
     class_accuracy: Interval | None = None  #: Share of the images for which the probe predicts the true class.
+    #: The parallel branches that the layer's latent follows from, and what each contributes to its vulnerability; empty
+    #: where there are none, or that was not asked.
+    branches: tuple[BranchResult, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,17 +115,29 @@ class Diagnosis(Record):
         return self.layers[0].survival - self.layers[-1].survival
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per layer, intervals as `<quantity>_low` and `<quantity>_high`."""
+        """One row per layer, intervals as `<quantity>_low` and `<quantity>_high`; a block's branches follow below it.
+
+        In the row of a branch, `block` names the block whose figures its own are part of, and `survival` is that where
+        this branch alone is attacked; of a layer `block` is empty. To add up rows, take the ones or the others.
+        """
         import pandas as pd
+
+        def of(quantity: str, interval: Interval) -> dict[str, float]:
+            return {quantity: interval.value, f"{quantity}_low": interval.low, f"{quantity}_high": interval.high}
 
         rows = []
         for layer in self.layers:
-            row: dict[str, Any] = {}
+            row: dict[str, Any] = {"block": ""}
             for name, value in vars(layer).items():
                 interval = value if isinstance(value, Interval) else layer.intervals.get(name)
                 if interval is not None:
-                    row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+                    row |= of(name, interval)
                 elif name in ("name", "kind", "shape", "bits"):
                     row[name] = value
             rows.append(row | {"flags": "; ".join(flag.message for flag in layer.flags)})
+            for branch in layer.branches:
+                parts = {"vulnerability": branch.vulnerability, "share": branch.share, "carried": branch.carried}
+                parts |= {"survival": branch.alone, "survival_others": branch.others}
+                figures = {key: value for name, interval in parts.items() for key, value in of(name, interval).items()}
+                rows.append({"block": layer.name, "name": branch.name, "kind": "branch", "flags": "", **figures})
         return pd.DataFrame(rows)

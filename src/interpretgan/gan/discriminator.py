@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from interpretgan.gan.generator import coarse_grid, space_to_depth
+from interpretgan.gan.generator import coarse_grid, working_size
+from interpretgan.gan.latents import space_to_depth
 
 
 class Discriminator(nn.Module):
@@ -18,6 +19,7 @@ class Discriminator(nn.Module):
     leaks into an explanation that its latent does not hold; a digit drawn as another class is found out, which deep
     layers need. It works on the coarse grid too: the image is folded (space-to-depth), so that every convolution is a
     matrix product over a few cells with many channels. There are `blocks` convolutions after the first.
+    Of images of more than `LARGEST_DRAWN` pixels a side it sees averages over neighbours.
     """
 
     def __init__(
@@ -34,7 +36,8 @@ class Discriminator(nn.Module):
         channels, height, wide = image_shape
         self.bounds = bounds
         self.grid = (coarse_grid(height), coarse_grid(wide))
-        self.fold = (math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))
+        self.size = (working_size(height), working_size(wide))
+        self.fold = (math.ceil(self.size[0] / self.grid[0]), math.ceil(self.size[1] / self.grid[1]))
         sizes = [channels * self.fold[0] * self.fold[1]] + [width] * (blocks + 1)
         self.convs = nn.ModuleList([spectral_norm(nn.Conv2d(a, b, 3, padding=1)) for a, b in itertools.pairwise(sizes)])
         self.score = spectral_norm(nn.Linear(width, 1))
@@ -43,9 +46,11 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor, layer: Tensor, probabilities: Tensor) -> Tensor:
         """Scores `[N]` of images `[N, C, H, W]` for layer indices `[N]` and class probabilities `[N, K]`."""
-        pad = (0, self.grid[1] * self.fold[1] - images.shape[3], 0, self.grid[0] * self.fold[0] - images.shape[2])
+        pad = (0, self.grid[1] * self.fold[1] - self.size[1], 0, self.grid[0] * self.fold[0] - self.size[0])
         low, high = self.bounds
         unit = (images - low) / (high - low)
+        if tuple(images.shape[2:]) != self.size:
+            unit = F.adaptive_avg_pool2d(unit, self.size)
         hidden = space_to_depth(F.pad(unit, pad), self.fold).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             hidden = F.leaky_relu(conv(hidden), 0.2)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from interpretgan.gan.latents import Standardise, as_map, channels_first_shape, resize, space_to_depth, token_grid
 from interpretgan.gan.linear_start import LinearStart
 from interpretgan.layers import Layer
 
 FINEST_GRID = 8  # cells a side of the coarse grid, at most
+LARGEST_DRAWN = 64  # pixels a side that trunk and discriminator work on, at most
 SHORT = 1024  # numbers of a small map that is taken as a vector, at most
 
 
@@ -27,102 +29,63 @@ def coarse_grid(image_size: int) -> int:
     return grid
 
 
-def channels_first(latent: Tensor) -> Tensor:
-    """A latent `[N, *shape]` with its channels in axis 1: those of tokens `(T, D)` are their last axis."""
-    return latent.movedim(2, 1) if latent.ndim == 3 else latent
-
-
-class Standardise(nn.Module):
-    """Mean 0 and deviation 1 in each channel over natural images: `[N, *shape] → [N, C, ...]`, channels first.
-
-    With `drop_still` a channel that never moves becomes zero: it carries nothing, and rounding must not look like
-    something. Else one that moves less than a thousandth of the liveliest is scaled as if it moved that much.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, shape: tuple[int, ...], *, drop_still: bool) -> None:
-        super().__init__()
-        channels = shape[1] if len(shape) == 2 else shape[0]
-        self.drop_still = drop_still
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("scale", torch.ones(channels))
-
-    @torch.no_grad()
-    def calibrate(self, latent: Tensor) -> None:
-        """Take mean and deviation from latents of natural images `[N, *shape]`."""
-        rows = channels_first(latent.float()).movedim(1, 0).flatten(1)
-        self.mean.copy_(rows.mean(dim=1))
-        deviation = rows.std(dim=1, correction=0)
-        if self.drop_still:
-            moves = deviation > 1e-6 * (1 + rows.abs().amax(dim=1))
-            self.scale.copy_(torch.where(moves, 1 / deviation.clamp_min(1e-12), 0.0))
-        else:
-            self.scale.copy_(1 / deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-12))
-
-    def forward(self, latent: Tensor) -> Tensor:
-        """`[N, *shape] → [N, C, ...]`, in single precision."""
-        shape = (1, -1, *[1] * (latent.ndim - 2))
-        standard: Tensor = (channels_first(latent.float()) - self.mean.view(shape)) * self.scale.view(shape)
-        return standard
+def working_size(image_size: int) -> int:
+    """Pixels a side that the trunk draws and the discriminator sees: those of the image, or at most `LARGEST_DRAWN`."""
+    grid = coarse_grid(image_size)
+    return image_size if image_size <= LARGEST_DRAWN else grid * 2 ** int(math.log2(LARGEST_DRAWN / grid))
 
 
 class Stem(nn.Module):
     """Bring the latent of one layer, standardised, to the grid: `[N, *shape] → [N, width, grid, grid]`.
 
+    - A vector, or a map or sequence so small that all its numbers make a short vector, is mapped by one matrix.
     - A map at least as fine as the grid is resized to a multiple of it and folded, so nothing is averaged away.
-    - A vector, or a map so small that all its numbers make a short vector, is mapped by one matrix.
-    - A larger coarse map, or a sequence of tokens `(T, D)`, is mapped channel by channel and stretched over the grid.
+    - A larger coarse map is mapped channel by channel and stretched over the grid.
+
+    Tokens `(T, D)` are laid out as the map that they are of an image with these proportions, height by width. Those
+    that have no place there, as a class token, are mapped by one matrix, and added everywhere.
     """
 
-    def __init__(self, shape: tuple[int, ...], grid: tuple[int, int], width: int) -> None:
+    def __init__(self, shape: tuple[int, ...], grid: tuple[int, int], width: int, *, proportions: float) -> None:
         super().__init__()
-        self.grid, self.width = grid, width
+        self.grid, self.width, self.proportions = grid, width, proportions
         self.standardise = Standardise(shape, drop_still=False)
-        channels = len(self.standardise.mean)
+        channels, *places = channels_first_shape(shape)
+        apart = 0
+        if len(places) == 1:
+            apart, *places = token_grid(places[0], proportions)
         self.fold: tuple[int, int] | None = None
         self.project: nn.Module
-        if len(shape) == 3 and shape[1] >= grid[0] and shape[2] >= grid[1]:
-            self.fold = (math.ceil(shape[1] / grid[0]), math.ceil(shape[2] / grid[1]))
-            self.project = nn.Conv2d(channels * self.fold[0] * self.fold[1], width, 1)
-        elif len(shape) == 1 or math.prod(shape) <= SHORT:
+        self.apart: nn.Linear | None = None
+        finer = len(places) == 2 and places[0] >= grid[0] and places[1] >= grid[1]
+        if not finer and (not places or math.prod(shape) <= SHORT):
             self.project = nn.Linear(math.prod(shape), width * grid[0] * grid[1])
             # What natural latents never do must not be drawn by the luck of the first weights.
             nn.init.zeros_(self.project.weight)
-        else:
-            self.project = nn.Conv1d(channels, width, 1)
+            return
+        if finer:
+            self.fold = (math.ceil(places[0] / grid[0]), math.ceil(places[1] / grid[1]))
+            channels *= math.prod(self.fold)
+        self.project = nn.Conv2d(channels, width, 1)
+        if apart:
+            self.apart = nn.Linear(apart * shape[-1], width)
 
     def forward(self, latent: Tensor) -> Tensor:
         """`[N, *shape] → [N, width, grid, grid]`."""
         latent = self.standardise(latent)
         mapped: Tensor
+        if isinstance(self.project, nn.Linear):
+            mapped = self.project(latent.flatten(1))
+            return mapped.view(-1, self.width, *self.grid)
+        cells, apart = as_map(latent, self.proportions)
         if self.fold is not None:
-            latent = resize(latent, (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1]))
-            mapped = self.project(space_to_depth(latent, self.fold))
-        elif isinstance(self.project, nn.Linear):
-            mapped = self.project(latent.flatten(1)).view(-1, self.width, *self.grid)
-        elif latent.ndim == 4:
-            mapped = resize(self.project(latent.flatten(2)).view(-1, self.width, *latent.shape[2:]), self.grid)
+            cells = resize(cells, (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1]))
+            mapped = self.project(space_to_depth(cells, self.fold))
         else:
-            cells = self.grid[0] * self.grid[1]
-            mapped = F.interpolate(self.project(latent), size=cells, mode="linear", align_corners=False)
-            mapped = mapped.view(-1, self.width, *self.grid)
+            mapped = resize(self.project(cells), self.grid)
+        if self.apart is not None:
+            mapped = mapped + self.apart(apart.flatten(1))[:, :, None, None]
         return mapped
-
-
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[N, C, H, W]` brought to `size` by bilinear interpolation; as it is where it has that size."""
-    if tuple(images.shape[2:]) == size:
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-
-
-def space_to_depth(images: Tensor, fold: tuple[int, int]) -> Tensor:
-    """`[N, C, H, W] → [N, C·fh·fw, H/fh, W/fw]`: each block of pixels becomes one cell's channels."""
-    n, c, h, w = images.shape
-    blocks = images.reshape(n, c, h // fold[0], fold[0], w // fold[1], fold[1])
-    return blocks.permute(0, 1, 3, 5, 2, 4).reshape(n, c * fold[0] * fold[1], h // fold[0], w // fold[1])
 
 
 class Block(nn.Module):
@@ -167,10 +130,11 @@ class Generator(nn.Module):
         self.image_shape, self.bounds = image_shape, bounds
         self.names = tuple(layer.name for layer in layers)
         self.grid = (coarse_grid(height), coarse_grid(wide))
-        self.stems = nn.ModuleList([Stem(layer.shape, self.grid, width) for layer in layers])
+        self.stems = nn.ModuleList([Stem(layer.shape, self.grid, width, proportions=height / wide) for layer in layers])
         self.mix = nn.Linear(noise, width * self.grid[0] * self.grid[1])
         self.blocks = nn.ModuleList([Block(width, len(layers)) for _ in range(blocks)])
-        doublings = math.ceil(math.log2(max(math.ceil(height / self.grid[0]), math.ceil(wide / self.grid[1]))))
+        cells = (math.ceil(working_size(side) / grid) for side, grid in zip(image_shape[1:], self.grid, strict=True))
+        doublings = math.ceil(math.log2(max(cells)))
         stages: list[nn.Module] = []
         for left in reversed(range(doublings)):
             narrow = channels if left == 0 else max(width // 2, 16)

@@ -14,6 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from interpretgan.gan.latents import (
+    as_map,
+    channels_first,
+    channels_first_shape,
+    depth_to_space,
+    resize,
+    space_to_depth,
+    token_grid,
+)
+
 INPUTS = 6144  # numbers of a latent that a decoder sees; larger maps are averaged over neighbouring places
 COMPONENTS = 64  # principal components of the images that it draws
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge regression, of which held-out images choose one
@@ -21,15 +31,21 @@ HELD_OUT = 0.25  # share of the images that choose it
 PALEST = 0.02  # distance that a decoded pixel keeps from the bounds, as a share of their width
 LEAST_DEVIATION = 0.05  # of a number of the latent, as a share of the largest one's: what hardly moves tells nothing
 NUMBERS = 2**26  # of latents that are in memory at once, at most
+PATCH_INPUTS = 1200  # numbers around a place of a map from which its patch of the image is decoded, at most
+PATCH_SIDE = 16  # pixels a side of such a patch, at most: a larger one is left to the principal components
+PATCHES = 10_000  # that a local decoder is fitted to
+STRIDE = 7919  # places from the first that is chosen in one image to that in the next; a prime
 
 LatentsOf = Callable[[Sequence[int]], Iterator[Sequence[Tensor]]]
 """Latents of natural images at the layers with these indices, a batch at a time; each call has the same images."""
 
 
 class LinearStart(nn.Module):
-    """Images of latents by one linear decoder a layer: `[N_l, *shape_l] → [Σ N_l, C, H, W]`, as logits of the pixels.
+    """Images of latents by linear decoders: `[N_l, *shape_l] → [Σ N_l, C, H, W]`, as logits of the pixels.
 
-    Its weights are buffers: they are fitted once (`fit`), and stay as they are while the generator learns what to add.
+    Each layer has one of the whole image, from the whole latent. A layer whose latent is a map has a second one before
+    it (`PatchDecoder`), and the first draws what that leaves, where held-out images are drawn better so. Their weights
+    are buffers: they are fitted once (`fit`), and stay as they are while the generator learns what to add.
     """
 
     basis: Tensor
@@ -38,21 +54,24 @@ class LinearStart(nn.Module):
     def __init__(self, shapes: Sequence[tuple[int, ...]], image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.image_shape, pixels = image_shape, math.prod(image_shape)
+        self.proportions = image_shape[1] / image_shape[2]
         components = min(COMPONENTS, pixels)
         self.register_buffer("basis", torch.zeros(components, pixels))
         self.register_buffer("mean", torch.full((pixels,), 0.5))
-        self.inputs = [reduced(torch.zeros(1, *shape, device="meta")).shape[1] for shape in shapes]
-        for index, inputs in enumerate(self.inputs):
+        self.inputs = [reduced(torch.zeros(1, *shape, device="meta"), self.proportions).shape[1] for shape in shapes]
+        self.patches = nn.ModuleDict()
+        for index, (shape, inputs) in enumerate(zip(shapes, self.inputs, strict=True)):
             self.register_buffer(f"weight_{index}", torch.zeros(inputs, components))
             self.register_buffer(f"bias_{index}", torch.zeros(components))
+            if (decoder := PatchDecoder.of(shape, image_shape)) is not None:
+                self.patches[str(index)] = decoder
 
     @torch.no_grad()
     def fit(self, images: Tensor, latents_of: LatentsOf) -> None:
         """Fit to natural images `[N, C, H, W]`, in [0, 1], and their latents.
 
         Ridge regression of the images' principal components on the standardised numbers of each latent:
-        `W = argmin ‖Y − Z W‖² + λ‖W‖²`, solved in the dual, `W = Zᵀ (Z Zᵀ + λ d)⁻¹ Y`, with the λ that draws held-out
-        images best.
+        `W = argmin ‖Y − Z W‖² + λ‖W‖²`, with the λ that draws held-out images best.
         """
         pixels = images.flatten(1).double()
         mean = pixels.mean(dim=0)
@@ -63,13 +82,59 @@ class LinearStart(nn.Module):
         basis[:count] = F.normalize(directions[:, len(variances) - count :].T @ centred, dim=1)
         self.mean.copy_(mean)
         self.basis.copy_(basis)
-        targets = centred @ basis.T
+        targets, images = centred @ basis.T, centred.float().view_as(images)
+        del pixels, centred
+        held_out = _held_out(len(images))
         for group in self._groups(len(images)):
-            batches = [[reduced(latent) for latent in latents] for latents in latents_of(group)]
-            for index, parts in zip(group, zip(*batches, strict=True), strict=True):
-                weight, bias = _ridge(torch.cat(parts).double(), targets)
+            self._fit_patches([index for index in group if str(index) in self.patches], images, latents_of)
+            inputs: dict[int, list[Tensor]] = {index: [] for index in group}
+            patches: dict[int, list[Tensor]] = {index: [] for index in group if str(index) in self.patches}
+            left: dict[int, list[Tensor]] = {index: [] for index in patches}
+            seen = 0
+            for latents in latents_of(group):
+                batch = images[seen : seen + len(latents[0])].flatten(1)
+                seen += len(batch)
+                for index, latent in zip(group, latents, strict=True):
+                    inputs[index].append(reduced(latent, self.proportions))
+                    if index in patches:
+                        drawn = self.patches[str(index)](latent).flatten(1)
+                        patches[index].append(drawn @ self.basis.T)
+                        left[index].append((batch - drawn).square().sum(dim=1))
+            for index in group:
+                latent = torch.cat(inputs.pop(index)).double()
+                weight, bias, error = _ridge(latent, targets)
+                if index in patches:
+                    remaining = targets - torch.cat(patches.pop(index)).double()
+                    beside = _ridge(latent, remaining)
+                    # Whether patches help is told by the whole error on held-out images, not that in the components.
+                    outside = torch.cat(left.pop(index)).double() - remaining.square().sum(dim=1)
+                    outside_alone = images.flatten(1).square().sum(dim=1).double() - targets.square().sum(dim=1)
+                    if beside[2] + outside[:held_out].sum() < error + outside_alone[:held_out].sum():
+                        weight, bias, _ = beside
+                    else:
+                        self._patch(index).set_zero()
                 self.get_buffer(f"weight_{index}").copy_(weight)
                 self.get_buffer(f"bias_{index}").copy_(bias)
+
+    def _fit_patches(self, group: list[int], images: Tensor, latents_of: LatentsOf) -> None:
+        """Fit the local decoders of these layers to images `[N, C, H, W]` less their mean."""
+        if not group:
+            return
+        cells: dict[int, list[tuple[Tensor, Tensor]]] = {index: [] for index in group}
+        seen = 0
+        for latents in latents_of(group):
+            batch = images[seen : seen + len(latents[0])]
+            seen += len(batch)
+            for index, latent in zip(group, latents, strict=True):
+                cells[index].append(self._patch(index).cells(latent, batch, math.ceil(PATCHES / len(images))))
+        for index in group:
+            inputs, targets = (torch.cat(part).double() for part in zip(*cells.pop(index), strict=True))
+            self._patch(index).set(*_ridge(inputs, targets)[:2])
+
+    def _patch(self, index: int) -> PatchDecoder:
+        decoder = self.patches[str(index)]
+        assert isinstance(decoder, PatchDecoder)
+        return decoder
 
     def _groups(self, images: int) -> list[list[int]]:
         """The indices of the layers, in groups whose latents are in memory together."""
@@ -86,39 +151,132 @@ class LinearStart(nn.Module):
     def forward(self, latents: Sequence[Tensor | None]) -> Tensor:
         """Logits `[Σ N_l, C, H, W]` of the latents of each layer, or `None`, in the order of the layers."""
         with torch.autocast(self.mean.device.type, enabled=False):
+            chosen = [(index, latent) for index, latent in enumerate(latents) if latent is not None]
             drawn = [
-                reduced(latent) @ self.get_buffer(f"weight_{index}") + self.get_buffer(f"bias_{index}")
-                for index, latent in enumerate(latents)
-                if latent is not None
+                reduced(latent, self.proportions) @ self.get_buffer(f"weight_{index}")
+                + self.get_buffer(f"bias_{index}")
+                for index, latent in chosen
             ]
-            pixels = (torch.cat(drawn) @ self.basis + self.mean).clamp(PALEST, 1 - PALEST)
-            return pixels.logit().view(-1, *self.image_shape)
+            pixels = torch.cat(drawn) @ self.basis + self.mean
+            if self.patches:
+                patches = [
+                    self.patches[str(index)](latent).flatten(1)
+                    if str(index) in self.patches
+                    else pixels.new_zeros(len(latent), pixels.shape[1])
+                    for index, latent in chosen
+                ]
+                pixels = pixels + torch.cat(patches)
+            return pixels.clamp(PALEST, 1 - PALEST).logit().view(-1, *self.image_shape)
 
 
-def reduced(latent: Tensor) -> Tensor:
+class PatchDecoder(nn.Module):
+    """Images of a map by one linear decoder for all its places: `[N, *shape] → [N, C, H, W]`, less the mean image.
+
+    Each place draws its patch of the image, of `fold` pixels, from the `reach × reach` places around it. So it draws
+    fine detail, which principal components of whole images do not hold, and draws it as well in a large image.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, channels: int, places: tuple[int, int], image_shape: tuple[int, int, int], reach: int) -> None:
+        super().__init__()
+        self.image_shape, self.places, self.reach = image_shape, places, reach
+        self.fold = (math.ceil(image_shape[1] / places[0]), math.ceil(image_shape[2] / places[1]))
+        outputs = image_shape[0] * math.prod(self.fold)
+        self.register_buffer("weight", torch.zeros(outputs, channels, reach, reach))
+        self.register_buffer("bias", torch.zeros(outputs))
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> PatchDecoder | None:
+        """That of a latent, or `None`: a vector has no places, and patches may be too large or depend on too much."""
+        if len(shape) == 1:
+            return None
+        channels, *places = channels_first_shape(shape)
+        if len(places) == 1:
+            places = list(token_grid(places[0], image_shape[1] / image_shape[2])[1:])
+        height, wide = min(places[0], image_shape[1]), min(places[1], image_shape[2])
+        reach = next((reach for reach in (3, 1) if channels * reach**2 <= PATCH_INPUTS), None)
+        if reach is None or max(image_shape[1] / height, image_shape[2] / wide) > PATCH_SIDE:
+            return None
+        return cls(channels, (height, wide), image_shape, reach)
+
+    def _cells(self, latent: Tensor) -> Tensor:
+        cells, _ = as_map(channels_first(latent.float()), self.image_shape[1] / self.image_shape[2])
+        return F.pad(resize(cells, self.places), [self.reach // 2] * 4, mode="replicate")
+
+    def cells(self, latent: Tensor, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """What `count` places of each of `N` images see, `[N·count, d]`, and their patches, `[N·count, outputs]`.
+
+        The places are spread evenly over the map, and begin elsewhere in each image.
+        """
+        cells = self._cells(latent)
+        patches = space_to_depth(resize(images, self._fine()), self.fold)
+        image = torch.arange(len(latent), device=latent.device)[:, None]
+        steps = torch.arange(count, device=latent.device) * math.prod(self.places) // count
+        place = (image * STRIDE + steps) % math.prod(self.places)
+        row, column = place // self.places[1], place % self.places[1]
+        around = [
+            cells[image, :, row + down, column + right] for down in range(self.reach) for right in range(self.reach)
+        ]
+        seen = torch.stack(around, dim=3)  # [N, count, C, reach²], as the weights of a convolution
+        return seen.flatten(2).flatten(0, 1), patches[image, :, row, column].flatten(0, 1)
+
+    def set(self, weight: Tensor, bias: Tensor) -> None:
+        """Take weights `[d, outputs]` and biases `[outputs]`."""
+        self.weight.copy_(weight.T.reshape(self.weight.shape))
+        self.bias.copy_(bias)
+
+    def set_zero(self) -> None:
+        """Draw nothing."""
+        self.weight.zero_()
+        self.bias.zero_()
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """`[N, *shape] → [N, C, H, W]`."""
+        patches = F.conv2d(self._cells(latent), self.weight, self.bias)
+        return resize(depth_to_space(patches, self.fold), (self.image_shape[1], self.image_shape[2]))
+
+    def _fine(self) -> tuple[int, int]:
+        return self.places[0] * self.fold[0], self.places[1] * self.fold[1]
+
+
+def reduced(latent: Tensor, proportions: float) -> Tensor:
     """A latent as at most about `INPUTS` numbers, `[N, *shape] → [N, d]`: a larger map is averaged over neighbours."""
     latent = latent.float()
-    if latent.ndim == 4 and latent[0].numel() > INPUTS:
-        side = max(1, math.isqrt(INPUTS // latent.shape[1]))
-        latent = F.adaptive_avg_pool2d(latent, (min(side, latent.shape[2]), min(side, latent.shape[3])))
-    elif latent.ndim == 3 and latent[0].numel() > INPUTS:  # tokens [N, T, D]
-        count = max(1, INPUTS // latent.shape[2])
-        latent = F.adaptive_avg_pool1d(latent.movedim(1, 2), min(count, latent.shape[1]))
-    return latent.flatten(1)
+    if latent.ndim == 2 or latent[0].numel() <= INPUTS:
+        return latent.flatten(1)
+    cells, apart = as_map(channels_first(latent), proportions)
+    side = max(1, math.isqrt((INPUTS - apart[0].numel()) // cells.shape[1]))
+    cells = F.adaptive_avg_pool2d(cells, (min(side, cells.shape[2]), min(side, cells.shape[3])))
+    return torch.cat([apart.flatten(1), cells.flatten(1)], dim=1)
 
 
-def _ridge(latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight `[d, R]` and bias `[R]` of the ridge regression of centred targets `[N, R]` on latents `[N, d]`."""
+def _held_out(rows: int) -> int:
+    """How many of these rows, the first, choose a penalty."""
+    return max(1, round(HELD_OUT * rows))
+
+
+def _ridge(latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ridge regression of centred targets `[N, R]` on latents `[N, d]`: weight `[d, R]`, bias `[R]`, held-out error.
+
+    It is solved in the smaller space: `W = (Zᵀ Z + λ d)⁻¹ Zᵀ Y = Zᵀ (Z Zᵀ + λ d)⁻¹ Y`. Held-out rows choose λ; the
+    error is the sum of their squares.
+    """
     mean, deviation = latents.mean(dim=0), latents.std(dim=0, correction=0)
     scale = 1 / deviation.clamp_min(LEAST_DEVIATION * float(deviation.max()) + 1e-9)
     standardised = (latents - mean) * scale
-    held_out = max(1, round(HELD_OUT * len(latents)))
-    fitted, tested = standardised[held_out:], standardised[:held_out]
-    gram, unit = fitted @ fitted.T / fitted.shape[1], torch.eye(len(fitted)).to(latents)
-    weights = [
-        fitted.T @ torch.linalg.solve(gram + penalty * unit, targets[held_out:]) / fitted.shape[1]
-        for penalty in PENALTIES
-    ]
-    best = min(weights, key=lambda weight: float((tested @ weight - targets[:held_out]).square().sum()))
-    weight = scale[:, None] * best
-    return weight, -mean @ weight
+    held_out = _held_out(len(latents))
+    fitted, tested = standardised[held_out:] / math.sqrt(latents.shape[1]), standardised[:held_out]
+    left = targets[held_out:]
+    many = len(fitted) > 4 * latents.shape[1]
+    gram, right = (fitted.T @ fitted, fitted.T @ left) if many else (fitted @ fitted.T, left)
+    unit = torch.eye(len(gram)).to(latents)
+    errors, weights = [], []
+    for penalty in PENALTIES:
+        solved = torch.linalg.solve(gram + penalty * unit, right)
+        weights.append((solved if many else fitted.T @ solved) / math.sqrt(latents.shape[1]))
+        errors.append((tested @ weights[-1] - targets[:held_out]).square().sum())
+    best = min(range(len(errors)), key=lambda index: float(errors[index]))
+    weight = scale[:, None] * weights[best]
+    return weight, -mean @ weight, errors[best]

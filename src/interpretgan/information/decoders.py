@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -15,17 +15,19 @@ from interpretgan.classifier import plain_torch
 from interpretgan.data import ImageData, ImageSource, as_source, content_of
 from interpretgan.errors import ConfigError
 from interpretgan.gan.fitted_network import Fitted
-from interpretgan.gan.generator import Generator, Standardise
+from interpretgan.gan.generator import Generator
+from interpretgan.gan.latents import Standardise
 from interpretgan.information.measure import Measurement
 from interpretgan.information.probes import MLPProbes, RandomMixture, RandomProjection
 from interpretgan.layers import Layer, capture
 from interpretgan.store.network_files import Header
+from interpretgan.store.progress import OnProgress, Progress, reporting
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
 from interpretgan.training.precision import Precision, autocast
-from interpretgan.training.steps import MovingAverage, OnStep, resumable, warm_up_and_cosine
+from interpretgan.training.steps import MovingAverage, resumable, told, warm_up_and_cosine
 
-BATCH = 250  # images that are measured at a time, where their latents are small
+BATCH = 50  # images that are measured at a time, fewer where their latents are large; more would not fit the caches
 MEAN_IMAGES = 10_000  # training images that give the mean image and the frequencies of the classes, at most
 CALIBRATION_IMAGES = 512  # training images over which the latents are standardised, at most
 NUMBERS = 2**26  # of all latents of a batch, that are in memory at a time
@@ -136,7 +138,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         *,
         checkpoint: Path | None = None,
         checkpoint_seconds: float = 20.0,
-        on_step: OnStep | None = None,
+        on_progress: OnProgress | bool = True,
     ) -> Self:
         """Train on natural training images and their true classes.
 
@@ -177,25 +179,27 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         )  # fmt: skip
         parts = {"network": network, "average": average, "adam": adam}
         state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
-        for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
-            for group in adam.param_groups:
-                group["lr"] = group["peak"] * warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
-            x, y = source.batch(torch.randint(len(source), (count,), generator=random))
-            x, y = x.to(device), y.to(device)
-            places = self._places(x)
-            inputs, features = network.see(places)
-            # Each decoder sees the images that follow those of the decoder before it.
-            seen = torch.arange(config.images_per_layer, device=device)
-            rows = [(seen + number * config.images_per_layer) % count for number in range(len(inputs))]
-            with autocast(device, config.precision):
-                decoded = network.decode([z[chosen] for z, chosen in zip(inputs, rows, strict=True)])
-            errors = (decoded - x[torch.cat(rows)]).square().mean(dim=(1, 2, 3)).view(len(rows), -1).mean(dim=1)
-            probe_loss = F.cross_entropy(network.probes(features).flatten(0, 1), y.repeat(len(places)))
-            adam.zero_grad()
-            torch.autograd.backward(errors.clamp_min(1e-8).log().mean() + probe_loss)
-            adam.step()
-            average.update(network, step + 1)
-            losses |= {"loss": float(errors.detach().mean()), "probe_loss": float(probe_loss.detach())}
+        with reporting(on_progress) as report:
+            on_step = told(report, "information", config.steps)
+            for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
+                for group in adam.param_groups:
+                    group["lr"] = group["peak"] * warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
+                x, y = source.batch(torch.randint(len(source), (count,), generator=random))
+                x, y = x.to(device), y.to(device)
+                places = self._places(x)
+                inputs, features = network.see(places)
+                # Each decoder sees the images that follow those of the decoder before it.
+                seen = torch.arange(config.images_per_layer, device=device)
+                rows = [(seen + number * config.images_per_layer) % count for number in range(len(inputs))]
+                with autocast(device, config.precision):
+                    decoded = network.decode([z[chosen] for z, chosen in zip(inputs, rows, strict=True)])
+                errors = (decoded - x[torch.cat(rows)]).square().mean(dim=(1, 2, 3)).view(len(rows), -1).mean(dim=1)
+                probe_loss = F.cross_entropy(network.probes(features).flatten(0, 1), y.repeat(len(places)))
+                adam.zero_grad()
+                torch.autograd.backward(errors.clamp_min(1e-8).log().mean() + probe_loss)
+                adam.step()
+                average.update(network, step + 1)
+                losses |= {"loss": float(errors.detach().mean()), "probe_loss": float(probe_loss.detach())}
         network.load_state_dict(average.state)
         self._network = network.eval().requires_grad_(False)
         return self
@@ -225,12 +229,12 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         labels: Tensor | None = None,
         *,
         examples: int | None = None,
-        on_batch: Callable[[int], None] | None = None,
+        on_progress: OnProgress | bool = True,
     ) -> Measurement:
         """Measure on held-out images, which `fit` was not given.
 
-        Images and labels are given as to `fit`, and the first `examples` of them are used (`None`: all). `on_batch` is
-        called with the number of images that are done.
+        Images and labels are given as to `fit`, and the first `examples` of them are used (`None`: all). `on_progress`
+        is told how many images are done.
 
         Raises:
             ConfigError, ImageError, LabelError: Not fitted, nothing to measure, or images that the classifier refuses.
@@ -241,13 +245,13 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         if count < 1:
             raise ConfigError(expected="at least one example", got=f"{count}", do="measure some images")
         batches = []
-        for indices in torch.split(torch.arange(count), min(BATCH, _most_images(self.distinct_layers))):
-            x, y = source.batch(indices)
-            x = self.classifier.check_images(x)
-            y = self.classifier.check_labels(y, x)
-            batches.append(self._measure(network, x, y))
-            if on_batch is not None:
-                on_batch(int(indices[-1]) + 1)
+        with reporting(on_progress) as report:
+            for indices in torch.split(torch.arange(count), min(BATCH, _most_images(self.distinct_layers))):
+                x, y = source.batch(indices)
+                x = self.classifier.check_images(x)
+                y = self.classifier.check_labels(y, x)
+                batches.append(self._measure(network, x, y))
+                report(Progress("information", int(indices[-1]) + 1, count, "image"))
         errors, control_errors, variance, bits, right = (
             torch.cat(parts, dim=-1).cpu().numpy() for parts in zip(*batches, strict=True)
         )
@@ -263,7 +267,8 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         """Errors, errors of the controls, variance, bits, and whether the probes are right, of one batch."""
         places = self._places(x)
         inputs, features = network.see(places)
-        decoded = network.decode(inputs).view(-1, *x.shape)
+        with autocast(x.device, self.config.precision):  # as in the training; errors move by less than 1e-4 of theirs
+            decoded = network.decode(inputs).view(-1, *x.shape)
         errors = (decoded - x).double().square().sum(dim=(2, 3, 4))
         count = len(self.distinct_layers)
         log2 = network.probes(features).double().log_softmax(dim=2) / np.log(2)

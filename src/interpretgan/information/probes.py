@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from interpretgan.gan.latents import channels_first_shape
+
 RIDGE = 1e-2  # weight of the penalty of a `RidgeProbe`, relative to the variance of its features, which is one
 
 
@@ -114,7 +116,8 @@ class RandomProjection(nn.Module):
         self.shape: tuple[int, ...] = after
         self.map: nn.Module
         if len(before) == len(after) == 3:
-            self.map = RandomConvolution(before, after, random)
+            before, self.shape = channels_first_shape(before), channels_first_shape(after)
+            self.map = RandomConvolution(before, self.shape, random)
         elif len(before) == len(after) == 2:  # tokens are a map of one column
             self.map = RandomConvolution((before[1], before[0], 1), (after[1], after[0], 1), random)
         else:

@@ -173,7 +173,7 @@ def _collect(classifier: Classifier, rows: Tensor, calls: Sequence[_Call]) -> Te
         logits = classifier.run(rows)
     for call in calls:
         if call.chosen is not None:
-            axis = _batch_axis(call.chosen.shape, [tuple(piece.shape) for piece in call.pieces])
+            axis = batch_axis(call.chosen.shape, [tuple(piece.shape) for piece in call.pieces], ROWS)
             if not call.pieces:
                 call.reason = NOT_CALLED
             elif axis is None:
@@ -217,11 +217,11 @@ def _channels_to_the_front(classifier: Classifier, rows: Tensor, calls: Sequence
             call.latents = [latent.permute(0, 3, 1, 2)]
 
 
-def _batch_axis(one: tuple[int, ...], pieces: Sequence[tuple[int, ...]]) -> int | None:
-    """The axis that is 1 for one image, and adds up to `ROWS` over the pieces in which that many images run."""
+def batch_axis(one: tuple[int, ...], pieces: Sequence[tuple[int, ...]], images: int) -> int | None:
+    """The axis that is 1 for one image, and adds up to `images` over the pieces in which that many run."""
     for axis, length in enumerate(one):
         alike = all(piece[:axis] + piece[axis + 1 :] == one[:axis] + one[axis + 1 :] for piece in pieces)
-        if len(one) > 1 and 0 not in one and length == 1 and alike and sum(piece[axis] for piece in pieces) == ROWS:
+        if len(one) > 1 and 0 not in one and length == 1 and alike and sum(piece[axis] for piece in pieces) == images:
             return axis
     return None
 

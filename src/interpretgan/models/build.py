@@ -19,6 +19,7 @@ from interpretgan.errors import ConfigError, ModelError, in_a_line, kind_of
 from interpretgan.models.architectures import NetworkOptions
 from interpretgan.models.architectures.lenet import LeNet5, MnistWide
 from interpretgan.models.architectures.vgg import VGG, JudgeNet
+from interpretgan.models.architectures.vit import ViT
 from interpretgan.models.architectures.wide_resnet import WideResNet, depth_and_widening
 
 POOLS = ("max", "avg", "stride", "blur")
@@ -47,6 +48,7 @@ def _wide_resnet(name: str, parameters: int = 0) -> ModelSpec:
 LECUN = "LeCun et al. 1998, Gradient-based learning applied to document recognition"
 MADRY = "Madry et al. 2018, Towards deep learning models resistant to adversarial attacks"
 SIMONYAN = "Simonyan and Zisserman 2015"
+DOSOVITSKIY = "Dosovitskiy et al. 2021"
 OWN = f"this project, after VGG ({SIMONYAN})"
 
 MODELS: dict[str, ModelSpec] = {
@@ -56,6 +58,7 @@ MODELS: dict[str, ModelSpec] = {
     "vgg-small": ModelSpec(partial(VGG, variant="vgg-small"), POOLS, 8, COLOUR, 437_034, OWN),
     "vgg11": ModelSpec(partial(VGG, variant="vgg11"), POOLS, 32, COLOUR, 9_231_114, f"{SIMONYAN}, configuration A"),
     "vgg16": ModelSpec(partial(VGG, variant="vgg16"), POOLS, 32, COLOUR, 14_728_266, f"{SIMONYAN}, configuration D"),
+    "vit-small": ModelSpec(ViT, ("stride",), 4, COLOUR, 2_852_650, f"this project, after ViT ({DOSOVITSKIY})"),
     "wrn-16-4": _wide_resnet("wrn-16-4", 2_748_890),
     "wrn-28-10": _wide_resnet("wrn-28-10", 36_479_194),
     "wrn-34-10": _wide_resnet("wrn-34-10", 46_160_474),

@@ -30,6 +30,7 @@ from interpretgan.models import (
     read_card,
     source_file,
 )
+from interpretgan.pipeline.layer_choice import choose_layers
 from interpretgan.pipeline.run_folder import ANSWERS
 from interpretgan.pipeline.settings import Settings
 from interpretgan.robustness.evaluate import require_attackable
@@ -57,6 +58,7 @@ class Inputs:
         judge: Judge | None = None,
     ) -> None:
         self.settings, self.given_classifier, self.given_judge = settings, classifier, judge
+        self.time_budget: dict[str, Any] | None = None  #: What was given up for one.
         self._train, self._test, self._threat_model = train, test, threat_model
         self.device = find_device(settings.run.device) if classifier is None else classifier.device
 
@@ -195,9 +197,12 @@ class Inputs:
         return examine(classifier, self.probe)
 
     def layers(self, classifier: Classifier) -> list[Layer]:
-        """The layers to explain: those that are chosen, or all distinct ones."""
-        names, anatomy = self.settings.generator.names(), self.anatomy(classifier)
-        return anatomy.distinct if names is None else anatomy.select(names)
+        """The layers of the classifier to explain."""
+        return self.choose(self.anatomy(classifier))
+
+    def choose(self, anatomy: Anatomy) -> list[Layer]:
+        """The layers to explain, see `choose_layers`."""
+        return choose_layers(anatomy, self.settings.generator.names())
 
     # --- judge and recognition network -----------------------------------------------------------------------
 
@@ -285,7 +290,7 @@ class Inputs:
             if settings.generator.names() is not None:
                 # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
                 config["generator"]["layers"] = [layer.name for layer in self.layers(classifier)]
-        return config
+        return config if self.time_budget is None else config | {"time_budget": self.time_budget}
 
     def _classifier_identity(self) -> dict[str, Any]:
         options, classifier = self.settings.model, self.classifier

@@ -13,24 +13,22 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from interpretgan.classifier import Classifier
+from interpretgan.diagnosis.branches import Block, find_branches
 from interpretgan.errors import ConfigError
 from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, measure_judge, train_judge
-from interpretgan.layers import Layer
+from interpretgan.layers import Anatomy, Layer, distinct
 from interpretgan.models import load_classifier, load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
 from interpretgan.pipeline.run_folder import WEIGHTS_FILE, RunFolder
 from interpretgan.store.files import file_sha256, read_json, write_json
 from interpretgan.store.metrics import MetricsLog
-from interpretgan.store.progress import Progress, stage_seconds
+from interpretgan.store.progress import Job, OnProgress, Progress, stage_seconds
 from interpretgan.store.provenance import package_version
 from interpretgan.training import TrainingResult, evaluate_accuracy, train_classifier
 
-SHOWN_METRICS = ("loss", "accuracy", "loss_d", "information", "latent")  # in the progress line of a training
-
 Say = Callable[[str], None]
-Log = Callable[[dict[str, Any]], None]
 Made = TypeVar("Made")
 
 
@@ -42,13 +40,20 @@ class Networks:
         sections: The parts of the settings that this command depends on; the folder must agree on them.
         folder: The run folder. `None`: nothing is written.
         say: Called with a line that says what happens. `None`: it goes to stderr.
+        on_progress: Told how far it is; see `interpretgan.store.progress.OnProgress`.
     """
 
     def __init__(
-        self, inputs: Inputs, sections: Sequence[str], folder: Path | None = None, say: Say | None = None
+        self,
+        inputs: Inputs,
+        sections: Sequence[str],
+        folder: Path | None = None,
+        say: Say | None = None,
+        on_progress: OnProgress | bool = True,
     ) -> None:
         self.inputs, self.settings, self.say = inputs, inputs.settings, say or say_to_stderr
-        self.seed, self.seconds = self.settings.run.seed, dict[str, float]()  # of each stage
+        self.seed, self.job = self.settings.run.seed, Job(on_progress)
+        self.seconds = self.job.seconds
         with stage_seconds(self.seconds, "data"):
             _ = inputs.train, inputs.test
         # A wrong setting, model, weights file or layer is told before a folder is claimed for it.
@@ -76,7 +81,7 @@ class Networks:
         self,
         name: str,
         label: str,
-        train: Callable[[Path | None, Log], Made],
+        train: Callable[[Path | None, OnProgress], Made],
         load: Callable[[Path], Made],
         save: Callable[[Made, Path], None],
         *,
@@ -102,31 +107,25 @@ class Networks:
         return result
 
     @contextmanager
-    def _stage(self, name: str, label: str) -> Iterator[Log]:
-        """A training: announced, timed, its metrics logged and its progress shown."""
+    def _stage(self, name: str, label: str) -> Iterator[OnProgress]:
+        """A training: announced, timed, its metrics logged and its progress told."""
         self.say(label)
         log: MetricsLog | None = None
-        progress: Progress | None = None
+        with self.job.stage(name) as report:
 
-        def record(values: dict[str, Any]) -> None:
-            nonlocal log, progress
-            values = dict(values)
-            step, steps = int(values.pop("step")), int(values.pop("steps"))
-            if progress is None:
-                progress = Progress(steps, name, start=step - 1)
-                log = None if self.folder is None else MetricsLog(self.path(f"metrics-{name}.jsonl"), from_step=step)
-            if log is not None:
-                log.write(step, **values)
-            shown = (f"{key} {value:.3g}" for key, value in values.items() if key in SHOWN_METRICS)
-            progress.update(step, "  ".join(shown))
+            def record(progress: Progress) -> None:
+                nonlocal log
+                if log is None and self.folder is not None:
+                    log = MetricsLog(self.path(f"metrics-{name}.jsonl"), from_step=progress.done)
+                if log is not None:
+                    log.write(progress.done, **{k: v for k, v in progress.values.items() if k not in ("step", "steps")})
+                report(progress)
 
-        try:
-            with stage_seconds(self.seconds, name):
+            try:
                 yield record
-        finally:
-            for part in (log, progress):
-                if part is not None:
-                    part.close()
+            finally:
+                if log is not None:
+                    log.close()
 
     # --- the classifier --------------------------------------------------------------------------------------
 
@@ -139,7 +138,7 @@ class Networks:
         objective = self.settings.training.objective
         aim = "" if objective == "natural" else f" for robustness ({objective})"
 
-        def train(checkpoint: Path | None, log: Log) -> Classifier:
+        def train(checkpoint: Path | None, log: OnProgress) -> Classifier:
             result = train_classifier(
                 classifier,
                 inputs.train,
@@ -196,9 +195,30 @@ class Networks:
         }
 
     @cached_property
+    def anatomy(self) -> Anatomy:
+        """All module calls of the trained classifier: training may open a branch that bypasses a layer."""
+        return self.inputs.anatomy(self.classifier)
+
+    @cached_property
     def layers(self) -> list[Layer]:
-        """The layers to explain, of the trained classifier: training may open a branch that bypasses one."""
-        return self.inputs.layers(self.classifier)
+        """The layers to explain."""
+        chosen, found = self.inputs.choose(self.anatomy), self.anatomy.distinct
+        if self.settings.generator.layers is None and len(chosen) < len(found):
+            self.say(f"of {len(found)} layers {len(chosen)} are explained, chosen by depth (all with --layers all)")
+        return chosen
+
+    def layers_record(self) -> dict[str, Any]:
+        """How many layers are explained, of how many, and who chose them, for a result."""
+        chosen = "by depth" if self.settings.generator.layers is None else "by the user"
+        found, layers = len(self.anatomy.distinct), len(distinct(self.layers)[0])
+        return {"explained": layers, "of": found, "chosen": "all" if layers == found else chosen}
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Those of them that follow from several branches; none where they are not to be split."""
+        if not self.settings.diagnosis.branches:
+            return ()
+        return find_branches(self.classifier, self.anatomy, distinct(self.layers)[0], self.inputs.probe)
 
     # --- the judge, and the recognition network --------------------------------------------------------------
 
@@ -267,7 +287,7 @@ class Networks:
                 self.inputs.train,
                 recognition_network=recognition_network,
                 checkpoint=checkpoint,
-                on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
+                on_progress=log,
                 devices=self.settings.run.devices,
             ),
             lambda file: InterpretGAN.load(file, self.classifier),
@@ -284,9 +304,7 @@ class Networks:
             "information",
             f"training decoders and probes for {len(self.layers)} layers",
             lambda checkpoint, log: Decoders(self.classifier, self.layers, config=config, seed=self.seed).fit(
-                self.inputs.train,
-                checkpoint=checkpoint,
-                on_step=lambda step, losses: log({"step": step, "steps": config.steps, **losses}),
+                self.inputs.train, checkpoint=checkpoint, on_progress=log
             ),
             lambda file: Decoders.load(file, self.classifier),
             Decoders.save,

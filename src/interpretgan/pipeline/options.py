@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter, Token
 
 from interpretgan.errors import ConfigError
+from interpretgan.store.progress import seconds_of
 
 if TYPE_CHECKING:
     from interpretgan.attacks import ThreatModel
@@ -37,6 +38,11 @@ def parse_numbers(_type: object, tokens: tuple[Token, ...]) -> tuple[float, ...]
         return tuple(_number(part) for part in tokens[0].value.split(","))
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected numbers like 0.48,0.45,0.41, got '{tokens[0].value}'") from None
+
+
+def parse_seconds(_type: object, tokens: tuple[Token, ...]) -> float:
+    """A time: `90s`, `3m`, `1h30m`."""
+    return seconds_of(tokens[0].value)
 
 
 Number = Annotated[float, Parameter(converter=parse_number)]
@@ -243,7 +249,8 @@ class GeneratorOptions:
     """How the generator is trained."""
 
     layers: str | None = None
-    """Layers to explain, a,b,c, as `interpretgan layers` names them [default: all]."""
+    """Layers to explain, a,b,c, as `interpretgan layers` names them; patterns like 'blocks.*'; or blocks, activations
+    or all [default: all up to 15, of more that many, chosen by depth]."""
     generator_steps: int = 300
     """Training steps."""
     generator_seeds: int = 1
@@ -311,16 +318,20 @@ class DiagnosisOptions:
     """Test images that are attacked and explained, from the first."""
     let_in_steps: int = 60
     """Training steps that mend each layer by itself, to see which lets the perturbation in; 0 leaves that out."""
+    branches: bool = True
+    """Split each block's vulnerability among its branches: skip and residual, attention and MLP."""
     bootstrap: int = 2000
     """Bootstrap replicates behind each interval."""
     confidence: float = 0.95
     """Level of the intervals."""
+    time_budget: Annotated[float | None, Parameter(converter=parse_seconds)] = None
+    """Time that all may take, e.g. 90s, 3m, 1h30m: fewer steps and examples are taken where needed, and said so."""
     baselines: Annotated[bool, Parameter(negative="")] = False
     """Also measure other scores of the layers, in print or for control, and put them beside the vulnerability."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "examples", "bootstrap")
-        _at_least(self, 0, "let_in_steps")
+        _at_least(self, 0, "let_in_steps", "time_budget")
         _check_confidence(self.confidence)
 
 

@@ -3,10 +3,8 @@
 `run_diagnosis` is what `interpretgan diagnose` does, for a notebook; `Run` is what both go through.
 """
 
-import resource
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -24,19 +22,21 @@ from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
 from interpretgan.diagnosis.predictions import BATCH, Predictions, attacker, batch_size
 from interpretgan.diagnosis.result import Diagnosis
-from interpretgan.errors import ConfigError, Flag, ModelError, kind_of
+from interpretgan.errors import ConfigError, ModelError, kind_of
 from interpretgan.information import Measurement
 from interpretgan.interpreter import Explanation
 from interpretgan.judge import Judge
 from interpretgan.layers import distinct
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
+from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
 from interpretgan.report import load_explanation, save_explanation, write_report
 from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.robustness.attack_checks import require_threat_model
 from interpretgan.store.files import write_arrays, write_json, write_npy
-from interpretgan.store.progress import Progress, ProgressOfStages, stage_seconds
+from interpretgan.store.machine import peak_memory_mib
+from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.training.precision import channels_last
 
 EXAMPLES = 6  # in the report's explanation grid
@@ -53,6 +53,7 @@ def run_diagnosis(
     out: str | Path | None = None,
     judge: Judge | str | None = None,
     say: Say | None = None,
+    on_progress: OnProgress | bool = True,
     **options: Unpack[DiagnosisKeywords],
 ) -> Diagnosis:
     """Diagnose a trained classifier: what `interpretgan diagnose` does, for a notebook.
@@ -69,7 +70,8 @@ def run_diagnosis(
         out: Folder that keeps the networks, the diagnosis and its report; the same call goes on where it was
             interrupted. `None`: nothing is written.
         judge: A trained judge, or the architecture of one that is trained. `None`: the default architecture.
-        say: Told in a line what happens. `None`: it is printed to stderr, and so is the progress.
+        say: Told in a line what happens. `None`: it is printed to stderr.
+        on_progress: Told how far it is, see `interpretgan.store.progress.OnProgress`. `True`: shown on stderr.
         **options: Options of `interpretgan diagnose`, e.g. `layers`, `generator_steps`, `generator_seeds`, `examples`,
             `seed`; see `DiagnosisKeywords`.
 
@@ -94,7 +96,7 @@ def run_diagnosis(
         threat_model=threat_model,
         judge=judge if isinstance(judge, Judge) else None,
     )
-    with Run(inputs, DIAGNOSE, None if out is None else Path(out), say) as run:
+    with Run(inputs, DIAGNOSE, None if out is None else Path(out), say, on_progress) as run:
         diagnosis = run.diagnosis()
         if out is not None:
             run.report(diagnosis)
@@ -102,7 +104,34 @@ def run_diagnosis(
 
 
 class Run(Networks):
-    """One run of the tool: its networks, and the results that rest on them, each kept in the run folder."""
+    """One run of the tool: its networks, and the results that rest on them, each kept in the run folder.
+
+    Arguments as of `Networks`. Where the settings have a time budget, options are lowered to fit it.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        sections: Sequence[str],
+        folder: Path | None = None,
+        say: Say | None = None,
+        on_progress: OnProgress | bool = True,
+    ) -> None:
+        self._prices: list[StagePrice] = []  # that were measured for a budget
+        if "generator" in sections and inputs.settings.diagnosis.time_budget is not None:
+            inputs, self._prices = within_budget(inputs, folder)
+        super().__init__(inputs, sections, folder, say, on_progress)
+        for flag in budget_flags(inputs):
+            self.say(flag.message)
+
+    def tell_price(self) -> None:
+        """Say what a long run will cost, stage by stage, measured on two steps of each."""
+        if not is_long(self.inputs):
+            return
+        folder = None if self.folder is None else self.folder.path
+        prices, values = self._prices or price(self.inputs, folder), options_of(self.inputs)
+        self.say("\n".join(table(prices, values)))
+        self.job.plan({each.stage: each.seconds(values) for each in prices})
 
     # --- attack and evaluation -------------------------------------------------------------------------------
 
@@ -114,7 +143,7 @@ class Run(Networks):
 
         def batches() -> Iterator[npt.NDArray[np.float32]]:
             perturb = attacker(classifier, threat_model, seed=self.seed)
-            with Progress(count, "attacking", unit="image") as progress:
+            with self.job.stage("attack") as report:
                 for first in range(0, count, BATCH):
                     images, labels = inputs.batch(range(first, min(first + BATCH, count)))
                     noise = equal_norm_noise(images, threat_model, classifier.bounds, seed=self.seed, first_index=first)
@@ -122,10 +151,9 @@ class Run(Networks):
                     for name, version in zip(right, versions, strict=True):
                         right[name] += int((classifier.logits(version).argmax(dim=1) == labels).sum())
                     yield versions[1].cpu().numpy()
-                    progress.update(first + len(images))
+                    report(Progress("attack", first + len(images), count, "image"))
 
-        with stage_seconds(self.seconds, "attack"):
-            write_npy(self.path("adversarial.npy"), (count, *inputs.test.shape), batches())
+        write_npy(self.path("adversarial.npy"), (count, *inputs.test.shape), batches())
         write_npy(self.path("labels.npy"), (count,), [inputs.test.labels[:count]])
         record = {
             "schema": 2,
@@ -150,7 +178,7 @@ class Run(Networks):
         def keep(examples: dict[str, Tensor]) -> None:
             write_arrays(self.path("evaluation.npz"), {name: right.cpu().numpy() for name, right in examples.items()})
 
-        with ProgressOfStages("autoattack", unit="image") as progress, channels_last(classifier.model):
+        with channels_last(classifier.model):
             result = evaluate(
                 classifier,
                 self.inputs.test,
@@ -163,7 +191,7 @@ class Run(Networks):
                 classifier_info=info,
                 checkpoint=checkpoint,
                 say=self.say,
-                on_batch=progress.update,
+                on_progress=self.job.on_progress,
                 on_examples=keep,
             )
         checkpoint.unlink(missing_ok=True)
@@ -184,15 +212,17 @@ class Run(Networks):
             known.save(file)
             return known
         began, count = time.perf_counter(), self._examples
+        self.tell_price()
         info, judge, interpreters = self.classifier_info(), self.judge, self.interpreters
-        information, unknown = self._information(count), list[Flag]()
+        information, unknown = self._information(count), budget_flags(self.inputs)
         try:
             let_in = self._let_in(count)
         except ModelError as error:  # the other question is answered all the same
             self.say(f"mending is left out: {error}")
-            let_in, unknown = None, [LET_IN_UNKNOWN(reason=f"{error.expected}, got {error.got}")]
+            let_in = None
+            unknown.append(LET_IN_UNKNOWN(reason=f"{error.expected}, got {error.got}"))
         self.say(f"explaining {count} images, natural, adversarial and of controls, at {len(self.layers)} layers")
-        with stage_seconds(self.seconds, "diagnosis"), Progress(count, "diagnosis", unit="image") as progress:
+        with self.job.stage("diagnosis") as report:
             result = diagnose(
                 interpreters,
                 judge,
@@ -205,13 +235,16 @@ class Run(Networks):
                 classifier_info=info,
                 information=information,
                 let_in=let_in,
-                on_batch=progress.update,
+                blocks=self.blocks,
+                on_progress=report,
                 on_predictions=self._keep_predictions,
             )
         if self.settings.diagnosis.baselines:
             result = replace(result, baselines=self._baselines(result))
         self.seconds["total"] = time.perf_counter() - began + self.seconds.get("data", 0.0)
-        measured = {"seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
+        measured = {"layers": self.layers_record(), "seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
+        if self.inputs.time_budget is not None:
+            measured["time_budget"] = self.inputs.time_budget
         flags = (*result.flags, *unknown)
         result = replace(result, flags=flags, provenance={**result.provenance, **measured})
         if self.folder is not None:
@@ -222,8 +255,8 @@ class Run(Networks):
         """What each layer still holds of the first test images and of their classes; writes `information.npz`."""
         if self.decoders is None:
             return None
-        with stage_seconds(self.seconds, "information"), Progress(count, "information", unit="image") as progress:
-            found = self.decoders.measure(self.inputs.test, examples=count, on_batch=progress.update)
+        with self.job.stage("information") as report:
+            found = self.decoders.measure(self.inputs.test, examples=count, on_progress=report)
         if self.folder is not None:
             arrays = {name: value for name, value in vars(found).items() if isinstance(value, np.ndarray)}
             layers = np.array(["image", *found.layers])
@@ -236,7 +269,7 @@ class Run(Networks):
         images, labels = self.inputs.batch(range(min(COMPARED, self._examples)))
         losses = {row.name: row.information_loss.value for row in result.layers if row.information_loss is not None}
         self.say(f"measuring {len(LAYER_SCORES)} other scores of {len(layers)} layers on {len(images)} images")
-        with stage_seconds(self.seconds, "baselines"):
+        with self.job.stage("baselines"):
             inputs = ScoreInputs(
                 self.classifier,
                 layers,
@@ -263,7 +296,7 @@ class Run(Networks):
         adversarial = attacker(self.classifier, inputs.threat_model, seed=self.seed)(images, labels, 0)
         natural = mending_images(inputs.train, self.classifier.bounds, seed=self.seed)
         layers, _ = distinct(self.layers)
-        with stage_seconds(self.seconds, "let in"), Progress(len(layers), "mending", unit="layer") as progress:
+        with self.job.stage("let in") as report:
             return let_in(
                 self.classifier,
                 layers,
@@ -276,7 +309,7 @@ class Run(Networks):
                 steps=options.let_in_steps,
                 bootstrap=options.bootstrap,
                 confidence=options.confidence,
-                on_layer=progress.update,
+                on_progress=report,
             )
 
     def _keep_predictions(self, predictions: list[Predictions]) -> None:
@@ -287,6 +320,9 @@ class Run(Networks):
         shown = [{"natural": p.natural, "adversarial": p.adversarial, **p.controls} for p in predictions]
         arrays = {"labels": predictions[0].labels, "layers": layers, **shown[0]}
         arrays["model"] = np.stack([predictions[0].model[name] for name in shown[0]])
+        for each, found in zip(shown, predictions, strict=True):
+            each |= {f"branches {layer}": patched for layer, patched in found.branches.items()}
+        arrays |= shown[0]
         if len(predictions) > 1:
             arrays |= {f"{name}_all": np.stack([each[name] for each in shown]) for name in shown[0]}
         write_arrays(self.path("predictions.npz"), arrays)
@@ -343,9 +379,3 @@ class Run(Networks):
     @property
     def _examples(self) -> int:
         return min(self.settings.diagnosis.examples, len(self.inputs.test))
-
-
-def peak_memory_mib() -> int:
-    """The most memory that this process has held so far, in MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20

@@ -39,9 +39,11 @@ class DiagnosisKeywords(TypedDict, total=False):
     information_steps: int
     examples: int
     let_in_steps: int
+    branches: bool
     bootstrap: int
     confidence: float
     baselines: bool
+    time_budget: float
     seed: int
     devices: int
 
@@ -113,8 +115,13 @@ class Settings:
                 "layers": self.generator.names(),
             },
             "information": {"steps": 0} if information is None else asdict(information),
-            # Baselines stand beside the rest and change none of it: a finished run may get them later.
-            "diagnosis": {name: value for name, value in asdict(self.diagnosis).items() if name != "baselines"},
+            # Baselines stand beside the rest and change none of it: a finished run may get them later. What a time
+            # budget changes are the other options.
+            "diagnosis": {
+                name: value
+                for name, value in asdict(self.diagnosis).items()
+                if name not in ("baselines", "time_budget")
+            },
             "evaluation": asdict(evaluation)
             | {"attacks": evaluation.names(), "step_size": evaluation.threat_model().resolved_step_size},
         }
@@ -122,8 +129,10 @@ class Settings:
             expected = "--devices with a command that trains a generator"
             do = "leave --devices out: the rest of the work runs on one"
             raise ConfigError(expected=expected, got=str(self.run.devices), do=do)
-        if "diagnosis" in sections and "generator" not in sections and self.diagnosis.baselines:
-            expected, do = "--baselines with a command that diagnoses", "leave --baselines out"
-            raise ConfigError(expected=expected, got="one that does not", do=do)
+        for name in ("baselines", "time_budget"):
+            if "diagnosis" in sections and "generator" not in sections and getattr(self.diagnosis, name):
+                flag = f"--{name.replace('_', '-')}"
+                expected, do = f"{flag} with a command that diagnoses", f"leave {flag} out"
+                raise ConfigError(expected=expected, got="one that does not", do=do)
         run = {name: getattr(self.run, name) for name in ("seed", "device", "devices")}
         return {"schema": 2, "version": version("interpretgan"), **run} | {name: whole[name] for name in sections}

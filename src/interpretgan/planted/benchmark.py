@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from interpretgan.layers import examine
 from interpretgan.pipeline.networks import Say
 from interpretgan.planted.one_network import UNMADE, Shared, identity_of, record_of
 from interpretgan.planted.page import write_page
-from interpretgan.planted.plants import NETWORKS, OnProgress, Setting, setting
+from interpretgan.planted.plants import NETWORKS, Setting, setting
 from interpretgan.planted.settings import JUDGE_FACTS, BenchmarkSettings, fingerprint, judged_against
 from interpretgan.planted.summary import summarise
 from interpretgan.planted.workers import Event, in_processes, one_thread
 from interpretgan.store.files import read_json, write_json, writing
 from interpretgan.store.machine import describe
-from interpretgan.store.progress import Progress, stage_seconds
+from interpretgan.store.progress import ProgressLine, reporting, stage_seconds
 
 SETTINGS_FILE, SUMMARY_FILE = "benchmark.json", "planted.json"
 SCHEMA = 2
@@ -74,7 +73,7 @@ def run_benchmark(
 
 def _make(todo: Sequence[str], workers: int, out: Path, say: Say) -> None:
     if todo:
-        with Progress(len(todo), "planted networks", unit="network") as progress:
+        with ProgressLine(len(todo), "planted networks", unit="network") as progress:
             for number, (key, lines, _) in enumerate(_done(todo, workers, out), start=1):
                 for line in lines:
                     say(line)
@@ -189,13 +188,13 @@ def _prepare(
     for data, judge in files.items():
         for name in (name for name in settings.networks if NETWORKS[name].data == data):
             try:
-                with ExitStack() as stack:
-                    given = setting(name, out / "networks", on_progress=_progress(stack, f"training {name}"))
+                with reporting(True, name) as report:
+                    given = setting(name, out / "networks", on_progress=report)
                 _require_layers(settings, given)
                 if not judge.is_file():
                     say(f"training the judge of {data}, once for all its networks")
-                    with ExitStack() as stack, stage_seconds(seconds, data):
-                        _train_judge(judge, given, data, _progress(stack, "judge"))
+                    with stage_seconds(seconds, data):
+                        _train_judge(judge, given, data)
                     write_json(judge.with_name(f"{data}-seconds.json"), {"seconds": seconds[data]})
             except InterpretGANError as error:
                 if isinstance(error, RunFolderError) or set(settings.networks) == {*broken, name}:
@@ -213,27 +212,15 @@ def _require_layers(settings: BenchmarkSettings, given: Setting) -> None:
         raise LayerError(expected=expected, got=got, do="choose others with --layers")
 
 
-def _train_judge(file: Path, given: Setting, data: str, on_progress: OnProgress) -> None:
+def _train_judge(file: Path, given: Setting, data: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = file.with_suffix(".checkpoint")
     judge = train_judge(
         given.train, given.test, threat_model=judged_against(data), seed=JUDGE_SEED, bounds=given.classifier.bounds,
-        checkpoint=checkpoint, on_progress=on_progress,
+        checkpoint=checkpoint,
     )  # fmt: skip
     judge.save(file)
     checkpoint.unlink(missing_ok=True)
-
-
-def _progress(stack: ExitStack, label: str) -> OnProgress:
-    lines: list[Progress] = []
-
-    def report(values: dict[str, Any]) -> None:
-        step, steps = int(values["step"]), int(values["steps"])
-        if not lines:
-            lines.append(stack.enter_context(Progress(steps, label, start=step - 1)))
-        lines[0].update(step)
-
-    return report
 
 
 def _judges(files: Mapping[str, Path], trained: Mapping[str, float]) -> dict[str, Any]:

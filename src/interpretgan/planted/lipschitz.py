@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +15,7 @@ from torch.nn.utils import parametrize
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ModelError
+from interpretgan.store.progress import OnProgress
 from interpretgan.training import Batch, Objective, Recipe, train_classifier
 
 #: The logits of such a network differ by little; they are multiplied by this in its loss and nowhere else.
@@ -91,7 +90,7 @@ def train_lipschitz(
     *,
     seed: int,
     checkpoint: Path | None = None,
-    on_progress: Callable[[dict[str, Any]], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> None:
     """Train a network on natural images with all its weights orthonormal, so that every layer has the constant 1.
 

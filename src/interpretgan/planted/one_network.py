@@ -171,17 +171,19 @@ class _Trial:
         with stage_seconds(seconds, "let in"):
             mended = let_in(
                 self.classifier, self.layers, images[:count], labels[:count], adversarial[:count],
-                natural=natural, threat_model=self.threat_model, seed=seed,
+                natural=natural, threat_model=self.threat_model, seed=seed, on_progress=False,
             )  # fmt: skip
         alone = {OURS["let in"]: let_in_column(mended)}  # no generator takes part
         try:
             with stage_seconds(seconds, "fit"):
                 interpreter = InterpretGAN(self.classifier, self.layers, config=config, seed=seed)
-                interpreter.fit(self.shared.setting.train, recognition_network=self.shared.recognition_network)
+                interpreter.fit(
+                    self.shared.setting.train, recognition_network=self.shared.recognition_network, on_progress=False
+                )
             with stage_seconds(seconds, "diagnose"):
                 diagnosis = diagnose(
                     interpreter, judge, images, labels, threat_model=self.threat_model, seed=seed,
-                    adversarial=adversarial, let_in=mended,
+                    adversarial=adversarial, let_in=mended, on_progress=False,
                 )  # fmt: skip
         except TrainingError as error:
             return alone, {}, (COLLAPSED, str(error))
@@ -213,7 +215,9 @@ class _Trial:
             decoders = Decoders(
                 self.classifier, self.layers, config=InformationConfig(steps=steps), seed=self.plan.seed
             )
-            measured = decoders.fit(self.shared.setting.train).measure(images, labels)
+            measured = decoders.fit(self.shared.setting.train, on_progress=False).measure(
+                images, labels, on_progress=False
+            )
         unexplained: Floats = measured.errors.sum(axis=1) / measured.variance.sum()
         return np.diff(unexplained)
 

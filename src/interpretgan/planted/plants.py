@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,10 +15,10 @@ from interpretgan.errors import ConfigError, InterpretGANError
 from interpretgan.models import build_model, load_classifier, load_weights, save_weights
 from interpretgan.planted.kinds import KINDS, Planted, plant
 from interpretgan.planted.lipschitz import lipschitz_model, train_lipschitz
+from interpretgan.store.progress import OnProgress
 from interpretgan.store.training_checkpoint import fingerprint_of
 from interpretgan.training import Recipe, build_objective, train_classifier
 
-OnProgress = Callable[[dict[str, Any]], None]
 LIPSCHITZ = "lipschitz"  #: Architecture of `lipschitz_model`, trained on natural images.
 
 

@@ -55,6 +55,7 @@ def write_report(
         "failed": failed_kinds(diagnosis.layers, diagnosis.accuracy),
         "unreliable": [is_unreliable(layer) for layer in diagnosis.layers],
         "panels": vulnerability_chart.panels(diagnosis), "curves": vulnerability_chart.curves(diagnosis),
+        "inside": vulnerability_chart.inside_blocks(diagnosis, answer.layers),
         "explanation": explanation, "examples": examples, "scales": scales,
         "confusions": [_confusion(layer, classes) for layer in diagnosis.layers],
     }  # fmt: skip

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from interpretgan.diagnosis.let_in import LEAST
 from interpretgan.diagnosis.reliability import failed_controls, unreliable_flags
-from interpretgan.diagnosis.result import Diagnosis, LayerResult
+from interpretgan.diagnosis.result import BranchResult, Diagnosis, LayerResult
 from interpretgan.errors import Flag
 from interpretgan.statistics import Interval
 
@@ -37,6 +37,8 @@ FLAG_MEANINGS = {
     "named where a control fails.",
     "let_in_unknown": "The layers of this network could not be mended by themselves. Where the class turns is measured "
     "without that.",
+    "time_budget": "Fewer steps leave explanations that are read a little worse, fewer examples wider intervals. What "
+    "was lowered to 0 is not in this report.",
     "positive_control": "From this layer on the generator was given the latents of images of another class. What it "
     "draws must change class here and nowhere else.",
     "unreadable_layers": "The rows of these layers, and the vulnerability of the layers after them, cannot be used.",
@@ -175,6 +177,8 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         part = f"more than the whole of {total}, because other layers win some back"
     detail = f"{_text(_listed([_points(layer) for layer in blamed[:NAMED_AT_MOST]]))} of retained accuracy"
     detail += f" for the first {NAMED_AT_MOST}, all {len(blamed)} together" if many else "," if alone else ", together"
+    if alone and (branch := _standing_out(top)):
+        part += f"; {_points(branch)} of it in its branch {branch.name}"
     claim = f" contribute{'s' if alone else ''} most to the vulnerability of {model}"
     claim += "" if alone else " and cannot be told apart"
     return Answer((*names, (claim, False)), f"{detail} {part}", caveat, tuple(layer.name for layer in blamed))
@@ -189,7 +193,14 @@ def answer_sentence(diagnosis: Diagnosis) -> str:
     return answer(diagnosis).sentence
 
 
-def _points(layer: LayerResult) -> str:
+def _standing_out(block: LayerResult) -> BranchResult | None:
+    """The branch of a block that surely loses more than each of the others does."""
+    ranked = sorted(block.branches, key=lambda branch: -branch.vulnerability.value)
+    highest = max([0.0, *(branch.vulnerability.high for branch in ranked[1:])])
+    return ranked[0] if ranked and ranked[0].vulnerability.low > highest else None
+
+
+def _points(layer: LayerResult | BranchResult) -> str:
     """`55 points [51, 59]`, with one decimal below ten points."""
     digits = 0 if abs(layer.vulnerability.value) >= 0.1 else 1
     return f"{number(layer.vulnerability.value, 100, digits)} points {span(layer.vulnerability, digits=digits)}"
@@ -237,7 +248,8 @@ def summary_table(diagnosis: Diagnosis) -> str:
     It has the judge's accuracy on natural and adversarial explanations and the retained accuracy in per cent,
     vulnerability and that under noise in points; where they were measured, the share of what the attack takes that
     comes back when the layer alone is mended, information loss in per cent of the image's variance, and class
-    information in bits. `!` marks a row with warnings, and the warnings follow.
+    information in bits. The branches of a block stand indented below it, with their parts of its vulnerability and the
+    accuracy retained where this branch alone is attacked. `!` marks a row with warnings, and the warnings follow.
     """
     measured = any(layer.information_loss for layer in diagnosis.layers)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=None)
@@ -259,6 +271,9 @@ def summary_table(diagnosis: Diagnosis) -> str:
         row += cells if place else [""] * len(cells)  # the image loses nothing
         row += [number(layer.class_information.value, 1, 2)] if layer.class_information else []
         table.add_row(*row)
+        for branch in layer.branches:
+            part = [number(branch.vulnerability.value, 100, sign=True), span(branch.vulnerability)]
+            table.add_row("", f"  {branch.name}", "", "", number(branch.alone.value, 100), *part)
     console = Console(file=io.StringIO(), width=1000, color_system=None, markup=False, emoji=False, highlight=False)
     with console.capture() as capture:
         console.print(table)

@@ -18,7 +18,7 @@ from interpretgan.errors import ConfigError, Flag
 from interpretgan.robustness import attack_checks as checks
 from interpretgan.robustness.curves import Point, Sample, curves
 from interpretgan.statistics import Interval, wilson
-from interpretgan.store.progress import duration, stage_seconds
+from interpretgan.store.progress import OnProgress, duration, reporting, stage_seconds
 from interpretgan.store.provenance import provenance
 from interpretgan.store.records import Record
 
@@ -63,7 +63,7 @@ def evaluate(
     classifier_info: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
     say: Callable[[str], None] | None = None,
-    on_batch: Callable[[str, int, int], None] | None = None,
+    on_progress: OnProgress | bool = True,
     on_examples: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> Evaluation:
     """Measure how robust a classifier is: natural and adversarial accuracy, curves, controls and flags.
@@ -82,7 +82,7 @@ def evaluate(
         classifier_info: Kept in the record, beside the model's class and size.
         checkpoint: File for the state of AutoAttack, which takes longest; see there.
         say: Called with a line about what was found.
-        on_batch: See `autoattack`.
+        on_progress: Told how far AutoAttack is; see `interpretgan.store.progress.OnProgress`.
         on_examples: Called with the `labels`, and for `natural` and each attack which examples are right, bool `[N]`.
 
     Raises:
@@ -109,7 +109,8 @@ def evaluate(
     black_box: list[Flag] = []
     for name in names:
         if name == AUTOATTACK:
-            found = autoattack(classifier, x, y, tm, seed=seed, checkpoint=checkpoint, on_batch=on_batch)
+            with reporting(on_progress, "autoattack") as told:
+                found = autoattack(classifier, x, y, tm, seed=seed, checkpoint=checkpoint, on_progress=told)
             right[name], settings[name], seconds[name] = found.right, found.settings, found.seconds
             after = found.settings["accuracy_after"]
             black_box = checks.black_box_flags(after["fab-t"], after["square"])

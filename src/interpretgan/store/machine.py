@@ -2,33 +2,117 @@
 
 import os
 import platform
+import resource
+import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from interpretgan.store.provenance import provenance
 
+if TYPE_CHECKING:
+    import torch
+
 SIZE = 2048  #: Rows and columns of the matrices that are multiplied.
+CONVOLVED = 64  #: Maps that are convolved at a time.
 
 
-def matmul_peak(dtype: str, *, repeats: int = 8) -> float:
+def matmul_peak(dtype: str, *, repeats: int = 8, device: str = "cpu") -> float:
     """FLOP/s of a square matrix product of random numbers of a torch dtype, by its name; the best of several."""
     import torch
 
-    a, b = torch.randn(2, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
+    a, b = torch.randn(2, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).to(device, getattr(torch, dtype))
+    return 2 * SIZE**3 / fastest(lambda: torch.mm(a, b), repeats=repeats, device=device)
+
+
+def conv_peak(dtype: str, *, repeats: int = 8, device: str = "cpu") -> float:
+    """FLOP/s of a 3 × 3 convolution of 128 channels with its channels last, likewise."""
+    import torch
+    import torch.nn.functional as F
+
+    random, kind = torch.Generator().manual_seed(0), getattr(torch, dtype)
+    maps = torch.randn(CONVOLVED, 128, 16, 16, generator=random).to(device, kind, memory_format=torch.channels_last)
+    weight = torch.randn(128, 128, 3, 3, generator=random).to(device, kind, memory_format=torch.channels_last)
+    with torch.no_grad():
+        seconds = fastest(lambda: F.conv2d(maps, weight, padding=1), repeats=repeats, device=device)
+    return 2 * maps.numel() * 128 * 9 / seconds
+
+
+def fastest(work: Callable[[], object], *, repeats: int, device: str = "cpu") -> float:
+    """The least seconds that a piece of work took, after once that warms up."""
     best = float("inf")
     for _ in range(repeats + 1):  # the first warms up, and cannot be the best
+        wait_for(device)
         began = time.perf_counter()
-        torch.mm(a, b)
+        work()
+        wait_for(device)
         best = min(best, time.perf_counter() - began)
-    return 2 * SIZE**3 / best
+    return best
 
 
-def describe(*, repeats: int = 8, **peaks: str) -> dict[str, Any]:
+def wait_for(device: str) -> None:
+    """Wait until a GPU has done all that it was given."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def describe(*, repeats: int = 8, device: str = "cpu", convolutions: bool = False, **peaks: str) -> dict[str, Any]:
     """Processor, cores, threads, versions and system, and the measured peak of each named dtype.
 
-    `describe(fp32="float32")` measures that of single precision, in GFLOP/s, as the best of `repeats`.
+    `describe(fp32="float32")` measures that of single precision, in GFLOP/s, as the best of `repeats`; with
+    `convolutions` also that of a convolution.
     """
-    known = provenance(seed=0)
+    known = provenance(seed=0, device=device)
     found = {name: known[name] for name in ("processor", "threads", "version", "versions")}
-    measured = {name: matmul_peak(dtype, repeats=repeats) / 1e9 for name, dtype in peaks.items()}
-    return {**found, "cores": os.cpu_count(), "system": platform.system(), "matmul_gflops": measured}
+    measured = {
+        f"{work.__name__.removesuffix('_peak')}_gflops": {
+            name: work(dtype, repeats=repeats, device=device) / 1e9 for name, dtype in peaks.items()
+        }
+        for work in ((matmul_peak, conv_peak) if convolutions else (matmul_peak,))
+    }
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {**found, "cores": os.cpu_count(), "load": load, "system": platform.system(), **measured}
+
+
+def peak_memory_mib() -> int:
+    """The most memory that this process has held, in MiB: so far, or since the last `PeakMemory` began on Linux."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+
+class PeakMemory(AbstractContextManager["PeakMemory"]):
+    """The most memory that is held inside, of the device, or of the process where that is the CPU.
+
+    Only Linux forgets an earlier peak of the process. Elsewhere it is the peak so far.
+    """
+
+    def __init__(self, device: "torch.device") -> None:
+        self.device, self.before, self.mib = device, 0, 0
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before = torch.cuda.memory_allocated(self.device) // 2**20
+        else:
+            with suppress(OSError):  # no such file, or not ours to write
+                Path("/proc/self/clear_refs").write_text("5")
+            self.before = peak_memory_mib()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Measure."""
+        import torch
+
+        on_gpu = self.device.type == "cuda"
+        self.mib = torch.cuda.max_memory_allocated(self.device) // 2**20 if on_gpu else peak_memory_mib()
+
+    def scaled(self, factor: float) -> int:
+        """What it would be if that which came inside were so many times as much."""
+        return self.before + int(factor * (self.mib - self.before))

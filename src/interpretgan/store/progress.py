@@ -1,42 +1,79 @@
-"""A progress line with rate and remaining time, and the seconds that each stage took."""
+"""How far work is: one record that every `on_progress` is called with, and the line that shows it."""
 
+import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import KW_ONLY, dataclass, field, replace
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+SHOWN = ("loss", "accuracy", "loss_d", "information", "latent")  # of the numbers about a stage, in its line
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage of some work is: what every `on_progress` of this package is called with."""
+
+    stage: str  #: What is being done, e.g. `judge`.
+    done: int  #: Units that are complete, those before a resume included.
+    total: int  #: How many there are in all, at least 1.
+    unit: str = "step"  #: Name of one unit.
+    start: int = 0  #: Units that were complete before this process began.
+    values: Mapping[str, float] = field(default_factory=dict)  #: Numbers about it, e.g. losses.
+    #: The layer that is worst read so far, and the share of its natural explanations that the judge predicts right.
+    worst_read: tuple[str, float] | None = None
+    left: float | None = None  #: Seconds until the whole job ends. `None`: not known.
+
+    @property
+    def note(self) -> str:
+        """What a line says of it: the numbers that tell most, and the layer that is worst read."""
+        shown = [f"{name} {value:.3g}" for name, value in self.values.items() if name in SHOWN]
+        worst = [] if self.worst_read is None else [f"worst read: {self.worst_read[0]}, {self.worst_read[1]:.1%} right"]
+        return "  ".join(shown + worst)
+
+
+OnProgress = Callable[[Progress], None]
+"""Told how far work is. In its place `True` shows a line on stderr, and `False` shows nothing."""
+
 
 @dataclass
-class Progress(AbstractContextManager["Progress"]):
-    """How far a loop is, how fast, and how long it still takes, on stderr.
+class ProgressLine(AbstractContextManager["ProgressLine"]):
+    """A stage as a line on stderr: how far it is, how fast, and how long it still takes.
 
-    On a terminal one line is rewritten in place. Elsewhere, as in a log file, a line is printed every ten seconds, and
-    the last state.
+    On a terminal, and in a notebook that has ipywidgets, one line is rewritten in place. Elsewhere, as in a log file, a
+    line is printed every ten seconds. What stays is the last state, with the seconds that the stage took.
     """
 
     total: int  #: How many units there are in all, at least 1.
-    label: str  #: What is being done, e.g. `"training the judge"`.
+    label: str  #: What is being done, e.g. `judge`.
     _: KW_ONLY
     unit: str = "step"  #: Name of one unit, for the rate.
     start: int = 0  #: Units done before this process began; they do not count in the rate.
     console: Console = field(default_factory=lambda: Console(stderr=True))
     clock: Callable[[], float] = time.monotonic  #: Seconds that never run backwards.
+    began: float | None = None  #: When the stage began, by the clock. `None`: now.
 
     def __post_init__(self) -> None:
-        rewrites = self.console.is_terminal and not self.console.is_dumb_terminal
+        notebook = self.console.is_jupyter and find_spec("ipywidgets") is not None
+        rewrites = notebook or (self.console.is_terminal and not self.console.is_dumb_terminal)
         # What goes to stdout is a result, which must not be sent to stderr with the line.
         self._live = Live(console=self.console, auto_refresh=False, redirect_stdout=False) if rewrites else None
-        self.done, self._note, self._closed = self.start, "", False
-        self._began, self._interval = self.clock(), 0.1 if rewrites else 10.0
+        self.done, self._note, self._closed, self._left = self.start, "", False, ""
+        self._began = self.clock() if self.began is None else self.began
+        self._interval = 0.1 if rewrites else 10.0
         self._due = self._began if rewrites else self._began + self._interval
 
-    def update(self, done: int, note: str = "") -> None:
-        """Report that `done` units are complete in all; `note` says something about them, e.g. the loss."""
+    def update(self, done: int, note: str = "", *, job_left: float | None = None) -> None:
+        """Report that `done` units are complete in all.
+
+        `note` says something about them, e.g. the loss; `job_left` is the time until the whole job ends, in seconds.
+        """
         self.done, self._note = done, note
+        self._left = "" if job_left is None else f"(all: {duration(job_left)})"
         if self.clock() >= self._due:
             self._due = self.clock() + self._interval
             self._show()
@@ -55,11 +92,11 @@ class Progress(AbstractContextManager["Progress"]):
     def _show(self) -> None:
         seconds, done_here = self.clock() - self._began, self.done - self.start
         rate = done_here / seconds if seconds > 0 else 0.0
-        left = f"{duration((self.total - self.done) / rate)} left" if rate > 0 else ""
+        time_left = f"{duration((self.total - self.done) / rate)} left" if rate > 0 else ""
         parts = [
             f"{self.label}: {self.done}/{self.total}",
             f"{rate:.3g} {self.unit}/s" if rate > 0 else "",
-            f"took {duration(seconds)}" if self._closed else left,
+            f"took {duration(seconds)}" if self._closed else f"{time_left} {self._left}".strip(),
             self._note,
         ]
         line = Text("  ".join(filter(None, parts)), no_wrap=True, overflow="ellipsis")
@@ -70,21 +107,67 @@ class Progress(AbstractContextManager["Progress"]):
             self._live.update(line, refresh=True)
 
 
-class ProgressOfStages(ExitStack):
-    """A `Progress` for each of several stages in turn, whose totals are known when they begin."""
+@contextmanager
+def reporting(on_progress: OnProgress | bool, label: str = "") -> Iterator[OnProgress]:
+    """What to call with the progress of a stage, or of several in turn; what is shown of it ends with the block.
 
-    def __init__(self, label: str, unit: str = "step") -> None:
-        super().__init__()
-        self.label, self.unit = label, unit
-        self._line: Progress | None = None
+    `label` stands before the name of each stage.
+    """
+    if not isinstance(on_progress, bool):
+        yield on_progress
+        return
+    line: ProgressLine | None = None
+    stage, began = "", time.monotonic()
 
-    def update(self, stage: str, done: int, total: int) -> None:
-        """Report that `done` of the `total` units of a stage are complete; with the last one its line ends."""
-        self._line = self._line or self.enter_context(Progress(total, f"{self.label} {stage}", unit=self.unit))
-        self._line.update(done)
-        if done == total:
-            self.close()
-            self._line = None
+    def show(progress: Progress) -> None:
+        nonlocal line, stage, began
+        if line is not None and progress.stage != stage:
+            line.close()
+            line, began = None, time.monotonic()
+        if line is None:
+            name, stage = f"{label} {progress.stage}".strip(), progress.stage
+            line = ProgressLine(progress.total, name, unit=progress.unit, start=progress.start, began=began)
+        line.update(progress.done, progress.note, job_left=progress.left)
+
+    try:
+        yield show if on_progress else lambda _: None
+    finally:
+        if line is not None:
+            line.close()
+
+
+class Job:
+    """A job of several stages: what each took, and how long the whole still takes where that was estimated before.
+
+    Args:
+        on_progress: Told how far the job is.
+    """
+
+    def __init__(self, on_progress: OnProgress | bool = True) -> None:
+        self.on_progress = on_progress
+        self.seconds = dict[str, float]()  #: That each stage took.
+        self._planned = dict[str, float]()
+
+    def plan(self, seconds: Mapping[str, float]) -> None:
+        """Say which stages are to come, in their order, and how long each will take."""
+        self._planned = dict(seconds)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[OnProgress]:
+        """A stage, timed; to be called with its progress, under this name."""
+        planned = name in self._planned
+        place = list(self._planned).index(name) + 1 if planned else 0
+        later = sum(list(self._planned.values())[place:]) if planned else None
+        began, label = time.monotonic(), f"[{place}/{len(self._planned)}]" if planned else ""
+        with reporting(self.on_progress, label) as report, stage_seconds(self.seconds, name):
+
+            def relay(progress: Progress) -> None:
+                done_here, left = progress.done - progress.start, None
+                if later is not None and done_here > 0:
+                    left = later + (progress.total - progress.done) * (time.monotonic() - began) / done_here
+                report(replace(progress, stage=name, left=left))
+
+            yield relay
 
 
 def duration(seconds: float) -> str:
@@ -93,6 +176,16 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of a time like `90`, `90s`, `3m` or `1h30m`; a `ValueError` for anything else."""
+    found = re.fullmatch(r"(?:(\d*\.?\d+)h)?(?:(\d*\.?\d+)m)?(?:(\d*\.?\d+)s?)?", text)
+    parts = zip(found.groups("0") if found else (), (3600, 60, 1), strict=False)
+    seconds = sum(float(part) * unit for part, unit in parts)
+    if seconds <= 0:
+        raise ValueError(f"expected a time like 90s, 3m or 1h30m, got '{text}'")
+    return seconds
 
 
 @contextmanager

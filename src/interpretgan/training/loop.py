@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from interpretgan.attacks import ThreatModel, attack, predicted_right, seed_gene
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, DataError, ModelError
+from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import require_finite
 from interpretgan.training.objectives import Batch, Objective
@@ -25,8 +26,6 @@ from interpretgan.training.recipes import Recipe, augment
 from interpretgan.training.steps import MovingAverage, State, copy_of, resumable, swapped
 
 REPORT_SECONDS = 0.5  # between two reports within an epoch
-
-OnProgress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +65,8 @@ def train_classifier(
 
     The model stays on the device. Its train/eval flags and the global random state are as before afterwards. `bf16` is
     bfloat16 autocast, by default where the device is fast in it. The checkpoint is written every `checkpoint_seconds`
-    and at the end, and read if it exists. `on_progress` is called about twice a second and after each epoch with what
-    `TrainingResult.history` has, and with images_per_second; the seconds are those of this process.
+    and at the end, and read if it exists. `on_progress` is called about twice a second and after each epoch; its values
+    are what `TrainingResult.history` has, and images_per_second; the seconds are those of this process.
 
     Raises:
         ConfigError, DataError: More images held out than there are, more classes in the data than logits.
@@ -143,7 +142,8 @@ def train_classifier(
                 epochs.add(report, average.state, time.perf_counter() - began)
             spent = time.perf_counter() - began
             if on_progress is not None:
-                on_progress({**report, "images_per_second": steps_here * batch_size / spent, "seconds": spent})
+                values = {**report, "images_per_second": steps_here * batch_size / spent, "seconds": spent}
+                on_progress(Progress("training", step + 1, total, start=step + 1 - steps_here, values=values))
         optimizer.zero_grad(set_to_none=True)
         model.load_state_dict(average.state)
         last = best = None

@@ -24,8 +24,12 @@ def has_fast_bf16(device: torch.device | str = "cpu") -> bool:
 
 def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
     """Autocast to bfloat16 under `bf16`, or under `auto` where the device is fast at it; off under `fp32`."""
-    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bf16(device, precision))
+
+
+def uses_bf16(device: torch.device, precision: Precision) -> bool:
+    """Whether `autocast` is on."""
+    return precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
 
 
 @contextmanager

@@ -8,11 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint
 from interpretgan.training.checks import require_finite
 
 State = dict[str, Any]
 OnStep = Callable[[int, dict[str, float]], None]  #: Called after each step with their number so far and its losses.
+
+
+def told(report: OnProgress, stage: str, steps: int) -> OnStep:
+    """An `on_step` that reports each of so many steps as the progress of a stage."""
+    start = -1
+
+    def on_step(step: int, losses: dict[str, float]) -> None:
+        nonlocal start
+        start = step - 1 if start < 0 else start
+        report(Progress(stage, step, steps, start=start, values=losses))
+
+    return on_step
 
 
 def warm_up_and_cosine(step: int, steps: int, *, floor: float) -> float:

@@ -1,4 +1,4 @@
-"""How much a piece of code asks of the machine, whose best is measured as well."""
+"""How many floating point operations a piece of code takes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from interpretgan.store import machine
-
-
-def describe() -> dict[str, Any]:
-    """The machine and its measured peaks."""
-    return machine.describe(fp32="float32", bf16="bfloat16")
-
 
 class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """Counts floating point operations by torch's own formulas, also where the code takes gradients by hand."""
@@ -21,6 +14,7 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no
     total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and count it."""
         out = func(*args, **(kwargs or {}))
         count = flop_registry.get(func._overloadpacket)
         if count is not None:

@@ -1,0 +1,332 @@
+"""What a diagnosis will cost, measured on two steps of each stage, and what fits into a time budget."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interpretgan.attacks import attack
+from interpretgan.classifier import Classifier
+from interpretgan.data import ImageSet
+from interpretgan.diagnosis.branches import Block, find_branches
+from interpretgan.diagnosis.controls import perturbing_controls
+from interpretgan.diagnosis.diagnose import CHECKED, diagnose
+from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, let_in, mending_images
+from interpretgan.diagnosis.predictions import attacker, batch_size, collect
+from interpretgan.errors import ConfigError, Flag, FlagKind, ModelError
+from interpretgan.gan.train import START_IMAGES
+from interpretgan.information import Decoders
+from interpretgan.interpreter import InterpretGAN
+from interpretgan.judge import ATTACKED, Judge
+from interpretgan.layers import distinct
+from interpretgan.models import load_classifier
+from interpretgan.pipeline.inputs import TRAINED, Inputs
+from interpretgan.pipeline.run_folder import CONFIG_FILE
+from interpretgan.pipeline.settings import KEYWORD_GROUPS
+from interpretgan.store.files import read_json
+from interpretgan.store.machine import PeakMemory
+from interpretgan.store.progress import Progress, duration
+from interpretgan.training import Objective, Recipe, adversarial_objective, train_classifier
+
+TIME_BUDGET = FlagKind("time_budget", "note", "to fit into {budget} this was lowered: {given_up}")
+
+LONG = 10_000_000  # pixels of explanations in the training of a generator from which on a run is long
+TRIED = 16  # images that a diagnosis is tried on
+STARTED = 400  # images that the start of a generator is tried on
+SAFE = 0.85  # share of a budget that is planned: a price is an estimate
+RUNGS = (
+    ("examples", 1000), ("information_steps", 200), ("let_in_steps", 30), ("generator_steps", 200), ("examples", 500),
+    ("information_steps", 100), ("generator_steps", 120), ("generator_seeds", 1), ("examples", 250),
+    ("let_in_steps", 0), ("information_steps", 0),
+)  # fmt: skip
+"""What is given up for a budget, one after the other: first what widens intervals, last a whole answer."""
+
+
+@dataclass(frozen=True)
+class StagePrice:
+    """What a stage of a run will take, about."""
+
+    stage: str  #: Its name in the progress, and among the seconds of the result.
+    fixed: float  #: Seconds that no option lowers.
+    per: Mapping[str, float] = field(default_factory=dict)  #: Seconds for each unit of an option, by its name.
+    memory_mib: int = 0  #: The most memory that the process holds meanwhile.
+    without: str = ""  #: The option that leaves the stage out at 0.
+
+    def seconds(self, values: Mapping[str, float]) -> float:
+        """With these options."""
+        if self.without and not values[self.without]:
+            return 0.0
+        return self.fixed + sum(each * values[name] for name, each in self.per.items())
+
+
+def is_long(inputs: Inputs) -> bool:
+    """Whether a run takes so long that its price is told before it starts."""
+    options = inputs.settings.generator
+    layers = 10 if options.names() is None else len(options.names() or ())
+    drawn = options.generator_steps * options.generator_seeds * options.images_per_layer * layers
+    return drawn * math.prod(inputs.test.shape) >= LONG
+
+
+def options_of(inputs: Inputs) -> dict[str, int]:
+    """The options that decide the price, by their names."""
+    settings = inputs.settings
+    epochs = {"epochs": inputs.recipe.epochs, "judge_epochs": inputs.judge_recipe.epochs}
+    return {
+        **epochs, "generator_steps": settings.generator.generator_steps,
+        "generator_seeds": settings.generator.generator_seeds,
+        "information_steps": settings.information.information_steps,
+        "let_in_steps": settings.diagnosis.let_in_steps,
+        "examples": min(settings.diagnosis.examples, len(inputs.test)),
+    }  # fmt: skip
+
+
+def table(prices: Collection[StagePrice], values: Mapping[str, float]) -> list[str]:
+    """The prices as lines of text, with what lowers each."""
+    rows = [("stage", "about", "memory", "lowered by")]
+    for price in prices:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in price.per)
+        rows.append((price.stage, duration(price.seconds(values)), f"{price.memory_mib} MiB", flags))
+    most = max((price.memory_mib for price in prices), default=0)
+    rows.append(("in all", duration(sum(price.seconds(values) for price in prices)), f"{most} MiB", "--time-budget"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+class Stamps:
+    """When each step of a training of three ended, so that two can be timed without what comes before them."""
+
+    def __init__(self) -> None:
+        self.began, self.stamps = time.perf_counter(), list[tuple[int, float]]()
+
+    def __call__(self, progress: Progress) -> None:
+        """An `on_progress`."""
+        self.stamps.append((progress.done, time.perf_counter()))
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step, but the first."""
+        (first, begun), (last, ended) = self.stamps[0], self.stamps[-1]
+        return (ended - begun) / max(1, last - first)
+
+    @property
+    def before(self) -> float:
+        """Seconds before the first step."""
+        return max(0.0, self.stamps[0][1] - self.began - self.step * self.stamps[0][0])
+
+
+@torch.random.fork_rng(devices=[])
+def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
+    """What each stage will take, in the order of a run; the networks that its folder has need no training.
+
+    Two steps of each training are timed on copies, at the sizes of the run, and the rest on few images. Nothing is
+    kept, and the classifier comes back untouched.
+    """
+    settings, found = inputs.settings, list[StagePrice]()
+    there = set() if folder is None else {file.stem for file in folder.glob("*.safetensors")}
+    seeds, device = settings.generator.generator_seeds, inputs.device
+    train, test = (given.scaled(inputs.classifier.bounds) for given in (inputs.train, inputs.test))
+    x, y = (part.to(device) for part in test.head(TRIED).batch(range(min(TRIED, len(test)))))
+    classifier = copy.deepcopy(inputs.classifier)
+    if not inputs.is_trained:
+        objective, recipe = settings.training.build(), inputs.recipe
+        with PeakMemory(device) as memory:
+            epoch = _epoch_seconds(classifier, train, objective, recipe)
+        if "classifier" not in there:
+            found.append(StagePrice("classifier", 0.0, {"epochs": epoch}, memory.mib))
+    judge, judged = _judge(inputs, train, len(test), x, y)
+    if inputs.given_judge is None and "judge" not in there:
+        found.append(judged)
+    recognition, name = None, settings.generator.recognition_network
+    if name == TRAINED:
+        recognition = judge.classifier
+        if "recognition_network" not in there:
+            found.append(replace(judged, stage="recognition_network"))
+    elif name is not None:
+        recognition = load_classifier(name, device=device)
+
+    layers = inputs.layers(classifier)
+    config, stamps = replace(settings.generator.config(), steps=3), Stamps()
+    start = min(START_IMAGES, len(train)) / min(STARTED, len(train))
+    with PeakMemory(device) as memory:
+        interpreter = InterpretGAN(classifier, layers, config=config)
+        interpreter.fit(train.head(STARTED), recognition_network=recognition, on_progress=stamps)
+    before = stamps.before * start**2  # the start compares images with each other
+    for number in range(seeds):
+        if (stage := f"generator-{settings.run.seed + number}") not in there:
+            found.append(StagePrice(stage, before, {"generator_steps": stamps.step}, memory.mib))
+    if settings.information.information_steps:
+        found.append(_information(inputs, classifier, train, test, "information" in there))
+    if settings.diagnosis.let_in_steps and (mended := _let_in(inputs, classifier, train, test)) is not None:
+        found.append(mended)
+    found.append(_diagnosis(inputs, interpreter, judge, test))
+    return found
+
+
+def _epoch_seconds(classifier: Classifier, train: ImageSet, objective: Objective, recipe: Recipe) -> float:
+    """Of a training whose epochs have one step each here."""
+    batch, stamps = min(recipe.batch_size, len(train)), Stamps()
+    short = replace(recipe, epochs=3, validation=0)
+    train_classifier(classifier, train.head(batch), objective=objective, recipe=short, seed=0, on_progress=stamps)
+    return stamps.step * max(1, (len(train) - recipe.validation) // batch)
+
+
+def _judge(inputs: Inputs, train: ImageSet, tested: int, x: Any, y: Any) -> tuple[Judge, StagePrice]:
+    """A judge that is hardly trained, or the one that is given, and the price of its stage."""
+    given, options, device = inputs.given_judge, inputs.settings.judge, inputs.device
+    if given is not None:
+        return given, StagePrice("judge", 0.0)
+    classifier, per = copy.deepcopy(inputs.judge_network), dict[str, float]()
+    with PeakMemory(device) as memory:
+        if options.judge_weights is None:
+            objective = adversarial_objective(train, inputs.threat_model)
+            per["judge_epochs"] = _epoch_seconds(classifier, train, objective, inputs.judge_recipe)
+        began = time.perf_counter()
+        attack(classifier, x, y, replace(inputs.threat_model, restarts=1), seed=0)
+        attacked = time.perf_counter() - began
+        classifier.logits(x)
+        measured = attacked * min(ATTACKED, tested) / len(x) + (time.perf_counter() - began - attacked) * tested / len(
+            x
+        )
+    judge = Judge(classifier, 0.0, 0.0, options.judge)
+    return judge, StagePrice("judge", measured, per, memory.mib)
+
+
+def _information(inputs: Inputs, classifier: Classifier, train: ImageSet, test: ImageSet, there: bool) -> StagePrice:
+    config, stamps = inputs.settings.information.config(inputs.settings.generator.precision), Stamps()
+    assert config is not None
+    with PeakMemory(inputs.device) as memory:
+        decoders = Decoders(classifier, inputs.layers(classifier), config=replace(config, steps=3))
+        decoders.fit(train.head(STARTED), on_progress=stamps)
+        began = time.perf_counter()
+        count = len(decoders_images := test.head(TRIED))
+        decoders.measure(decoders_images, on_progress=False)
+        image = (time.perf_counter() - began) / count
+    per = {"information_steps": stamps.step, "examples": image}
+    return StagePrice("information", 0.0 if there else stamps.before, per, memory.mib, "information_steps")
+
+
+def _let_in(inputs: Inputs, classifier: Classifier, train: ImageSet, test: ImageSet) -> StagePrice | None:
+    """Of the mending, tried on the middle layer; `None` where the network cannot be mended."""
+    layers, _ = distinct(inputs.layers(classifier))
+    modules = [classifier.model.get_submodule(layer.module) for layer in layers]
+    weighted = sum(any(True for _ in module.parameters(recurse=False)) for module in modules)
+    examples = min(LET_IN_EXAMPLES, len(test), inputs.settings.diagnosis.examples)
+    x, y = test.batch(range(min(TRIED, examples)))
+    middle, seconds = [layers[len(layers) // 2]], list[float]()
+    natural = mending_images(train, classifier.bounds, seed=0)
+    with PeakMemory(inputs.device) as memory:
+        for steps in (1, 3):
+            began = time.perf_counter()
+            try:
+                let_in(
+                    classifier, middle, x, y, x, natural=natural, threat_model=inputs.threat_model, seed=0,
+                    steps=steps, bootstrap=0, on_progress=False,
+                )  # fmt: skip
+            except ModelError:
+                return None
+            seconds.append(time.perf_counter() - began)
+    step = max(0.0, seconds[1] - seconds[0]) / 2
+    # Here three attacks ran, where a layer with weights needs two and one without needs one.
+    attacks = max(0.0, seconds[0] - step) / 3 * (examples / len(x)) ** 0.5 * (len(layers) + weighted)
+    return StagePrice("let in", attacks, {"let_in_steps": step * weighted}, memory.mib, "let_in_steps")
+
+
+def _diagnosis(inputs: Inputs, interpreter: InterpretGAN, judge: Judge, test: ImageSet) -> StagePrice:
+    classifier, model, few = interpreter.classifier, inputs.threat_model, test.head(TRIED)
+    perturb, controls = attacker(classifier, model, seed=0), perturbing_controls(classifier, seed=0)
+    with PeakMemory(inputs.device) as memory:
+        blocks: tuple[Block, ...] = ()
+        if inputs.settings.diagnosis.branches:
+            layers = interpreter.distinct_layers
+            blocks = find_branches(classifier, inputs.anatomy(classifier), layers, inputs.probe)
+        began = time.perf_counter()
+        collect([interpreter], judge, few, len(few), adversarial=perturb, controls=controls, blocks=blocks, seed=0)
+        one = time.perf_counter() - began
+        diagnose(interpreter, judge, few, threat_model=model, bootstrap=0, on_progress=False)
+        whole = time.perf_counter() - began - one
+    seeds, examples = inputs.settings.generator.generator_seeds, min(inputs.settings.diagnosis.examples, len(test))
+    checks = max(0.0, whole - one) * min(CHECKED, examples) / len(few)
+    at_once = min(batch_size(test), examples) / len(few)
+    return StagePrice("diagnosis", checks, {"examples": one / len(few) * seeds}, memory.scaled(at_once))
+
+
+# --- a budget ----------------------------------------------------------------------------------------------------
+
+
+def fitted(
+    prices: Collection[StagePrice], values: Mapping[str, int], budget: float, *, spent: float = 0.0
+) -> dict[str, int]:
+    """The options that fit into so many seconds, some of which are spent: lowered along `RUNGS` as far as is needed.
+
+    What a last step down leaves free goes back to the generator, then to the examples. A `ConfigError` where even the
+    lowest options do not fit.
+    """
+
+    def total(chosen: Mapping[str, int]) -> float:
+        return sum(each.seconds(chosen) for each in prices)
+
+    def raised(chosen: dict[str, int], name: str, most: int) -> dict[str, int]:
+        each = total(chosen | {name: chosen[name] + 1}) - total(chosen)
+        more = most - chosen[name] if each <= 0 else min(most - chosen[name], int((limit - total(chosen)) / each))
+        return chosen | {name: chosen[name] + max(0, more)}
+
+    chosen, limit = dict(values), SAFE * budget - spent
+    for name, least in RUNGS:
+        if total(chosen) <= limit:
+            break
+        before, lower = chosen[name], chosen | {name: min(chosen[name], least)}
+        chosen = raised(lower, name, before) if least > 1 else lower
+    if (least_seconds := total(chosen)) > limit:
+        expected = f"a time budget of at least {duration((least_seconds + spent) / SAFE)}"
+        do = "allow more, or give trained networks with --weights and --judge-weights"
+        raise ConfigError(expected=expected, got=duration(budget), do=do)
+    for name in ("generator_steps", "examples"):
+        chosen = raised(chosen, name, values[name])
+    return chosen
+
+
+def within_budget(inputs: Inputs, folder: Path | None) -> tuple[Inputs, list[StagePrice]]:
+    """Inputs whose options fit into the time budget of their settings, and the prices if they were measured.
+
+    A run that goes on in its folder takes what was chosen there for the same budget.
+    """
+    budget, values = inputs.settings.diagnosis.time_budget, options_of(inputs)
+    assert budget is not None
+    file = None if folder is None else folder / CONFIG_FILE
+    config = read_json(file) if file is not None and file.exists() else None
+    prices = list[StagePrice]()
+    known = config.get("time_budget") if isinstance(config, dict) else None
+    if known is not None and known["seconds"] == budget:
+        chosen = {**values, **{name: int(now) for name, (_, now) in known["given_up"].items()}}
+    else:
+        began = time.perf_counter()
+        prices = price(inputs, folder)
+        chosen = fitted(prices, values, budget, spent=time.perf_counter() - began)
+    given_up = {name: [values[name], chosen[name]] for name in values if values[name] != chosen[name]}
+    settings = inputs.settings
+    for section, group in KEYWORD_GROUPS.items():
+        own = {item.name: chosen[item.name] for item in fields(group) if item.name in given_up}
+        if own:
+            settings = replace(settings, **{section: replace(getattr(settings, section), **own)})
+    changed = copy.copy(inputs)
+    changed.settings, changed.time_budget = settings, {"seconds": budget, "given_up": given_up}
+    return changed, prices
+
+
+def budget_flags(inputs: Inputs) -> list[Flag]:
+    """What was given up for a time budget, if anything was."""
+    if inputs.time_budget is None or not inputs.time_budget["given_up"]:
+        return []
+    given_up = inputs.time_budget["given_up"]
+    words = ", ".join(f"{name.replace('_', ' ')} {before} → {now}" for name, (before, now) in given_up.items())
+    return [TIME_BUDGET(budget=duration(inputs.time_budget["seconds"]), given_up=words)]

@@ -1,0 +1,1 @@
+"""What explanations of all layers cost, measured beside what others would take."""

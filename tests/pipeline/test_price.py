@@ -1,0 +1,103 @@
+"""What a run will cost, and what fits into a time budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interpretgan import Classifier, Diagnosis, ImageSet, ThreatModel, run_diagnosis
+from interpretgan.cli import run_command
+from interpretgan.errors import ConfigError
+from interpretgan.models import build_model
+from interpretgan.pipeline.inputs import Inputs
+from interpretgan.pipeline.price import StagePrice, fitted, is_long, options_of, price, table
+from interpretgan.pipeline.settings import Settings
+from interpretgan.store.progress import Progress
+
+SHORT: dict[str, Any] = {
+    "judge_epochs": 1, "generator_steps": 8, "images_per_layer": 2, "information_steps": 6, "bootstrap": 20,
+    "examples": 30, "let_in_steps": 2, "layers": "pool1,fc1",
+}  # fmt: skip
+PRICES = [
+    StagePrice("judge", 5.0, {"judge_epochs": 10.0}),
+    StagePrice("generator-0", 2.0, {"generator_steps": 0.1}),
+    StagePrice("information", 1.0, {"information_steps": 0.1, "examples": 0.01}, 0, "information_steps"),
+    StagePrice("diagnosis", 1.0, {"examples": 0.02}),
+]
+DEFAULTS = {"judge_epochs": 1, "generator_steps": 300, "generator_seeds": 1, "information_steps": 400,
+            "let_in_steps": 60, "examples": 2000}  # fmt: skip
+
+
+def lenet5() -> Classifier:
+    return Classifier(build_model("lenet5", in_channels=1, num_classes=10, image_size=28))
+
+
+def seconds(values: dict[str, int]) -> float:
+    return sum(each.seconds(values) for each in PRICES)
+
+
+def test_a_budget_gives_up_no_more_than_it_must() -> None:
+    assert fitted(PRICES, DEFAULTS, 1000) == DEFAULTS
+    for budget in (140.0, 110.0, 80.0, 50.0):
+        chosen = fitted(PRICES, DEFAULTS, budget)
+        assert 0.75 * budget < seconds(chosen) <= budget
+        assert all(chosen[name] <= DEFAULTS[name] for name in DEFAULTS)
+    assert fitted(PRICES, DEFAULTS, 140)["generator_steps"] == 300  # examples come first
+    assert fitted(PRICES, DEFAULTS, 45)["information_steps"] == 0
+    with pytest.raises(ConfigError, match="a time budget of at least 4"):
+        fitted(PRICES, DEFAULTS, 20)
+
+
+def test_the_price_is_near_what_the_stages_take(digits: tuple[ImageSet, ImageSet]) -> None:
+    settings = Settings.of(**{**SHORT, "generator_steps": 30})
+    inputs = Inputs(settings, classifier=lenet5(), train=digits[0], test=digits[1],
+                    threat_model=ThreatModel("linf", 0.2, steps=2))  # fmt: skip
+    before = inputs.classifier.state_sha256()
+    prices, told = price(inputs), list[Progress]()
+    assert [each.stage for each in prices] == ["judge", "generator-0", "information", "let in", "diagnosis"]
+    assert inputs.classifier.state_sha256() == before
+    values = options_of(inputs)
+    lines = table(prices, values)
+    assert lines[-1].startswith("in all")
+    assert any(line.startswith("generator-0") and line.endswith("--generator-steps") for line in lines)
+    assert all(each.memory_mib > 0 for each in prices)
+    found = run_diagnosis(inputs.classifier, *digits, inputs.threat_model, say=lambda _: None,
+                          on_progress=told.append, **{**SHORT, "generator_steps": 30})  # fmt: skip
+    took = found.provenance["seconds"]["generator-0"]
+    assert took / 10 < next(each for each in prices if each.stage == "generator-0").seconds(values) < 10 * took
+    assert not is_long(inputs)
+    assert {at.stage for at in told} == {each.stage for each in prices}
+
+
+def test_a_run_within_a_budget_says_what_it_gave_up_and_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prices = [StagePrice("generator-0", 0.0, {"generator_steps": 1000.0}), StagePrice("diagnosis", 0.0)]
+    monkeypatch.setattr("interpretgan.pipeline.price.price", lambda *_: prices)
+    monkeypatch.setattr("interpretgan.pipeline.price.RUNGS", (("generator_steps", 2), ("examples", 20)))
+    flags = [part for name, value in SHORT.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = ["diagnose", "--steps", "2", *flags, "--epochs", "1", "--time-budget", "1h10m", "--out", str(tmp_path)]
+    assert run_command(command) == 0
+    found = Diagnosis.load(tmp_path)
+    assert found.provenance["time_budget"] == {"seconds": 4200, "given_up": {"generator_steps": [8, 3]}}
+    assert found.provenance["generator"]["steps"] == 3
+    (flag,) = (flag for flag in found.flags if flag.code == "time_budget")
+    assert flag.message == "to fit into 1 h 10 min this was lowered: generator steps 8 → 3"
+    assert flag.message in capsys.readouterr().err
+    assert flag.message in (tmp_path / "report.html").read_text("utf-8")
+    assert json.loads((tmp_path / "config.json").read_text())["generator"]["steps"] == 3
+    (tmp_path / "diagnosis.json").unlink()
+    monkeypatch.setattr("interpretgan.pipeline.price.price", lambda *_: pytest.fail("it is measured again"))
+    assert run_command(command) == 0
+    assert Diagnosis.load(tmp_path).layers == found.layers
+
+
+@pytest.mark.parametrize("text", ["soon", "3x", "", "-1m", "0"])
+def test_a_budget_that_is_no_time_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["diagnose", f"--time-budget={text}"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run_command(["attack", "--time-budget", "3m", "--dry-run"]) == 2
+    assert "--time-budget with a command that diagnoses" in capsys.readouterr().err

@@ -1,0 +1,104 @@
+"""What explanations cost: each contender on a tiny network, and the training that stops at equal quality."""
+
+from __future__ import annotations
+
+import dataclasses
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from interpretgan import Classifier, ImageSet
+from interpretgan.cli.text import print_table
+from interpretgan.gan.train import GANConfig
+from interpretgan.judge import Judge
+from interpretgan.layers import capture, find_layers
+from interpretgan.speed import benchmark
+from interpretgan.speed.benchmark import ALONE, CONTENDERS, GRADIENTS, LSA, OURS, SMALL, at_equal_quality, costs
+from interpretgan.speed.one_by_one import train_alone
+from interpretgan.speed.page import rows_of, write_chart
+from interpretgan.speed.per_image import integrated_gradients, inverted
+from interpretgan.store.machine import describe
+from tests.networks import Tiny
+
+CPU = torch.device("cpu")
+TINY = dataclasses.replace(SMALL, rounds=1, steps=3, most=2, trained=2, judged=30)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(Tiny())
+
+
+def test_one_generator_a_layer_stops_when_it_is_good_enough(
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interpretgan.speed.one_by_one.CHECKED_EVERY", 2)
+    seen = list[Tensor]()
+    few = digits[1].batch(slice(0, 3))[0]
+
+    def good(draw: Any) -> bool:
+        seen.append(draw(few))
+        return len(seen) == 2
+
+    layer = find_layers(classifier, few)[1]
+    found = train_alone(classifier, layer, digits[0], steps=9, seed=0, good=good)
+    assert (found.steps, found.reached, found.layer) == (4, True, layer.name)
+    assert 0 < found.step_seconds <= found.seconds / 4
+    assert seen[0].shape == few.shape
+    assert not torch.equal(seen[0], seen[1])
+    again = train_alone(classifier, layer, digits[0], steps=3, seed=0, good=lambda _: False)
+    assert (again.steps, again.reached) == (3, False)
+
+
+def test_inversion_comes_nearer_to_the_latent(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
+    images = digits[1].batch(slice(0, 3))[0]
+    layer = find_layers(classifier, images)[0]
+    wanted = capture(classifier, images, [layer])[1][layer.name]
+
+    def error(steps: int) -> float:
+        found = inverted(classifier, layer, images, steps=steps)
+        return float((capture(classifier, found, [layer])[1][layer.name] - wanted).square().sum())
+
+    assert error(40) < 0.5 * error(0)
+
+
+def test_integrated_gradients_of_a_latent_add_up_to_what_it_does(
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet]
+) -> None:
+    pytest.importorskip("captum")
+    images, labels = digits[1].batch(slice(0, 3))
+    layer = find_layers(classifier, images)[-1]  # the logits themselves
+    found = integrated_gradients(classifier, layer, images, labels)
+    logits = capture(classifier, images, [layer])[1][layer.name]
+    chosen = torch.nn.functional.one_hot(labels, logits.shape[1]) * logits
+    assert torch.allclose(found.float(), chosen, atol=1e-4)
+
+
+def test_every_contender_has_its_cost_and_the_chart_shows_it(
+    digits: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = digits[0].head(200), digits[1].head(60)
+    monkeypatch.setattr(benchmark, "load_data", lambda _, split: few[split == "test"])
+    monkeypatch.setattr(benchmark, "train_judge", lambda *_, **__: Judge(Classifier(Tiny()), 0.0, 0.0, "tiny"))
+    machine = describe(repeats=1, convolutions=True, fp32="float32", bf16="bfloat16")
+    equal = at_equal_quality(TINY, machine, device=CPU, say=lambda _: None, seed=0)
+    assert len(equal["layers"]) == len(equal[OURS]["right"]) == 11
+    assert equal[OURS]["share_of_conv_peak"] > 0
+    assert [row["layer"] for row in equal[ALONE]["trained"]] == ["conv1", "fc3"]
+    case = costs(layers=3, pixels=16, width=4, size=TINY, equal=equal, device=CPU, seed=0)
+    missing = {GRADIENTS} if case["errors"] else set()
+    assert set(case["cost"]) == set(CONTENDERS) - missing
+    assert all(row["seconds"] > 0 and row["memory_mib"] > 0 for row in case["cost"].values())
+    assert case["cost"][OURS]["training_seconds"] == GANConfig().steps * case["cost"][OURS]["step_seconds"]
+    assert case["cost"][LSA]["seconds"] < case["cost"][OURS]["seconds"]
+    described = {"layers": 3, "pixels": 16, "width": 4, **case}
+    result = {"contenders": CONTENDERS, "explained": 1000,
+              "cases": [{"axis": axis, **described} for axis in ("layers", "pixels", "width")]}  # fmt: skip
+    chart = write_chart(result, tmp_path / "speed.svg")
+    assert ET.parse(chart).getroot().tag.endswith("svg")  # our own file
+    print_table(("network", *CONTENDERS, "training"), rows_of(result))

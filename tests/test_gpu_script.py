@@ -1,0 +1,39 @@
+"""The script of the checks on a GPU, as far as it can be tried without one."""
+
+from __future__ import annotations
+
+import json
+import queue
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from interpretgan.errors import ModelError
+
+
+def test_a_check_that_fails_or_takes_too_long_says_so_and_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(device: str, small: bool) -> dict[str, Any]:
+        raise ModelError(expected="a card", got=device, do="find one")
+
+    monkeypatch.setitem(gpu.CHECKS, "throughput", (fails, 9.0))
+    answers: queue.Queue[Any] = queue.Queue()
+    gpu._in_a_process("throughput", "cpu", True, answers)
+    assert answers.get() == {"done": False, "error": "ModelError: expected a card, got cpu; find one"}
+    slow = gpu.checked("agreement", "cpu", True, 0.1)
+    assert (slow["done"], slow["error"]) == (False, "not done within 0 s")
+    out = tmp_path / "gpu.json"
+    assert gpu.main(["--device", "cpu", "--small", "--seconds", "0", "--checks", "wrn_28_10", "--out", str(out)]) == 1
+    record = json.loads(out.read_text())
+    assert (record["card"], record["small"], list(record["checks"])) == (None, True, ["wrn_28_10"])
+    assert sum(limit for _, limit in gpu.CHECKS.values()) <= gpu.SECONDS
+
+
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 2
+    assert "got none" in capsys.readouterr().err
