@@ -232,8 +232,7 @@ def explain(
         _refuse_more_options(settings)
         settings = Settings.load(folder)
     with _open(settings, EXPLAIN, "explain", dry_run=dry_run, check=chosen.check) as started:
-        inputs = started.inputs
-        classes = inputs.test.classes
+        inputs, classes = started.inputs, started.inputs.test.classes
         found = started.findings(*chosen.load(inputs), chosen.adversarial(inputs), layer=at)
         draw_explanation(found.explanation, started.path("figures/explained.png"), classes)
         page = write_explanation(found, started.path("."), chosen.names, classes)
@@ -326,13 +325,9 @@ def _diagnose(command: str, settings: Settings, *, dry_run: bool) -> None:
 
 def _refuse_more_options(settings: Settings) -> None:
     """Refuse options beside a run folder, which has its own."""
-    data = settings.data
-    if settings != Settings(data=DataOptions(data_dir=data.data_dir)):  # which may come from the environment
-        expected, do = (
-            "a finished run, or the options of one",
-            "leave the folder out, or all options but --images, --label and --at",
-        )
-        raise ConfigError(expected=expected, got="both", do=do)
+    if settings != Settings(data=DataOptions(data_dir=settings.data.data_dir)):  # which may come from the environment
+        do = "leave the folder out, or all options but --images, --label and --at"
+        raise ConfigError(expected="a finished run, or the options of one", got="both", do=do)
 
 
 class _DryRunEnds(Exception):

@@ -302,9 +302,8 @@ class Run(Networks):
             )
             scores = measure_scores(LAYER_SCORES, inputs, say=self.say)
         # Layers of one tensor share its score.
-        return tuple(
-            replace(score, values=tuple(score.values[row] for row in rows if score.values)) for score in scores
-        )
+        shared = (tuple(score.values[row] for row in rows if score.values) for score in scores)
+        return tuple(replace(score, values=values) for score, values in zip(scores, shared, strict=True))
 
     def _let_in(self, count: int) -> LetIn | None:
         """Where the perturbation is let in, on the first of the test images."""
