@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from interpretgan.data import ImageSet, load_data
+from interpretgan.data.decoding import decode_files
 from interpretgan.errors import DataError, ImageError
 
 
@@ -107,3 +108,26 @@ def test_first_frames_are_told(tmp_path: Path) -> None:
 def test_pixels_that_were_scaled_twice_are_refused(pixels: npt.NDArray[np.generic]) -> None:
     with pytest.raises(ImageError, match="do not divide them by 255 twice"):
         ImageSet("mine", "test", pixels, np.array([0, 1]), ("a", "b"))
+
+
+# --- single files ------------------------------------------------------------------------------------------------
+
+
+def test_files_become_images_of_the_set(tmp_path: Path) -> None:
+    pixels = np.arange(30, dtype=np.uint8).reshape(6, 5)
+    Image.fromarray(pixels).save(tmp_path / "grey.png")
+    Image.new("RGBA", (5, 6), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    files = [tmp_path / "grey.png", tmp_path / "clear.png"]
+    found = decode_files(files, (1, 6, 5), (-1.0, 1.0))
+    np.testing.assert_allclose(found[0, 0], -1 + 2 * pixels / 255, atol=1e-6)
+    assert (found[1] == 1).all()  # what is transparent is white
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    Image.new("L", (7, 6)).save(tmp_path / "wide.png")
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ImageError, match=r"5x6 pixels, got 7x6 in .*wide.png"):
+        decode_files([tmp_path / "wide.png"], (1, 6, 5), (0.0, 1.0))
+    for name in ("text.png", "none.png"):
+        with pytest.raises(DataError, match=name):
+            decode_files([tmp_path / name], (1, 6, 5), (0.0, 1.0))

@@ -360,9 +360,7 @@ def test_no_layer_of_ours_is_marked_among_other_scores_where_none_can_be_named(
 
 
 def test_of_many_classes_the_commonest_changes_name_their_images(lenet: Diagnosis, tmp_path: Path) -> None:
-    counts = np.zeros((20, 20), dtype=int)
-    counts[3, 17] = 9
-    many = changed(lenet, "fc1", transitions=tuple(map(tuple, counts.tolist())))
+    many = changed(lenet, "fc1", transitions={"3": {"17": 9}})
     shown = np.full((len(lenet.layers), 12), 17)
     labels = np.array([3, 0] * 6)
     content = write_report(many, tmp_path, predictions={"labels": labels, "adversarial": shown}).read_text("utf-8")

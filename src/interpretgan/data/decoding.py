@@ -6,16 +6,18 @@ import hashlib
 import io
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from interpretgan.data.readers import Source, readable
-from interpretgan.errors import DataError
+from interpretgan.errors import DataError, ImageError
 from interpretgan.store.files import write_npy
 
 if TYPE_CHECKING:
@@ -76,6 +78,22 @@ def decode_all(source: Source, size: tuple[int, int] | None, channels: int | Non
     more = "".join(f"; {count:,} {what}" for what, count in told.items() if count)
     note = f"{source.origin} ({', '.join(sorted(formats))} images{more})"
     return {"shape": shape, "labels": labels, "sha256": digest.hexdigest(), "note": note}
+
+
+def decode_files(files: Sequence[Path], shape: tuple[int, int, int], bounds: tuple[float, float]) -> Tensor:
+    """Image files as float32 `[N, *shape]` within the bounds, decoded as those of a set are.
+
+    A `DataError` for a file that is no image, an `ImageError` for one of another size.
+    """
+    (channels, height, width), (low, high), pixels = shape, bounds, []
+    for file in files:
+        with readable("an image that can be decoded", f"a missing or damaged one, {file}", Exception):
+            image = _upright(_open(file), Counter())
+        if image.size != (width, height):
+            expected, got = f"images of {width}x{height} pixels", f"{image.width}x{image.height} in {file}"
+            raise ImageError(expected=expected, got=got, do="bring the file to that size")
+        pixels.append(_decode(image, CHANNELS[channels], height, width))
+    return low + (high - low) * torch.from_numpy(np.stack(pixels)).float() / 255
 
 
 def _common(source: Source, size: tuple[int, int] | None, channels: int | None) -> tuple[str, tuple[int, int]]:

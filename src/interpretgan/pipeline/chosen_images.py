@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from interpretgan.data.files import read_images
+from interpretgan.data.decoding import decode_files
 from interpretgan.errors import ConfigError, LabelError, LayerError
 from interpretgan.pipeline.inputs import Inputs
 
@@ -84,4 +84,4 @@ class ChosenImages:
                 expected = f"a class among {', '.join(test.classes)}"
                 raise LabelError(expected=expected, got=f"'{label}'", do="name one with --label")
         labels = torch.tensor([test.classes.index(label) for label in self.labels])
-        return read_images(self.files, test).to(inputs.device), labels.to(inputs.device)
+        return decode_files(self.files, test.shape, test.bounds).to(inputs.device), labels.to(inputs.device)
