@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,38 +84,37 @@ class LinearStart(nn.Module):
         self.mean.copy_(mean)
         self.basis.copy_(basis)
         targets, images = centred @ basis.T, centred.float().view_as(images)
+        unreached = centred.square().sum(dim=1) - targets.square().sum(dim=1)
         del pixels, centred
-        held_out = _held_out(len(images))
         for group in self._groups(len(images)):
-            self._fit_patches([index for index in group if str(index) in self.patches], images, latents_of)
+            with_patches = [index for index in group if str(index) in self.patches]
+            self._fit_patches(with_patches, images, latents_of)
             inputs: dict[int, list[Tensor]] = {index: [] for index in group}
-            patches: dict[int, list[Tensor]] = {index: [] for index in group if str(index) in self.patches}
-            left: dict[int, list[Tensor]] = {index: [] for index in patches}
+            left: dict[int, list[Tensor]] = {index: [] for index in with_patches}  # of the components
+            outside: dict[int, list[Tensor]] = {index: [] for index in with_patches}  # error where they do not reach
             seen = 0
             for latents in latents_of(group):
-                batch = images[seen : seen + len(latents[0])].flatten(1)
-                seen += len(batch)
+                rows = slice(seen, seen := seen + len(latents[0]))
                 for index, latent in zip(group, latents, strict=True):
                     inputs[index].append(reduced(latent, self.proportions))
-                    if index in patches:
-                        drawn = self.patches[str(index)](latent).flatten(1)
-                        patches[index].append(drawn @ self.basis.T)
-                        left[index].append((batch - drawn).square().sum(dim=1))
+                    if index in left:
+                        drawn = self._patch(index)(latent).flatten(1)
+                        left[index].append(targets[rows] - (drawn @ self.basis.T).double())
+                        missed = (images[rows].flatten(1) - drawn).square().sum(dim=1)
+                        # Whether patches help is told by the whole error, not by that in the components.
+                        outside[index].append(missed - left[index][-1].square().sum(dim=1) - unreached[rows])
             for index in group:
                 latent = torch.cat(inputs.pop(index)).double()
-                weight, bias, error = _ridge(latent, targets)
-                if index in patches:
-                    remaining = targets - torch.cat(patches.pop(index)).double()
-                    beside = _ridge(latent, remaining)
-                    # Whether patches help is told by the whole error on held-out images, not that in the components.
-                    outside = torch.cat(left.pop(index)).double() - remaining.square().sum(dim=1)
-                    outside_alone = images.flatten(1).square().sum(dim=1).double() - targets.square().sum(dim=1)
-                    if beside[2] + outside[:held_out].sum() < error + outside_alone[:held_out].sum():
-                        weight, bias, _ = beside
+                if index not in left:
+                    (found,) = _ridge(latent, targets)
+                else:
+                    found, beside = _ridge(latent, targets, torch.cat(left.pop(index)))
+                    if beside.error + torch.cat(outside.pop(index))[: _held_out(len(images))].sum() < found.error:
+                        found = beside
                     else:
                         self._patch(index).set_zero()
-                self.get_buffer(f"weight_{index}").copy_(weight)
-                self.get_buffer(f"bias_{index}").copy_(bias)
+                self.get_buffer(f"weight_{index}").copy_(found.weight)
+                self.get_buffer(f"bias_{index}").copy_(found.bias)
 
     def _fit_patches(self, group: list[int], images: Tensor, latents_of: LatentsOf) -> None:
         """Fit the local decoders of these layers to images `[N, C, H, W]` less their mean."""
@@ -129,7 +129,8 @@ class LinearStart(nn.Module):
                 cells[index].append(self._patch(index).cells(latent, batch, math.ceil(PATCHES / len(images))))
         for index in group:
             inputs, targets = (torch.cat(part).double() for part in zip(*cells.pop(index), strict=True))
-            self._patch(index).set(*_ridge(inputs, targets)[:2])
+            (found,) = _ridge(inputs, targets)
+            self._patch(index).set(found.weight, found.bias)
 
     def _patch(self, index: int) -> PatchDecoder:
         decoder = self.patches[str(index)]
@@ -257,26 +258,32 @@ def _held_out(rows: int) -> int:
     return max(1, round(HELD_OUT * rows))
 
 
-def _ridge(latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ridge regression of centred targets `[N, R]` on latents `[N, d]`: weight `[d, R]`, bias `[R]`, held-out error.
+class _Fit(NamedTuple):
+    weight: Tensor  # [d, R]
+    bias: Tensor  # [R]
+    error: Tensor  # sum of squares over the held-out rows
 
-    It is solved in the smaller space: `W = (Zᵀ Z + λ d)⁻¹ Zᵀ Y = Zᵀ (Z Zᵀ + λ d)⁻¹ Y`. Held-out rows choose λ; the
-    error is the sum of their squares.
+
+def _ridge(latents: Tensor, *several: Tensor) -> list[_Fit]:
+    """Ridge regressions of several centred targets `[N, R]` on latents `[N, d]`.
+
+    It is solved in the smaller space: `W = (Zᵀ Z + λ d)⁻¹ Zᵀ Y = Zᵀ (Z Zᵀ + λ d)⁻¹ Y`. Held-out rows choose each λ.
     """
     mean, deviation = latents.mean(dim=0), latents.std(dim=0, correction=0)
     scale = 1 / deviation.clamp_min(LEAST_DEVIATION * float(deviation.max()) + 1e-9)
     standardised = (latents - mean) * scale
-    held_out = _held_out(len(latents))
-    fitted, tested = standardised[held_out:] / math.sqrt(latents.shape[1]), standardised[:held_out]
-    left = targets[held_out:]
-    many = len(fitted) > 4 * latents.shape[1]
-    gram, right = (fitted.T @ fitted, fitted.T @ left) if many else (fitted @ fitted.T, left)
-    unit = torch.eye(len(gram)).to(latents)
-    errors, weights = [], []
+    held_out, root = _held_out(len(latents)), math.sqrt(latents.shape[1])
+    fitted, tested = standardised[held_out:] / root, standardised[:held_out]
+    targets, sizes = torch.cat(several, dim=1), [one.shape[1] for one in several]
+    many = len(fitted) > latents.shape[1]
+    right = targets[held_out:]
+    gram, right = (fitted.T @ fitted, fitted.T @ right) if many else (fitted @ fitted.T, right)
+    found: list[list[_Fit]] = [[] for _ in several]
     for penalty in PENALTIES:
-        solved = torch.linalg.solve(gram + penalty * unit, right)
-        weights.append((solved if many else fitted.T @ solved) / math.sqrt(latents.shape[1]))
-        errors.append((tested @ weights[-1] - targets[:held_out]).square().sum())
-    best = min(range(len(errors)), key=lambda index: float(errors[index]))
-    weight = scale[:, None] * weights[best]
-    return weight, -mean @ weight, errors[best]
+        solved = torch.cholesky_solve(right, torch.linalg.cholesky(gram + penalty * torch.eye(len(gram)).to(gram)))
+        weight = (solved if many else fitted.T @ solved) / root
+        errors = (tested @ weight - targets[:held_out]).square().sum(dim=0)
+        scaled = scale[:, None] * weight
+        for fits, part, error in zip(found, torch.split(scaled, sizes, 1), torch.split(errors, sizes), strict=True):
+            fits.append(_Fit(part, -mean @ part, error.sum()))
+    return [min(fits, key=lambda fit: float(fit.error)) for fits in found]
