@@ -489,10 +489,17 @@ def test_a_finished_run_is_explained_without_its_options(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # paths are kept as they are from anywhere
-    assert run_command(["explain", str(run), "--images", "3"]) == 0
-    out, err = capsys.readouterr()
-    assert "image 3: " in out
-    assert "training" not in err
+    attacked = {}
+    for images in ("3", "17,3,3"):  # an image is attacked alike whatever is beside it
+        assert run_command(["explain", str(run), "--images", images]) == 0
+        out, err = capsys.readouterr()
+        assert out.count("image 3: ") == 1
+        assert "training" not in err
+        with np.load(run / "explanation.npz") as arrays:
+            attacked[images] = arrays["adversarial"]
+    assert len(attacked["17,3,3"]) == 2
+    np.testing.assert_allclose(attacked["17,3,3"][1], attacked["3"][0], atol=1e-6)
+    assert "numbers of test images, 0 to" in refused(["explain", str(run), "--images=-1"], capsys)
     assert "expected a finished run, or the options of one" in refused(["explain", str(run), "--eps", "0.1"], capsys)
     (run / "options.json").rename(run / "moved.json")
     assert "options.json" in refused(["explain", str(run)], capsys)

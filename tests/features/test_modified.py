@@ -49,6 +49,7 @@ def decided() -> ModifiedFeatures:
 
 
 def test_the_unit_that_decides_is_found_and_proved(decided: ModifiedFeatures) -> None:
+    assert repr(decided) == "ModifiedFeatures(40 images, 40 turned, at spread)"
     (layer,) = decided.layers
     assert decided.turned.all()
     assert {layer.top(image, 1)[0] for image in range(40)} == {2}

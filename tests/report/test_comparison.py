@@ -50,6 +50,7 @@ def test_other_images_and_other_layers_are_told(
     assert run_command(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c.csv")]) == 0
     out = capsys.readouterr().out
     assert "! b has other images than a" in out
+    assert "! a and b explain other layers" in out
     assert "mine" in out
     table = (tmp_path / "c.csv").read_text().splitlines()
     assert len(table) == 1 + 8  # fc2 of one, mine of the other

@@ -233,7 +233,7 @@ def explain(
         settings = Settings.load(folder)
     with _open(settings, EXPLAIN, "explain", dry_run=dry_run, check=chosen.check) as started:
         inputs, classes = started.inputs, started.inputs.test.classes
-        found = started.findings(*chosen.load(inputs), chosen.adversarial(inputs), layer=at)
+        found = started.findings(*chosen.load(inputs), chosen.indices, layer=at)
         draw_explanation(found.explanation, started.path("figures/explained.png"), classes)
         page = write_explanation(found, started.path("."), chosen.names, classes)
         for row, name in enumerate(chosen.names):

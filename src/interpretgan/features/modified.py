@@ -93,6 +93,10 @@ class ModifiedFeatures:
     turned: Bools  #: Whether the classifier was right before the attack, and is wrong after it, `[N]`.
     seed: int  #: Of the random order of units.
 
+    def __repr__(self) -> str:
+        names = ", ".join(layer.name for layer in self.layers)
+        return f"ModifiedFeatures({len(self.labels)} images, {int(self.turned.sum())} turned, at {names})"
+
     def __getitem__(self, name: str) -> LayerUnits:
         """The units of one layer; a `KeyError` where there is none of that name."""
         for layer in self.layers:

@@ -26,7 +26,7 @@ class ChosenImages:
         """What `--images`, `--label` and `--at` say; a `ConfigError` where the first two do not belong together."""
         parts = [part.strip() for part in images.split(",") if part.strip()]
         labels = [] if label is None else [part.strip() for part in label.split(",") if part.strip()]
-        numbers = [part for part in parts if part.isdecimal()]
+        numbers = [part for part in parts if part.removeprefix("-").isdecimal()]
         if not parts or (numbers and len(numbers) < len(parts)):
             expected, do = "numbers of test images, or image files, a,b,c", "e.g. --images 0,3,7"
             raise ConfigError(expected=expected, got=f"'{images}'", do=do)
@@ -34,7 +34,7 @@ class ChosenImages:
             if label is not None:
                 expected, do = "--label with image files", "leave --label out: test images have their classes"
                 raise ConfigError(expected=expected, got="it with numbers of test images", do=do)
-            return cls(indices=tuple(map(int, numbers)), layer=layer)
+            return cls(indices=tuple(dict.fromkeys(map(int, numbers))), layer=layer)
         if len(labels) not in (1, len(parts)):
             do = "say e.g. --label 7, or one for each file: --label 7,4"
             raise ConfigError(expected=f"the true class of {len(parts)} files", got=str(len(labels)), do=do)
@@ -49,7 +49,10 @@ class ChosenImages:
     def check(self, inputs: Inputs) -> None:
         """Refuse images that cannot be read or do not exist, and a layer that the network or `--layers` lacks."""
         self.load(inputs)
-        self.adversarial(inputs)
+        given = inputs.adversarial
+        if given is not None and self.indices and max(self.indices) >= len(given):
+            expected, got = f"images with adversarial ones, 0 to {len(given) - 1}", str(max(self.indices))
+            raise ConfigError(expected=expected, got=got, do="choose others")
         if self.layer is not None:
             named = inputs.anatomy(inputs.classifier).select([self.layer])[0]
             chosen = inputs.settings.generator.names()
@@ -60,21 +63,11 @@ class ChosenImages:
                 expected, got = "one name for each tensor", f"'{named.name}', which only repeats '{named.same_as}'"
                 raise LayerError(expected=expected, got=got, do=f"say --at {named.same_as}")
 
-    def adversarial(self, inputs: Inputs) -> Tensor | None:
-        """Of the test images, where they were made elsewhere."""
-        given = inputs.adversarial
-        if given is None or self.files:
-            return None
-        if max(self.indices) >= len(given):
-            expected, do = f"images with adversarial ones, 0 to {len(given) - 1}", "choose others"
-            raise ConfigError(expected=expected, got=str(max(self.indices)), do=do)
-        return given[list(self.indices)].to(inputs.device)
-
     def load(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The images `[N, C, H, W]` within the classifier's bounds, on its device, and their true classes `[N]`."""
         test = inputs.test.scaled(inputs.classifier.bounds)
         if not self.files:
-            wrong = [index for index in self.indices if index >= len(test)]
+            wrong = [index for index in self.indices if not 0 <= index < len(test)]
             if wrong:
                 expected = f"numbers of test images, 0 to {len(test) - 1}"
                 raise ConfigError(expected=expected, got=", ".join(map(str, wrong)), do="choose others")

@@ -160,7 +160,7 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
     with PeakMemory(device) as memory:
         interpreter = InterpretGAN(classifier, layers, config=config)
         interpreter.fit(train.head(STARTED), recognition_network=recognition, on_progress=stamps)
-    before = stamps.before * start**2  # the start compares images with each other
+    before = stamps.before * start
     for number in range(seeds):
         if (stage := f"generator-{settings.run.seed + number}") not in there:
             found.append(StagePrice(stage, before, {"generator_steps": stamps.step}, memory.mib))
@@ -288,7 +288,7 @@ def fitted(
         chosen = raised(lower, name, before) if least > 1 else lower
     if (least_seconds := total(chosen)) > limit:
         expected = f"a time budget of at least {duration((least_seconds + spent) / SAFE)}"
-        do = "allow more, or give trained networks with --weights and --judge-weights"
+        do = "allow more, or explain fewer layers (--layers)"
         raise ConfigError(expected=expected, got=duration(budget), do=do)
     for name in ("generator_steps", "examples"):
         chosen = raised(chosen, name, values[name])

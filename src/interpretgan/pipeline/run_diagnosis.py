@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from interpretgan.attacks import ThreatModel, attack
+from interpretgan.attacks import ThreatModel
 from interpretgan.attacks.noise import equal_norm_noise
 from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, ScoreInputs, measure_scores
 from interpretgan.classifier import Classifier, plain_torch, require_classifier
@@ -139,10 +139,10 @@ class Run(Networks):
 
     def tell_price(self) -> None:
         """Say what a long run will cost, stage by stage, measured on two steps of each."""
-        if not is_long(self.inputs):
+        if not self._prices and not is_long(self.inputs):
             return
-        folder = None if self.folder is None else self.folder.path
-        prices, values = self._prices or price(self.inputs, folder), options_of(self.inputs)
+        values = options_of(self.inputs)
+        prices = self._prices or price(self.inputs, self.folder and self.folder.path)
         self.say("\n".join(table(prices, values)))
         self.job.plan({each.stage: each.seconds(values) for each in prices})
 
@@ -150,8 +150,7 @@ class Run(Networks):
 
     def attack(self) -> dict[str, Any]:
         """Attack the first test images; writes `adversarial.npy` (float32), `labels.npy` and `attack.json`."""
-        inputs, classifier, count = self.inputs, self.classifier, self._examples
-        threat_model = inputs.threat_model
+        inputs, classifier, count, threat_model = self.inputs, self.classifier, self._examples, self.inputs.threat_model
         right, predicted = dict.fromkeys(("natural", "adversarial", "noise"), 0), []
 
         def batches() -> Iterator[npt.NDArray[np.float32]]:
@@ -354,11 +353,12 @@ class Run(Networks):
     # --- explanations ----------------------------------------------------------------------------------------
 
     def findings(
-        self, images: Tensor, labels: Tensor, adversarial: Tensor | None = None, *, layer: str | None = None
+        self, images: Tensor, labels: Tensor, indices: Sequence[int] = (), *, layer: str | None = None
     ) -> Findings:
-        """Attack images `[N, C, H, W]` of these classes, unless that is done, and look closely at what it modified."""
-        if adversarial is None:
-            adversarial = attack(self.classifier, images, labels, self.inputs.threat_model, seed=self.seed)
+        """Attack images `[N, C, H, W]`, test images as in the diagnosis, and look closely at what that modified."""
+        perturb = self._perturb if indices else attacker(self.classifier, self.inputs.threat_model, seed=self.seed)
+        single = zip(torch.split(images, 1), torch.split(labels, 1), indices or range(len(images)), strict=True)
+        adversarial = torch.cat([perturb(image, label, index) for image, label, index in single])
         return look_closely(
             self.interpreters[0], self.judge, images, adversarial, labels,
             reference=self.inputs.train, layer=layer, seed=self.seed, say=self.say,

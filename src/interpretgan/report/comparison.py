@@ -140,6 +140,10 @@ def _apart(value: Interval, base: Interval) -> Interval:
 def _notes(first: Run, other: Run, paired: bool) -> list[str]:
     """In what two runs differ beside their networks."""
     notes = [] if paired else [f"{other.name} has other images than {first.name}, or no predictions: not paired"]
+    if [row.name for row in first.diagnosis.layers] != [row.name for row in other.diagnosis.layers]:
+        notes.append(
+            f"{first.name} and {other.name} explain other layers: figures are what is lost since the layer before"
+        )
     for what in ("threat_model", "judge"):
         here, there = getattr(other.diagnosis, what), getattr(first.diagnosis, what)
         if different := [key for key in here if here[key] != there.get(key)]:
