@@ -142,7 +142,7 @@ class Run(Networks):
         if not self._prices and not is_long(self.inputs):
             return
         values = options_of(self.inputs)
-        prices = self._prices or price(self.inputs, self.folder and self.folder.path)
+        prices = self._prices or price(self.inputs, self.folder.path if self.folder else None)
         self.say("\n".join(table(prices, values)))
         self.job.plan({each.stage: each.seconds(values) for each in prices})
 
