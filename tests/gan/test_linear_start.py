@@ -70,6 +70,7 @@ def test_large_latents_are_averaged_over_neighbours() -> None:
     tokens = torch.cat([torch.full((1, 1, 768), 7.0), torch.rand(1, 196, 768)], dim=1)
     assert reduced(tokens, 1.0).shape[1] <= linear_start.INPUTS
     assert torch.equal(reduced(tokens, 1.0)[:, :768], tokens[:, 0])  # the class token is not mixed with its neighbours
+    assert reduced(torch.rand(2, 5 + 256, 1536), 1.0).shape == (2, 6 * 1536)  # five tokens apart are all of it already
 
 
 @pytest.mark.parametrize("layout", ["map", "tokens"])

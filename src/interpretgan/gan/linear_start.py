@@ -248,7 +248,7 @@ def reduced(latent: Tensor, proportions: float) -> Tensor:
     if latent.ndim == 2 or latent[0].numel() <= INPUTS:
         return latent.flatten(1)
     cells, apart = as_map(channels_first(latent), proportions)
-    side = max(1, math.isqrt((INPUTS - apart[0].numel()) // cells.shape[1]))
+    side = max(1, math.isqrt(max(0, INPUTS - apart[0].numel()) // cells.shape[1]))
     cells = F.adaptive_avg_pool2d(cells, (min(side, cells.shape[2]), min(side, cells.shape[3])))
     return torch.cat([apart.flatten(1), cells.flatten(1)], dim=1)
 
