@@ -95,7 +95,7 @@ def test_a_run_within_a_budget_says_what_it_gave_up_and_goes_on_with_it(
     assert Diagnosis.load(tmp_path).layers == found.layers
 
 
-@pytest.mark.parametrize("text", ["soon", "3x", "", "-1m", "0"])
+@pytest.mark.parametrize("text", ["soon", "3x", "", "-1m", "0", "1h30"])
 def test_a_budget_that_is_no_time_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["diagnose", f"--time-budget={text}"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

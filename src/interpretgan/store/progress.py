@@ -180,7 +180,8 @@ def duration(seconds: float) -> str:
 
 def seconds_of(text: str) -> float:
     """The seconds of a time like `90`, `90s`, `3m` or `1h30m`; a `ValueError` for anything else."""
-    found = re.fullmatch(r"(?:(\d*\.?\d+)h)?(?:(\d*\.?\d+)m)?(?:(\d*\.?\d+)s?)?", text)
+    whole = f"{text}s" if re.fullmatch(r"\d*\.?\d+", text) else text
+    found = re.fullmatch(r"(?:(\d*\.?\d+)h)?(?:(\d*\.?\d+)m)?(?:(\d*\.?\d+)s)?", whole)
     parts = zip(found.groups("0") if found else (), (3600, 60, 1), strict=False)
     seconds = sum(float(part) * unit for part, unit in parts)
     if seconds <= 0:
