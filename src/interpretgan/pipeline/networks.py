@@ -21,6 +21,7 @@ from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.layers import Anatomy, Layer, distinct
 from interpretgan.models import load_classifier, load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
+from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
 from interpretgan.pipeline.run_folder import WEIGHTS_FILE, RunFolder
 from interpretgan.robustness.attack_checks import listed
 from interpretgan.store.files import file_sha256, read_json, write_json
@@ -35,6 +36,8 @@ Made = TypeVar("Made")
 
 class Networks:
     """The networks of a run; each is made when it is first asked for, and kept in the run folder.
+
+    Where the settings have a time budget, options are lowered to fit it.
 
     Args:
         inputs: What is given: images, classifier, judge.
@@ -52,6 +55,9 @@ class Networks:
         say: Say | None = None,
         on_progress: OnProgress | bool = True,
     ) -> None:
+        self._prices: list[StagePrice] = []  # that were measured for a budget
+        if "generator" in sections and inputs.settings.diagnosis.time_budget is not None:
+            inputs, self._prices = within_budget(inputs, folder)
         self.inputs, self.settings, self.say = inputs, inputs.settings, say or say_to_stderr
         self.seed, self.job = self.settings.run.seed, Job(on_progress)
         self.seconds = self.job.seconds
@@ -60,6 +66,8 @@ class Networks:
         # A wrong setting, model, weights file or layer is told before a folder is claimed for it.
         self.config = inputs.config(sections)
         self.folder = None if folder is None else RunFolder(folder).open(self.config)
+        for flag in budget_flags(inputs):
+            self.say(flag.message)
         if self.folder is not None and Path(inputs.train.name).is_dir():  # what was made of a folder of the user's
             self.say(f"data: {inputs.train.note}; {inputs.test.note}; classes {listed(inputs.train.classes)}")
 
@@ -73,6 +81,15 @@ class Networks:
         """Release the run folder."""
         if self.folder is not None:
             self.folder.close()
+
+    def tell_price(self) -> None:
+        """Say what a long run will cost, stage by stage, measured on two steps of each."""
+        if not self._prices and not is_long(self.inputs):
+            return
+        values = options_of(self.inputs)
+        prices = self._prices or price(self.inputs, self.folder.path if self.folder else None)
+        self.say("\n".join(table(prices, values)))
+        self.job.plan({each.stage: each.seconds(values) for each in prices})
 
     def path(self, name: str) -> Path:
         """A file of the run folder; a `ConfigError` where there is none."""

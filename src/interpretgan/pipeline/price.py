@@ -194,9 +194,8 @@ def _judge(inputs: Inputs, train: ImageSet, tested: int, x: Any, y: Any) -> tupl
         attack(classifier, x, y, replace(inputs.threat_model, restarts=1), seed=0)
         attacked = time.perf_counter() - began
         classifier.logits(x)
-        measured = attacked * min(ATTACKED, tested) / len(x) + (time.perf_counter() - began - attacked) * tested / len(
-            x
-        )
+        looked = time.perf_counter() - began - attacked
+    measured = (attacked * min(ATTACKED, tested) + looked * tested) / len(x)
     judge = Judge(classifier, 0.0, 0.0, options.judge)
     return judge, StagePrice("judge", measured, per, memory.mib)
 
@@ -207,10 +206,9 @@ def _information(inputs: Inputs, classifier: Classifier, train: ImageSet, test: 
     with PeakMemory(inputs.device) as memory:
         decoders = Decoders(classifier, inputs.layers(classifier), config=replace(config, steps=3))
         decoders.fit(train.head(STARTED), on_progress=stamps)
-        began = time.perf_counter()
-        count = len(decoders_images := test.head(TRIED))
-        decoders.measure(decoders_images, on_progress=False)
-        image = (time.perf_counter() - began) / count
+        began, few = time.perf_counter(), test.head(TRIED)
+        decoders.measure(few, on_progress=False)
+        image = (time.perf_counter() - began) / len(few)
     per = {"examples": image} if there else {"information_steps": stamps.step, "examples": image}
     return StagePrice("information", 0.0 if there else stamps.before, per, memory.mib, "information_steps")
 

@@ -31,7 +31,7 @@ from interpretgan.judge import Judge
 from interpretgan.layers import distinct
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
-from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
+from interpretgan.pipeline.price import budget_flags
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
 from interpretgan.report import load_explanation, load_predictions, save_explanation, write_report
 from interpretgan.robustness import Evaluation, evaluate
@@ -119,32 +119,8 @@ def _given(adversarial: Tensor | str | Path | None, classifier: Classifier) -> T
 class Run(Networks):
     """One run of the tool: its networks, and the results that rest on them, each kept in the run folder.
 
-    Arguments as of `Networks`. Where the settings have a time budget, options are lowered to fit it.
+    Arguments as of `Networks`.
     """
-
-    def __init__(
-        self,
-        inputs: Inputs,
-        sections: Sequence[str],
-        folder: Path | None = None,
-        say: Say | None = None,
-        on_progress: OnProgress | bool = True,
-    ) -> None:
-        self._prices: list[StagePrice] = []  # that were measured for a budget
-        if "generator" in sections and inputs.settings.diagnosis.time_budget is not None:
-            inputs, self._prices = within_budget(inputs, folder)
-        super().__init__(inputs, sections, folder, say, on_progress)
-        for flag in budget_flags(inputs):
-            self.say(flag.message)
-
-    def tell_price(self) -> None:
-        """Say what a long run will cost, stage by stage, measured on two steps of each."""
-        if not self._prices and not is_long(self.inputs):
-            return
-        values = options_of(self.inputs)
-        prices = self._prices or price(self.inputs, self.folder.path if self.folder else None)
-        self.say("\n".join(table(prices, values)))
-        self.job.plan({each.stage: each.seconds(values) for each in prices})
 
     # --- attack and evaluation -------------------------------------------------------------------------------
 
