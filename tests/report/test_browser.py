@@ -19,7 +19,7 @@ import pytest
 
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.report import write_report
-from tests.report.samples import explanation_of, lenet_diagnosis, with_baselines
+from tests.report.samples import explanation_of, lenet_diagnosis, with_baselines, with_branches
 
 pytestmark = pytest.mark.needs_browser
 
@@ -243,8 +243,31 @@ def test_a_head_sorts_a_name_shows_its_pictures_and_a_cell_its_images(browser: B
     browser.run(f"{cell}.click()")
     text = browser.run("document.querySelector('.cases').innerText")
     assert "7 shown as 0 at fc1" in text
-    assert "--index 3" in text
+    assert "--images 3" in text
     assert browser.run("document.querySelectorAll('.cases img').length") == 4
+
+
+def test_branches_stay_below_their_block_and_every_name_shows_its_own_pictures(
+    browser: Browser, tmp_path: Path
+) -> None:
+    lenet = with_branches(with_baselines(lenet_diagnosis()), "fc1")
+    browser.open(write_report(lenet, tmp_path, explanation_of(lenet, count=2)), width=DESKTOP, scheme="light")
+    layers = [row.name for row in lenet.layers]
+    for list_ in ("#layers", "#figures table", "#blocks table", "#blocks ol", "#baselines"):
+        shown = browser.run(
+            f"[...document.querySelectorAll('{list_} .name[role=button]')].map(name => {{ name.click();"
+            " return [name.textContent, document.querySelector('.pictures .chosen').textContent] })"
+        )
+        assert shown, list_
+        assert all(name == picture and name in layers for name, picture in shown), list_
+
+    browser.run("document.querySelectorAll('#figures th button')[5].click()")
+    names = browser.run(
+        "[...document.querySelectorAll('#figures tbody')[0].rows].map(r => r.querySelector('.name').textContent)"
+    )
+    block = names.index("fc1")
+    assert names[block + 1 : block + 4] == [branch.name for branch in lenet.layers[layers.index("fc1")].branches]
+    assert names[:block] + names[block + 4 :] != layers[:-1]
 
 
 def test_no_two_rows_overlap_at_any_width(browser: Browser, page: Path) -> None:

@@ -15,8 +15,10 @@ function number(cell) {
   const found = cell.textContent.replace(/−/g, "-").match(/[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?/i);
   return found ? parseFloat(found[0].replace(/,/g, "")) : NaN;
 }
-for (const table of all("table.numbers")) {
-  const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
+for (const table of all("table.numbers:not(.grouped)")) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells], groups = [];
+  for (const row of body.rows)  // the branches of a block go where it goes
+    if (row.classList.contains("branch")) groups.at(-1).push(row); else groups.push([row]);
   heads.forEach((head, column) => {
     const button = make("button", "", "sort");
     button.type = "button";
@@ -26,35 +28,32 @@ for (const table of all("table.numbers")) {
       const order = NEXT[head.getAttribute("aria-sort") || "none"], sign = order === "descending" ? -1 : 1;
       heads.forEach(other => other.removeAttribute("aria-sort"));
       if (order !== "none") head.setAttribute("aria-sort", order);
-      const compare = (a, b) => {
+      const compare = ([a], [b]) => {
         if (column === 0) return sign * a.cells[0].textContent.localeCompare(b.cells[0].textContent);
         const [x, y] = [number(a.cells[column]), number(b.cells[column])];
         return isNaN(x) || isNaN(y) ? isNaN(x) - isNaN(y) : sign * (x - y);
       };
-      body.append(...(order === "none" ? rows : [...rows].sort(compare)));
+      body.append(...(order === "none" ? groups : [...groups].sort(compare)).flat());
     });
   });
 }
 
 // A click on the name of a layer shows its column of pictures.
 const pictures = document.querySelector("table.pictures");
-function show(layer) {
+const columns = pictures ? [...pictures.tHead.rows[0].cells].map(head => head.textContent) : [];
+function show(column) {
   all(".chosen").forEach(cell => cell.classList.remove("chosen"));
-  const rows = [...pictures.rows].filter(row => row.cells.length > layer + 1);
-  rows.forEach(row => row.cells[layer + 1].classList.add("chosen"));
+  const rows = [...pictures.rows].filter(row => row.cells.length > column);
+  rows.forEach(row => row.cells[column].classList.add("chosen"));
   document.getElementById("explanations").scrollIntoView();
-  const head = rows[0].cells[layer + 1];
+  const head = rows[0].cells[column];
   pictures.parentNode.scrollLeft = head.offsetLeft - pictures.parentNode.clientWidth / 2;
 }
-if (pictures) {
-  for (const list of all("table.numbers tbody, ol.bars, ol.bare")) {
-    const skipped = list.closest("#baselines") ? 1 : 0;  // its rows start at the first layer
-    [...list.children].forEach((row, place) => {
-      const name = row.querySelector(".name");
-      name.title = "show its pictures";
-      pressable(name, () => show(place + skipped));
-    });
-  }
+for (const name of all("table.numbers tr:not(.branch) .name, ol.bars .name, ol.bare .name")) {
+  const column = columns.indexOf(name.textContent);
+  if (column < 0) continue;  // a branch has no pictures of its own
+  name.title = "show its pictures";
+  pressable(name, () => show(column));
 }
 
 // A click on a cell of a confusion table shows the images that it counts.
@@ -65,7 +64,7 @@ function images(cell, layer, label, shown) {
     if (!listed.includes(example.dataset.image)) continue;
     const figure = make("figure", "");
     const [natural, attacked] = ["natural", "adversarial"].map(kind => example.querySelector(`tr.${kind}`));
-    const place = [...pictures.tHead.rows[0].cells].findIndex(head => head.textContent === layer);
+    const place = columns.indexOf(layer);
     for (const picture of [natural.cells[1], attacked.cells[1], natural.cells[place], attacked.cells[place]])
       figure.append(picture.querySelector("img").cloneNode());
     figure.append(make("figcaption", `test image ${example.dataset.image}: natural, attacked, and their explanations`));
@@ -73,7 +72,7 @@ function images(cell, layer, label, shown) {
   }
   if (listed.length) {
     const line = make("p", `Test images ${listed.join(", ")}. All of them as pictures: `);
-    line.append(make("code", `interpretgan explain RUN --index ${listed.join(",")}`));
+    line.append(make("code", `interpretgan explain RUN --images ${listed.join(",")}`));
     box.append(line);
   }
   return box;
