@@ -141,6 +141,18 @@ def test_a_shipped_classifier_has_its_record(name: str) -> None:
         assert (shown["value"], shown["low"], shown["high"]) == (measured.value, measured.low, measured.high)
 
 
+def test_the_tables_of_patches_are_those_of_the_file() -> None:
+    page, result = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/patches.json")
+    rows = {}
+    for kind in ("sizes", "networks"):
+        for found in result[kind]:
+            shares = [layer["natural"]["value"] for layer in found.get("layers", [])[1:]]
+            figures = [f"{share:.2f}" for share in shares] or [f"{np.mean(found['errors']):.3f}"]
+            rows.setdefault((found.get("data"), found["patches"]), []).extend(figures)
+    for (_, patches), figures in rows.items():
+        assert f"| {'with patches' if patches else 'without'} | {' | '.join(figures)} |" in page
+
+
 def test_the_tables_of_patching_are_those_of_the_file() -> None:
     page, networks = (ROOT / "docs" / "features.md").read_text(), read("benchmarks/patching.json")["networks"]
 

@@ -1,25 +1,38 @@
 """Nonlinear operations that are no modules, and modules that are called several times: traps of methods with hooks."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from interpretgan.classifier import Classifier
-from interpretgan.layers import examine
+from interpretgan.layers.hooks import visiting
 
-#: Operations of torch by a common name, and the modules that are one call of each.
-OPERATIONS = {
-    "relu": ("relu", "relu_", "threshold", "clamp_min", "clamp_min_"), "max pooling": ("max_pool2d_with_indices",),
-    "sigmoid": ("sigmoid", "sigmoid_"), "tanh": ("tanh", "tanh_"), "gelu": ("gelu",), "silu": ("silu", "silu_"),
-    "elu": ("elu", "elu_"), "leaky_relu": ("leaky_relu", "leaky_relu_"), "softmax": ("_softmax", "_log_softmax"),
-}  # fmt: skip
-MODULES = {
-    "relu": ("ReLU",), "max pooling": ("MaxPool2d",), "sigmoid": ("Sigmoid",), "tanh": ("Tanh",), "gelu": ("GELU",),
-    "silu": ("SiLU",), "elu": ("ELU",), "leaky_relu": ("LeakyReLU",), "softmax": ("Softmax", "LogSoftmax"),
-}  # fmt: skip
+#: Nonlinear operations by a common name: the modules that are one call of each, and the names that torch has for it.
+KINDS: dict[str, tuple[tuple[type[nn.Module], ...], tuple[str, ...]]] = {
+    "relu": ((nn.ReLU,), ("relu", "relu_", "threshold", "clamp_min", "clamp_min_", "clamp", "clamp_")),
+    "hardtanh": ((nn.Hardtanh,), ("hardtanh", "hardtanh_")),  # ReLU6 is one
+    "max pooling": ((nn.MaxPool2d,), ("max_pool2d_with_indices",)),
+    "sigmoid": ((nn.Sigmoid,), ("sigmoid", "sigmoid_")),
+    "tanh": ((nn.Tanh,), ("tanh", "tanh_")),
+    "gelu": ((nn.GELU,), ("gelu",)),
+    "silu": ((nn.SiLU,), ("silu", "silu_")),
+    "elu": ((nn.ELU,), ("elu", "elu_")),
+    "leaky_relu": ((nn.LeakyReLU,), ("leaky_relu", "leaky_relu_")),
+    "softmax": ((nn.Softmax, nn.LogSoftmax), ("_softmax", "_log_softmax")),
+}
+
+
+@dataclass(frozen=True)
+class Nonlinearities:
+    """The nonlinear operations of one pass through a network, by their names in `KINDS`."""
+
+    modules: Counter[str]  #: How often each runs as a module of its own.
+    functions: Counter[str]  #: How often each runs outside of one.
+    reused: tuple[str, ...]  #: Names of the modules, of any kind, that are called more than once.
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class says nothing of types
@@ -34,27 +47,19 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         return function(*args, **(kwargs or {}))
 
 
-def functional_operations(classifier: Classifier, images: Tensor) -> Counter[str]:
-    """How often each nonlinear operation runs outside of a module of its own, in one pass over the images."""
-    calls = Counter(kind for kind, _ in _calls(classifier, images))
-    with classifier.borrowed(), torch.enable_grad(), _Counting() as counted:
+def nonlinearities(classifier: Classifier, images: Tensor) -> Nonlinearities:
+    """Those of one pass of the first image."""
+    modules, reused = Counter[str](), list[str]()
+
+    def visit(name: str, call: int, module: nn.Module, _output: object) -> None:
+        modules.update(kind for kind, (types, _) in KINDS.items() if isinstance(module, types))
+        if call == 2:
+            reused.append(name)
+
+    with classifier.borrowed(), torch.enable_grad(), visiting(classifier, visit), _Counting() as counted:
         classifier.run(images[:1].detach().clone().requires_grad_())
-    hidden: Counter[str] = Counter()
-    for name, operations in OPERATIONS.items():
-        count = sum(counted.seen[operation] for operation in operations) - sum(calls[kind] for kind in MODULES[name])
-        if count > 0:
-            hidden[name] = count
-    return hidden
-
-
-def reused_modules(classifier: Classifier, images: Tensor) -> list[str]:
-    """Names of the modules that are called more than once in a pass."""
-    counts = Counter(name.rpartition(":")[0] for _, name in _calls(classifier, images) if ":" in name)
-    return [name for name, count in counts.items() if count > 1]
-
-
-def _calls(classifier: Classifier, images: Tensor) -> list[tuple[str, str]]:
-    """Class and name of every module call, see `Anatomy`."""
-    anatomy = examine(classifier, images[:2])
-    layers = [(layer.kind, layer.name) for layer in anatomy.layers]
-    return layers + [(call.kind, call.name) for call in anatomy.refused]
+    functions = Counter[str]()
+    for kind, (_, operations) in KINDS.items():
+        if (count := sum(counted.seen[operation] for operation in operations) - modules[kind]) > 0:
+            functions[kind] = count
+    return Nonlinearities(modules, functions, tuple(reused))
