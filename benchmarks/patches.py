@@ -1,8 +1,8 @@
 """What it is worth that the generator starts at patches of the image: an ablation.
 
 For textured shapes of 32 to 224 pixels a side, the error of the explanations of a first convolution with random
-weights. For a network of digits and one of photographs, the share of natural explanations that a judge predicts right, at each
-layer. Each is measured with patches and without.
+weights. For a network of digits and one of photographs, the share of natural explanations that a judge predicts right,
+at each layer. Each is measured with patches and without.
 """
 
 from __future__ import annotations

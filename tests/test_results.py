@@ -143,7 +143,7 @@ def test_a_shipped_classifier_has_its_record(name: str) -> None:
 
 def test_the_tables_of_patches_are_those_of_the_file() -> None:
     page, result = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/patches.json")
-    rows = {}
+    rows: dict[tuple[str | None, bool], list[str]] = {}
     for kind in ("sizes", "networks"):
         for found in result[kind]:
             shares = [layer["natural"]["value"] for layer in found.get("layers", [])[1:]]
@@ -151,6 +151,16 @@ def test_the_tables_of_patches_are_those_of_the_file() -> None:
             rows.setdefault((found.get("data"), found["patches"]), []).extend(figures)
     for (_, patches), figures in rows.items():
         assert f"| {'with patches' if patches else 'without'} | {' | '.join(figures)} |" in page
+
+
+def test_the_table_of_explainers_is_that_of_the_file() -> None:
+    page, methods = (ROOT / "docs" / "features.md").read_text(), read("benchmarks/explainers.json")["methods"]
+    for name, found in methods.items():
+        shown = (*(found["natural"][way] for way in ("deletion", "insertion")), found["attacked"]["deletion"])
+        cells = [
+            "{value:.2f} [{low:.2f}, {high:.2f}]".format(**each) for each in (*shown, found["random_weights"]["conv1"])
+        ]
+        assert f"| {name} | {' | '.join(cells)} | {1000 * found['seconds_per_image']:.2g} |" in page
 
 
 def test_the_tables_of_patching_are_those_of_the_file() -> None:

@@ -42,6 +42,10 @@ def edges(_classifier: Classifier, _layer: Layer, images: Tensor, _targets: Tens
     return images[:, 0]
 
 
+def nothing(_classifier: Classifier, _layer: Layer, images: Tensor, _targets: Tensor) -> Tensor:
+    return 0 * images[:, 0]
+
+
 def slopes(classifier: Classifier, _layer: Layer, images: Tensor, targets: Tensor) -> Tensor:
     images = images.requires_grad_()
     (found,) = torch.autograd.grad(classifier.run(images).gather(1, targets[:, None]).sum(), images)
@@ -53,13 +57,14 @@ def test_a_map_that_survives_random_weights_is_told_from_one_that_does_not() -> 
     classifier = Classifier(Tiny(size=(12, 14)))
     images, targets = torch.rand(4, 1, 12, 14), torch.tensor([0, 1, 2, 3])
     layer, before = find_layers(classifier, images)[0], classifier.state_sha256()
-    blind, seeing = (
+    blind, seeing, flat = (
         randomisation(
             Explainer(method.__name__, "", "", method, captum=False), classifier, layer, images, targets, seed=0
         )
-        for method in (edges, slopes)
+        for method in (edges, slopes, nothing)
     )
     assert [step.module for step in seeing] == ["fc2", "fc1", "conv"]
     assert all(min(step.similarity) > 0.999 for step in blind)
     assert np.mean(seeing[-1].similarity) < 0.5
+    assert all(np.isnan(step.similarity).all() for step in flat)  # a map of nothing does not pass
     assert classifier.state_sha256() == before

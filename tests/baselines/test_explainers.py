@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from interpretgan.baselines.explainers import EXPLAINERS, Explainer, ExplainerError
 from interpretgan.baselines.inversion import invert
-from interpretgan.baselines.nonlinearities import functional_operations, reused_modules
+from interpretgan.baselines.nonlinearities import nonlinearities
 from interpretgan.classifier import Classifier
+from interpretgan.errors import LabelError
 from interpretgan.layers import Layer, capture, find_layers
 from tests.networks import Functional, ReusedReLU, Tiny
 
@@ -148,15 +149,46 @@ def test_an_inversion_has_the_latent_and_is_smooth(tiny: Classifier, images: Ten
 @pytest.mark.parametrize("name", ["guided backpropagation", "deconvolution", "DeepLIFT"])
 def test_functional_relus_are_refused_by_name(name: str) -> None:
     classifier, x = Classifier(Functional()), torch.rand(2, 2, 24, 28)
-    assert functional_operations(classifier, x)["relu"] == 2
+    assert nonlinearities(classifier, x).functions["relu"] == 2
     with pytest.raises(ExplainerError, match="2 of relu called as a function"):
         explained(name, classifier, x)
 
 
+@pytest.mark.parametrize("name", ["guided backpropagation", "deconvolution"])
+def test_what_is_no_relu_is_not_taken_for_one(name: str, images: Tensor) -> None:
+    class Clamp(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.clamp(x, min=0)
+
+    class OwnReLU(nn.ReLU):
+        """Counts as one."""
+
+    def network(rectifier: nn.Module) -> Classifier:
+        return Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12 * 14, 20), rectifier, nn.Linear(20, 5)))
+
+    for rectifier, why in ((nn.GELU(), "got gelu, with which it is"), (nn.ReLU6(), "hardtanh"), (Clamp(), "1 of relu")):
+        with pytest.raises(ExplainerError, match=why):
+            explained(name, network(rectifier), images)
+    assert explained(name, network(OwnReLU()), images).shape == (2, 12, 14)
+
+
+def test_errors_that_are_no_limits_of_captum_stay_what_they_are(tiny: Classifier, images: Tensor) -> None:
+    first = find_layers(tiny, images)[0]
+    with pytest.raises(LabelError, match="labels from 0 to"):
+        BY_NAME["Grad-CAM"].explain(tiny, first, images, torch.tensor([1, 30]))
+
+    def broken(*_: object) -> Tensor:
+        raise AssertionError("a bug of ours")
+
+    with pytest.raises(AssertionError, match="a bug of ours"):
+        Explainer("own", "nothing", "none", broken, captum=False).explain(tiny, first, images, CLASSES)
+
+
 def test_modules_that_are_called_twice_are_refused_by_name() -> None:
     classifier, x = Classifier(ReusedReLU()), torch.rand(2, 1, 28, 28)
-    assert functional_operations(classifier, x) == {}
-    assert reused_modules(classifier, x) == ["features.relu1"]
+    found = nonlinearities(classifier, x)
+    assert found.functions == {}
+    assert found.reused == ("features.relu1",)
     with pytest.raises(ExplainerError, match=r"'features.relu1', which is called several times"):
         explained("DeepLIFT", classifier, x)
 

@@ -5,17 +5,16 @@ checks for saliency maps, arXiv 1810.03292).
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interpretgan.baselines.explainers import Explainer
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
-from interpretgan.layers import Layer, examine
+from interpretgan.layers import Layer
+from interpretgan.layers.hooks import visiting
 from interpretgan.statistics import Floats, spearman_rows
 
 STEPS = 20  #: Equal parts in which the pixels of an image are taken away, or put in.
@@ -71,7 +70,7 @@ class Randomised:
     """How much a map is still the same, once a module and all after it have random weights."""
 
     module: str  #: The first one that is random.
-    similarity: tuple[float, ...]  #: Spearman's correlation of the sizes in both maps, for each image.
+    similarity: tuple[float, ...]  #: Spearman's correlation of the sizes in both maps, for each image; NaN: undefined.
 
 
 def randomisation(
@@ -81,7 +80,7 @@ def randomisation(
 
     Each weight tensor gets its own values in a random order, so that their distribution stays. A map that stays as it
     was does not depend on what the network learned. An image without a defined correlation, as where a map is zero
-    everywhere, counts as 0.
+    everywhere, has NaN: such a map cannot pass.
 
     For the arguments, see `Explainer.explain`; the classifier is copied. The seed is that of the random order.
     """
@@ -94,8 +93,7 @@ def randomisation(
             with torch.no_grad():
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
         after = _sizes(explainer.explain(broken, layer, images, targets))
-        similarity = np.nan_to_num(spearman_rows(before, after))
-        found.append(Randomised(name, tuple(map(float, similarity))))
+        found.append(Randomised(name, tuple(map(float, spearman_rows(before, after)))))
     return found
 
 
@@ -104,12 +102,14 @@ def _sizes(maps: Tensor) -> Floats:
     return sizes
 
 
-def _weighted(classifier: Classifier, images: Tensor) -> Sequence[str]:
+def _weighted(classifier: Classifier, images: Tensor) -> list[str]:
     """Names of the modules with weights of their own, in the order in which they run."""
-    names = [name.rpartition(":")[0] or name for name in examine(classifier, images[:2]).order]
-    modules = dict(classifier.model.named_modules())
-    return [
-        name
-        for name in dict.fromkeys(names)
-        if name in modules and any(True for _ in modules[name].parameters(recurse=False))
-    ]
+    names: dict[str, None] = {}
+
+    def visit(name: str, _call: int, module: nn.Module, _output: object) -> None:
+        if any(True for _ in module.parameters(recurse=False)):
+            names[name] = None
+
+    with classifier.borrowed(), torch.no_grad(), visiting(classifier, visit):
+        classifier.run(images[:1])
+    return list(names)

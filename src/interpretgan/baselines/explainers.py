@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interpretgan.baselines.inversion import invert
-from interpretgan.baselines.nonlinearities import functional_operations, reused_modules
+from interpretgan.baselines.nonlinearities import KINDS, Nonlinearities, nonlinearities
 from interpretgan.classifier import Classifier
 from interpretgan.errors import InputError, in_a_line
 from interpretgan.layers import Layer, capture, replay
@@ -63,16 +63,19 @@ class Explainer:
 
         Raises:
             ExplainerError: Captum is not installed, or the network or the layer does not allow this method.
+            ImageError, LabelError: Images, or targets, that the classifier refuses.
         """
         if self.captum:
             _require_captum()
         images = classifier.check_images(images)
+        classes = classifier.check_labels(targets, images)
         with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed(), _quiet():
-            x, classes = images.detach().clone(), targets.detach().clone().to(images.device)
             try:
-                found = self.method(classifier, layer, x, classes).detach()
-            except (AssertionError, RuntimeError, NotImplementedError) as error:  # of Captum, on what it cannot do
-                expected, got = f"a network that {self.name} can explain", in_a_line(error)
+                found = self.method(classifier, layer, images.detach().clone(), classes.clone()).detach()
+            except (AssertionError, NotImplementedError) as error:
+                if not self.captum:
+                    raise
+                expected, got = f"a network that Captum's {self.name} can explain", in_a_line(error)
                 raise ExplainerError(expected=expected, got=got, do="use integrated gradients") from error
         if not bool(found.isfinite().all()):
             raise ExplainerError(expected="finite numbers", got=f"NaN or infinity of {self.name}", do="leave it out")
@@ -110,7 +113,11 @@ def _of_relus(method: str, classifier: Classifier, _layer: Layer, images: Tensor
     """Guided backpropagation or deconvolution: both change the gradient of every ReLU that is a module."""
     from captum import attr
 
-    require_modules(classifier, images, method, ("relu",))
+    found_in = nonlinearities(classifier, images)
+    _refuse_functions(found_in, method, ("relu", "hardtanh"))
+    if not found_in.modules["relu"]:
+        got = f"{', '.join(found_in.modules) or 'none'}, with which it is the plain gradient"
+        raise ExplainerError(expected=f"a network with ReLUs, for {method}", got=got, do="use integrated gradients")
     with _out_of_place(classifier):
         found: Tensor = getattr(attr, method)(classifier).attribute(images, target=targets)
     return found
@@ -142,9 +149,10 @@ def _integrated_gradients(classifier: Classifier, _layer: Layer, images: Tensor,
 def _deep_lift(classifier: Classifier, _layer: Layer, images: Tensor, targets: Tensor) -> Tensor:
     from captum.attr import DeepLift
 
-    require_modules(classifier, images, "DeepLIFT", ())
-    if reused := reused_modules(classifier, images):
-        got = f"'{reused[0]}', which is called several times"
+    found_in = nonlinearities(classifier, images)
+    _refuse_functions(found_in, "DeepLIFT", tuple(KINDS))
+    if found_in.reused:
+        got = f"'{found_in.reused[0]}', which is called several times"
         raise ExplainerError(
             expected="a network that calls each module once, for DeepLIFT", got=got, do="use integrated gradients"
         )
@@ -187,15 +195,14 @@ def _lime(classifier: Classifier, _layer: Layer, images: Tensor, targets: Tensor
     columns = torch.arange(width, device=images.device) * LIME_CELLS // width
     cells = (rows[:, None] * LIME_CELLS + columns)[None, None]
     maps = []
-    with torch.random.fork_rng(devices=[]):
-        for image, target in zip(images, targets, strict=True):  # a linear model of its own for each image
-            torch.manual_seed(0)
-            maps.append(
-                Lime(classifier, interpretable_model=SkLearnRidge(alpha=1.0)).attribute(
-                    image[None], _black(classifier, image[None]), target=target[None], feature_mask=cells,
-                    n_samples=LIME_SAMPLES, perturbations_per_eval=100,
-                )[:, 0]
-            )  # fmt: skip
+    for image, target in zip(images, targets, strict=True):  # a linear model of its own for each image
+        torch.manual_seed(0)  # the random state is given back with the classifier
+        maps.append(
+            Lime(classifier, interpretable_model=SkLearnRidge(alpha=1.0)).attribute(
+                image[None], _black(classifier, image[None]), target=target[None], feature_mask=cells,
+                n_samples=LIME_SAMPLES, perturbations_per_eval=100,
+            )[:, 0]
+        )  # fmt: skip
     return torch.cat(maps)
 
 
@@ -215,12 +222,10 @@ def _black(classifier: Classifier, images: Tensor) -> Tensor:
     return torch.full_like(images, classifier.bounds[0])
 
 
-def require_modules(classifier: Classifier, images: Tensor, method: str, operations: tuple[str, ...]) -> None:
-    """Refuse a network that calls such operations as functions: hooks on modules do not see them. `()`: any that is."""
-    hidden = functional_operations(classifier, images)
-    named: Counter[str] = Counter({name: n for name, n in hidden.items() if not operations or name in operations})
-    if named:
-        name, count = named.most_common(1)[0]
+def _refuse_functions(found: Nonlinearities, method: str, kinds: tuple[str, ...]) -> None:
+    """Refuse a network that calls operations of these kinds as functions: hooks on modules do not see them."""
+    named = Counter({kind: count for kind, count in found.functions.items() if kind in kinds})
+    for name, count in named.most_common(1):
         expected = f"a network whose nonlinear operations are modules, for {method}"
         got = f"{count} of {name} called as a function"
         raise ExplainerError(expected=expected, got=got, do="use integrated gradients, or make it a module")
