@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.classifier import Classifier, plain_torch
-from interpretgan.data import ImageData, as_source
+from interpretgan.data import ImageData, as_source, class_name
 from interpretgan.errors import ConfigError, ImageError, LabelError
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
@@ -142,7 +142,7 @@ class Explanation:
                 panel.imshow(shown, cmap="gray", vmin=0, vmax=1)
                 panel.set(xticks=[], yticks=[])
                 number = None if predictions is None else int(predictions[column, image])
-                said = "" if number is None else classes[number] if number < len(classes) else str(number)
+                said = "" if number is None else class_name(number, classes)
                 panel.set_title(f"{names[column]}\n{said}" if not place else said, fontsize=7)
         return figure
 

@@ -20,7 +20,6 @@ from interpretgan.data import ImageSet
 from interpretgan.errors import LayerError
 from interpretgan.features.exciting_patches import ExcitingPatch, exciting_patches, summary
 from interpretgan.features.findings import Findings, look_closely
-from interpretgan.features.latent_paths import latent_path
 from interpretgan.layers import capture
 from interpretgan.report import write_explanation
 from tests.report.test_browser import DESKTOP, PHONE, Browser
@@ -96,16 +95,8 @@ def test_the_path_begins_and_ends_at_the_explanations(findings: Findings) -> Non
     # What is put back is what patching put back.
     proof = findings.units["fc1"].patching
     assert proof is not None
-    assert path.patched_classified is not None
     back = (path.patched_classified == explanation.labels).tolist()
     assert back == proof.returned["responsible"][:, proof.sizes.index(proof.tenth)].tolist()
-
-
-def test_a_path_without_judge_and_units(fitted: ig.InterpretGAN, pairs: tuple[Tensor, Tensor, Tensor]) -> None:
-    path = latent_path(fitted, pairs[0], pairs[1], "pool1", frames=3)
-    assert path.shares == (0.0, 0.5, 1.0)
-    assert path.judged is None
-    assert path.patched is None
 
 
 def test_patches_excite_the_unit_and_are_all_that_it_sees(

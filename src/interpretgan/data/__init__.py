@@ -10,6 +10,7 @@ from interpretgan.data.sources import (
     TensorImages as TensorImages,
     as_image_set as as_image_set,
     as_source as as_source,
+    class_name as class_name,
     content_hash as content_hash,
     content_of as content_of,
     describe as describe,

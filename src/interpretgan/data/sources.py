@@ -283,6 +283,11 @@ def describe(images: object) -> dict[str, Any]:
     return {name: getattr(images, name) for name in known} | {"classes": list(images.classes)}
 
 
+def class_name(number: int, classes: Sequence[str]) -> str:
+    """The name of a class, or its number where there are fewer names."""
+    return classes[number] if 0 <= number < len(classes) else str(number)
+
+
 def content_hash(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> str:
     """Hash of the shape and pixels of images, and of their labels: 64 hexadecimal digits."""
     digest = hashlib.sha256(str(tuple(int(n) for n in images.shape)).encode())

@@ -43,7 +43,7 @@ class Patching:
     @property
     def tenth(self) -> int:
         """A tenth of the units, rounded up."""
-        return math.ceil(self.units / 10)
+        return a_tenth(self.units)
 
     def share(self, order: str, size: int, *, reverse: bool = False, confidence: float = 0.95) -> Interval | None:
         """Share of images whose class is back with so many units put back; with `reverse`, that turn by these alone.
@@ -77,10 +77,15 @@ class Patching:
         return intervals((weights @ areas / len(areas))[:, None], confidence)[0]
 
 
+def a_tenth(units: int) -> int:
+    """A tenth of so many units, rounded up."""
+    return math.ceil(units / 10)
+
+
 def tried_sizes(units: int) -> tuple[int, ...]:
     """Numbers of units to put back: the smallest, a tenth, and equal steps to all."""
     steps = (math.ceil(units * step / STEPS) for step in range(STEPS + 1))
-    return tuple(sorted({*range(min(units, FIRST) + 1), math.ceil(units / 10), *steps}))
+    return tuple(sorted({*range(min(units, FIRST) + 1), a_tenth(units), *steps}))
 
 
 def patch(logits: Logits, z: Tensor, changed: Tensor, true: Tensor, responsibility: Tensor, *, seed: int) -> Patching:

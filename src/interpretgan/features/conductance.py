@@ -56,13 +56,9 @@ def of_units(chosen: Tensor, latent: Tensor) -> Tensor:
 
 def rest_of_network(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor) -> Logits:
     """The network from a layer on, for latents of these images `[N, C, H, W]`."""
-    run, pair = partial(_replayed, classifier, layer), [0, -1]
+    run, pair = partial(replay, classifier, layer), [0, -1]
     one_is_enough = len(fewest_images(run, latent[pair], images[pair])) == 1
     return lambda latents, index: run(latents, images[:1] if one_is_enough else images[index])
-
-
-def _replayed(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor) -> Tensor:
-    return replay(classifier, layer, latent, images)
 
 
 def conductance(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.classifier import Classifier
-from interpretgan.data import ImageData, as_source
+from interpretgan.data import ImageData, as_source, class_name
 from interpretgan.features.conductance import by_unit
 from interpretgan.features.modified import LayerUnits
 from interpretgan.layers import Layer, capture, capturing
@@ -135,7 +135,7 @@ def _liking(patches: Sequence[ExcitingPatch], classes: Sequence[str]) -> str:
         liked = "by several classes"
     else:
         few = common[:1] if common[0][1] > 2 * len(patches) / 3 else common
-        liked = "by " + " and ".join(classes[label] if label < len(classes) else str(label) for label, _ in few)
+        liked = "by " + " and ".join(class_name(label, classes) for label, _ in few)
     return f", excited most {liked}{_place(patches)}"
 
 

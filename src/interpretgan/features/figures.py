@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from interpretgan.data import class_name
 from interpretgan.features.activation_patching import ORDERS
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _heat(panel: Axes, features: ModifiedFeatures, layer: str, classes: Sequence
     pairs = [pair for pair, _ in common]
     units = table[pairs].mean(axis=1).sort_values(ascending=False, kind="stable").index[:SHOWN_UNITS]
     drawn = panel.imshow(100 * table.loc[units, pairs].to_numpy(), cmap="Oranges", vmin=0, vmax=100, aspect="auto")
-    named = [[classes[c] if c < len(classes) else str(c) for c in pair] for pair in pairs]
+    named = [[class_name(c, classes) for c in pair] for pair in pairs]
     panel.set_xticks(range(len(pairs)), [f"{a} → {b}" for a, b in named], rotation=90, fontsize=7)
     panel.set_yticks(range(len(units)), [f"unit {unit}" for unit in units], fontsize=7)
     panel.figure.colorbar(drawn, ax=panel, label="% of images with the unit in the first tenth")

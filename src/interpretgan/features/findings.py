@@ -51,8 +51,7 @@ class Findings:
         found: dict[str, Any] = {name: value for name, value in vars(self.explanation).items() if value is not None}
         found["looked_at"] = list(self.layers)
         for layer, path in self.paths.items():
-            values = {"frames": path.frames, "classified": path.classified, "judged": path.judged}
-            found |= {f"path/{layer}/{name}": value for name, value in values.items() if value is not None}
+            found |= {f"path/{layer}/{name}": value for name, value in vars(path).items() if name != "layer"}
         for other in self.others:
             values = {name: getattr(other, name) for name in ("natural", "adversarial", "adversarial_shown")}
             found |= {f"{other.explainer.name}/{name}": value for name, value in values.items() if value is not None}
@@ -138,7 +137,9 @@ def _shown(
         return torch.stack([found[row] for row in range(len(x))])
 
     try:
-        before, after, as_shown = explain(natural, true), explain(adversarial, true), explain(adversarial, shown)
+        before, after = explain(natural, true), explain(adversarial, true)
+        # A picture shows a latent, whatever class is asked for.
+        as_shown = after if explainer.kind == "picture" else explain(adversarial, shown)
     except ExplainerError as error:
         return Shown(explainer, names, error=str(error))
     return Shown(explainer, names, before, after, as_shown, seconds=time.perf_counter() - began)

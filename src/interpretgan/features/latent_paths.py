@@ -23,10 +23,10 @@ class LatentPath:
     shares: tuple[float, ...]  #: How far along the way each frame is, 0 to 1.
     frames: Tensor  #: Explanations `[T, N, C, H, W]` of the latents on the way.
     classified: Tensor  #: The class that the rest of the network shows for each latent, int64 `[T, N]`.
-    judged: Tensor | None  #: The class that the judge predicts for each frame, int64 `[T, N]`.
-    patched: Tensor | None = None  #: Explanations `[N, C, H, W]` of `z'` with the most responsible units put back.
-    patched_classified: Tensor | None = None  #: The class that the network shows for these, int64 `[N]`.
-    patched_judged: Tensor | None = None  #: The class that the judge predicts for them, int64 `[N]`.
+    judged: Tensor  #: The class that the judge predicts for each frame, int64 `[T, N]`.
+    patched: Tensor  #: Explanations `[N, C, H, W]` of `z'` with the most responsible tenth of the units put back.
+    patched_classified: Tensor  #: The class that the network shows for these, int64 `[N]`.
+    patched_judged: Tensor  #: The class that the judge predicts for them, int64 `[N]`.
 
 
 def latent_path(
@@ -35,8 +35,8 @@ def latent_path(
     adversarial: Tensor,
     layer: str,
     *,
-    judge: Predictor | None = None,
-    units: LayerUnits | None = None,
+    judge: Predictor,
+    units: LayerUnits,
     frames: int = FRAMES,
     seed: int | None = None,
 ) -> LatentPath:
@@ -48,36 +48,26 @@ def latent_path(
         adversarial: `x'` of each.
         layer: Name of one of the interpreter's layers.
         judge: Predicts the class that each frame shows.
-        units: The same images' units at this layer: their most responsible tenth is put back, and drawn as well.
+        units: The same images' units at this layer: their most responsible tenth is put back.
         frames: How many, at least 2.
         seed: Of the noise. `None`: the interpreter's, as `explain` takes it.
     """
     classifier = interpreter.classifier
     images, adversarial = classifier.check_images(images), classifier.check_images(adversarial)
-    names = [each.name for each in interpreter.layers]
-    place = interpreter.rows[names.index(layer)]
+    place = interpreter.rows[[each.name for each in interpreter.layers].index(layer)]
     found = interpreter.distinct_layers[place]
-    (_, natural), (_, attacked) = (capture(classifier, x, [found]) for x in (images, adversarial))
-    z, changed = natural[found.name], attacked[found.name]
+    z, changed = (capture(classifier, x, [found])[1][found.name] for x in (images, adversarial))
     shares = torch.linspace(0, 1, frames).tolist()
     generator = torch.Generator().manual_seed(interpreter.seed if seed is None else seed)
     noise = interpreter.noise(len(images), generator=generator)
     logits, everyone = rest_of_network(classifier, found, z, images), torch.arange(len(images), device=z.device)
 
-    def look(latent: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        latents: list[Tensor | None] = [None] * len(interpreter.distinct_layers)
-        latents[place] = latent
+    def look(latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        picture = interpreter.draw_from(found, latent, noise)
         with torch.no_grad():
-            drawn = interpreter.network(latents, noise)
-            classes = logits(latent, everyone).argmax(dim=1)
-        return drawn, classes, None if judge is None else judge.predict(drawn)
+            return picture, logits(latent, everyone).argmax(dim=1), judge.predict(picture)
 
     drawn, classes, judged = zip(*(look(z + share * (changed - z)) for share in shares), strict=True)
-    path = LatentPath(
-        layer, tuple(shares), torch.stack(drawn), torch.stack(classes), None if judge is None else torch.stack(judged)
-    )
-    if units is None:
-        return path
-    first = torch.as_tensor(units.ranks() <= -(-units.units // 10), device=z.device)
+    first = torch.as_tensor(units.in_first_tenth(), device=z.device)
     back = look(torch.where(of_units(first, z), z, changed))
-    return LatentPath(path.layer, path.shares, path.frames, path.classified, path.judged, *back)
+    return LatentPath(layer, tuple(shares), torch.stack(drawn), torch.stack(classes), torch.stack(judged), *back)

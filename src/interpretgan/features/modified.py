@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor
 from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageData, as_source
 from interpretgan.errors import ImageError
-from interpretgan.features.activation_patching import Bools, Patching, patch
-from interpretgan.features.conductance import TOLERANCE, by_unit, conductance, rest_of_network
+from interpretgan.features.activation_patching import Bools, Patching, a_tenth, patch
+from interpretgan.features.conductance import TOLERANCE, Logits, by_unit, conductance, rest_of_network
 from interpretgan.layers import Layer, capture, examine
 from interpretgan.statistics import Floats, Integers
 
@@ -74,6 +75,10 @@ class LayerUnits:
         order = np.argsort(-self.responsibility, axis=1, kind="stable")
         places: Integers = np.argsort(order, axis=1, kind="stable") + 1
         return places
+
+    def in_first_tenth(self) -> Bools:
+        """Whether a unit is in the most responsible tenth of an image, `[N, U]`."""
+        return self.ranks() <= a_tenth(self.units)
 
     def top(self, image: int, count: int = 5) -> list[int]:
         """The units that are most responsible for one image, the first first."""
@@ -158,7 +163,7 @@ class ModifiedFeatures:
         import pandas as pd
 
         units = self[layer]
-        among = units.ranks() <= -(-units.units // 10)
+        among = units.in_first_tenth()
         pairs = sorted(
             {(int(a), int(b)) for a, b in zip(self.labels[self.turned], self.shown[self.turned], strict=True)}
         )
@@ -210,7 +215,7 @@ def modified_features(
         expected, got = f"one adversarial image per image, {tuple(images.shape)}", str(tuple(adversarial.shape))
         raise ImageError(expected=expected, got=got, do="pass x' in the order of x")
     labels = classifier.check_labels(labels, images)
-    chosen = chosen_layers(classifier, images, layers)
+    chosen = _chosen(classifier, images, layers)
     with torch.inference_mode(False), torch.enable_grad():
         images, adversarial, labels = images.detach().clone(), adversarial.detach().clone(), labels.clone()
         before, after = (_latents(classifier, x, [])[0] for x in (images, adversarial))
@@ -225,8 +230,8 @@ def modified_features(
             parts = conductance(logits, z, changed, labels, shown, tolerance=tolerance)
             proof = None
             if patching:
-                turning = rest_of_network(classifier, layer, z, images[rows] if len(rows) else images)
                 responsibility = (parts.to_shown - parts.to_true)[rows]
+                turning = partial(_of_rows, logits, rows)
                 proof = patch(turning, z[rows], changed[rows], labels[rows], responsibility, seed=seed)
             change, deviation = by_unit(changed - z).double().mean(dim=2), deviations[layer.name]
             numbers = {
@@ -238,7 +243,11 @@ def modified_features(
     return ModifiedFeatures(tuple(found), labels.cpu().numpy(), shown.cpu().numpy(), turned.cpu().numpy(), seed)
 
 
-def chosen_layers(classifier: Classifier, images: Tensor, layers: Sequence[str | Layer] | None = None) -> list[Layer]:
+def _of_rows(logits: Logits, rows: Tensor, latents: Tensor, index: Tensor) -> Tensor:
+    return logits(latents, rows[index])
+
+
+def _chosen(classifier: Classifier, images: Tensor, layers: Sequence[str | Layer] | None = None) -> list[Layer]:
     """The layers of those names, in execution order; `None`: all, each tensor once."""
     if layers is not None and layers and all(isinstance(layer, Layer) for layer in layers):
         return [layer for layer in layers if isinstance(layer, Layer)]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from interpretgan.data import class_name
 from interpretgan.errors import ConfigError, ImageError, RunFolderError, kind_of
 from interpretgan.interpreter import Explanation
 from interpretgan.statistics import Floats
@@ -141,7 +142,7 @@ def grid(
     def name(label: int | None) -> str | None:
         if label is None:
             return None
-        return classes[label] if 0 <= label < len(classes) else str(label)
+        return class_name(label, classes)
 
     numbers = [None] * count if explanation.indices is None else explanation.indices.tolist()
     shown = []

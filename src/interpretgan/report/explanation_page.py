@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interpretgan.data import class_name
 from interpretgan.features.exciting_patches import ExcitingPatch, summary
 from interpretgan.features.findings import UNITS, Findings, Shown
 from interpretgan.report.explanation_grid import MORE, Bytes, difference_picture, grid, picture
-from interpretgan.report.page import _templates
+from interpretgan.report.page import templates
 from interpretgan.statistics import Floats
 from interpretgan.store.files import atomic_write_text, write_arrays
 
-PATCHES = 6  #: Of each unit that are shown.
 FRAMED = 84  #: Pixels a side that a small image is enlarged to, so that a frame in it is thin.
 
 
@@ -33,10 +33,9 @@ def write_explanation(findings: Findings, folder: Path, names: Sequence[str], cl
     frame.insert(0, "name", [names[image] for image in frame["image"]])
     examples, scales = grid(findings.explanation, classes, len(names))
     images = [_image(findings, row, classes) for row in range(len(names))]
-    page = _templates().get_template("explanation.html.j2").render(
+    page = templates().get_template("explanation.html.j2").render(
         findings=findings, examples=examples, scales=scales, names=names, images=images,
         columns=["image", *findings.explanation.layers],
-        others=[(other, _cost(other)) for other in findings.others],
     )  # fmt: skip
     write_arrays(folder / "explanation.npz", arrays)
     atomic_write_text(folder / "explanation.csv", frame.to_csv(index=False))
@@ -44,15 +43,11 @@ def write_explanation(findings: Findings, folder: Path, names: Sequence[str], cl
     return folder / "explanation.html"
 
 
-def _cost(other: Shown) -> str:
-    return "" if other.error else f"{other.seconds:.1f} s"
-
-
 def _image(findings: Findings, row: int, classes: Sequence[str]) -> dict[str, Any]:
     """All that the page says of one image beside its grid."""
     name, features, bounds = findings.layers[row], findings.units, findings.explanation.bounds
     layer, path = features[name], findings.paths[name]
-    true, shown = (_named(int(each[row]), classes) for each in (features.labels, features.shown))
+    true, shown = (class_name(int(each[row]), classes) for each in (features.labels, features.shown))
 
     def drawn(image: Tensor) -> Bytes:
         return picture(image.double().cpu().numpy(), bounds)
@@ -73,32 +68,25 @@ def _image(findings: Findings, row: int, classes: Sequence[str]) -> dict[str, An
             "summary": summary(
                 layer, unit, image=row, patches=findings.patches[name][unit], names=(true, shown), classes=classes
             ),
-            "promoted": float(layer.to_shown[row, unit]), "taken": float(-layer.to_true[row, unit]),
+            "to_shown": float(layer.to_shown[row, unit]), "to_true": float(layer.to_true[row, unit]),
             "share": float(layer.responsibility[row, unit]) / -margin if margin else 0.0,
-            "patches": [_patch(patch, bounds, classes) for patch in findings.patches[name][unit][:PATCHES]],
+            "patches": [_patch(patch, bounds, classes) for patch in findings.patches[name][unit]],
         }
         for unit in layer.top(row, UNITS)
     ]  # fmt: skip
-    judged = [None] * len(path.shares) if path.judged is None else path.judged[:, row].tolist()
+    steps = zip(
+        [*(f"{share:.0%}" for share in path.shares), "put back"], [*path.frames[:, row], path.patched[row]],
+        [*path.judged[:, row], path.patched_judged[row]], [*path.classified[:, row], path.patched_classified[row]],
+        strict=True,
+    )  # fmt: skip
     frames = [
-        (f"{share:.0%}", drawn(frame), *(None if c is None else _named(c, classes) for c in shown_classes))
-        for share, frame, *shown_classes in zip(
-            path.shares, path.frames[:, row], judged, path.classified[:, row].tolist(), strict=True
-        )
+        (at, drawn(frame), *(class_name(int(number), classes) for number in numbers)) for at, frame, *numbers in steps
     ]
-    back = None
-    if path.patched is not None and path.patched_classified is not None:
-        by_judge = None if path.patched_judged is None else _named(int(path.patched_judged[row]), classes)
-        back = ("put back", drawn(path.patched[row]), by_judge, _named(int(path.patched_classified[row]), classes))
     return {
         "layer": name, "true": true, "shown": shown, "turned": bool(features.turned[row]), "units": units,
         "count": layer.units, "margin_change": margin, "error": float(layer.error[row]), "proof": patched,
-        "frames": frames, "back": back, "others": [_other(other, row, drawn) for other in findings.others],
+        "frames": frames, "others": [_other(other, row, drawn) for other in findings.others],
     }  # fmt: skip
-
-
-def _named(number: int, classes: Sequence[str]) -> str:
-    return classes[number] if number < len(classes) else str(number)
 
 
 def _patch(patch: ExcitingPatch, bounds: tuple[float, float], classes: Sequence[str]) -> tuple[Bytes, str]:
@@ -114,7 +102,7 @@ def _patch(patch: ExcitingPatch, bounds: tuple[float, float], classes: Sequence[
             (slice(top, top + wide), slice(left, right)), (slice(max(0, bottom - wide), bottom), slice(left, right)),
         ):  # fmt: skip
             pixels[rows, columns] = MORE
-    return pixels, _named(patch.label, classes)
+    return pixels, class_name(patch.label, classes)
 
 
 def _other(other: Shown, row: int, drawn: Any) -> dict[str, Any]:

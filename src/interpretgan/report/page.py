@@ -80,9 +80,9 @@ def write_report(
         "csv": f"data:text/csv;base64,{_base64(diagnosis.to_frame().to_csv(index=False).encode())}",
         "json": f"data:application/json;base64,{_base64(listed)}" if len(listed) <= LARGEST_JSON else "",
     }  # fmt: skip
-    templates = _templates()
-    drawing = templates.get_template("vulnerability.svg.j2").render(context)
-    page = templates.get_template("report.html.j2").render(context)
+    environment = templates()
+    drawing = environment.get_template("vulnerability.svg.j2").render(context)
+    page = environment.get_template("report.html.j2").render(context)
     if explanation is not None:
         explanation_grid.draw_explanation(explanation, folder / "figures" / "explanations.png", classes)
     atomic_write_text(folder / "figures" / "vulnerability.svg", drawing)
@@ -90,17 +90,18 @@ def write_report(
     return folder / "report.html"
 
 
-def _templates() -> jinja2.Environment:
-    templates = jinja2.Environment(
+def templates() -> jinja2.Environment:
+    """The templates of all pages, with their filters."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters.update(
+    environment.filters.update(
         percent=wording.percent, number=wording.number, figure=_figure, breakable=_breakable, duration=duration,
         fact=_fact, significant=_significant, named=_named, capitalize_first=lambda text: text[:1].upper() + text[1:],
         picture=explanation_grid.data_uri, meaning=lambda flag: wording.FLAG_MEANINGS.get(flag.code, ""),
     )  # fmt: skip
-    return templates
+    return environment
 
 
 def _figure(interval: Interval | None, scale: float = 100, digits: int = 1, *, sign: bool = False) -> Markup:
