@@ -162,7 +162,7 @@ class Classifier(nn.Module):
         cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
         self._depth += 1
         try:
-            _to_eval_mode(self.model)
+            self.model.eval()
             for parameter, _, _ in parameters:
                 parameter.requires_grad_(False)
             with _eager():
@@ -315,15 +315,10 @@ def unwrapped(model: object) -> nn.Module:
         return unwrapped(model.module)
     if not isinstance(model, nn.Module):
         raise ModelError(expected="a torch.nn.Module", got=kind_of(model), do="pass the module, not its path")
+    if any(isinstance(module, torch.fx.GraphModule) and "eval" in vars(module) for module in model.modules()):
+        got, do = "the module() of an exported program", "pass the ExportedProgram itself, not its module()"
+        raise ModelError(expected="a model with an eval mode", got=got, do=do)
     return model
-
-
-def _to_eval_mode(model: nn.Module) -> None:
-    try:
-        model.eval()
-    except NotImplementedError as error:  # the module() of an exported program
-        do = "pass the ExportedProgram itself, not its module()"
-        raise ModelError(expected="a model with an eval mode", got=in_a_line(error), do=do) from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from interpretgan.cli import run_command
 from interpretgan.errors import ConfigError
 from interpretgan.models import build_model
 from interpretgan.pipeline.inputs import Inputs
-from interpretgan.pipeline.price import StagePrice, fitted, is_long, options_of, price, table
+from interpretgan.pipeline.price import StagePrice, _kept, fitted, is_long, options_of, price, table
 from interpretgan.pipeline.settings import Settings
 from interpretgan.store.progress import Progress
 
@@ -24,7 +24,7 @@ SHORT: dict[str, Any] = {
 PRICES = [
     StagePrice("judge", 5.0, {"judge_epochs": 10.0}),
     StagePrice("generator-0", 2.0, {"generator_steps": 0.1}),
-    StagePrice("information", 1.0, {"information_steps": 0.1, "examples": 0.01}, 0, "information_steps"),
+    StagePrice("information", 1.0, {"information_steps": 0.1, "examples": 0.01}, 0, ("information_steps", 0)),
     StagePrice("diagnosis", 1.0, {"examples": 0.02}),
 ]
 DEFAULTS = {"judge_epochs": 1, "generator_steps": 300, "generator_seeds": 1, "information_steps": 400,
@@ -49,6 +49,27 @@ def test_a_budget_gives_up_no_more_than_it_must() -> None:
     assert fitted(PRICES, DEFAULTS, 45)["information_steps"] == 0
     with pytest.raises(ConfigError, match="a time budget of at least 4"):
         fitted(PRICES, DEFAULTS, 20)
+
+
+def test_generators_that_are_given_up_cost_nothing() -> None:
+    prices = [
+        *(StagePrice(f"generator-{k}", 2.0, {"generator_steps": 0.1}, 0, ("generator_seeds", k)) for k in range(5)),
+        StagePrice("diagnosis", 1.0, {"examples": 0.02}, times="generator_seeds"),
+    ]
+    values = DEFAULTS | {"generator_seeds": 5}
+    one = fitted(prices, values, 60)
+    assert one["generator_seeds"] == 1
+    assert one["generator_steps"] == 300  # what four generators cost is free for the one
+    assert sum(each.seconds(one) for each in prices) <= 60
+    assert fitted(prices, values, 1000) == values
+
+
+@pytest.mark.parametrize(
+    "record", [5, {}, {"seconds": 4200.0, "given_up": 3}, {"seconds": 4200.0, "given_up": {"examples": 1}}]
+)
+def test_a_damaged_record_of_a_budget_is_none(record: object) -> None:
+    assert _kept(record, 4200.0, DEFAULTS) is None
+    assert _kept({"seconds": 4200.0, "given_up": {"examples": [2000, 500]}}, 4200.0, DEFAULTS) == {"examples": 500}
 
 
 def test_the_price_is_near_what_the_stages_take(digits: tuple[ImageSet, ImageSet]) -> None:

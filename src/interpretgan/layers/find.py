@@ -118,10 +118,7 @@ def _trace(classifier: Classifier, image: Tensor) -> tuple[Tensor, list[_Call], 
     leaf = image.detach().clone().requires_grad_()
     with visiting(classifier, visit):
         try:
-            with (
-                torch.enable_grad(),
-                saved_tensors_hooks(lambda saved: saved.new_empty(0), lambda saved: saved),
-            ):  # the graph alone
+            with torch.enable_grad(), saved_tensors_hooks(_nothing, lambda saved: saved):  # the graph alone
                 logits = classifier.run(leaf)
         except Exception:  # noqa: BLE001  # it works without gradients, or the next line says what is wrong
             calls.clear()

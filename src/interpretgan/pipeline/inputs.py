@@ -62,6 +62,7 @@ class Inputs:
     ) -> None:
         self.settings, self.given_classifier, self.given_judge = settings, classifier, judge
         self.time_budget: dict[str, Any] | None = None  #: What was given up for one.
+        self._anatomies: dict[str, Anatomy] = {}  # by the hash of the classifier's state
         self._train, self._test, self._threat_model, self._adversarial = train, test, threat_model, adversarial
         self.device = find_device(settings.run.device) if classifier is None else classifier.device
 
@@ -207,8 +208,11 @@ class Inputs:
         return {"objective": {"name": self.settings.training.objective, **values}, **asdict(self.recipe)}
 
     def anatomy(self, classifier: Classifier) -> Anatomy:
-        """All module calls of the classifier, as built or trained."""
-        return examine(classifier, self.probe)
+        """All module calls of the classifier, as built or trained; found once for its weights."""
+        state = classifier.state_sha256()
+        if state not in self._anatomies:
+            self._anatomies[state] = examine(classifier, self.probe)
+        return self._anatomies[state]
 
     def layers(self, classifier: Classifier) -> list[Layer]:
         """The layers of the classifier to explain."""

@@ -55,16 +55,18 @@ class Networks:
         say: Say | None = None,
         on_progress: OnProgress | bool = True,
     ) -> None:
-        self._prices: list[StagePrice] = []  # that were measured for a budget
-        if "generator" in sections and inputs.settings.diagnosis.time_budget is not None:
-            inputs, self._prices = within_budget(inputs, folder)
-        self.inputs, self.settings, self.say = inputs, inputs.settings, say or say_to_stderr
-        self.seed, self.job = self.settings.run.seed, Job(on_progress)
+        self.job, self.say = Job(on_progress), say or say_to_stderr
         self.seconds = self.job.seconds
         with stage_seconds(self.seconds, "data"):
             _ = inputs.train, inputs.test
-        # A wrong setting, model, weights file or layer is told before a folder is claimed for it.
+        # A wrong setting, model, weights file or layer is told before a folder is claimed for it, or a price measured.
         self.config = inputs.config(sections)
+        self._prices: list[StagePrice] = []  # that were measured for a budget
+        if "generator" in sections and inputs.settings.diagnosis.time_budget is not None:
+            with stage_seconds(self.seconds, "price"):
+                inputs, self._prices = within_budget(inputs, folder)
+            self.config = inputs.config(sections)
+        self.inputs, self.settings, self.seed = inputs, inputs.settings, inputs.settings.run.seed
         self.folder = None if folder is None else RunFolder(folder).open(self.config)
         for flag in budget_flags(inputs):
             self.say(flag.message)
@@ -87,7 +89,8 @@ class Networks:
         if not self._prices and not is_long(self.inputs):
             return
         values = options_of(self.inputs)
-        prices = self._prices or price(self.inputs, self.folder.path if self.folder else None)
+        with stage_seconds(self.seconds, "price"):
+            prices = self._prices or price(self.inputs, self.folder.path if self.folder else None)
         self.say("\n".join(table(prices, values)))
         self.job.plan({each.stage: each.seconds(values) for each in prices})
 

@@ -57,19 +57,20 @@ class StagePrice:
     fixed: float  #: Seconds that no option lowers.
     per: Mapping[str, float] = field(default_factory=dict)  #: Seconds for each unit of an option, by its name.
     memory_mib: int = 0  #: The most memory that the process holds meanwhile.
-    without: str = ""  #: The option that leaves the stage out at 0.
+    needs: tuple[str, int] | None = None  #: An option, and the number that it must be above for there to be the stage.
+    times: str = ""  #: An option that what `per` says is multiplied by.
 
     def seconds(self, values: Mapping[str, float]) -> float:
         """With these options."""
-        if self.without and not values[self.without]:
+        if self.needs is not None and values[self.needs[0]] <= self.needs[1]:
             return 0.0
-        return self.fixed + sum(each * values[name] for name, each in self.per.items())
+        times = values[self.times] if self.times else 1
+        return self.fixed + times * sum(each * values[name] for name, each in self.per.items())
 
 
 def is_long(inputs: Inputs) -> bool:
     """Whether a run takes so long that its price is told before it starts."""
-    options = inputs.settings.generator
-    layers = 10 if options.names() is None else len(options.names() or ())
+    options, layers = inputs.settings.generator, len(inputs.layers(inputs.classifier))
     drawn = options.generator_steps * options.generator_seeds * options.images_per_layer * layers
     return drawn * math.prod(inputs.test.shape) >= LONG
 
@@ -163,7 +164,8 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
     before = stamps.before * start
     for number in range(seeds):
         if (stage := f"generator-{settings.run.seed + number}") not in there:
-            found.append(StagePrice(stage, before, {"generator_steps": stamps.step}, memory.mib))
+            per = {"generator_steps": stamps.step}
+            found.append(StagePrice(stage, before, per, memory.mib, ("generator_seeds", number)))
     if settings.information.information_steps:
         found.append(_information(inputs, classifier, train, test, "information" in there))
     if settings.diagnosis.let_in_steps and (mended := _let_in(inputs, classifier, train, test)) is not None:
@@ -210,7 +212,7 @@ def _information(inputs: Inputs, classifier: Classifier, train: ImageSet, test: 
         decoders.measure(few, on_progress=False)
         image = (time.perf_counter() - began) / len(few)
     per = {"examples": image} if there else {"information_steps": stamps.step, "examples": image}
-    return StagePrice("information", 0.0 if there else stamps.before, per, memory.mib, "information_steps")
+    return StagePrice("information", 0.0 if there else stamps.before, per, memory.mib, ("information_steps", 0))
 
 
 def _let_in(inputs: Inputs, classifier: Classifier, train: ImageSet, test: ImageSet) -> StagePrice | None:
@@ -236,7 +238,7 @@ def _let_in(inputs: Inputs, classifier: Classifier, train: ImageSet, test: Image
     step = max(0.0, seconds[1] - seconds[0]) / 2
     # Here three attacks ran, where a layer with weights needs two and one without needs one.
     attacks = max(0.0, seconds[0] - step) / 3 * (examples / len(x)) ** 0.5 * (len(layers) + weighted)
-    return StagePrice("let in", attacks, {"let_in_steps": step * weighted}, memory.mib, "let_in_steps")
+    return StagePrice("let in", attacks, {"let_in_steps": step * weighted}, memory.mib, ("let_in_steps", 0))
 
 
 def _diagnosis(inputs: Inputs, interpreter: InterpretGAN, judge: Judge, test: ImageSet) -> StagePrice:
@@ -252,10 +254,11 @@ def _diagnosis(inputs: Inputs, interpreter: InterpretGAN, judge: Judge, test: Im
         one = time.perf_counter() - began
         diagnose(interpreter, judge, few, threat_model=model, bootstrap=0, on_progress=False)
         whole = time.perf_counter() - began - one
-    seeds, examples = inputs.settings.generator.generator_seeds, min(inputs.settings.diagnosis.examples, len(test))
+    examples = min(inputs.settings.diagnosis.examples, len(test))
     checks = max(0.0, whole - one) * min(CHECKED, examples) / len(few)
     at_once = min(batch_size(test), examples) / len(few)
-    return StagePrice("diagnosis", checks, {"examples": one / len(few) * seeds}, memory.scaled(at_once))
+    per = {"examples": one / len(few)}
+    return StagePrice("diagnosis", checks, per, memory.scaled(at_once), times="generator_seeds")
 
 
 # --- a budget ----------------------------------------------------------------------------------------------------
@@ -303,9 +306,9 @@ def within_budget(inputs: Inputs, folder: Path | None) -> tuple[Inputs, list[Sta
     file = None if folder is None else folder / CONFIG_FILE
     config = read_json(file) if file is not None and file.exists() else None
     prices = list[StagePrice]()
-    known = config.get("time_budget") if isinstance(config, dict) else None
-    if known is not None and known["seconds"] == budget:
-        chosen = {**values, **{name: int(now) for name, (_, now) in known["given_up"].items()}}
+    known = _kept(config.get("time_budget") if isinstance(config, dict) else None, budget, values)
+    if known is not None:
+        chosen = {**values, **known}
     else:
         began = time.perf_counter()
         prices = price(inputs, folder)
@@ -319,6 +322,18 @@ def within_budget(inputs: Inputs, folder: Path | None) -> tuple[Inputs, list[Sta
     changed = copy.copy(inputs)
     changed.settings, changed.time_budget = settings, {"seconds": budget, "given_up": given_up}
     return changed, prices
+
+
+def _kept(record: object, budget: float, values: Mapping[str, int]) -> dict[str, int] | None:
+    """The options that a run folder took for this budget; `None` where its record says nothing of it."""
+    if not isinstance(record, dict) or record.get("seconds") != budget or not isinstance(record.get("given_up"), dict):
+        return None
+    chosen = {}
+    for name, pair in record["given_up"].items():
+        if name not in values or not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[1], int):
+            return None
+        chosen[name] = pair[1]
+    return chosen
 
 
 def budget_flags(inputs: Inputs) -> list[Flag]:

@@ -204,7 +204,7 @@ class Run(Networks):
             known = replace(known, baselines=self._baselines(known))
             known.save(file)
             return known
-        began, count = time.perf_counter(), self._examples
+        before, began, count = sum(self.seconds.values()), time.perf_counter(), self._examples
         self.tell_price()
         info, judge, interpreters = self.classifier_info(), self.judge, self.interpreters
         information, unknown = self._information(count), budget_flags(self.inputs)
@@ -235,7 +235,7 @@ class Run(Networks):
             )
         if self.settings.diagnosis.baselines:
             result = replace(result, baselines=self._baselines(result))
-        self.seconds["total"] = time.perf_counter() - began + self.seconds.get("data", 0.0)
+        self.seconds["total"] = time.perf_counter() - began + before
         measured = {"layers": self.layers_record(), "seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
         if self.inputs.time_budget is not None:
             measured["time_budget"] = self.inputs.time_budget
@@ -301,12 +301,13 @@ class Run(Networks):
         if self.folder is None:
             return
         layers = np.array(["image", *(layer.name for layer in self.layers)])
-        shown = [{"natural": p.natural, "adversarial": p.adversarial, **p.controls} for p in predictions]
-        arrays = {"labels": predictions[0].labels, "layers": layers, **shown[0]}
-        arrays["model"] = np.stack([predictions[0].model[name] for name in shown[0]])
-        for each, found in zip(shown, predictions, strict=True):
-            each |= {f"branches {layer}": patched for layer, patched in found.branches.items()}
-        arrays |= shown[0]
+        shown = [
+            {"natural": p.natural, "adversarial": p.adversarial, **p.controls}
+            | {f"branches {layer}": patched for layer, patched in p.branches.items()}
+            for p in predictions
+        ]
+        model = np.stack(list(predictions[0].model.values()))
+        arrays = {"labels": predictions[0].labels, "layers": layers, "model": model, **shown[0]}
         if len(predictions) > 1:
             arrays |= {f"{name}_all": np.stack([each[name] for each in shown]) for name in shown[0]}
         write_arrays(self.path("predictions.npz"), arrays)
