@@ -128,6 +128,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ImageError, match=r"5x6 pixels, got 7x6 in .*wide.png"):
         decode_files([tmp_path / "wide.png"], (1, 6, 5), (0.0, 1.0))
-    for name in ("text.png", "none.png"):
+    Image.new("F", (5, 6)).save(tmp_path / "float.tiff")  # which would become black
+    for name in ("text.png", "none.png", "float.tiff"):
         with pytest.raises(DataError, match=name):
             decode_files([tmp_path / name], (1, 6, 5), (0.0, 1.0))

@@ -54,9 +54,7 @@ def decode_all(source: Source, size: tuple[int, int] | None, channels: int | Non
                 image.load()
                 formats[str(image.format)] += 1
                 several = getattr(image, "is_animated", False) and image.format != "MPO"
-            if image.mode in ("I", "F") and image.format != "PPM":
-                got, do = f"32-bit pixels (mode {image.mode}) in {where}", "save them with 8 or 16 bits"
-                raise DataError(expected="pixels of a known range", got=got, do=do)
+            _require_range(image, where)
             with _decodable(where, len(labels)):
                 image = _upright(image, told)
                 if image.size != (width, height):
@@ -83,12 +81,17 @@ def decode_all(source: Source, size: tuple[int, int] | None, channels: int | Non
 def decode_files(files: Sequence[Path], shape: tuple[int, int, int], bounds: tuple[float, float]) -> Tensor:
     """Image files as float32 `[N, *shape]` within the bounds, decoded as those of a set are.
 
-    A `DataError` for a file that is no image, an `ImageError` for one of another size.
+    A `DataError` for a file that is no image or has 32-bit pixels, an `ImageError` for one of another size.
     """
     (channels, height, width), (low, high), pixels = shape, bounds, []
     for file in files:
-        with readable("an image that can be decoded", f"a missing or damaged one, {file}", Exception):
-            image = _upright(_open(file), Counter())
+        damaged = f"a missing or damaged one, {file}"
+        with readable("an image that can be decoded", damaged, Exception):
+            image = _open(file)
+            image.load()
+        _require_range(image, str(file))
+        with readable("an image that can be decoded", damaged, Exception):
+            image = _upright(image, Counter())
         if image.size != (width, height):
             expected, got = f"images of {width}x{height} pixels", f"{image.width}x{image.height} in {file}"
             raise ImageError(expected=expected, got=got, do="bring the file to that size")
@@ -131,6 +134,12 @@ def _open(content: bytes | Path) -> Image.Image:
 def _decodable(where: str, index: int) -> AbstractContextManager[None]:
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     return readable("an image that can be decoded", f"a damaged one, example {index} of {where}", Exception)
+
+
+def _require_range(image: Image.Image, where: str) -> None:
+    if image.mode in ("I", "F") and image.format != "PPM":
+        got, do = f"32-bit pixels (mode {image.mode}) in {where}", "save them with 8 or 16 bits"
+        raise DataError(expected="pixels of a known range", got=got, do=do)
 
 
 def _upright(image: Image.Image, told: Counter[str]) -> Image.Image:

@@ -25,7 +25,7 @@ from interpretgan.training.precision import Precision
 
 PROBE_IMAGES = 2  #: Images that branches are found on.
 MOST = 5  #: Branches that a block is split among, at most: with more, neighbours are taken together.
-AROUND = "skip"  #: Name of what flows around all branches of a block.
+SKIP = "skip"  #: Name of what flows around all branches of a block.
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def _block(segment: _Segment, calls: Sequence[_Call]) -> Block | None:
             name = first.name if first is last else f"{first.name} to {last.name}"
             joined.append(Branch(name, tuple(call for place in part for call in branches[place].calls)))
         branches = joined
-    around = [Branch(AROUND, ())] if segment.around else []
+    around = [Branch(SKIP, ())] if segment.around else []
     return Block(segment.end, (*around, *branches)) if len(around + branches) > 1 else None
 
 
@@ -337,21 +337,26 @@ def patched_latents(
 
 
 def predict_patched(
-    interpreter: InterpretGAN,
+    interpreters: Sequence[InterpretGAN],
     judge: Predictor,
     block: Block,
     *,
     natural: Tensor,
     adversarial: Tensor,
-    noise: Tensor,
-    precision: Precision = "fp32",
+    noises: Sequence[Tensor],
+    precisions: Sequence[Precision],
 ) -> Integers:
-    """What the judge predicts of the block's explanation for each of its `coalitions`, int64 `[2^k - 2, N]`.
+    """What the judge predicts of the block's explanations for each of its `coalitions`, int64 `[G, 2^k - 2, N]`.
 
-    Images are `[N, C, H, W]` within the bounds, and the noise of the explanations, drawn in `precision`, `[N, noise]`.
+    Images are `[N, C, H, W]` within the bounds. Each of the `G` interpreters, all of one classifier, has its own noise
+    `[N, noise]` and precision. The latents are made once for all of them.
     """
-    latents = patched_latents(interpreter.classifier, block, natural, adversarial)
-    drawn = (interpreter.draw_from(block.layer, latent, noise, precision=precision) for _, latent in latents)
-    predicted = [judge.predict(explanations) for explanations in drawn]
-    found: Integers = torch.stack(predicted).cpu().numpy()
-    return found
+    found: list[Tensor] = []
+    for _, latent in patched_latents(interpreters[0].classifier, block, natural, adversarial):
+        drawn = (
+            interpreter.draw_from(block.layer, latent, noise, precision=precision)
+            for interpreter, noise, precision in zip(interpreters, noises, precisions, strict=True)
+        )
+        found.append(torch.stack([judge.predict(explanations) for explanations in drawn]))
+    predicted: Integers = torch.stack(found, dim=1).cpu().numpy()
+    return predicted

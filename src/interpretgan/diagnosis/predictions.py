@@ -115,15 +115,15 @@ def collect(
             found.append(predict_all(judge, x, drawn))
         return torch.cat(found, dim=1).cpu().numpy()
 
-    def inside(
-        interpreter: InterpretGAN, block: Block, versions: Mapping[str, Tensor], noise: Tensor, precision: Precision
-    ) -> Integers:
-        each = (torch.split(given, at_once) for given in (versions["natural"], versions["adversarial"], noise))
+    def inside(block: Block, natural: Tensor, attacked: Tensor, noises: Sequence[Tensor]) -> Integers:
+        each = (torch.split(given, at_once) for given in (natural, attacked, *noises))
         predicted = [
-            predict_patched(interpreter, judge, block, natural=x, adversarial=attacked, noise=n, precision=precision)
-            for x, attacked, n in zip(*each, strict=True)
+            predict_patched(
+                interpreters, judge, block, natural=x, adversarial=changed, noises=ns, precisions=precisions
+            )
+            for x, changed, *ns in zip(*each, strict=True)
         ]
-        return np.concatenate(predicted, axis=1)
+        return np.concatenate(predicted, axis=2)
 
     def precision_of(interpreter: InterpretGAN, x: Tensor, n: Tensor) -> Precision:
         """Of drawing: that of the generator's training where the judge predicts the same, else the full one."""
@@ -147,12 +147,14 @@ def collect(
             model = {name: classifier.run(version).argmax(dim=1).cpu().numpy() for name, version in versions.items()}
         noises = [each.noise(len(x), generator=its) for each, its in zip(interpreters, generators, strict=True)]
         precisions = precisions or [precision_of(each, x, n) for each, n in zip(interpreters, noises, strict=True)]
-        for interpreter, n, precision, batches in zip(interpreters, noises, precisions, collected, strict=True):
+        patched = {block.layer.name: inside(block, x, attacked, noises) for block in blocks}
+        for place, batches in enumerate(collected):
+            interpreter, n, precision = interpreters[place], noises[place], precisions[place]
             shown = {name: predicted(interpreter, version, n, precision) for name, version in versions.items()}
             of_controls = {name: shown[name] for name in controls}
-            patched = {block.layer.name: inside(interpreter, block, versions, n, precision) for block in blocks}
+            branches = {layer: predicted_inside[place] for layer, predicted_inside in patched.items()}
             natural, perturbed_shown = shown["natural"], shown["adversarial"]
-            batches.append(Predictions(y.cpu().numpy(), natural, perturbed_shown, of_controls, model, patched))
+            batches.append(Predictions(y.cpu().numpy(), natural, perturbed_shown, of_controls, model, branches))
         if on_progress is not None:
             done = Predictions.pooled([batch for batches in collected for batch in batches])
             read = (done.natural == done.labels).mean(axis=1)[1:]

@@ -102,7 +102,8 @@ def evaluate(
     y = classifier.check_labels(y, x)
 
     seconds: dict[str, float] = {}
-    right = {"natural": predicted_right(classifier, x, y)}
+    predicted = torch.cat([classifier.logits(part).argmax(dim=1) for part in torch.split(x, CHECKED)])
+    right = {"natural": predicted == y}
     noisy = predicted_right(classifier, equal_norm_noise(x, tm, classifier.bounds, seed=seed), y)
     report(f"natural: {_share(right['natural'])} right, {_share(noisy)} under random noise of the same size")
     settings: dict[str, dict[str, Any]] = {}
@@ -137,8 +138,6 @@ def evaluate(
         flags += checks.search_flags(sample.accuracy, checked, pgd, largest) + black_box
     flags += checks.curve_flags([point.value for point in lines["eps"]], drawn)
     flags += checks.figure_flags(natural=natural, adversarial=worst, noise=noise.value, attacks=names, examples=count)
-    with classifier.borrowed(), torch.no_grad():
-        predicted = torch.cat([classifier.run(part).argmax(dim=1) for part in torch.split(x, CHECKED)])
     classes = describe(images).get("classes", ())
     flags = checks.class_flags(predicted.cpu().numpy(), y.cpu().numpy(), classes, confidence) + flags
     if on_examples is not None:
