@@ -29,7 +29,7 @@ from interpretgan.errors import DataError, in_a_line
 from interpretgan.models import build_model, load_classifier
 from interpretgan.pipeline.price import Stamps
 from interpretgan.pipeline.run_diagnosis import run_diagnosis
-from interpretgan.speed.flops import Flops
+from interpretgan.speed.benchmark import step_flops
 from interpretgan.store.files import write_json
 from interpretgan.store.machine import PeakMemory, describe, wait_for
 from interpretgan.training.precision import uses_bf16
@@ -44,11 +44,11 @@ TINY: dict[str, Any] = {
 """Options of the diagnoses of a trial."""
 
 
-def image_set(name: str, split: str, *, small: bool, size: int | None = None) -> ImageSet:
+def image_set(name: str, split: str, *, small: bool) -> ImageSet:
     """MNIST or CIFAR-10, or where they are not, images by chance with their shape and classes."""
-    shape = (1, 28, 28) if name == "mnist" else (3, size or 32, size or 32)
+    shape = (1, 28, 28) if name == "mnist" else (3, 32, 32)
     try:
-        if size is None and os.environ.get("INTERPRETGAN_DATA"):
+        if os.environ.get("INTERPRETGAN_DATA"):
             found = load_data(name, split)
             return found.head(100) if small else found
     except DataError:
@@ -98,23 +98,17 @@ def throughput(device: str, small: bool) -> dict[str, Any]:
     """A step of the generator against the measured peak: VGG-16 on images of CIFAR-10's shape, all layers."""
     machine = describe(device=device, repeats=3, convolutions=True, fp32="float32", bf16="bfloat16")
     images = image_set("cifar10", "train", small=True)
-    name, widths = ("vgg-small", (0.25,)) if small else ("vgg16", (1.0,))
+    name, width = ("vgg-small", 0.25) if small else ("vgg16", 1.0)
     rows = []
-    for width, per_layer in ((width, each) for width in widths for each in ((2,) if small else (8, 32))):
+    for per_layer in (2,) if small else (8, 32):
         classifier = network(name, images, device, width=width)
         config = GANConfig(steps=4 if small else 20, images_per_layer=per_layer)
         interpreter, stamps = InterpretGAN(classifier, config=config), Stamps()
         with PeakMemory(torch.device(device)) as memory:
             interpreter.fit(images, on_progress=stamps)
             wait_for(device)
-        counts = []
-        for steps in (2, 3):
-            with Flops() as counter:  # type: ignore[no-untyped-call]  # torch has no types here
-                short = GANConfig(steps=steps, images_per_layer=per_layer)
-                InterpretGAN(classifier, interpreter.layers, config=short).fit(images.head(64), on_progress=False)
-            counts.append(counter.total)
         kind = "bf16" if uses_bf16(torch.device(device), "auto") else "fp32"
-        gflops = (counts[1] - counts[0]) / 1e9
+        gflops = step_flops(classifier, interpreter.layers, images, config) / 1e9
         rows.append(
             {
                 "network": name, "width": width, "layers": len(interpreter.distinct_layers),

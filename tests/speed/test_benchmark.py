@@ -20,7 +20,7 @@ from interpretgan.speed import benchmark
 from interpretgan.speed.benchmark import ALONE, CONTENDERS, GRADIENTS, LSA, OURS, SMALL, at_equal_quality, costs
 from interpretgan.speed.one_by_one import train_alone
 from interpretgan.speed.page import rows_of, write_chart
-from interpretgan.speed.per_image import integrated_gradients, inverted
+from interpretgan.speed.per_image import integrated_gradients
 from interpretgan.store.machine import describe
 from tests.networks import Tiny
 
@@ -53,18 +53,6 @@ def test_one_generator_a_layer_stops_when_it_is_good_enough(
     assert not torch.equal(seen[0], seen[1])
     again = train_alone(classifier, layer, digits[0], steps=3, seed=0, good=lambda _: False)
     assert (again.steps, again.reached) == (3, False)
-
-
-def test_inversion_comes_nearer_to_the_latent(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
-    images = digits[1].batch(slice(0, 3))[0]
-    layer = find_layers(classifier, images)[0]
-    wanted = capture(classifier, images, [layer])[1][layer.name]
-
-    def error(steps: int) -> float:
-        found = inverted(classifier, layer, images, steps=steps)
-        return float((capture(classifier, found, [layer])[1][layer.name] - wanted).square().sum())
-
-    assert error(40) < 0.5 * error(0)
 
 
 def test_integrated_gradients_of_a_latent_add_up_to_what_it_does(

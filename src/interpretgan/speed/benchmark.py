@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from interpretgan.attacks import ThreatModel
 from interpretgan.baselines.definitions import relative_error
 from interpretgan.baselines.inputs import ScoreInputs
+from interpretgan.baselines.inversion import STEPS as INVERSION_STEPS, invert
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, TensorImages, load_data
 from interpretgan.errors import ConfigError
@@ -30,7 +31,7 @@ from interpretgan.pipeline.price import Stamps
 from interpretgan.speed.flops import Flops
 from interpretgan.speed.one_by_one import Alone, train_alone
 from interpretgan.speed.page import write_chart
-from interpretgan.speed.per_image import INVERSION_STEPS, integrated_gradients, inverted
+from interpretgan.speed.per_image import integrated_gradients
 from interpretgan.store.files import write_json
 from interpretgan.store.machine import PeakMemory, describe, wait_for
 from interpretgan.training import Natural, default_recipe, train_classifier
@@ -137,7 +138,7 @@ def at_equal_quality(
     again, repeated = ours()[1:]  # the machine may do something else meanwhile
     best, step = min(seconds, again), min(stamps.step, repeated.step)
     one_by_one = statistics.mean(row["seconds"] for row in rows) * len(layers)
-    flops = _step_flops(classifier, layers, train, config)
+    flops = step_flops(classifier, layers, train, config)
     kind = "bf16" if uses_bf16(device, config.precision) else "fp32"
     return {
         "data": test.name, "classifier": "lenet5", "layers": [layer.name for layer in layers], "judged": len(x),
@@ -165,7 +166,7 @@ def _spread(count: int, chosen: int) -> list[int]:
     return sorted({round(place * (count - 1) / max(1, chosen - 1)) for place in range(min(chosen, count))})
 
 
-def _step_flops(classifier: Classifier, layers: Sequence[Layer], images: ImageSet, config: GANConfig) -> float:
+def step_flops(classifier: Classifier, layers: Sequence[Layer], images: ImageSet, config: GANConfig) -> float:
     """Floating point operations of one training step: those of three steps less those of two."""
     few, counts = images.head(64), []
     for steps in (2, 3):
@@ -232,7 +233,7 @@ def costs(
         return {"image_seconds": took / len(few) * len(chosen)}
 
     def inversion() -> dict[str, float]:
-        took = timed(lambda: inverted(classifier, middle, few, steps=5), device) * INVERSION_STEPS / 5
+        took = timed(lambda: invert(classifier, middle, few, steps=5), device) * INVERSION_STEPS / 5
         return {"image_seconds": took / len(few) * len(chosen)}
 
     sides = {OURS: ours, ALONE: alone, LSA: lsa, GRADIENTS: gradients, INVERSION: inversion}

@@ -1,17 +1,14 @@
-"""What others do for each image and layer anew: attributions and inversion."""
+"""Attributions of a latent, which others make for each image and layer anew."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
-from interpretgan.layers import Layer, capture, capturing, replay
+from interpretgan.layers import Layer, capture, replay
 
 PATH_POINTS = 50  # of integrated gradients, Captum's own default
-INVERSION_STEPS = 200
-SMOOTHNESS = 1e-3  # weight of the total variation
 
 
 def integrated_gradients(classifier: Classifier, layer: Layer, images: Tensor, labels: Tensor) -> Tensor:
@@ -31,25 +28,3 @@ def integrated_gradients(classifier: Classifier, layer: Layer, images: Tensor, l
             latent, target=labels, additional_forward_args=(images,), n_steps=PATH_POINTS
         )
     return found
-
-
-def inverted(classifier: Classifier, layer: Layer, images: Tensor, *, steps: int = INVERSION_STEPS) -> Tensor:
-    """Images `[N, C, H, W]` whose latent is that of the given ones: Mahendran and Vedaldi, 2015.
-
-    min_x  ‖f_{<=l}(x) - z_l‖² / ‖z_l‖²  +  SMOOTHNESS · TV(x), by Adam from grey.
-    """
-    low, high = classifier.bounds
-    with classifier.borrowed():
-        wanted = capture(classifier, images, [layer])[1][layer.name].detach()
-        size = wanted.square().flatten(1).sum(dim=1).clamp_min(1e-12)
-        free = torch.zeros_like(images, requires_grad=True)
-        adam = torch.optim.Adam([free], lr=0.1)
-        for _ in range(steps):
-            x = low + (high - low) * torch.sigmoid(free)
-            with capturing(classifier, [layer]) as latents:
-                classifier.run(x)
-            error = (latents[layer.name] - wanted).square().flatten(1).sum(dim=1) / size
-            rough = x.diff(dim=2).abs().sum() + x.diff(dim=3).abs().sum()
-            (free.grad,) = torch.autograd.grad(error.sum() + SMOOTHNESS * rough, free)
-            adam.step()
-    return (low + (high - low) * torch.sigmoid(free)).detach()
