@@ -156,9 +156,9 @@ def test_patching_replaces_the_chosen_branches_and_no_others(*, in_pieces: bool)
 # --- the split ---------------------------------------------------------------------------------------------------
 
 
-def table(readings: np.ndarray, count: int) -> dict[tuple[int, ...], np.ndarray]:
-    """Readings `[2^k, N]` by coalition, in the order of a binary number."""
-    return {tuple(i for i in range(count) if chosen >> i & 1): row for chosen, row in enumerate(readings)}
+def table(predictions: np.ndarray, count: int) -> dict[tuple[int, ...], np.ndarray]:
+    """Predictions `[2^k, N]` by coalition, in the order of a binary number."""
+    return {tuple(i for i in range(count) if chosen >> i & 1): row for chosen, row in enumerate(predictions)}
 
 
 @given(st.integers(2, 4), st.integers(0, 10_000))

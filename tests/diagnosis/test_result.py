@@ -127,8 +127,10 @@ def test_branches_follow_their_block_in_the_frame() -> None:
 
 
 def test_a_notebook_shows_a_table_without_markup_from_names() -> None:
-    found = changed(flagged(), "logits", name="<script>x</script>")
+    found = with_branches(changed(flagged(), "logits", name="<script>x</script>"), "fc1")
     shown = found._repr_html_()
-    assert shown.count("<tr>") == len(found.layers) + 1
+    assert shown.count("<tr>") == len(found.layers) + 3 + 1  # three branches
+    assert "\u2003skip" in shown
+    assert "<b>" not in shown
     assert "<script>" not in shown
     assert "&lt;script&gt;" in shown

@@ -165,25 +165,29 @@ class Diagnosis(Record):
         return ""
 
     def _repr_html_(self) -> str:
-        """A table for notebooks: what each layer keeps and loses, and the warnings."""
+        """A table for notebooks: what each layer and branch keeps and loses, and the warnings."""
         from html import escape
 
-        def cells(layer: LayerResult) -> list[str]:
-            lost = layer.vulnerability
-            return [
-                layer.name, *(f"{100 * share:.1f}" for share in (layer.natural, layer.adversarial, layer.survival)),
-                f"{100 * lost.value:+.1f} [{100 * lost.low:.1f}, {100 * lost.high:.1f}]",
-                f"{100 * layer.let_in.value:.1f}" if layer.let_in else "",
-                "; ".join(flag.code for flag in layer.flags),
-            ]  # fmt: skip
+        def points(lost: Interval) -> str:
+            return f"{100 * lost.value:+.1f} [{100 * lost.low:.1f}, {100 * lost.high:.1f}]"
+
+        lines = []
+        for layer in self.layers:
+            kept = (f"{100 * share:.1f}" for share in (layer.natural, layer.adversarial, layer.survival))
+            mended = f"{100 * layer.let_in.value:.1f}" if layer.let_in else ""
+            flags = "; ".join(flag.code for flag in layer.flags)
+            lines.append([layer.name, *kept, points(layer.vulnerability), mended, flags])
+            for branch in layer.branches:
+                alone = f"{100 * branch.alone.value:.1f}"
+                lines.append([f"\u2003{branch.name}", "", "", alone, points(branch.vulnerability), "", ""])
 
         heads = ["layer", "natural right %", "attacked right %", "retained %", "vulnerability (points)"]
         heads += ["mended alone %", "warnings"]
-        rows = "".join(f"<tr><td>{'</td><td>'.join(map(escape, cells(layer)))}</td></tr>" for layer in self.layers)
-        flags = "".join(f"<li>{escape(flag.severity)}: {escape(flag.message)}</li>" for flag in self.flags)
+        rows = "".join(f"<tr><td>{'</td><td>'.join(map(escape, line))}</td></tr>" for line in lines)
+        warnings = "".join(f"<li>{escape(flag.severity)}: {escape(flag.message)}</li>" for flag in self.flags)
         title = escape(f"{self.classifier.get('name')}: {self.data.get('examples')} images")
         head = f"<tr><th>{'</th><th>'.join(heads)}</th></tr>"
-        return f"<p>{title}</p><table><thead>{head}</thead><tbody>{rows}</tbody></table><ul>{flags}</ul>"
+        return f"<p>{title}</p><table><thead>{head}</thead><tbody>{rows}</tbody></table><ul>{warnings}</ul>"
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer, intervals as `<quantity>_low` and `<quantity>_high`; a block's branches follow below it.

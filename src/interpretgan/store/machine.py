@@ -88,7 +88,7 @@ def peak_memory_mib() -> int:
 class PeakMemory(AbstractContextManager["PeakMemory"]):
     """The most memory that is held inside, of the device, or of the process where that is the CPU.
 
-    Only Linux forgets an earlier peak of the process. Elsewhere it is the peak so far.
+    Only on Linux can an earlier peak of the process be left out. Elsewhere it is the peak so far.
     """
 
     def __init__(self, device: "torch.device") -> None:
