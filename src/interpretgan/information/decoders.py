@@ -269,7 +269,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         """Errors, errors of the controls, variance, bits, and whether the probes are right, of one batch."""
         places = self._places(x)
         inputs, features = network.see(places)
-        with autocast(x.device, self.config.precision):  # as in the training; errors move by less than 1e-4 of theirs
+        with autocast(x.device, self.config.precision):  # as in the training
             decoded = network.decode(inputs).view(-1, *x.shape)
         errors = (decoded - x).double().square().sum(dim=(2, 3, 4))
         count = len(self.distinct_layers)
