@@ -17,7 +17,7 @@ import torch
 import interpretgan as ig
 from interpretgan.baselines.explainer_checks import Fidelity, fidelity, randomisation
 from interpretgan.baselines.explainers import EXPLAINERS, ExplainerError
-from interpretgan.statistics import Floats, bootstrap_weights, intervals
+from interpretgan.statistics import Floats, mean_interval
 from interpretgan.store.files import write_json
 from interpretgan.store.machine import fastest
 from interpretgan.store.provenance import package_version, provenance
@@ -29,8 +29,7 @@ LAYER = "pool2"  #: The last with maps, for Grad-CAM.
 
 def mean(values: Floats) -> dict[str, float]:
     """The mean over images with its bootstrap interval."""
-    weights = bootstrap_weights(len(values), 2000, seed=0)
-    found = intervals((weights @ values / len(values))[:, None], 0.95)[0]
+    found = mean_interval(values, 0.95, replicates=2000, seed=0)
     return {name: getattr(found, name) for name in ("value", "low", "high")}
 
 

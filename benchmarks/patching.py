@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import interpretgan as ig
 from interpretgan.features.activation_patching import ORDERS
 from interpretgan.features.modified import LayerUnits
@@ -36,7 +38,12 @@ def of_layer(layer: LayerUnits) -> dict[str, Any]:
     assert proof is not None
     within = float((layer.error <= 1e-3).mean())
     record |= {"completeness": {"largest_error": float(layer.error.max()), "within_1e-3": within}}
-    record |= {"tenth": proof.tenth, "smallest": {q: float(_quantile(proof.smallest(), q)) for q in ("0.5", "0.9")}}
+    record |= {
+        "tenth": proof.tenth,
+        "smallest": {
+            str(share): float(np.quantile(proof.smallest(), share, method="inverted_cdf")) for share in (0.5, 0.9)
+        },
+    }
     for name, reverse in (("returned", False), ("turned", True)):
         shares = {order: proof.share(order, proof.tenth, reverse=reverse, confidence=LEVEL) for order in ORDERS}
         record[name] = {order: _interval(share) for order, share in shares.items() if share is not None}
@@ -49,10 +56,6 @@ def of_layer(layer: LayerUnits) -> dict[str, Any]:
 
 def _interval(share: Interval) -> dict[str, float]:
     return {name: getattr(share, name) for name in ("value", "low", "high")}
-
-
-def _quantile(values: Any, share: str) -> float:
-    return float(sorted(values)[min(len(values) - 1, int(float(share) * len(values)))])
 
 
 def main(images: int | None = None, result: Path = RESULT, figure: Path = FIGURE) -> None:

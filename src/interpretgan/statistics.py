@@ -73,6 +73,12 @@ def intervals(replicates: Floats, confidence: float) -> list[Interval]:
     return [replace(interval, spread=float(of)) for interval, of in zip(found, spread, strict=True)]
 
 
+def mean_interval(values: Floats, confidence: float, *, replicates: int, seed: int) -> Interval:
+    """The mean of values `[N]`, with an interval that covers their choice: percentiles of a bootstrap."""
+    weights = bootstrap_weights(len(values), replicates, seed=seed)
+    return intervals((weights @ values / len(values))[:, None], confidence)[0]
+
+
 def _percentiles(value: float, replicates: Floats, confidence: float) -> Interval:
     """An estimate between percentiles of its replicates; it is never outside."""
     tail = 100 * (1 - confidence) / 2

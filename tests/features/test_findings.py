@@ -104,7 +104,7 @@ def test_patches_excite_the_unit_and_are_all_that_it_sees(
 ) -> None:
     classifier, data = fitted.classifier, digits[0].head(150)
     layer = next(layer for layer in fitted.layers if layer.name == "relu1")
-    (patches,) = exciting_patches(classifier, layer, [3], data, count=4).values()
+    patches = exciting_patches(classifier, {layer: [3]}, data, count=4)["relu1"][3]
     _, latents = capture(classifier, data.batch(range(150))[0], [layer])
     highest = latents["relu1"][:, 3].amax(dim=(1, 2))
     assert [patch.image for patch in patches] == highest.argsort(descending=True, stable=True)[:4].tolist()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.features.conductance import NUMBERS, Logits, by_unit, of_units
-from interpretgan.statistics import Floats, Integers, Interval, bootstrap_weights, intervals, wilson
+from interpretgan.statistics import Floats, Integers, Interval, mean_interval, wilson
 
 Bools = npt.NDArray[np.bool_]
 
@@ -73,8 +73,7 @@ class Patching:
         at = np.asarray(self.sizes) / self.units
         between = self.returned[ORDERS[0]].astype(np.float64) - self.returned[against]
         areas: Floats = trapezoid(between, at, axis=1)
-        weights = bootstrap_weights(len(areas), BOOTSTRAP, seed=seed)
-        return intervals((weights @ areas / len(areas))[:, None], confidence)[0]
+        return mean_interval(areas, confidence, replicates=BOOTSTRAP, seed=seed)
 
 
 def a_tenth(units: int) -> int:

@@ -1,7 +1,7 @@
 """What a unit looks for: the patches of natural images that excite it most, and what they have in common, in a line."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,31 +49,33 @@ class ExcitingPatch:
 
 
 def exciting_patches(
-    classifier: Classifier, layer: Layer, units: Sequence[int], data: ImageData, *, count: int = 6
-) -> dict[int, tuple[ExcitingPatch, ...]]:
-    """For each unit the patches of natural images, at most one an image, that excite it most, the most exciting first.
+    classifier: Classifier, units: Mapping[Layer, Sequence[int]], data: ImageData, *, count: int = 6
+) -> dict[str, dict[int, tuple[ExcitingPatch, ...]]]:
+    """For each layer, by name, and unit the patches of natural images that excite it most, the most exciting first.
 
-    A patch is the smallest box of all pixels that the unit's activation there depends on, by its gradient. The first
-    2,000 images are searched. Source: the images that network dissection shows for a unit (arXiv 1704.05796).
+    There is at most one patch an image: the smallest box of all pixels that the unit's activation there depends on, by
+    its gradient. The first 2,000 images are searched. Source: the images that network dissection shows for a unit
+    (arXiv 1704.05796).
     """
     source = as_source(data, None, classifier.bounds)
-    chosen = torch.as_tensor(list(units), dtype=torch.int64)
-    activations, places = [], []
+    highest: dict[str, list[tuple[Tensor, Tensor]]] = {layer.name: [] for layer in units}
     for index in torch.split(torch.arange(min(len(source), SEARCHED)), BATCH):
-        _, latents = capture(classifier, source.batch(index)[0].to(classifier.device), [layer])
-        highest = by_unit(latents[layer.name])[:, chosen].max(dim=2)
-        activations.append(highest.values.cpu())
-        places.append(highest.indices.cpu())
-    values, where = torch.cat(activations), torch.cat(places)
-    found = {}
-    for column, unit in enumerate(units):
-        best = values[:, column].argsort(descending=True, stable=True)[:count]
-        images, labels = source.batch(best)
-        boxes = _boxes(classifier, layer, unit, where[best, column], images.to(classifier.device))
-        found[unit] = tuple(
-            ExcitingPatch(int(number), int(label), float(values[number, column]), box, image.double().numpy())
-            for number, label, image, box in zip(best, labels, images.cpu(), boxes, strict=True)
-        )  # fmt: skip
+        _, latents = capture(classifier, source.batch(index)[0].to(classifier.device), list(units))
+        for layer, chosen in units.items():
+            most = by_unit(latents[layer.name])[:, list(chosen)].max(dim=2)
+            highest[layer.name].append((most.values.cpu(), most.indices.cpu()))
+    found: dict[str, dict[int, tuple[ExcitingPatch, ...]]] = {}
+    for layer, chosen in units.items():
+        values, places = (torch.cat(parts) for parts in zip(*highest[layer.name], strict=True))
+        of_layer = found.setdefault(layer.name, {})
+        for column, unit in enumerate(chosen):
+            best = values[:, column].argsort(descending=True, stable=True)[:count]
+            images, labels = source.batch(best)
+            boxes = _boxes(classifier, layer, unit, places[best, column], images.to(classifier.device))
+            of_layer[unit] = tuple(
+                ExcitingPatch(int(number), int(label), float(values[number, column]), box, image.double().numpy())
+                for number, label, image, box in zip(best, labels, images.cpu(), boxes, strict=True)
+            )
     return found
 
 

@@ -102,13 +102,15 @@ def look_closely(
     units = modified_features(
         classifier, images, adversarial, labels, layers=used, reference=reference, seed=interpreter.seed
     )
-    patches, paths = {}, {}
+    tops = {
+        each: {u for row, place in enumerate(places) if place == each.name for u in units[each.name].top(row, UNITS)}
+        for each in used
+    }
+    patches = exciting_patches(classifier, {each: sorted(top) for each, top in tops.items()}, reference)
+    paths = {}
     for each in used:
-        of_layer = units[each.name]
-        wanted = {u for row, place in enumerate(places) if place == each.name for u in of_layer.top(row, UNITS)}
-        patches[each.name] = exciting_patches(classifier, each, sorted(wanted), reference)
         paths[each.name] = latent_path(
-            interpreter, images, adversarial, each.name, judge=judge, units=of_layer, seed=seed
+            interpreter, images, adversarial, each.name, judge=judge, units=units[each.name], seed=seed
         )
     others, shown = list[Shown](), torch.as_tensor(units.shown)
     for explainer in explainers:
