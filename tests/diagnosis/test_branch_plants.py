@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
-from interpretgan.diagnosis.branches import find_branches
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.result import BranchResult, Diagnosis
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge
 from interpretgan.layers import examine
+from interpretgan.layers.branches import find_branches
 from interpretgan.models.architectures.vit import Patches, Position, TransformerBlock
 from interpretgan.planted.gate import Gated
 from interpretgan.planted.planting import replace_module

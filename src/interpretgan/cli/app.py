@@ -72,7 +72,7 @@ def layers(
 
     With --out, the same as layers.json in that folder.
     """
-    from interpretgan.diagnosis.branches import find_branches
+    from interpretgan.layers.branches import find_branches
     from interpretgan.pipeline.layer_choice import choose_layers
 
     with _open(Settings(data=data, model=model, run=run), TRAIN) as started:

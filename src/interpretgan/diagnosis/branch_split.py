@@ -8,10 +8,10 @@ from math import factorial
 
 import numpy as np
 
-from interpretgan.diagnosis.branches import Block
 from interpretgan.diagnosis.predictions import Predictions
 from interpretgan.diagnosis.result import BranchResult
 from interpretgan.diagnosis.vulnerability import accuracy, shares, survival, vulnerability
+from interpretgan.layers.branches import Block
 from interpretgan.statistics import Floats, Weights, intervals
 
 

@@ -12,7 +12,6 @@ from interpretgan.attacks import ThreatModel, largest_eps
 from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageData, as_source, describe
 from interpretgan.diagnosis.branch_split import branch_figures
-from interpretgan.diagnosis.branches import Block
 from interpretgan.diagnosis.controls import CONTROLS, agreement, perturbing_controls, positive_control, zero_eps_control
 from interpretgan.diagnosis.let_in import LetIn
 from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, given_adversarial
@@ -24,6 +23,7 @@ from interpretgan.information.measure import Measurement
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer
+from interpretgan.layers.branches import Block
 from interpretgan.robustness import Sample, attack_checks
 from interpretgan.statistics import bootstrap_weights, claim
 from interpretgan.store.progress import OnProgress, reporting

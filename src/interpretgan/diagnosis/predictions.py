@@ -12,9 +12,9 @@ from torch import Tensor
 from interpretgan.attacks import ThreatModel, attack, check_perturbation
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource
-from interpretgan.diagnosis.branches import Block, predict_patched
 from interpretgan.errors import ImageError, ThreatModelError
 from interpretgan.interpreter import InterpretGAN, Predictor, predict_all
+from interpretgan.layers.branches import Block, patched_latents
 from interpretgan.statistics import Integers
 from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.training.precision import Precision, uses_bf16
@@ -172,3 +172,29 @@ def _drawn_at_once(images: ImageSource, layers: int) -> int:
     """As many images as keep their explanations at so many layers below `PIXELS`."""
     pixels = images.batch(torch.tensor([0]))[0].numel()
     return max(1, PIXELS // (pixels * layers))
+
+
+def predict_patched(
+    interpreters: Sequence[InterpretGAN],
+    judge: Predictor,
+    block: Block,
+    *,
+    natural: Tensor,
+    adversarial: Tensor,
+    noises: Sequence[Tensor],
+    precisions: Sequence[Precision],
+) -> Integers:
+    """What the judge predicts of the block's explanations for each of its `coalitions`, int64 `[G, 2^k - 2, N]`.
+
+    Images are `[N, C, H, W]` within the bounds. Each of the `G` interpreters, all of one classifier, has its own noise
+    `[N, noise]` and precision. The latents are made once for all of them.
+    """
+    found: list[Tensor] = []
+    for _, latent in patched_latents(interpreters[0].classifier, block, natural, adversarial):
+        drawn = (
+            interpreter.draw_from(block.layer, latent, noise, precision=precision)
+            for interpreter, noise, precision in zip(interpreters, noises, precisions, strict=True)
+        )
+        found.append(torch.stack([judge.predict(explanations) for explanations in drawn]))
+    predicted: Integers = torch.stack(found, dim=1).cpu().numpy()
+    return predicted

@@ -31,7 +31,7 @@ def _sparse(table: object) -> object:
 class BranchResult:
     """What one branch of a block contributes to the block's row; the first three add up over the branches."""
 
-    name: str  #: Of the branch, see `interpretgan.diagnosis.branches`.
+    name: str  #: Of the branch, see `interpretgan.layers.branches`.
     modules: tuple[str, ...]  #: Its module calls; empty for what flows around the other branches.
     vulnerability: Interval  #: `V_lb`, its part of `V_l`.
     share: Interval  #: `V_lb / Σ V`, its part of the block's share.

@@ -176,9 +176,7 @@ def _collect(classifier: Classifier, rows: Tensor, calls: Sequence[_Call]) -> Te
             elif axis is None:
                 call.reason = f"no axis of its output {call.chosen.shape} follows the number of images"
             else:
-                others = [other for other in range(len(call.chosen.shape)) if other != axis]
-                shape = tuple(call.chosen.shape[other] for other in others)
-                axes = () if axis == 0 else (axis, *others)
+                shape, axes = as_latent(call.chosen.shape, axis)
                 place, called = call.chosen.place, counts[call.module]
                 call.layer = Layer(
                     call.name, call.module, call.index, call.kind, shape, calls=called, part=place, axes=axes
@@ -212,6 +210,12 @@ def _channels_to_the_front(classifier: Classifier, rows: Tensor, calls: Sequence
             shape = (layer.shape[2], *layer.shape[:2])
             call.layer = replace(layer, shape=shape, axes=(batch, channels, first, second))
             call.latents = [latent.permute(0, 3, 1, 2)]
+
+
+def as_latent(shape: tuple[int, ...], axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape of a latent without the batch axis, and the axes in their order `[N, ...]`; none if they are in it."""
+    others = [other for other in range(len(shape)) if other != axis]
+    return tuple(shape[other] for other in others), () if axis == 0 else (axis, *others)
 
 
 def batch_axis(one: tuple[int, ...], pieces: Sequence[tuple[int, ...]], images: int) -> int | None:

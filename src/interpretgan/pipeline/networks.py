@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from interpretgan.classifier import Classifier
-from interpretgan.diagnosis.branches import Block, find_branches
 from interpretgan.errors import ConfigError
 from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.layers import Anatomy, Layer, distinct
+from interpretgan.layers.branches import Block, find_branches
 from interpretgan.models import load_classifier, load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
 from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget

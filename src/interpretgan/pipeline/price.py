@@ -15,7 +15,6 @@ import torch
 from interpretgan.attacks import attack
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
-from interpretgan.diagnosis.branches import Block, find_branches
 from interpretgan.diagnosis.controls import perturbing_controls
 from interpretgan.diagnosis.diagnose import CHECKED, diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, let_in, mending_images
@@ -26,6 +25,7 @@ from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import ATTACKED, Judge
 from interpretgan.layers import distinct
+from interpretgan.layers.branches import Block, find_branches
 from interpretgan.models import load_classifier
 from interpretgan.pipeline.inputs import TRAINED, Inputs
 from interpretgan.pipeline.run_folder import CONFIG_FILE

@@ -14,14 +14,11 @@ from torch import Tensor, nn
 from interpretgan.classifier import Classifier, plain_torch, require_classifier
 from interpretgan.data import ImageData, as_source
 from interpretgan.errors import LayerError
-from interpretgan.interpreter import InterpretGAN, Predictor
-from interpretgan.layers import Anatomy, Layer, capture, capturing
-from interpretgan.layers.find import batch_axis
-from interpretgan.layers.hooks import replacing, visiting
+from interpretgan.layers.anatomy import Anatomy
+from interpretgan.layers.find import as_latent, batch_axis
+from interpretgan.layers.hooks import Layer, capture, capturing, replacing, visiting
 from interpretgan.layers.outputs import parts
 from interpretgan.layers.proof import SPREAD_TOLERANCE
-from interpretgan.statistics import Integers
-from interpretgan.training.precision import Precision
 
 PROBE_IMAGES = 2  #: Images that branches are found on.
 MOST = 5  #: Branches that a block is split among, at most: with more, neighbours are taken together.
@@ -165,10 +162,9 @@ def _calls(classifier: Classifier, probe: Tensor, noise: Tensor) -> list[_Call]:
     for call in calls:
         axis = None if call.output is None else batch_axis(tuple(call.output.shape), call.pieces, len(many))
         if axis is not None and call.output is not None:
-            others = [other for other in range(call.output.ndim) if other != axis]
-            called, shape = counts[call.module], tuple(call.output.shape[other] for other in others)
+            shape, axes = as_latent(tuple(call.output.shape), axis)
+            called = counts[call.module]
             name = f"{call.module}:{call.index}" if called > 1 else call.module
-            axes = () if axis == 0 else (axis, *others)
             call.layer = Layer(
                 name, call.module, call.index, call.kind, shape, calls=called, part=call.place, axes=axes
             )
@@ -334,29 +330,3 @@ def patched_latents(
             with capturing(classifier, [block.layer]) as latents:
                 classifier.run(adversarial if around else natural)
         yield coalition, latents[block.layer.name]
-
-
-def predict_patched(
-    interpreters: Sequence[InterpretGAN],
-    judge: Predictor,
-    block: Block,
-    *,
-    natural: Tensor,
-    adversarial: Tensor,
-    noises: Sequence[Tensor],
-    precisions: Sequence[Precision],
-) -> Integers:
-    """What the judge predicts of the block's explanations for each of its `coalitions`, int64 `[G, 2^k - 2, N]`.
-
-    Images are `[N, C, H, W]` within the bounds. Each of the `G` interpreters, all of one classifier, has its own noise
-    `[N, noise]` and precision. The latents are made once for all of them.
-    """
-    found: list[Tensor] = []
-    for _, latent in patched_latents(interpreters[0].classifier, block, natural, adversarial):
-        drawn = (
-            interpreter.draw_from(block.layer, latent, noise, precision=precision)
-            for interpreter, noise, precision in zip(interpreters, noises, precisions, strict=True)
-        )
-        found.append(torch.stack([judge.predict(explanations) for explanations in drawn]))
-    predicted: Integers = torch.stack(found, dim=1).cpu().numpy()
-    return predicted
