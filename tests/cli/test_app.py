@@ -323,7 +323,7 @@ def test_the_example_of_an_own_model_works(monkeypatch: pytest.MonkeyPatch, caps
 def test_a_dry_run_prints_the_settings_and_writes_nothing(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("interpretgan.pipeline.run_diagnosis.is_long", lambda _: False)  # see test_price.py
+    monkeypatch.setattr("interpretgan.pipeline.networks.is_long", lambda _: False)  # see test_price.py
     assert run_command([command, "--dry-run", "--seed", "7", "--out", str(tmp_path / "run")]) == 0
     assert json.loads(capsys.readouterr().out)["seed"] == 7
     assert not (tmp_path / "run").exists()
