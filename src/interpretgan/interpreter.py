@@ -208,6 +208,16 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         """Noise `n ~ N(0, I)` for `count` images, `[count, noise]`."""
         return torch.randn(count, self.config.noise, generator=generator).to(self.classifier.device)
 
+    def noise_of(self, indices: Sequence[int] | Tensor, *, seed: int | None = None) -> Tensor:
+        """Noise of the images with these numbers in their set, `[N, noise]`; of a number it is always the same.
+
+        With the default size of the noise it is that of a diagnosis. `seed=None`: the seed of this object.
+        """
+        rows = torch.as_tensor(indices, dtype=torch.int64).cpu()
+        generator = torch.Generator().manual_seed(self.seed if seed is None else seed)
+        # Torch draws 16 numbers at a time: a multiple of it begins as every longer one does.
+        return self.noise((int(rows.max()) // 16 + 1) * 16, generator=generator)[rows]
+
     def draw(self, images: Tensor, noise: Tensor, *, precision: Precision = "fp32") -> Tensor:
         """Explanations `[L, N, C, H, W]` of images `[N, C, H, W]`: `x̂_l = G_l(f_{<=l}(x), n)`, without gradient.
 
@@ -239,6 +249,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         *,
         labels: Tensor | None = None,
         judge: Predictor | None = None,
+        indices: Sequence[int] | Tensor | None = None,
         seed: int | None = None,
     ) -> Explanation:
         """Explain images, and with the same noise their adversarial counterparts.
@@ -248,6 +259,8 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             adversarial: Likewise, `x'` of each image.
             labels: True classes `[N]`, for `Explanation.turns`.
             judge: Predicts the class that each explanation shows.
+            indices: The numbers of the images in their set, `[N]`: they set the noise, so that an image looks the same
+                whatever else is explained. `None`: 0 to N - 1.
             seed: Of the noise. `None`: the seed of this object.
 
         Raises:
@@ -265,16 +278,21 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
                 raise ImageError(expected=expected, got=got, do="pass x' in the order of x")
         if labels is not None and tuple(labels.shape) != (len(images),):
             raise LabelError(expected=f"labels [{len(images)}]", got=str(tuple(labels.shape)), do="pass one per image")
+        numbers = None if indices is None else torch.as_tensor(indices, dtype=torch.int64).cpu()
+        if numbers is not None and (numbers.shape != (len(images),) or bool((numbers < 0).any())):
+            expected = f"{len(images)} numbers of images, from 0"
+            raise ConfigError(expected=expected, got=str(numbers.tolist()), do="pass one per image")
         if isinstance(judge, Judge):
             require_same_pixels(judge, self.classifier)
-        noise = self.noise(len(images), generator=torch.Generator().manual_seed(self.seed if seed is None else seed))
+        noise = self.noise_of(torch.arange(len(images)) if numbers is None else numbers, seed=seed)
         natural, perturbed = self.draw(images, noise), None if adversarial is None else self.draw(adversarial, noise)
         predicted = None if judge is None else predict_all(judge, images, natural)
         attacked = None
         if judge is not None and adversarial is not None and perturbed is not None:
             attacked = predict_all(judge, adversarial, perturbed)
         names, bounds = tuple(layer.name for layer in self.layers), self.classifier.bounds
-        return Explanation(names, images, adversarial, natural, perturbed, bounds, labels, predicted, attacked)
+        judged = (predicted, attacked)
+        return Explanation(names, images, adversarial, natural, perturbed, bounds, labels, *judged, indices=numbers)
 
     def _header(self, network: Generator) -> Header:
         return {

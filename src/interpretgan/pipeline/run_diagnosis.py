@@ -334,12 +334,14 @@ class Run(Networks):
     ) -> Findings:
         """Attack images `[N, C, H, W]`, test images as in the diagnosis, and look closely at what that modified."""
         perturb = self._perturb if indices else attacker(self.classifier, self.inputs.threat_model, seed=self.seed)
-        single = zip(torch.split(images, 1), torch.split(labels, 1), indices or range(len(images)), strict=True)
+        numbers = indices or [0] * len(images)  # each file looks as it does alone
+        single = zip(torch.split(images, 1), torch.split(labels, 1), numbers, strict=True)
         adversarial = torch.cat([perturb(image, label, index) for image, label, index in single])
-        return look_closely(
-            self.interpreters[0], self.judge, images, adversarial, labels,
+        found = look_closely(
+            self.interpreters[0], self.judge, images, adversarial, labels, indices=numbers,
             reference=self.inputs.train, layer=layer, seed=self.seed, say=self.say,
         )  # fmt: skip
+        return found if indices else replace(found, explanation=replace(found.explanation, indices=None))
 
     def telling_explanation(self) -> Explanation:
         """Examples for the report: one a class, fooled by the attack, predicted right while natural."""
@@ -351,8 +353,9 @@ class Run(Networks):
         return self._explained(images[chosen], adversarial[chosen], labels[chosen], chosen)
 
     def _explained(self, images: Tensor, adversarial: Tensor, labels: Tensor, indices: list[int]) -> Explanation:
-        found = self.interpreters[0].explain(images, adversarial, labels=labels, judge=self.judge, seed=self.seed)
-        return replace(found, indices=torch.tensor(indices))
+        return self.interpreters[0].explain(
+            images, adversarial, labels=labels, judge=self.judge, indices=indices, seed=self.seed
+        )
 
     def _telling(self, count: int) -> list[int]:
         """Of the first images, those that show most."""
