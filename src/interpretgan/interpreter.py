@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from interpretgan.gan.generator import Generator
 from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer, capture
+from interpretgan.statistics import Integers
 from interpretgan.store.network_files import Header
 from interpretgan.store.progress import OnProgress, reporting
 from interpretgan.training.precision import Precision, autocast
@@ -83,13 +85,9 @@ class Explanation:
         if self.labels is None or self.natural_predictions is None or self.adversarial_predictions is None:
             do = "call explain(images, adversarial, labels=..., judge=...)"
             raise ConfigError(expected="labels, a judge and adversarial images", got="not all of them", do=do)
-        labels = self.labels.cpu()
-        counts, right = self.natural_predictions.cpu() == labels, self.adversarial_predictions.cpu() == labels
-        # How many rows from here to the end count and are right.
-        right_from_here = (counts & right).flip(0).cumsum(dim=0).flip(0)
-        turned = counts & (right_from_here == 0)
-        names = ("image", *self.layers)
-        return tuple(names[int(column.int().argmax())] if bool(column.any()) else None for column in turned.T)
+        arrays = (self.labels, self.natural_predictions, self.adversarial_predictions)
+        names, rows = ("image", *self.layers), turn_rows(*(array.cpu().numpy() for array in arrays))
+        return tuple(None if row < 0 else names[row] for row in rows)
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each image and layer, the image itself first, with what is known of it.
@@ -307,6 +305,19 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             self.distinct_layers, tuple(header["image_shape"]), bounds=self.classifier.bounds, width=self.config.width,
             blocks=self.config.blocks, noise=self.config.noise, linear_start=self.config.linear_start,
         )  # fmt: skip
+
+
+def turn_rows(labels: Integers, natural: Integers, adversarial: Integers) -> Integers:
+    """The row at which each of `N` images turns, see `Explanation.turns`, 0 for the image itself; -1 for none: `[N]`.
+
+    `labels` are `[N]`, the judge's predictions `natural` and `adversarial` `[L + 1, N]`.
+    """
+    counts, right = natural == labels, adversarial == labels
+    # How many rows from here to the end count and are right.
+    right_from_here = (counts & right)[::-1].cumsum(axis=0)[::-1]
+    turned = counts & (right_from_here == 0)
+    rows: Integers = np.where(turned.any(axis=0), turned.argmax(axis=0), -1)
+    return rows
 
 
 def predict_all(judge: Predictor, images: Tensor, explanations: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
 from interpretgan.pipeline.price import budget_flags
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
-from interpretgan.report import load_explanation, load_predictions, save_explanation, write_report
+from interpretgan.report import redraw_report, save_explanation
+from interpretgan.report.gallery import Gallery, varied
 from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.robustness.attack_checks import class_flags, require_threat_model
 from interpretgan.store.files import write_arrays, write_json, write_npy
@@ -324,8 +325,8 @@ class Run(Networks):
         """Write report.html and its figures."""
         file = self.path("explanations.npz")
         if not file.exists():
-            save_explanation(file, self.telling_explanation())
-        return write_report(result, file.parent, load_explanation(file), load_predictions(file.parent))
+            save_explanation(file, self.telling_explanation(self.path("gallery.npz")))
+        return redraw_report(result, file.parent)
 
     # --- explanations ----------------------------------------------------------------------------------------
 
@@ -343,12 +344,22 @@ class Run(Networks):
         )  # fmt: skip
         return found if indices else replace(found, explanation=replace(found.explanation, indices=None))
 
-    def telling_explanation(self) -> Explanation:
-        """Examples for the report: one a class, fooled by the attack, predicted right while natural."""
+    def telling_explanation(self, gallery: Path | None = None) -> Explanation:
+        """Examples for the report: one a class, fooled by the attack, predicted right while natural.
+
+        `gallery` is the file for the gallery of the report, which has many of the same images; nothing is written where
+        the run has no predictions yet.
+        """
         count = min(batch_size(self.inputs.test), self._examples)
         images, labels = self.inputs.batch(range(count))
         # The first batch of the diagnosis once more: the same attack from the same starts.
         adversarial = self._perturb(images, labels, 0)
+        if gallery is not None and (shown := self._shown(count)):
+            parts = torch.split(torch.tensor(varied(*shown[:3])), max(1, count // 4))
+            explained = [
+                self._explained(images[part], adversarial[part], labels[part], part.tolist()) for part in parts
+            ]
+            Gallery.of(explained).save(gallery)
         chosen = self._telling(count)
         return self._explained(images[chosen], adversarial[chosen], labels[chosen], chosen)
 
@@ -359,13 +370,9 @@ class Run(Networks):
 
     def _telling(self, count: int) -> list[int]:
         """Of the first images, those that show most."""
-        file = self.path("predictions.npz")
-        if not file.exists():
+        if not (shown := self._shown(count)):
             return list(range(min(EXAMPLES, count)))
-        with np.load(file, allow_pickle=False) as saved:
-            labels, natural, adversarial, model = (
-                saved[name][..., :count] for name in ("labels", "natural", "adversarial", "model")
-            )
+        labels, natural, adversarial, model = shown
         clear = (natural == labels).all(axis=0) & (adversarial[0] == labels) & (model[0] == labels)
         fooled = model[1] != labels
         # Best first: fooled and clear, then fooled at all, then the rest.
@@ -374,6 +381,14 @@ class Run(Networks):
         for index in order:
             chosen.setdefault(int(labels[index]), int(index))
         return list(chosen.values())[:EXAMPLES]
+
+    def _shown(self, count: int) -> list[Any]:
+        """Labels and all predictions for the first images, natural and attacked, then the model's; empty: none yet."""
+        file = self.path("predictions.npz")
+        if not file.exists():
+            return []
+        with np.load(file, allow_pickle=False) as saved:
+            return [saved[name][..., :count] for name in ("labels", "natural", "adversarial", "model")]
 
     @property
     def _examples(self) -> int:
