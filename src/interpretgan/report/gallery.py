@@ -165,7 +165,7 @@ def _strip(pictures: Bytes, tile: tuple[int, int]) -> str:
     sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(2 * tile[0], -1, tiles.shape[-1])
     buffer = io.BytesIO()
     Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(
-        buffer, "JPEG", quality=QUALITY, subsampling=0, optimize=True
+        buffer, "JPEG", quality=QUALITY, subsampling=0
     )
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
