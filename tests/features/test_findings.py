@@ -135,6 +135,29 @@ def test_a_unit_in_a_line(findings: Findings) -> None:
     assert line == "unit 37: falls by 4.1 σ, which speaks against 4"
 
 
+def test_where_explanations_vary_other_draws_of_the_same_latents_are_shown(
+    pairs: tuple[Tensor, Tensor, Tensor], digits: tuple[ImageSet, ImageSet], findings: Findings, tmp_path: Path
+) -> None:
+    classifier = ig.load_classifier("lenet5-max")
+    layers = [layer for layer in ig.find_layers(classifier, pairs[0]) if layer.name in ("pool1", "fc1")]
+    plain, fitted = (
+        ig.InterpretGAN(
+            classifier, layers, config=ig.GANConfig(steps=40, images_per_layer=4, diversity=weight)
+        ).fit(digits[0].head(100))
+        for weight in (0.0, 1000.0)
+    )  # fmt: skip
+    judge, few = ByClassifier(classifier), digits[0].head(50)
+    found = look_closely(fitted, judge, *pairs, reference=few, layer="fc1", explainers=(INVERSION,), seed=5)
+    drawn = [found.explanation.natural_explanations, *(draw.natural_explanations for draw in found.draws)]
+    torch.testing.assert_close(drawn[1], fitted.explain(pairs[0], seed=6).natural_explanations)
+    hardly = torch.stack([plain.explain(pairs[0], seed=seed).natural_explanations for seed in range(4)])
+    assert (torch.stack(drawn).var(dim=0) > 5 * hardly.var(dim=0)).float().mean() > 0.5
+    assert found.arrays()["draws"].shape == (3, *drawn[0].shape)
+    page = write_explanation(found, tmp_path, ["a", "b"], ()).read_text()
+    assert page.count("draw 4</th>") == page.count("varies</th>") == 2
+    assert not findings.draws  # of a generator that was not trained to vary
+
+
 def test_an_unknown_layer_is_refused(
     fitted: ig.InterpretGAN, pairs: tuple[Tensor, Tensor, Tensor], digits: tuple[ImageSet, ImageSet]
 ) -> None:

@@ -20,6 +20,7 @@ from interpretgan.interpreter import Explanation, InterpretGAN, Predictor
 from interpretgan.layers import Layer
 
 UNITS = 5  #: Of each image that are looked at, the most responsible ones.
+MORE_DRAWS = 3  #: Of the same latents, where the generator was trained to vary.
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,7 @@ class Findings:
     patches: Mapping[str, Mapping[int, Sequence[ExcitingPatch]]]  #: By layer and unit: what excites it.
     paths: Mapping[str, LatentPath]  #: By layer, of all images.
     others: tuple[Shown, ...]
+    draws: tuple[Explanation, ...] = ()  #: The natural images again, with other noise; see `GANConfig.diversity`.
 
     def arrays(self) -> dict[str, Any]:
         """Everything but the units as arrays by name, for an .npz file."""
@@ -55,6 +57,8 @@ class Findings:
         for other in self.others:
             values = {name: getattr(other, name) for name in ("natural", "adversarial", "adversarial_shown")}
             found |= {f"{other.explainer.name}/{name}": value for name, value in values.items() if value is not None}
+        if self.draws:
+            found["draws"] = torch.stack([draw.natural_explanations for draw in self.draws])
         return found
 
 
@@ -96,6 +100,9 @@ def look_closely(
     if layer is not None and layer not in known:
         raise LayerError(expected=f"one of the layers {', '.join(known)}", got=f"'{layer}'", do="choose one of them")
     explanation = interpreter.explain(images, adversarial, labels=labels, judge=judge, indices=indices, seed=seed)
+    noise = interpreter.seed if seed is None else seed
+    seeds = range(noise + 1, noise + 1 + MORE_DRAWS) if interpreter.resolved_config.diversity else ()
+    draws = tuple(interpreter.explain(images, judge=judge, indices=indices, seed=each) for each in seeds)
     images, adversarial = classifier.check_images(images), classifier.check_images(adversarial)
     last = interpreter.layers[max(0, len(interpreter.layers) - 2)].name
     places = tuple(layer or (turn if turn in known else last) for turn in explanation.turns)
@@ -119,7 +126,7 @@ def look_closely(
     for explainer in explainers:
         others.append(_shown(explainer, interpreter, places, (images, adversarial), (labels, shown)))
         say(f"{explainer.name}: {others[-1].error or f'{others[-1].seconds:.1f} s'}")
-    return Findings(explanation, places, units, patches, paths, tuple(others))
+    return Findings(explanation, places, units, patches, paths, tuple(others), draws)
 
 
 def _shown(

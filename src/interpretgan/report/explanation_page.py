@@ -11,7 +11,7 @@ from torch import Tensor
 from interpretgan.data import class_name
 from interpretgan.features.exciting_patches import ExcitingPatch, summary
 from interpretgan.features.findings import UNITS, Findings, Shown
-from interpretgan.report.explanation_grid import MORE, Bytes, difference_picture, grid, picture
+from interpretgan.report.explanation_grid import MORE, Bytes, Picture, difference_picture, grid, picture
 from interpretgan.report.page import templates
 from interpretgan.statistics import Floats
 from interpretgan.store.files import atomic_write_text, write_arrays
@@ -86,7 +86,29 @@ def _image(findings: Findings, row: int, classes: Sequence[str]) -> dict[str, An
         "layer": name, "true": true, "shown": shown, "turned": bool(features.turned[row]), "units": units,
         "count": layer.units, "margin_change": margin, "error": float(layer.error[row]), "proof": patched,
         "frames": frames, "others": [_other(other, row, drawn) for other in findings.others],
+        "draws": _draws(findings, row, classes),
     }  # fmt: skip
+
+
+def _draws(findings: Findings, row: int, classes: Sequence[str]) -> dict[str, list[Picture]]:
+    """Rows of the grid: other draws of the natural latents, and by how much all draws of a layer vary."""
+    if not findings.draws:
+        return {}
+    bounds, layers = findings.explanation.bounds, findings.explanation.layers
+    stacks = [draw.natural_explanations[:, row].double().cpu().numpy() for draw in findings.draws]
+    spread = np.std([findings.explanation.natural_explanations[:, row].double().cpu().numpy(), *stacks], axis=0)
+    rows = {}
+    for number, (draw, stack) in enumerate(zip(findings.draws, stacks, strict=True), start=2):
+        predictions = draw.natural_predictions
+        said = [None] * len(layers) if predictions is None else predictions[1:, row].tolist()
+        rows[f"draw {number}"] = [
+            Picture(layer, picture(image, bounds), None if predicted is None else class_name(predicted, classes))
+            for layer, image, predicted in zip(layers, stack, said, strict=True)
+        ]
+    scale = float(spread.mean(axis=1).max())
+    varies = [difference_picture(each, scale) for each in spread]
+    rows["varies"] = [Picture(layer, pixels) for layer, pixels in zip(layers, varies, strict=True)]
+    return rows
 
 
 def _patch(patch: ExcitingPatch, bounds: tuple[float, float], classes: Sequence[str]) -> tuple[Bytes, str]:
