@@ -356,7 +356,7 @@ class Run(Networks):
         adversarial = torch.cat([perturb(image, label, index) for image, label, index in single])
         found = look_closely(
             self.interpreters[0], self.judge, images, adversarial, labels, indices=numbers,
-            reference=self.inputs.train, layer=layer, seed=self.seed, say=self.say,
+            reference=self.inputs.train, layer=layer, explainers=self.explainers, seed=self.seed, say=self.say,
         )  # fmt: skip
         return found if indices else replace(found, explanation=replace(found.explanation, indices=None))
 
