@@ -17,6 +17,7 @@ import torch
 import interpretgan as ig
 from interpretgan.baselines.explainer_checks import Fidelity, fidelity, randomisation
 from interpretgan.baselines.explainers import EXPLAINERS, ExplainerError
+from interpretgan.baselines.patterns import pattern_explainers
 from interpretgan.statistics import Floats, mean_interval
 from interpretgan.store.files import write_json
 from interpretgan.store.machine import fastest
@@ -55,7 +56,7 @@ def main(count: int = IMAGES, result: Path = RESULT) -> None:
     shown = classifier.logits(adversarial).argmax(dim=1)
     layer = next(layer for layer in ig.find_layers(classifier, images) if layer.name == LAYER)
     methods: dict[str, Any] = {}
-    for explainer in EXPLAINERS:
+    for explainer in (*EXPLAINERS, *pattern_explainers(ig.load_data("mnist", "train"))):
         if explainer.kind != "map":
             continue
         try:

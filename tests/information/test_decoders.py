@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interpretgan.baselines.explainers import ExplainerError
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, LabelError, LayerError, RunFolderError, TrainingError, WeightsError
 from interpretgan.information import Decoders, InformationConfig, LayerInformation, Measurement
+from interpretgan.information.inversion import inversion_by_decoder
 from interpretgan.layers import Layer, examine, find_layers
 from interpretgan.statistics import Interval, bootstrap_weights
 from interpretgan.store.progress import Progress
@@ -197,3 +199,20 @@ def test_a_loss_that_leaves_the_numbers_stops_the_training(
     )
     with pytest.raises(TrainingError, match="lower the learning rate"):
         Decoders(classifier, layers, config=wild).fit(digits[0])
+
+
+def test_a_decoder_inverts_a_layer_as_it_was_measured(
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet]
+) -> None:
+    train, test = digits[0].head(60), digits[1].head(6)
+    decoders = decoders_of(classifier, train).fit(train)
+    images, labels = test.batch(range(6))
+    errors = decoders.measure(test, examples=6).errors
+    explainer = inversion_by_decoder(decoders)
+    for row, each in enumerate(decoders.layers):
+        found = explainer.explain(classifier, each, images, labels)
+        assert found.shape == images.shape
+        slow = (found - images).double().square().sum(dim=(1, 2, 3)).numpy()
+        np.testing.assert_allclose(slow, errors[row + 1], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ExplainerError, match="'fc9'"):
+        explainer.explain(classifier, layer("fc9", 10), images, labels)

@@ -9,6 +9,7 @@ with an `ExplainerError` that names the reason.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from interpretgan.baselines.inversion import invert
 from interpretgan.baselines.nonlinearities import KINDS, Nonlinearities, nonlinearities
 from interpretgan.classifier import Classifier
 from interpretgan.errors import InputError, in_a_line
-from interpretgan.layers import Layer, capture, replay
+from interpretgan.layers import Layer, capture, find_layers, replay
 
 Explain = Callable[[Classifier, Layer, Tensor, Tensor], Tensor]
 
@@ -183,6 +184,37 @@ def _grad_cam(classifier: Classifier, layer: Layer, images: Tensor, targets: Ten
     return F.interpolate(weighted, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
+def _cam(classifier: Classifier, _layer: Layer, images: Tensor, targets: Tensor) -> Tensor:
+    """The last maps, weighted by what the logit reads of their means: defined where it reads nothing else of them."""
+    maps = [
+        layer for layer in find_layers(classifier, images) if len(layer.shape) == 3 and math.prod(layer.shape[1:]) > 1
+    ]
+    if maps:
+        latent = capture(classifier, images, [maps[-1]])[1][maps[-1].name].detach()
+
+        def gradient(at: Tensor) -> Tensor:
+            at = at.clone().requires_grad_()
+            logits = replay(classifier, maps[-1], at, images).gather(1, targets[:, None])
+            return torch.autograd.grad(logits.sum(), at)[0]
+
+        # One linear layer after a mean over places: the same gradient everywhere, whatever the maps are. Those far from
+        # zero, and their opposites, leave no unit of a further layer on its side.
+        slopes = gradient(latent)
+        weights = slopes.sum(dim=(2, 3), keepdim=True)
+        means = (weights / math.prod(maps[-1].shape[1:])).expand_as(slopes)
+        close = 1e-4 * float(means.abs().max())
+        torch.manual_seed(0)  # the random state is given back with the classifier
+        far = (
+            1e3 * float(latent.abs().max()) * (torch.randn_like(latent[:, :, :1, :1]) + 0.3 * torch.randn_like(latent))
+        )
+        if all(torch.allclose(each, means, rtol=0, atol=close) for each in (slopes, gradient(far), gradient(-far))):
+            return F.interpolate(
+                (weights * latent).sum(dim=1, keepdim=True), size=images.shape[2:], mode="bilinear", align_corners=False
+            )[:, 0]
+    expected = "a network that ends in global average pooling and one linear layer, for CAM"
+    raise ExplainerError(expected=expected, got="another end", do="use Grad-CAM")
+
+
 # --- what is missing when a part of the image is taken away ------------------------------------------------------
 
 
@@ -246,6 +278,8 @@ EXPLAINERS = (
     Explainer("DeepLIFT", "differences to black, carried back layer by layer", "arXiv 1704.02685", _deep_lift),
     Explainer("Grad-CAM", "the layer's maps, weighted by their mean gradient", "arXiv 1610.02391", _grad_cam,
               signed=False, uses_layer=True, needs_maps=True, captum=False),
+    Explainer("CAM", "the last maps, weighted by what the logit reads of their means", "arXiv 1512.04150", _cam,
+              captum=False),
     Explainer("LIME", "a linear model of cells that are switched off", "arXiv 1602.04938", _lime),
     Explainer("occlusion", "what the logit loses when a window is black", "arXiv 1311.2901", _occlusion),
     Explainer("inversion", "a smooth image with the latent of the layer", "arXiv 1412.0035", _inversion, "picture",

@@ -15,6 +15,7 @@ from interpretgan.diagnosis.branch_split import branch_figures
 from interpretgan.diagnosis.controls import CONTROLS, agreement, perturbing_controls, positive_control, zero_eps_control
 from interpretgan.diagnosis.let_in import LetIn
 from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, given_adversarial
+from interpretgan.diagnosis.realism import Realism
 from interpretgan.diagnosis.reliability import diagnosis_flags, layer_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.diagnosis.vulnerability import layer_figures
@@ -50,6 +51,7 @@ def diagnose(
     classifier_info: Mapping[str, Any] | None = None,
     information: Measurement | None = None,
     let_in: LetIn | None = None,
+    realism: Realism | None = None,
     blocks: Sequence[Block] = (),
     on_progress: OnProgress | bool = True,
     on_predictions: Callable[[list[Predictions]], None] | None = None,
@@ -73,6 +75,7 @@ def diagnose(
         classifier_info: Kept in the record, beside the model's class and size.
         information: What `Decoders` measured at the same layers, on the same examples. `None`: nothing.
         let_in: What `let_in` found at the same layers: where the perturbation is let in. `None`: nothing.
+        realism: What `measure_realism` found at the same layers. `None`: nothing.
         blocks: Layers that follow from several branches, as `find_branches` finds them among the distinct layers of the
             interpreter; the vulnerability of each is split among its branches.
         on_progress: Told how many examples are done; see `interpretgan.store.progress.OnProgress`.
@@ -80,8 +83,8 @@ def diagnose(
 
     Raises:
         ImageError, LabelError: Images, adversarial images or labels that do not fit.
-        ConfigError: No examples, a judge of other bounds, or interpreters, information, `let_in` or blocks of different
-            layers.
+        ConfigError: No examples, a judge of other bounds, or interpreters, information, `let_in`, realism or blocks of
+            different layers.
         ThreatModelError: No threat model, or adversarial images that do not keep to it.
         ModelError, LayerError: A model that stays in train mode, or whose logits do not follow from a layer.
     """
@@ -105,6 +108,9 @@ def diagnose(
     if let_in is not None and let_in.layers != (wanted := tuple(x.name for x in interpreters[0].distinct_layers)):
         expected, got = f"what was found at {', '.join(wanted)}", ", ".join(let_in.layers)
         raise ConfigError(expected=expected, got=got, do="call let_in with the distinct layers of the interpreter")
+    if realism is not None and len(realism.layers) != len(layers):
+        expected, got = f"realism of {len(layers)} layers", f"of {len(realism.layers)}"
+        raise ConfigError(expected=expected, got=got, do="measure it with the interpreter that is diagnosed")
     if strangers := [block.layer.name for block in blocks if block.layer not in interpreters[0].distinct_layers]:
         expected, got = f"blocks among {', '.join(names)}", ", ".join(strangers)
         raise ConfigError(expected=expected, got=got, do="call find_branches with the interpreter's distinct_layers")
@@ -157,6 +163,10 @@ def diagnose(
         scores = (None, *(let_in.scores[place] for place in interpreters[0].rows))
         rows = [dataclasses.replace(row, let_in=score) for row, score in zip(rows, scores, strict=True)]
 
+    if realism is not None:
+        distances = (realism.natural, *realism.layers)
+        rows = [dataclasses.replace(row, realism=each) for row, each in zip(rows, distances, strict=True)]
+
     for block in blocks:
         place = 1 + interpreters[0].rows.index(interpreters[0].distinct_layers.index(block.layer))
         branches = branch_figures(predictions, block, place, weights, confidence)
@@ -183,6 +193,7 @@ def diagnose(
         classifier={"name": classifier.name, "parameters": parameters, **(classifier_info or {})},
         data={"examples": count, **describe(images)},
         threat_model=threat_model.to_dict(), accuracy=accuracy, layers=tuple(rows), controls=controls, let_in=let_in,
+        realism=realism,
         judge={"name": judge.name, "natural": judge.natural, "adversarial": judge.adversarial},
         provenance={
             **provenance(seed, device=str(classifier.device)),

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from interpretgan.attacks.threat_model import NORMS
 from interpretgan.baselines.layer_scores import MeasuredScore
 from interpretgan.diagnosis.let_in import LetIn
+from interpretgan.diagnosis.realism import Realism
 from interpretgan.errors import Flag, kind_of
 from interpretgan.statistics import Interval
 from interpretgan.store.records import Record
@@ -76,6 +77,9 @@ class LayerResult:
     #: Where the perturbation is let in: how much of what the attack takes comes back when this layer alone is mended, 0
     #: to 1. `None` for the image, and where that was not asked.
     let_in: Interval | None = None
+    #: How far its explanations are from natural images, 0 where they are as real; of the image: how far other natural
+    #: images are. `None`: not measured; see `interpretgan.diagnosis.realism`.
+    realism: Interval | None = None
     #: The share of the loss that lands on this layer where from it on the latent is that of an image of another class:
     #: the positive control, which must be 1. `None` for the image, and where all images are of one class.
     positive: float | None = None
@@ -116,6 +120,7 @@ class Diagnosis(Record):
     judge: Mapping[str, Any]
     flags: tuple[Flag, ...] = ()  #: What warns of the whole.
     let_in: LetIn | None = None  #: What the `let_in` of the rows follow from, and whether one stands out.
+    realism: Realism | None = None  #: What the `realism` of the rows rests on, and its controls.
     provenance: Mapping[str, Any] = field(default_factory=dict)  #: Seeds, versions, device, date.
     baselines: tuple[MeasuredScore, ...] = ()  #: Other scores of the layers, a value each; empty: not measured.
 
@@ -158,6 +163,7 @@ class Diagnosis(Record):
             (any(not _counted(layer.transitions) for layer in self.layers), "layers.transitions"),
             (any(len(values) != count - 1 for values in measured), "baselines.values"),
             (mended and not len(mended.layers) == len(mended.scores) >= 1, "let_in"),
+            (self.realism and any(layer.realism is None for layer in self.layers), "layers.realism"),
             (mended and any(layer.let_in is None for layer in self.layers[1:]), "layers.let_in"),
         ):
             if wrong:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.baselines.explainers import EXPLAINERS, Explainer, ExplainerError
+from interpretgan.baselines.patterns import pattern_explainers
 from interpretgan.data import ImageData
 from interpretgan.errors import LayerError
 from interpretgan.features.exciting_patches import ExcitingPatch, exciting_patches
@@ -71,7 +72,7 @@ def look_closely(
     *,
     reference: ImageData,
     layer: str | None = None,
-    explainers: Sequence[Explainer] = EXPLAINERS,
+    explainers: Sequence[Explainer] | None = None,
     indices: Sequence[int] | None = None,
     seed: int | None = None,
     say: Callable[[str], None] | None = None,
@@ -87,7 +88,8 @@ def look_closely(
         reference: Natural images with their classes, for the deviation of units and the patches that excite them.
         layer: The layer to look at. `None`: for each image the one where it turns, and where it turns at none or as an
             image, the last before the logits.
-        explainers: Other methods to show; one that the network does not allow leaves its reason.
+        explainers: Other methods to show; one that the network does not allow leaves its reason. `None`: those of
+            `EXPLAINERS`, and the two of `pattern_explainers`.
         indices: The numbers of the images in their set, see `InterpretGAN.explain`.
         seed: Of the noise. `None`: the interpreter's.
         say: Told in a line what happens.
@@ -123,7 +125,7 @@ def look_closely(
             judge=judge, units=units[each.name], indices=indices, seed=seed,
         )  # fmt: skip
     others, shown = list[Shown](), torch.as_tensor(units.shown)
-    for explainer in explainers:
+    for explainer in (*EXPLAINERS, *pattern_explainers(reference)) if explainers is None else explainers:
         others.append(_shown(explainer, interpreter, places, (images, adversarial), (labels, shown)))
         say(f"{explainer.name}: {others[-1].error or f'{others[-1].seconds:.1f} s'}")
     return Findings(explanation, places, units, patches, paths, tuple(others), draws)

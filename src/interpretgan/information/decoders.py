@@ -206,6 +206,14 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         self._network = network.eval().requires_grad_(False)
         return self
 
+    @torch.no_grad()
+    def decode(self, layer: Layer, latent: Tensor) -> Tensor:
+        """The estimate of `E[x|z_l]`, `[N, C, H, W]`, from latents `[N, *shape]` of one of the distinct layers."""
+        network, others = self.network, [None] * len(self.network.controls)
+        inputs = [*(latent if each == layer else None for each in self.distinct_layers), *others]
+        drawn: Tensor = network.decoder(inputs, latent.new_zeros(len(latent), 1, dtype=torch.float32))
+        return (network.mean_image + drawn).clamp(*network.bounds)
+
     def _places(self, x: Tensor) -> list[Tensor]:
         """Images, and their latents at every layer."""
         _, latents = capture(self.classifier, x, self.distinct_layers)

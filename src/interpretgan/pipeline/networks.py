@@ -12,9 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from interpretgan.baselines.explainers import EXPLAINERS, Explainer
+from interpretgan.baselines.patterns import pattern_explainers
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
 from interpretgan.information import Decoders
+from interpretgan.information.inversion import inversion_by_decoder
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.layers import Anatomy, Layer, distinct
@@ -316,6 +319,14 @@ class Networks:
             lambda file: InterpretGAN.load(file, self.classifier),
             InterpretGAN.save,
         )
+
+    @property
+    def explainers(self) -> tuple[Explainer, ...]:
+        """Other explainers for `look_closely`; inversion by a decoder where this run has trained some."""
+        found = (*EXPLAINERS, *pattern_explainers(self.inputs.train))
+        if self.folder is None or not self.path("information.safetensors").exists() or self.decoders is None:
+            return found
+        return (*found, inversion_by_decoder(self.decoders))
 
     @cached_property
     def decoders(self) -> Decoders | None:

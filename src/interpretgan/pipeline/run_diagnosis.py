@@ -22,6 +22,7 @@ from interpretgan.data import ImageData, as_image_set, read_images
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
 from interpretgan.diagnosis.predictions import BATCH, Perturb, Predictions, attacker, batch_size, given_adversarial
+from interpretgan.diagnosis.realism import LEAST, Realism, independent_network, measure_realism
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, ModelError, kind_of
 from interpretgan.features.findings import Findings, look_closely
@@ -34,7 +35,7 @@ from interpretgan.pipeline.networks import Networks, Say
 from interpretgan.pipeline.price import budget_flags
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
 from interpretgan.report import redraw_report, save_explanation
-from interpretgan.report.gallery import Gallery, varied
+from interpretgan.report.gallery import Gallery, telling, varied
 from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.robustness.attack_checks import class_flags, require_threat_model
 from interpretgan.store.files import write_arrays, write_json, write_npy
@@ -215,6 +216,7 @@ class Run(Networks):
             self.say(f"mending is left out: {error}")
             let_in = None
             unknown.append(LET_IN_UNKNOWN(reason=f"{error.expected}, got {error.got}"))
+        realism = self._realism(count)
         self.say(f"explaining {count} images, natural, adversarial and of controls, at {len(self.layers)} layers")
         with self.job.stage("diagnosis") as report:
             result = diagnose(
@@ -230,6 +232,7 @@ class Run(Networks):
                 classifier_info=info,
                 information=information,
                 let_in=let_in,
+                realism=realism,
                 blocks=self.blocks,
                 on_progress=report,
                 on_predictions=self._keep_predictions,
@@ -297,6 +300,19 @@ class Run(Networks):
                 bootstrap=options.bootstrap, confidence=options.confidence, on_progress=report,
             )  # fmt: skip
 
+    def _realism(self, count: int) -> Realism | None:
+        """How real explanations look to a network that took no part, where the package has one of these data."""
+        networks = (self.classifier, self.judge.classifier, self.recognition_network)
+        found = independent_network(self.inputs.train, networks)
+        if found is None or count < 2 * LEAST:
+            return None
+        with self.job.stage("realism"):
+            name, network = found
+            return measure_realism(
+                self.interpreters[0], self.inputs.test, network,
+                name=name, examples=count, seed=self.seed, confidence=self.settings.diagnosis.confidence,
+            )  # fmt: skip
+
     def _keep_predictions(self, predictions: list[Predictions]) -> None:
         """All predictions, class numbers per layer and image, so that other statistics need no new attack."""
         if self.folder is None:
@@ -340,7 +356,7 @@ class Run(Networks):
         adversarial = torch.cat([perturb(image, label, index) for image, label, index in single])
         found = look_closely(
             self.interpreters[0], self.judge, images, adversarial, labels, indices=numbers,
-            reference=self.inputs.train, layer=layer, seed=self.seed, say=self.say,
+            reference=self.inputs.train, layer=layer, explainers=self.explainers, seed=self.seed, say=self.say,
         )  # fmt: skip
         return found if indices else replace(found, explanation=replace(found.explanation, indices=None))
 
@@ -354,13 +370,16 @@ class Run(Networks):
         images, labels = self.inputs.batch(range(count))
         # The first batch of the diagnosis once more: the same attack from the same starts.
         adversarial = self._perturb(images, labels, 0)
-        if gallery is not None and (shown := self._shown(count)):
-            parts = torch.split(torch.tensor(varied(*shown[:3])), max(1, count // 4))
+        shown = self._shown(count)
+        if gallery is not None and shown:
+            parts = torch.split(
+                torch.tensor(varied(shown["labels"], shown["natural"], shown["adversarial"])), max(1, count // 4)
+            )
             explained = [
                 self._explained(images[part], adversarial[part], labels[part], part.tolist()) for part in parts
             ]
             Gallery.of(explained).save(gallery)
-        chosen = self._telling(count)
+        chosen = telling(**shown, count=EXAMPLES) if shown else list(range(min(EXAMPLES, count)))
         return self._explained(images[chosen], adversarial[chosen], labels[chosen], chosen)
 
     def _explained(self, images: Tensor, adversarial: Tensor, labels: Tensor, indices: list[int]) -> Explanation:
@@ -368,27 +387,13 @@ class Run(Networks):
             images, adversarial, labels=labels, judge=self.judge, indices=indices, seed=self.seed
         )
 
-    def _telling(self, count: int) -> list[int]:
-        """Of the first images, those that show most."""
-        if not (shown := self._shown(count)):
-            return list(range(min(EXAMPLES, count)))
-        labels, natural, adversarial, model = shown
-        clear = (natural == labels).all(axis=0) & (adversarial[0] == labels) & (model[0] == labels)
-        fooled = model[1] != labels
-        # Best first: fooled and clear, then fooled at all, then the rest.
-        order = np.argsort(-(2 * (fooled & clear) + fooled), kind="stable")
-        chosen: dict[int, int] = {}
-        for index in order:
-            chosen.setdefault(int(labels[index]), int(index))
-        return list(chosen.values())[:EXAMPLES]
-
-    def _shown(self, count: int) -> list[Any]:
+    def _shown(self, count: int) -> dict[str, Any]:
         """Labels and all predictions for the first images, natural and attacked, then the model's; empty: none yet."""
         file = self.path("predictions.npz")
         if not file.exists():
-            return []
+            return {}
         with np.load(file, allow_pickle=False) as saved:
-            return [saved[name][..., :count] for name in ("labels", "natural", "adversarial", "model")]
+            return {name: saved[name][..., :count] for name in ("labels", "natural", "adversarial", "model")}
 
     @property
     def _examples(self) -> int:

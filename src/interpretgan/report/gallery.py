@@ -109,6 +109,21 @@ def varied(labels: Integers, natural: Integers, adversarial: Integers, count: in
     return sorted(rounds[:count])
 
 
+def telling(labels: Integers, natural: Integers, adversarial: Integers, model: Integers, count: int) -> list[int]:
+    """Which of `N` images show most, at most `count`, one a class: such as the attack turns, predicted right before.
+
+    `model` are the classifier's own predictions `[2 or more, N]`, natural and attacked.
+    """
+    clear = (natural == labels).all(axis=0) & (adversarial[0] == labels) & (model[0] == labels)
+    fooled = model[1] != labels
+    # Best first: fooled and clear, then fooled at all, then the rest.
+    order = np.argsort(-(2 * (fooled & clear) + fooled), kind="stable")
+    chosen: dict[int, int] = {}
+    for index in order:
+        chosen.setdefault(int(labels[index]), int(index))
+    return list(chosen.values())[:count]
+
+
 def on_the_page(gallery: Gallery, classes: Sequence[str]) -> dict[str, Any]:
     """What the template shows: images with their strips of pictures, as many as weigh `LARGEST` bytes, and filters."""
     height, width = gallery.natural.shape[2:4]
