@@ -308,7 +308,12 @@ class Classifier(nn.Module):
 def unwrapped(model: object) -> nn.Module:
     """The module that others were made of, else the given one; `ModelError` for what is no module."""
     if isinstance(model, torch.export.ExportedProgram):
-        return torch.export.unflatten(model)
+        program = torch.export.unflatten(model)
+        for part in program.modules():
+            if isinstance(graph := getattr(part, "graph", None), torch.fx.Graph):
+                for node in graph.nodes:
+                    node.meta.clear()  # sizes of the export, which cannot be copied
+        return program
     while isinstance(inner := getattr(model, COMPILED, None), nn.Module):
         model = inner
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

@@ -124,7 +124,9 @@ def train(
     """
     if model.given:
         raise ConfigError(
-            expected="a model to train", got="one with weights", do="leave --weights and --pretrained out"
+            expected="a model to train",
+            got="one with weights",
+            do="name another, or leave --weights and --pretrained out",
         )
     settings = Settings(data=data, model=model, run=run, training=training)
     with _open(settings, TRAIN, "train", dry_run=dry_run) as started:

@@ -270,6 +270,43 @@ def as_image_set(
     return ImageSet(type(data).__name__, split, pixels, numbers, names, bounds=bounds)
 
 
+def class_order(
+    classes: Sequence[str], wanted: Sequence[str], ids: Sequence[str] = ()
+) -> tuple[list[int] | None, str | None]:
+    """Where each class stands among those of a model, by its name there, one of its synonyms (`a, b`) or its id.
+
+    The second is the first class that the model does not have, or has twice; then there is no order.
+    """
+    places: list[dict[str, list[int]]] = [{}, {}, {}]
+    for number, name in enumerate(wanted):
+        for known, words in zip(places, ([name], name.split(","), ids[number : number + 1]), strict=True):
+            for word in {_spelled(word) for word in words}:
+                known.setdefault(word, []).append(number)
+    order = []
+    for name in classes:
+        found = next((known[key] for known in places if (key := _spelled(name)) in known), [])
+        if len(found) != 1 or found[0] in order:
+            return None, name
+        order += found
+    return order, None
+
+
+def _spelled(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def renumbered(images: ImageSet, order: Sequence[int], names: Sequence[str]) -> ImageSet:
+    """The same images, class k of which is class `order[k]` of these names; its own names are kept."""
+    if [*order] == [*range(len(names))]:
+        return images
+    named = [name.partition(",")[0] for name in names]
+    for old, new in enumerate(order):
+        named[new] = images.classes[old]
+    digest = hashlib.sha256(f"{images.sha256} {order} {named}".encode()).hexdigest()
+    labels = np.asarray(order, dtype=np.int64)[images.labels]
+    return replace(images, labels=labels, classes=tuple(named), sha256=digest)
+
+
 def content_of(images: ImageSource) -> str:
     """A hash of images and labels that are in memory; of others all that is known of them, their number."""
     return str(getattr(images, "sha256", len(images)))

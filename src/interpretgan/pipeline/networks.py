@@ -70,6 +70,8 @@ class Networks:
         self.folder = None if folder is None else RunFolder(folder).open(self.config)
         for flag in budget_flags(inputs):
             self.say(flag.message)
+        for line in inputs.model_lines():
+            self.say(line)
         if self.folder is not None and Path(inputs.train.name).is_dir():  # what was made of a folder of the user's
             self.say(f"data: {inputs.train.note}; {inputs.test.note}; classes {listed(inputs.train.classes)}")
 
