@@ -53,8 +53,8 @@ def test_a_program_has_the_layers_and_logits_of_its_model(tmp_path: Path) -> Non
     classifier = load_classifier(str(tmp_path / "net.pt2"))
     torch.testing.assert_close(classifier.logits(images), Classifier(model).logits(images))
     torch.testing.assert_close(copy.deepcopy(classifier).logits(images), classifier.logits(images))
-    names = [[layer.name for layer in find_layers(each, images)] for each in (classifier, Classifier(model))]
-    assert names[0] == names[1] == ["conv", "relu", "fc"]
+    layers = [[(x.name, x.kind) for x in find_layers(each, images)] for each in (classifier, Classifier(model))]
+    assert layers[0] == layers[1] == [("conv", "Conv2d"), ("relu", "ReLU"), ("fc", "Linear")]
 
 
 class Two(Small):
@@ -62,6 +62,14 @@ class Two(Small):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]  # that is the point
         return super().forward(x + y)
+
+
+class Flat(Small):
+    """Asks for the size of the batch, which an export without dynamic shapes makes a number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.conv(x).reshape(x.shape[0], -1))
+        return logits
 
 
 def test_programs_that_cannot_be_diagnosed_say_what_to_export_instead(tmp_path: Path) -> None:
@@ -78,6 +86,10 @@ def test_programs_that_cannot_be_diagnosed_say_what_to_export_instead(tmp_path: 
         with pytest.raises(ModelError, match=words):
             find_named(str(tmp_path / name))
     exported(tmp_path / "net.pt2")
+    fixed = torch.export.export(Flat().eval(), (torch.zeros(2, 3, 8, 8),))
+    with pytest.raises(ModelError, match=r"if it was exported for batches of one size, export it with") as error:
+        Classifier(fixed).logits(torch.rand(5, 3, 8, 8))
+    assert "--image-size" not in str(error.value)
     with pytest.raises(ModelError, match="leave --weights out"):
         find_named(str(tmp_path / "net.pt2")).load(5)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interpretgan.classifier import unwrapped
+from interpretgan.classifier import EXPORT_ANY_BATCH, unwrapped
 from interpretgan.errors import ModelError
 from interpretgan.models.named import NamedModel, loading
 
@@ -22,7 +22,6 @@ FORMULA = re.compile(
     r"(?:[A-Z][A-Za-z]*\(|[a-z]+\d+\b|[a-z_]+=(?!=)|True|False|oo|int_oo|\.?\d[\d.]*|[\s()+*/%<>=!,-])*+"
 )
 """Classes of sympy that are called, sizes, keywords and numbers: no function is called, no attribute asked for."""
-HOW = "export it with torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},))"
 
 
 def find_program(path: Path) -> NamedModel:
@@ -42,7 +41,7 @@ def find_program(path: Path) -> NamedModel:
     batch, channels, *size = shape
     if isinstance(batch, int):
         expected, got = "a program for batches of any size", f"one for {batch} image{'s' * (batch != 1)} in {path.name}"
-        raise ModelError(expected=expected, got=got, do=HOW)
+        raise ModelError(expected=expected, got=got, do=EXPORT_ANY_BATCH)
     fixed = all(isinstance(side, int) for side in size)
 
     def load(num_classes: int | None) -> nn.Module:
