@@ -16,4 +16,5 @@ from interpretgan.data.sources import (
     content_of as content_of,
     describe as describe,
     renumbered as renumbered,
+    shared_images as shared_images,
 )

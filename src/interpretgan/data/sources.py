@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from interpretgan.errors import DataError, ImageError, LabelError, in_a_line, kind_of
+from interpretgan.errors import DataError, Flag, FlagKind, ImageError, LabelError, in_a_line, kind_of
 
 READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
+SHARED_IMAGES = FlagKind("shared_images", "warning", "{value:,} of the {images:,} test images are training images too")
 LOOKED_AT = 256  #: Images, from the first, on which it is seen whether pixels were scaled twice.
 
 
@@ -305,6 +306,24 @@ def renumbered(images: ImageSet, order: Sequence[int], names: Sequence[str]) -> 
     digest = hashlib.sha256(f"{images.sha256} {order} {named}".encode()).hexdigest()
     labels = np.asarray(order, dtype=np.int64)[images.labels]
     return replace(images, labels=labels, classes=tuple(named), sha256=digest)
+
+
+def shared_images(train: ImageSet, test: ImageSet) -> list[Flag]:
+    """A flag where test images are training images too, pixel by pixel.
+
+    Two rows of each image are compared with all others, and the whole of those alone in which these agree.
+    """
+    first, second = train.images, test.images
+    if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
+        return []
+    rows, known = [first.shape[2] // 3, first.shape[2] // 2], dict[bytes, list[int]]()
+    for number, image in enumerate(first):
+        known.setdefault(image[0, rows].tobytes(), []).append(number)
+    shared = sum(
+        any(np.array_equal(first[other], image) for other in known.get(image[0, rows].tobytes(), ()))
+        for image in second
+    )
+    return [SHARED_IMAGES(value=shared, threshold=0, images=len(test))] if shared else []
 
 
 def content_of(images: ImageSource) -> str:

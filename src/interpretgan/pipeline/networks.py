@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from interpretgan.classifier import Classifier
+from interpretgan.data import shared_images
 from interpretgan.errors import ConfigError
 from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
@@ -68,7 +69,8 @@ class Networks:
             self.config = inputs.config(sections)
         self.inputs, self.settings, self.seed = inputs, inputs.settings, inputs.settings.run.seed
         self.folder = None if folder is None else RunFolder(folder).open(self.config)
-        for flag in budget_flags(inputs):
+        self.flags = [*budget_flags(inputs), *shared_images(inputs.train, inputs.test)]  #: Of what is given.
+        for flag in self.flags:
             self.say(flag.message)
         for line in inputs.model_lines():
             self.say(line)
