@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,23 @@ def test_the_same_image_is_explained_the_same(fitted: InterpretGAN) -> None:
     images = torch.rand(3, 1, 12, 20)
     found = fitted.explain(images, images.clone())
     assert torch.equal(found.difference, torch.zeros_like(found.difference))
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_an_image_looks_the_same_whatever_else_is_explained(fitted: InterpretGAN, size: int) -> None:
+    interpreter, images = fitted, torch.rand(3, 1, 12, 20)
+    if size != CONFIG.noise:
+        config = replace(CONFIG, noise=size)
+        interpreter = InterpretGAN(fitted.classifier, config=config, seed=3).fit(images)
+    among = interpreter.explain(images, indices=[3, 40, 17])
+    alone = interpreter.explain(images[2:], indices=torch.tensor([17]))
+    torch.testing.assert_close(among.natural_explanations[:, 2:], alone.natural_explanations)
+    assert not torch.equal(interpreter.noise_of([3]), interpreter.noise_of([17]))
+    assert torch.equal(interpreter.noise_of(range(40))[17:18], interpreter.noise_of([17]))
+    assert alone.indices is not None
+    assert alone.indices.tolist() == [17]
+    with pytest.raises(ConfigError, match="numbers of images"):
+        interpreter.explain(images, indices=[1, 2])
 
 
 def test_predictions_start_with_the_image_and_tell_where_it_turns(fitted: InterpretGAN) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from interpretgan.gan.generator import Generator
 from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer, capture
+from interpretgan.statistics import Integers
 from interpretgan.store.network_files import Header
 from interpretgan.store.progress import OnProgress, reporting
 from interpretgan.training.precision import Precision, autocast
@@ -83,13 +85,9 @@ class Explanation:
         if self.labels is None or self.natural_predictions is None or self.adversarial_predictions is None:
             do = "call explain(images, adversarial, labels=..., judge=...)"
             raise ConfigError(expected="labels, a judge and adversarial images", got="not all of them", do=do)
-        labels = self.labels.cpu()
-        counts, right = self.natural_predictions.cpu() == labels, self.adversarial_predictions.cpu() == labels
-        # How many rows from here to the end count and are right.
-        right_from_here = (counts & right).flip(0).cumsum(dim=0).flip(0)
-        turned = counts & (right_from_here == 0)
-        names = ("image", *self.layers)
-        return tuple(names[int(column.int().argmax())] if bool(column.any()) else None for column in turned.T)
+        arrays = (self.labels, self.natural_predictions, self.adversarial_predictions)
+        names, rows = ("image", *self.layers), turn_rows(*(array.cpu().numpy() for array in arrays))
+        return tuple(None if row < 0 else names[row] for row in rows)
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each image and layer, the image itself first, with what is known of it.
@@ -208,6 +206,16 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         """Noise `n ~ N(0, I)` for `count` images, `[count, noise]`."""
         return torch.randn(count, self.config.noise, generator=generator).to(self.classifier.device)
 
+    def noise_of(self, indices: Sequence[int] | Tensor, *, seed: int | None = None) -> Tensor:
+        """Noise of the images with these numbers in their set, `[N, noise]`; of a number it is always the same.
+
+        With the default size of the noise it is that of a diagnosis. `seed=None`: the seed of this object.
+        """
+        rows = torch.as_tensor(indices, dtype=torch.int64).cpu()
+        generator = torch.Generator().manual_seed(self.seed if seed is None else seed)
+        # Torch draws 16 numbers at a time: a multiple of it begins as every longer one does.
+        return self.noise((int(rows.max()) // 16 + 1) * 16, generator=generator)[rows]
+
     def draw(self, images: Tensor, noise: Tensor, *, precision: Precision = "fp32") -> Tensor:
         """Explanations `[L, N, C, H, W]` of images `[N, C, H, W]`: `x̂_l = G_l(f_{<=l}(x), n)`, without gradient.
 
@@ -239,6 +247,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         *,
         labels: Tensor | None = None,
         judge: Predictor | None = None,
+        indices: Sequence[int] | Tensor | None = None,
         seed: int | None = None,
     ) -> Explanation:
         """Explain images, and with the same noise their adversarial counterparts.
@@ -248,6 +257,8 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             adversarial: Likewise, `x'` of each image.
             labels: True classes `[N]`, for `Explanation.turns`.
             judge: Predicts the class that each explanation shows.
+            indices: The numbers of the images in their set, `[N]`: they set the noise, so that an image looks the same
+                whatever else is explained. `None`: 0 to N - 1.
             seed: Of the noise. `None`: the seed of this object.
 
         Raises:
@@ -265,16 +276,21 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
                 raise ImageError(expected=expected, got=got, do="pass x' in the order of x")
         if labels is not None and tuple(labels.shape) != (len(images),):
             raise LabelError(expected=f"labels [{len(images)}]", got=str(tuple(labels.shape)), do="pass one per image")
+        numbers = None if indices is None else torch.as_tensor(indices, dtype=torch.int64).cpu()
+        if numbers is not None and (numbers.shape != (len(images),) or bool((numbers < 0).any())):
+            expected = f"{len(images)} numbers of images, from 0"
+            raise ConfigError(expected=expected, got=str(numbers.tolist()), do="pass one per image")
         if isinstance(judge, Judge):
             require_same_pixels(judge, self.classifier)
-        noise = self.noise(len(images), generator=torch.Generator().manual_seed(self.seed if seed is None else seed))
+        noise = self.noise_of(torch.arange(len(images)) if numbers is None else numbers, seed=seed)
         natural, perturbed = self.draw(images, noise), None if adversarial is None else self.draw(adversarial, noise)
         predicted = None if judge is None else predict_all(judge, images, natural)
         attacked = None
         if judge is not None and adversarial is not None and perturbed is not None:
             attacked = predict_all(judge, adversarial, perturbed)
         names, bounds = tuple(layer.name for layer in self.layers), self.classifier.bounds
-        return Explanation(names, images, adversarial, natural, perturbed, bounds, labels, predicted, attacked)
+        judged = (predicted, attacked)
+        return Explanation(names, images, adversarial, natural, perturbed, bounds, labels, *judged, indices=numbers)
 
     def _header(self, network: Generator) -> Header:
         return {
@@ -289,6 +305,19 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             self.distinct_layers, tuple(header["image_shape"]), bounds=self.classifier.bounds, width=self.config.width,
             blocks=self.config.blocks, noise=self.config.noise, linear_start=self.config.linear_start,
         )  # fmt: skip
+
+
+def turn_rows(labels: Integers, natural: Integers, adversarial: Integers) -> Integers:
+    """The row at which each of `N` images turns, see `Explanation.turns`, 0 for the image itself; -1 for none: `[N]`.
+
+    `labels` are `[N]`, the judge's predictions `natural` and `adversarial` `[L + 1, N]`.
+    """
+    counts, right = natural == labels, adversarial == labels
+    # How many rows from here to the end count and are right.
+    right_from_here = (counts & right)[::-1].cumsum(axis=0)[::-1]
+    turned = counts & (right_from_here == 0)
+    rows: Integers = np.where(turned.any(axis=0), turned.argmax(axis=0), -1)
+    return rows
 
 
 def predict_all(judge: Predictor, images: Tensor, explanations: Tensor) -> Tensor:

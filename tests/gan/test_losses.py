@@ -34,6 +34,14 @@ def test_the_hinges_are_the_formulas(random: torch.Generator) -> None:
     assert float(losses.generator_hinge(fake)) == pytest.approx(-sum(fake.tolist()) / 5, rel=1e-5)
 
 
+def test_the_energy_score_is_least_where_draws_vary_as_the_images_do(random: torch.Generator) -> None:
+    images, *noise = torch.randn(3, 4000, 1, 3, 3, generator=random)  # nothing is known of them but their distribution
+    scores = {spread: float(losses.energy_score(images, *(spread * n for n in noise))) for spread in (0.0, 0.5, 1, 2)}
+    assert min(scores, key=lambda spread: scores[spread]) == 1
+    by_hand = [(x - a).norm() + (x - b).norm() - (a - b).norm() for x, a, b in zip(images, *noise, strict=True)]
+    assert scores[1] == pytest.approx(float(torch.stack(by_hand).mean()) / 2 / 3, rel=1e-4)
+
+
 def test_latent_consistency_is_the_formula_and_scale_free(random: torch.Generator) -> None:
     latent, explained = torch.randn(2, 3, 4, 5, 6, generator=random)
     found = losses.latent_consistency(latent, explained)

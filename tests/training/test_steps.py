@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from interpretgan.errors import TrainingError
+from interpretgan.store.progress import Progress
 from interpretgan.store.training_checkpoint import Checkpoint
-from interpretgan.training.steps import MovingAverage, resumable, swapped, warm_up_and_cosine
+from interpretgan.training.steps import MovingAverage, read_now, resumable, swapped, told, warm_up_and_cosine
 
 
 def test_the_rate_rises_and_falls_to_its_floor() -> None:
@@ -20,6 +21,15 @@ def test_the_rate_rises_and_falls_to_its_floor() -> None:
     assert max(rates) == rates[19]
     assert rates[100] == pytest.approx(0.55)
     assert rates[200] == pytest.approx(0.1)
+
+
+def test_a_gpu_is_waited_for_at_every_tenth_step_and_the_last_and_only_these_are_told() -> None:
+    gpu, read = torch.device("cuda"), list[Progress]()
+    on_step = told(read.append, "generator", 24)
+    for step in range(24):
+        on_step(step + 1, {"loss": 0.5} if read_now(step, 24, gpu) else {})
+    assert [(progress.done, progress.start) for progress in read] == [(10, 0), (20, 0), (24, 0)]
+    assert all(read_now(step, 24, torch.device("cpu")) for step in range(24))
 
 
 def test_a_moving_average_is_its_formula() -> None:

@@ -266,14 +266,13 @@ def diagnose(
 def report(folder: Path, *, out: Path | None = None) -> None:
     """Draw the report of a finished diagnosis again, from the run folder alone, into another folder with --out."""
     from interpretgan.diagnosis.result import Diagnosis
-    from interpretgan.report import load_explanation, load_predictions, write_report
+    from interpretgan.report import redraw_report
 
     if not (folder / "diagnosis.json").exists():
         expected = f"a finished diagnosis in {folder}"
         raise RunFolderError(expected=expected, got="no diagnosis.json", do="run `interpretgan diagnose` first")
-    result, pictures = Diagnosis.load(folder), folder / "explanations.npz"
-    explanation = load_explanation(pictures) if pictures.exists() else None
-    _print_answer(result, write_report(result, out or folder, explanation, load_predictions(folder)))
+    result = Diagnosis.load(folder)
+    _print_answer(result, redraw_report(result, folder, out))
 
 
 @app.command

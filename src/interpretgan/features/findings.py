@@ -68,6 +68,7 @@ def look_closely(
     reference: ImageData,
     layer: str | None = None,
     explainers: Sequence[Explainer] = EXPLAINERS,
+    indices: Sequence[int] | None = None,
     seed: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Findings:
@@ -83,6 +84,7 @@ def look_closely(
         layer: The layer to look at. `None`: for each image the one where it turns, and where it turns at none or as an
             image, the last before the logits.
         explainers: Other methods to show; one that the network does not allow leaves its reason.
+        indices: The numbers of the images in their set, see `InterpretGAN.explain`.
         seed: Of the noise. `None`: the interpreter's.
         say: Told in a line what happens.
 
@@ -93,7 +95,7 @@ def look_closely(
     known = {each.name: each for each in interpreter.layers}
     if layer is not None and layer not in known:
         raise LayerError(expected=f"one of the layers {', '.join(known)}", got=f"'{layer}'", do="choose one of them")
-    explanation = interpreter.explain(images, adversarial, labels=labels, judge=judge, seed=seed)
+    explanation = interpreter.explain(images, adversarial, labels=labels, judge=judge, indices=indices, seed=seed)
     images, adversarial = classifier.check_images(images), classifier.check_images(adversarial)
     last = interpreter.layers[max(0, len(interpreter.layers) - 2)].name
     places = tuple(layer or (turn if turn in known else last) for turn in explanation.turns)
@@ -110,8 +112,9 @@ def look_closely(
     paths = {}
     for each in used:
         paths[each.name] = latent_path(
-            interpreter, images, adversarial, each.name, judge=judge, units=units[each.name], seed=seed
-        )
+            interpreter, images, adversarial, each.name,
+            judge=judge, units=units[each.name], indices=indices, seed=seed,
+        )  # fmt: skip
     others, shown = list[Shown](), torch.as_tensor(units.shown)
     for explainer in explainers:
         others.append(_shown(explainer, interpreter, places, (images, adversarial), (labels, shown)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,7 @@ def latent_path(
     *,
     judge: Predictor,
     units: LayerUnits,
+    indices: Sequence[int] | None = None,
     frames: int = FRAMES,
     seed: int | None = None,
 ) -> LatentPath:
@@ -49,6 +51,7 @@ def latent_path(
         layer: Name of one of the interpreter's layers.
         judge: Predicts the class that each frame shows.
         units: The same images' units at this layer: their most responsible tenth is put back.
+        indices: The numbers of the images in their set, see `InterpretGAN.explain`.
         frames: How many, at least 2.
         seed: Of the noise. `None`: the interpreter's, as `explain` takes it.
     """
@@ -58,8 +61,7 @@ def latent_path(
     found = interpreter.distinct_layers[place]
     z, changed = (capture(classifier, x, [found])[1][found.name] for x in (images, adversarial))
     shares = torch.linspace(0, 1, frames).tolist()
-    generator = torch.Generator().manual_seed(interpreter.seed if seed is None else seed)
-    noise = interpreter.noise(len(images), generator=generator)
+    noise = interpreter.noise_of(range(len(images)) if indices is None else indices, seed=seed)
     logits, everyone = rest_of_network(classifier, found, z, images), torch.arange(len(images), device=z.device)
 
     def look(latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Train the generator of all layers: one flat loop, on natural images only, with the classifier frozen.
 
-min_G max_D   L_adv(G, D) - λ_I · L_I(G) + λ_z · L_z(G)
+min_G max_D   L_adv(G, D) - λ_I · L_I(G) + λ_z · L_z(G) + λ_S · S(G)
 
 The gradient that classifier and recognition network send back to an explanation is limited (`limited`): where it would
 drown the discriminator's, all explanations become one picture.
@@ -30,7 +30,7 @@ from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
 from interpretgan.training.precision import Precision, autocast
-from interpretgan.training.steps import MovingAverage, OnStep, resumable, warm_up_and_cosine
+from interpretgan.training.steps import MovingAverage, OnStep, read_now, resumable, warm_up_and_cosine
 
 START_IMAGES = 2000  # natural images that the linear decoders of the start are fitted to,
 START_PIXELS = 2**25  # fewer where this many pixels are reached before
@@ -56,6 +56,9 @@ class GANConfig(Checked):
     latent: NotNegative | None = None
     #: Deviation of the noise before recognition, as a share of the bounds; 0: the plain method. `None`: see `resolved`.
     recognition_noise: NotNegative | None = None
+    #: Weight λ_S of the energy score, which makes explanations of one latent vary by what it leaves open. 0: the plain
+    #: method, whose explanations hardly depend on their noise.
+    diversity: NotNegative = 0.0
     #: Largest norm of the gradient that classifier and recognition network send back to an explanation, in multiples of
     #: the mean norm of the discriminator's: what stands out is limited to that. Few networks ever reach it.
     gradient_limit: Positive = 10.0
@@ -206,7 +209,7 @@ def train_generator(
             adam_d.step()
             discriminator.requires_grad_(False)
 
-            # Phase G: only the generator learns.  min_G L_adv - λ_I · L_I + λ_z · L_z
+            # Phase G: only the generator learns.  min_G L_adv - λ_I · L_I + λ_z · L_z + λ_S · S
             image = fake.detach().requires_grad_()
             with autocast(device, config.precision):
                 with capturing(classifier, layers, rows) as latents:
@@ -220,12 +223,22 @@ def train_generator(
                 [objective.latent_consistency(z[i], latents[layer.name], norms[i]) for i, layer in enumerate(layers)]
             ).mean()
             of_classifier = config.latent * latent - config.information * information
-            loss_g = config.realism * realism + of_classifier
+            loss_g, score = config.realism * realism + of_classifier, dict[str, Tensor]()
             (from_discriminator,) = torch.autograd.grad(config.realism * realism, image)
             (from_classifier,) = torch.autograd.grad(of_classifier, image)
             limit = config.gradient_limit * team.mean(_norms(from_discriminator).mean())
+            gradient = from_discriminator + limited(from_classifier, limit)
             adam_g.zero_grad()
-            fake.backward(from_discriminator + limited(from_classifier, limit))
+            if config.diversity:
+                other = team.share(torch.randn(drawn, config.noise, generator=random)).to(device)
+                with autocast(device, config.precision):
+                    again = generator(z, other)
+                apart = objective.energy_score(x, image, again) / (classifier.bounds[1] - classifier.bounds[0])
+                of_first, of_second = torch.autograd.grad(config.diversity * apart, (image, again))
+                again.backward(of_second)
+                gradient = gradient + of_first
+                loss_g, score = loss_g + config.diversity * apart.detach(), {"energy_score": apart.detach()}
+            fake.backward(gradient)
             team.average(generator)
             adam_g.step()
             average.update(generator, step)
@@ -234,10 +247,12 @@ def train_generator(
                 alike = alike + 1 if _one_picture(team, fake.detach(), x, len(layers)) else 0
                 if alike == 2:
                     raise Collapse(step + 1)
-            terms = {
-                "loss_d": loss_d, "loss_g": loss_g, "realism": realism, "information": information, "latent": latent
-            }  # fmt: skip
-            losses.update(zip(terms, team.mean(torch.stack(list(terms.values()))).tolist(), strict=True))
+            if read_now(step, config.steps, device):
+                terms = {
+                    "loss_d": loss_d, "loss_g": loss_g, "realism": realism, "information": information,
+                    "latent": latent, **score,
+                }  # fmt: skip
+                losses.update(zip(terms, team.mean(torch.stack(list(terms.values()))).tolist(), strict=True))
     generator.load_state_dict(average.state)
     return generator.eval().requires_grad_(False)
 

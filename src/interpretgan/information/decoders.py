@@ -25,7 +25,7 @@ from interpretgan.store.progress import OnProgress, Progress, reporting
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
 from interpretgan.training.precision import Precision, autocast
-from interpretgan.training.steps import MovingAverage, resumable, told, warm_up_and_cosine
+from interpretgan.training.steps import MovingAverage, read_now, resumable, told, warm_up_and_cosine
 
 BATCH = 50  # images that are measured at a time, fewer where their latents are large; more would not fit the caches
 MEAN_IMAGES = 10_000  # training images that give the mean image and the frequencies of the classes, at most
@@ -199,9 +199,9 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
                 torch.autograd.backward(errors.clamp_min(1e-8).log().mean() + probe_loss)
                 adam.step()
                 average.update(network, step + 1)
-                # Read together: a GPU is waited for once.
-                read = torch.stack([errors.detach().mean(), probe_loss.detach()]).tolist()
-                losses.update(zip(("loss", "probe_loss"), read, strict=True))
+                if read_now(step, config.steps, device):
+                    read = torch.stack([errors.detach().mean(), probe_loss.detach()]).tolist()
+                    losses.update(zip(("loss", "probe_loss"), read, strict=True))
         network.load_state_dict(average.state)
         self._network = network.eval().requires_grad_(False)
         return self

@@ -258,6 +258,9 @@ class GeneratorOptions:
     """Weight of the mutual information term."""
     latent: float | None = None
     """Weight of latent consistency; 0 is the plain method [default: 10, with a recognition network 2]."""
+    diversity: float = 0.0
+    """Weight of the energy score: explanations of a latent then differ by what it leaves open. Try 100; 0 is the plain
+    method."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the training; auto takes bf16 where the processor is fast at it."""
 
@@ -273,6 +276,7 @@ class GeneratorOptions:
             images_per_layer=self.images_per_layer,
             information=self.information,
             latent=self.latent,
+            diversity=self.diversity,
             precision=self.precision,
         ).resolved(self.recognition_network is not None)
 

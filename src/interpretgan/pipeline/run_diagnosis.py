@@ -32,7 +32,8 @@ from interpretgan.layers import distinct
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
-from interpretgan.report import load_explanation, load_predictions, save_explanation, write_report
+from interpretgan.report import redraw_report, save_explanation
+from interpretgan.report.gallery import Gallery, varied
 from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.robustness.attack_checks import class_flags, require_threat_model
 from interpretgan.store.files import write_arrays, write_json, write_npy
@@ -323,8 +324,8 @@ class Run(Networks):
         """Write report.html and its figures."""
         file = self.path("explanations.npz")
         if not file.exists():
-            save_explanation(file, self.telling_explanation())
-        return write_report(result, file.parent, load_explanation(file), load_predictions(file.parent))
+            save_explanation(file, self.telling_explanation(self.path("gallery.npz")))
+        return redraw_report(result, file.parent)
 
     # --- explanations ----------------------------------------------------------------------------------------
 
@@ -333,35 +334,44 @@ class Run(Networks):
     ) -> Findings:
         """Attack images `[N, C, H, W]`, test images as in the diagnosis, and look closely at what that modified."""
         perturb = self._perturb if indices else attacker(self.classifier, self.inputs.threat_model, seed=self.seed)
-        single = zip(torch.split(images, 1), torch.split(labels, 1), indices or range(len(images)), strict=True)
+        numbers = indices or [0] * len(images)  # each file looks as it does alone
+        single = zip(torch.split(images, 1), torch.split(labels, 1), numbers, strict=True)
         adversarial = torch.cat([perturb(image, label, index) for image, label, index in single])
-        return look_closely(
-            self.interpreters[0], self.judge, images, adversarial, labels,
+        found = look_closely(
+            self.interpreters[0], self.judge, images, adversarial, labels, indices=numbers,
             reference=self.inputs.train, layer=layer, seed=self.seed, say=self.say,
         )  # fmt: skip
+        return found if indices else replace(found, explanation=replace(found.explanation, indices=None))
 
-    def telling_explanation(self) -> Explanation:
-        """Examples for the report: one a class, fooled by the attack, predicted right while natural."""
+    def telling_explanation(self, gallery: Path | None = None) -> Explanation:
+        """Examples for the report: one a class, fooled by the attack, predicted right while natural.
+
+        `gallery` is the file for the gallery of the report, which has many of the same images; nothing is written where
+        the run has no predictions yet.
+        """
         count = min(batch_size(self.inputs.test), self._examples)
         images, labels = self.inputs.batch(range(count))
         # The first batch of the diagnosis once more: the same attack from the same starts.
         adversarial = self._perturb(images, labels, 0)
+        if gallery is not None and (shown := self._shown(count)):
+            parts = torch.split(torch.tensor(varied(*shown[:3])), max(1, count // 4))
+            explained = [
+                self._explained(images[part], adversarial[part], labels[part], part.tolist()) for part in parts
+            ]
+            Gallery.of(explained).save(gallery)
         chosen = self._telling(count)
         return self._explained(images[chosen], adversarial[chosen], labels[chosen], chosen)
 
     def _explained(self, images: Tensor, adversarial: Tensor, labels: Tensor, indices: list[int]) -> Explanation:
-        found = self.interpreters[0].explain(images, adversarial, labels=labels, judge=self.judge, seed=self.seed)
-        return replace(found, indices=torch.tensor(indices))
+        return self.interpreters[0].explain(
+            images, adversarial, labels=labels, judge=self.judge, indices=indices, seed=self.seed
+        )
 
     def _telling(self, count: int) -> list[int]:
         """Of the first images, those that show most."""
-        file = self.path("predictions.npz")
-        if not file.exists():
+        if not (shown := self._shown(count)):
             return list(range(min(EXAMPLES, count)))
-        with np.load(file, allow_pickle=False) as saved:
-            labels, natural, adversarial, model = (
-                saved[name][..., :count] for name in ("labels", "natural", "adversarial", "model")
-            )
+        labels, natural, adversarial, model = shown
         clear = (natural == labels).all(axis=0) & (adversarial[0] == labels) & (model[0] == labels)
         fooled = model[1] != labels
         # Best first: fooled and clear, then fooled at all, then the rest.
@@ -370,6 +380,14 @@ class Run(Networks):
         for index in order:
             chosen.setdefault(int(labels[index]), int(index))
         return list(chosen.values())[:EXAMPLES]
+
+    def _shown(self, count: int) -> list[Any]:
+        """Labels and all predictions for the first images, natural and attacked, then the model's; empty: none yet."""
+        file = self.path("predictions.npz")
+        if not file.exists():
+            return []
+        with np.load(file, allow_pickle=False) as saved:
+            return [saved[name][..., :count] for name in ("labels", "natural", "adversarial", "model")]
 
     @property
     def _examples(self) -> int:

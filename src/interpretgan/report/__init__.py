@@ -8,5 +8,6 @@ from interpretgan.report.explanation_grid import (
     save_explanation as save_explanation,
 )
 from interpretgan.report.explanation_page import write_explanation as write_explanation
-from interpretgan.report.page import write_report as write_report
+from interpretgan.report.gallery import Gallery as Gallery
+from interpretgan.report.page import redraw_report as redraw_report, write_report as write_report
 from interpretgan.report.wording import answer_sentence as answer_sentence, summary_table as summary_table

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from interpretgan.diagnosis.reliability import QUIET, failed_kinds, is_unreliabl
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.interpreter import Explanation
 from interpretgan.report import explanation_grid, vulnerability_chart, wording
+from interpretgan.report.gallery import Gallery, on_the_page
 from interpretgan.statistics import Interval
 from interpretgan.store.files import atomic_write_text, plain
 from interpretgan.store.progress import duration
@@ -34,6 +35,7 @@ def write_report(
     folder: str | Path = ".",
     explanation: Explanation | Mapping[str, Any] | None = None,
     predictions: Mapping[str, Any] | None = None,
+    gallery: Gallery | None = None,
 ) -> Path:
     """Write the report of one diagnosis: a page that needs no other file and no network.
 
@@ -44,6 +46,7 @@ def write_report(
             `Explanation`. `None`: the page has no pictures.
         predictions: Arrays `labels` `[N]` and `adversarial` `[L + 1, N]` of a run's predictions.npz: which images a
             cell of a confusion table counts. `None`: the page does not say.
+        gallery: Many images at every layer, to be filtered by class and turn. `None`: the page has none.
 
     Returns:
         The path of report.html. Beside it lie figures/vulnerability.svg and, with an explanation,
@@ -58,6 +61,8 @@ def write_report(
     classes = [str(name) for name in diagnosis.data.get("classes") or ()]
     explanation = None if explanation is None else explanation_grid.as_explanation(explanation)
     examples, scales = ([], None) if explanation is None else explanation_grid.grid(explanation, classes)
+    shown = None if gallery is None else on_the_page(gallery, classes)
+    known = {image["number"] for image in shown["images"]} if shown else set()
     script = (TEMPLATES / "report.js").read_text("utf-8")
     listed = json.dumps(plain(diagnosis.to_dict()), ensure_ascii=False, allow_nan=False).encode()
     flags = [*diagnosis.flags, *(flag for layer in diagnosis.layers for flag in layer.flags)]
@@ -71,9 +76,9 @@ def write_report(
         "unreliable": [is_unreliable(layer) for layer in diagnosis.layers],
         "panels": vulnerability_chart.panels(diagnosis), "curves": vulnerability_chart.curves(diagnosis),
         "inside": vulnerability_chart.inside_blocks(diagnosis, answer.layers),
-        "explanation": explanation, "examples": examples, "scales": scales,
+        "explanation": explanation, "examples": examples, "scales": scales, "gallery": shown,
         "confusions": [
-            _confusion(layer, classes, _cases(predictions, place)) for place, layer in enumerate(diagnosis.layers)
+            _confusion(layer, classes, _cases(predictions, row, known)) for row, layer in enumerate(diagnosis.layers)
         ],
         "flags": sorted(flags, key=wording.severity),
         "script": script, "script_sha256": _base64(hashlib.sha256(script.encode()).digest()),
@@ -88,6 +93,18 @@ def write_report(
     atomic_write_text(folder / "figures" / "vulnerability.svg", drawing)
     atomic_write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def redraw_report(diagnosis: Diagnosis, run: Path, out: Path | None = None) -> Path:
+    """Write the report of a run from what its folder has, there or into the folder `out`; see `write_report`."""
+    pictures, gallery = run / "explanations.npz", run / "gallery.npz"
+    return write_report(
+        diagnosis,
+        out or run,
+        explanation_grid.load_explanation(pictures) if pictures.exists() else None,
+        explanation_grid.load_predictions(run),
+        Gallery.load(gallery) if gallery.exists() else None,
+    )
 
 
 def templates() -> jinja2.Environment:
@@ -138,15 +155,13 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def _cases(predictions: Mapping[str, Any] | None, place: int) -> dict[tuple[int, int], list[int]]:
-    """The first images of each true class and the class that a row shows them as."""
+def _cases(predictions: Mapping[str, Any] | None, place: int, known: Set[int]) -> dict[tuple[int, int], list[int]]:
+    """Images of each true class and the class that a row shows them as: those in the gallery, then the first ones."""
     found: dict[tuple[int, int], list[int]] = {}
     if predictions is not None:
         for image, cell in enumerate(zip(predictions["labels"], predictions["adversarial"][place], strict=True)):
-            of_cell = found.setdefault((int(cell[0]), int(cell[1])), [])
-            if len(of_cell) < CASES:
-                of_cell.append(image)
-    return found
+            found.setdefault((int(cell[0]), int(cell[1])), []).append(image)
+    return {cell: sorted(images, key=lambda image: image not in known)[:CASES] for cell, images in found.items()}
 
 
 def _confusion(layer: LayerResult, classes: list[str], cases: Mapping[tuple[int, int], list[int]]) -> dict[str, Any]:

@@ -12,20 +12,29 @@ from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint
 from interpretgan.training.checks import require_finite
 
+READ_EVERY = 10  # steps on a GPU
+
 State = dict[str, Any]
 OnStep = Callable[[int, dict[str, float]], None]  #: Called after each step with their number so far and its losses.
 
 
 def told(report: OnProgress, stage: str, steps: int) -> OnStep:
-    """An `on_step` that reports each of so many steps as the progress of a stage."""
+    """An `on_step` that reports each of so many steps whose losses were read as the progress of a stage."""
     start = -1
 
     def on_step(step: int, losses: dict[str, float]) -> None:
         nonlocal start
         start = step - 1 if start < 0 else start
+        if not losses:
+            return
         report(Progress(stage, step, steps, start=start, values=losses))
 
     return on_step
+
+
+def read_now(step: int, steps: int, device: torch.device) -> bool:
+    """Whether the losses of a step, counted from 0, are read: on a GPU, which must be waited for, not those of all."""
+    return device.type == "cpu" or (step + 1) % READ_EVERY == 0 or step + 1 == steps
 
 
 def warm_up_and_cosine(step: int, steps: int, *, floor: float) -> float:
@@ -98,10 +107,10 @@ def resumable(
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """The steps of a training, from where its checkpoint stands, to the weights that no interruption would have given.
 
-    Each step is yielded with the number of finished steps and a dictionary that it puts its losses into, which must be
-    finite (`require_finite`). `parts` is all that a step changes, each with `state_dict` and `load_state_dict`, and
-    `random` where it takes its random numbers from, if they do not follow from its number. An error that `on_step`
-    raises ends the training before the step is saved.
+    Each step is yielded with the number of finished steps and a dictionary that it puts its losses into, if it reads
+    them (`read_now`), which must be finite (`require_finite`). `parts` is all that a step changes, each with
+    `state_dict` and `load_state_dict`, and `random` where it takes its random numbers from, if they do not follow from
+    its number. An error that `on_step` raises ends the training before the step is saved.
     """
     step, saved = 0, checkpoint.load()
     if saved is not None:

@@ -45,7 +45,7 @@ function show(column) {
   all(".chosen").forEach(cell => cell.classList.remove("chosen"));
   const rows = [...pictures.rows].filter(row => row.cells.length > column);
   rows.forEach(row => row.cells[column].classList.add("chosen"));
-  document.getElementById("explanations").scrollIntoView();
+  pictures.closest("section").scrollIntoView();
   const head = rows[0].cells[column];
   pictures.parentNode.scrollLeft = head.offsetLeft - pictures.parentNode.clientWidth / 2;
 }
@@ -60,13 +60,14 @@ for (const name of all("table.numbers tr:not(.branch) .name, ol.bars .name, ol.b
 function images(cell, layer, label, shown) {
   const box = make("div", "", "cases"), listed = (cell.dataset.cases || "").split(" ").filter(Boolean);
   box.append(make("p", `${label} shown as ${shown} at ${layer}: ${cell.textContent.trim()} in all`));
-  for (const example of all("tbody[data-label]", pictures || document)) {
-    if (!listed.includes(example.dataset.image)) continue;
+  const examples = all(".pictures tbody[data-label]"), first = listed.map(image => examples.find(e => e.dataset.image === image));
+  for (const example of first.filter(Boolean)) {
     const figure = make("figure", "");
+    figure.style.setProperty("--strip", example.style.getPropertyValue("--strip"));
     const [natural, attacked] = ["natural", "adversarial"].map(kind => example.querySelector(`tr.${kind}`));
     const place = columns.indexOf(layer);
     for (const picture of [natural.cells[1], attacked.cells[1], natural.cells[place], attacked.cells[place]])
-      figure.append(picture.querySelector("img").cloneNode());
+      figure.append(picture.querySelector("img, .cut").cloneNode());
     figure.append(make("figcaption", `test image ${example.dataset.image}: natural, attacked, and their explanations`));
     box.append(figure);
   }
@@ -87,4 +88,23 @@ for (const table of all("table.heat")) {
       details.append(images(cell, table.dataset.layer, label, heads[cell.cellIndex]));
     });
   }
+}
+
+// Choices above the gallery leave the images of a class, of a change or of a layer.
+const gallery = document.getElementById("gallery"), PAGE = 12;
+if (gallery) {
+  const bodies = all("tbody", gallery), form = gallery.querySelector("form"), more = gallery.querySelector("button.more");
+  const chosen = all("select", form);
+  let limit = PAGE;
+  const filter = () => {
+    const found = bodies.filter(body => chosen.every(({name, value}) => value === "" || body.dataset[name] === value));
+    bodies.forEach(body => body.hidden = !found.slice(0, limit).includes(body));
+    form.querySelector("output").textContent = `${found.length} image${found.length === 1 ? "" : "s"}`;
+    more.hidden = found.length <= limit;
+    more.textContent = `Show ${Math.min(2 * PAGE, found.length - limit)} more of ${found.length}`;
+  };
+  chosen.forEach(select => select.addEventListener("change", () => (limit = PAGE, filter())));
+  more.addEventListener("click", () => (limit += 2 * PAGE, filter()));
+  form.hidden = false;
+  filter();
 }

@@ -1,0 +1,74 @@
+"""How much explanations of one latent vary with their noise, against what the latent leaves open: an ablation.
+
+LeNet-5 on MNIST, with each weight of the energy score in turn. What a layer leaves open is the share of the image's
+variance that its decoder does not explain. Its explanations vary by their variance over several draws for one latent,
+as a share of the same. The two are equal where explanations are distributed as the images that have this latent.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interpretgan import Decoders, GANConfig, InterpretGAN, load_classifier, load_data
+from interpretgan.statistics import wilson
+from interpretgan.store.files import write_json
+from interpretgan.store.machine import describe
+
+CLASSIFIER, JUDGE = "lenet5-max", "lenet5-avg-trades"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "0, the default": {},
+    "10": {"diversity": 10.0},
+    "100": {"diversity": 100.0},
+    "300": {"diversity": 300.0},
+    "100, 1,000 steps": {"diversity": 100.0, "steps": 1000},
+}
+RESULT = Path("results/benchmarks/diversity.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder that holds mnist/ as parquet")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--draws", type=int, default=6)
+    parser.add_argument("--examples", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+
+    train, test = (load_data("mnist", split, data_dir=options.data_dir) for split in ("train", "test"))
+    classifier, judge = load_classifier(CLASSIFIER), load_classifier(JUDGE)
+    found = Decoders(classifier, seed=options.seed).fit(train).measure(test, examples=options.examples)
+    left_open = (found.errors.sum(axis=1) / found.variance.sum())[1:].tolist()
+    images, labels = test.batch(torch.arange(options.examples))
+
+    def right(pictures: torch.Tensor) -> dict[str, Any]:
+        predicted = torch.cat([judge.logits(part).argmax(dim=1) for part in torch.split(pictures, 250)])
+        return asdict(wilson(int((predicted == labels).sum()), len(labels), 0.95))
+
+    result: dict[str, Any] = {
+        "machine": describe(fp32="float32"), "classifier": CLASSIFIER, "judge": JUDGE, "seed": options.seed,
+        "draws": options.draws, "examples": options.examples, "image": right(images), "variants": {},
+    }  # fmt: skip
+    for name in options.variants:
+        config = GANConfig(**VARIANTS[name])
+        interpreter = InterpretGAN(classifier, config=config, seed=options.seed).fit(train)
+        draws = [interpreter.explain(images, seed=seed) for seed in range(options.draws)]
+        spread = torch.stack([draw.natural_explanations for draw in draws]).var(dim=0).flatten(2).sum(dim=2).sum(dim=1)
+        varies = (spread / found.variance.sum()).tolist()
+        rows = zip(draws[0].layers, left_open, varies, draws[0].natural_explanations, strict=True)
+        result["variants"][name] = [
+            {"layer": layer, "left_open": open_, "varies": by, "natural": right(pictures)}
+            for layer, open_, by, pictures in rows
+        ]
+        print(name, [f"{by / open_:.2f}" for open_, by in zip(left_open, varies, strict=True)], flush=True)
+        write_json(options.out, result)
+    print(f"result: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
