@@ -19,6 +19,9 @@ RANGE_TOLERANCE = 1e-5
 """How far a pixel may leave the bounds, as a share of their width, before it counts as an error."""
 COMPILED = "_orig_mod"
 """The attribute under which the module that `torch.compile` returns has the given one."""
+EXPORT_ANY_BATCH = (
+    "export it with torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},))"
+)
 
 
 @contextmanager
@@ -238,6 +241,8 @@ class Classifier(nn.Module):
         except Exception as error:
             expected = f"a model that takes images {list(images.shape)}"
             do = "check channels, mean and std, and bring the images to the size that it takes (--image-size)"
+            if is_exported(self.model):
+                do = f"if it was exported for batches of one size, {EXPORT_ANY_BATCH}"
             raise ModelError(expected=expected, got=in_a_line(error), do=do) from error
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -308,7 +313,12 @@ class Classifier(nn.Module):
 def unwrapped(model: object) -> nn.Module:
     """The module that others were made of, else the given one; `ModelError` for what is no module."""
     if isinstance(model, torch.export.ExportedProgram):
-        return torch.export.unflatten(model)
+        program = torch.export.unflatten(model)
+        for part in program.modules():
+            if isinstance(graph := getattr(part, "graph", None), torch.fx.Graph):
+                for node in graph.nodes:
+                    node.meta.clear()  # sizes of the export, which cannot be copied
+        return program
     while isinstance(inner := getattr(model, COMPILED, None), nn.Module):
         model = inner
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -319,6 +329,11 @@ def unwrapped(model: object) -> nn.Module:
         got, do = "the module() of an exported program", "pass the ExportedProgram itself, not its module()"
         raise ModelError(expected="a model with an eval mode", got=got, do=do)
     return model
+
+
+def is_exported(module: nn.Module) -> bool:
+    """Whether a module is a program of `torch.export`, or a part of one."""
+    return type(module).__module__ == "torch.export.unflatten"
 
 
 @contextmanager

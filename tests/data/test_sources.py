@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from interpretgan.data import ImageSet, as_image_set, as_source, content_of, describe, load_data
+from interpretgan.data import ImageSet, as_image_set, as_source, content_of, describe, load_data, shared_images
 from interpretgan.errors import DataError, ImageError, InputError, LabelError
 
 Example = tuple[Any, Any]
@@ -243,3 +243,18 @@ class Broken(Dataset[Example]):
 def test_data_that_would_be_taken_wrongly_are_refused(data: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         as_image_set(data, "train")
+
+
+def test_test_images_that_are_training_images_are_flagged() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 2, 9, 7), dtype=np.uint8)
+    pixels[20] = pixels[12]
+    pixels[20, 1, 0, 0] ^= 1  # a pixel apart from a training image
+
+    def images(split: str, rows: range | list[int]) -> ImageSet:
+        return ImageSet("own", split, pixels[list(rows)], np.zeros(len(rows), dtype=np.int64), ("a",))
+
+    train, test = images("train", range(20)), images("test", range(20, 30))
+    assert shared_images(train, test) == []
+    (flag,) = shared_images(train, images("test", [19, 25, 3]))
+    assert str(flag) == "2 of the 3 test images are training images too"
+    assert shared_images(train, ImageSet("own", "test", pixels[:, :, :8], test.labels.repeat(3), ("a",))) == []

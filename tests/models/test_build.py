@@ -177,7 +177,12 @@ def test_a_block_that_changes_nothing_adds_to_its_input() -> None:
     [
         ("lenet", {}, ModelError, "did you mean lenet5"),
         ("vgg19", {}, ModelError, "did you mean vgg1[16]"),
-        ("transformer-xl", {}, ModelError, "lenet5, .*judge, .*, wrn-D-K or package"),
+        (
+            "transformer-xl",
+            {},
+            ModelError,
+            "lenet5, .*judge, .*, wrn-D-K, hf:NAME, timm:NAME, torchvision:NAME or package",
+        ),
         ("wrn-15-4", {}, ConfigError, "10, 16, 22, 28, 34, .*got 'wrn-15-4'"),
         ("wrn-4-1", {}, ConfigError, "got 'wrn-4-1'"),
         ("wrn-28-0", {}, ConfigError, "got 'wrn-28-0'"),

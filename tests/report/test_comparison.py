@@ -68,5 +68,20 @@ def test_what_cannot_be_compared_is_refused(
     assert run_command(["compare", str(folder)]) == 2
     (folder / "predictions.npz").write_bytes(b"PK\3\4 cut")
     with pytest.raises(RunFolderError, match="damaged file"):
-        compare_runs([folder, folder])
+        compare_runs([folder, finished(tmp_path / "b", lenet, 3)])
     capsys.readouterr()
+
+
+def test_a_run_is_not_compared_with_itself(lenet: Diagnosis, tmp_path: Path) -> None:
+    first = finished(tmp_path / "a", lenet, 3)
+    with pytest.raises(RunFolderError, match="a twice; name another"):
+        compare_runs([first, tmp_path / "b" / ".." / "a"])
+
+
+def test_nothing_is_printed_where_the_table_cannot_be_written(
+    lenet: Diagnosis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, other = finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", lenet, 5)
+    assert run_command(["compare", str(first), str(other), "--out", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)

@@ -16,6 +16,11 @@ SMALL = 0.1  #: Sizes below this are written in 255ths, of pixels from 0 to 1.
 
 USUAL_EPS = {"digits": 0.2, "mnist": 0.2, "cifar10": 8 / 255}  #: In L-infinity, of pixels from 0 to 1.
 
+EXAMPLES = {
+    "eps": "8/255 for 8 of 255 levels, in the units of the pixels", "step_size": "2/255, in the units of the pixels",
+    "steps": "20", "restarts": "1",
+}  # fmt: skip
+
 Bounds: TypeAlias = tuple[float, float]
 
 
@@ -48,14 +53,14 @@ class ThreatModel:
                 continue
             if isinstance(value, bool) or not isinstance(value, types) or not 0 < value < math.inf:
                 expected = f"a finite {name} > 0" if float in types else f"a whole number of {name} >= 1"
-                do = "pass e.g. eps=0.2 (in the units of the pixels), steps=20, restarts=1"
+                do = f"choose e.g. {EXAMPLES[name]}"
                 raise ThreatModelError(expected=expected, got=repr(value), do=do)
             object.__setattr__(self, name, types[-1](value))
         if self.attack == "fgsm":
             if self.restarts > 1 or self.step_size not in (None, self.eps):
-                got = f"restarts={self.restarts}, step_size={self.step_size}"
-                do = "leave both at their defaults, or use pgd"
-                raise ThreatModelError(expected="fgsm with one restart and a step of eps", got=got, do=do)
+                step = "" if self.step_size is None else f" and a step of {self.step_size:g}"
+                expected, do = "fgsm with one restart and a step of eps", "leave both at their defaults, or use pgd"
+                raise ThreatModelError(expected=expected, got=f"{self.restarts}{step}", do=do)
             object.__setattr__(self, "steps", 1)  # the default belongs to PGD; the record states what is run
 
     @property

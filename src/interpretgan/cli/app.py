@@ -123,9 +123,8 @@ def train(
     Example: `interpretgan train --data cifar10 --model vgg-small --pool avg --objective trades --eps 8/255`
     """
     if model.given:
-        raise ConfigError(
-            expected="a model to train", got="one with weights", do="leave --weights and --pretrained out"
-        )
+        do = "name another, or leave --weights and --pretrained out"
+        raise ConfigError(expected="a model to train", got="one with weights", do=do)
     settings = Settings(data=data, model=model, run=run, training=training)
     with _open(settings, TRAIN, "train", dry_run=dry_run) as started:
         _ = started.classifier
@@ -292,13 +291,14 @@ def compare(*folders: Path, out: Path | None = None) -> None:
         do = "e.g. interpretgan compare runs/a runs/b"
         raise ConfigError(expected="two or more run folders", got=str(len(folders)), do=do)
     found = compare_runs(folders)
-    print_table(found.head, found.rows)
-    for note in found.notes:
-        print(f"! {note}")
     if out is not None:
         from interpretgan.store.files import atomic_write_text
 
         atomic_write_text(out, found.frame.to_csv(index=False))
+    print_table(found.head, found.rows)
+    for note in found.notes:
+        print(f"! {note}")
+    if out is not None:
         print(f"\ntable: {out}")
 
 

@@ -21,6 +21,7 @@ def models() -> None:
     print_table(("architecture", "parameters", "--pool", "source"), known)
     print(
         "\nParameters are for 10 classes and width 1; the first pooling is the default. Any wrn-DEPTH-WIDENING works.\n"
+        "Public models come with their weights: hf:OWNER/NAME, timm:NAME, torchvision:NAME, hf:./FOLDER, FILE.pt2.\n"
     )
     rows = []
     for card in map(read_card, card_names()):

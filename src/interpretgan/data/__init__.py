@@ -11,7 +11,10 @@ from interpretgan.data.sources import (
     as_image_set as as_image_set,
     as_source as as_source,
     class_name as class_name,
+    class_order as class_order,
     content_hash as content_hash,
     content_of as content_of,
     describe as describe,
+    renumbered as renumbered,
+    shared_images as shared_images,
 )

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from interpretgan.errors import DataError, ImageError, LabelError, in_a_line, kind_of
+from interpretgan.errors import DataError, Flag, FlagKind, ImageError, LabelError, in_a_line, kind_of
 
 READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
+SHARED_IMAGES = FlagKind("shared_images", "warning", "{value:,} of the {images:,} test images are training images too")
 LOOKED_AT = 256  #: Images, from the first, on which it is seen whether pixels were scaled twice.
 
 
@@ -268,6 +269,61 @@ def as_image_set(
         raise LabelError(expected=expected, got=f"labels from {numbers.min()} to {numbers.max()}", do=do)
     names = tuple(map(str, known or range(int(numbers.max()) + 1)))
     return ImageSet(type(data).__name__, split, pixels, numbers, names, bounds=bounds)
+
+
+def class_order(
+    classes: Sequence[str], wanted: Sequence[str], ids: Sequence[str] = ()
+) -> tuple[list[int] | None, str | None]:
+    """Where each class stands among those of a model, by its name there, one of its synonyms (`a, b`) or its id.
+
+    The second is the first class that the model does not have, or has twice; then there is no order.
+    """
+    places: list[dict[str, list[int]]] = [{}, {}, {}]
+    for number, name in enumerate(wanted):
+        for known, words in zip(places, ([name], name.split(","), ids[number : number + 1]), strict=True):
+            for word in {_spelled(word) for word in words}:
+                known.setdefault(word, []).append(number)
+    order = []
+    for name in classes:
+        found = next((known[key] for known in places if (key := _spelled(name)) in known), [])
+        if len(found) != 1 or found[0] in order:
+            return None, name
+        order += found
+    return order, None
+
+
+def _spelled(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def renumbered(images: ImageSet, order: Sequence[int], names: Sequence[str]) -> ImageSet:
+    """The same images, class k of which is class `order[k]` of these names; its own names are kept."""
+    if [*order] == [*range(len(names))]:
+        return images
+    named = [name.partition(",")[0] for name in names]
+    for old, new in enumerate(order):
+        named[new] = images.classes[old]
+    digest = hashlib.sha256(f"{images.sha256} {order} {named}".encode()).hexdigest()
+    labels = np.asarray(order, dtype=np.int64)[images.labels]
+    return replace(images, labels=labels, classes=tuple(named), sha256=digest)
+
+
+def shared_images(train: ImageSet, test: ImageSet) -> list[Flag]:
+    """A flag where test images are training images too, pixel by pixel.
+
+    Two rows of each image are compared with all others, and the whole of those alone in which these agree.
+    """
+    first, second = train.images, test.images
+    if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
+        return []
+    rows, known = [first.shape[2] // 3, first.shape[2] // 2], dict[bytes, list[int]]()
+    for number, image in enumerate(first):
+        known.setdefault(image[0, rows].tobytes(), []).append(number)
+    shared = sum(
+        any(np.array_equal(first[other], image) for other in known.get(image[0, rows].tobytes(), ()))
+        for image in second
+    )
+    return [SHARED_IMAGES(value=shared, threshold=0, images=len(test))] if shared else []
 
 
 def content_of(images: ImageSource) -> str:

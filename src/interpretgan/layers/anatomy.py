@@ -57,9 +57,10 @@ class Anatomy:
         elif first != name:
             got, do = f"'{name}', another name of the module '{first}'", f"use '{first}'"
         else:
-            close = difflib.get_close_matches(name, list(layers) or list(self.order), n=1, cutoff=0.0)
+            close = difflib.get_close_matches(name, list(layers) or list(self.order), n=1)
             got = f"'{name}'"
-            do = f"did you mean '{close[0]}'? `interpretgan layers` lists them all" if close else "list the layers"
+            do = f"did you mean '{close[0]}'? " if close else ""
+            do += "`interpretgan layers` lists them all"
         raise LayerError(expected=expected, got=got, do=do)
 
 

@@ -16,7 +16,7 @@ from interpretgan.data import ImageData, as_source
 from interpretgan.errors import LayerError
 from interpretgan.layers.anatomy import Anatomy
 from interpretgan.layers.find import as_latent, batch_axis
-from interpretgan.layers.hooks import Layer, capture, capturing, replacing, visiting
+from interpretgan.layers.hooks import Layer, capture, capturing, class_of, replacing, visiting
 from interpretgan.layers.outputs import parts
 from interpretgan.layers.proof import SPREAD_TOLERANCE
 
@@ -142,7 +142,7 @@ def _calls(classifier: Classifier, probe: Tensor, noise: Tensor) -> list[_Call]:
     calls: list[_Call] = []
 
     def see(name: str, index: int, module: nn.Module, output: object) -> None:
-        call = _Call(name, index, type(module).__name__)
+        call = _Call(name, index, class_of(module))
         call.place, call.output = next(((p, t) for p, t in parts(output) if t.is_floating_point()), ("", None))
         call.value = None if call.output is None else call.output.clone()
         calls.append(call)

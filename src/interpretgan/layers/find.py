@@ -13,7 +13,7 @@ from interpretgan.data import ImageData, as_source
 from interpretgan.errors import ModelError, kind_of
 from interpretgan.layers.anatomy import Anatomy, Refused
 from interpretgan.layers.bottlenecks import Flow, Vertex, vertex
-from interpretgan.layers.hooks import Layer, capturing, named_modules, visiting
+from interpretgan.layers.hooks import Layer, capturing, class_of, named_modules, visiting
 from interpretgan.layers.outputs import parts
 from interpretgan.layers.proof import AROUND, NOT_CALLED, ROWS, Proof
 
@@ -113,7 +113,7 @@ def _trace(classifier: Classifier, image: Tensor) -> tuple[Tensor, list[_Call], 
 
     def visit(name: str, index: int, module: nn.Module, output: object) -> None:
         tensors = [_Tensor(place, tuple(t.shape), t.dtype, vertex(t)) for place, t in parts(output)]
-        calls.append(_Call(name, index, type(module).__name__, kind_of(output), tensors))
+        calls.append(_Call(name, index, class_of(module), kind_of(output), tensors))
 
     leaf = image.detach().clone().requires_grad_()
     with visiting(classifier, visit):

@@ -11,9 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from interpretgan.classifier import COMPILED, Classifier
+from interpretgan.classifier import COMPILED, Classifier, is_exported
 from interpretgan.errors import LayerError
 from interpretgan.layers.outputs import part, parts, with_part
+
+
+def class_of(module: nn.Module) -> str:
+    """Name of a module's class; of a part of an exported program, that of the class that it was exported from."""
+    type_name: Any = getattr(module, "type_name", None) if is_exported(module) else None
+    return str((type_name and type_name()) or type(module).__name__).rpartition(".")[2]
 
 
 @dataclass(frozen=True)

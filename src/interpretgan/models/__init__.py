@@ -7,6 +7,7 @@ from interpretgan.models.build import (
     published_pool as published_pool,
     source_file as source_file,
 )
+from interpretgan.models.named import NamedModel as NamedModel, find_named as find_named, is_named as is_named
 from interpretgan.models.weights import load_weights as load_weights, save_weights as save_weights
 from interpretgan.models.zoo.cards import (
     Card as Card,

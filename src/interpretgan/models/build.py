@@ -21,6 +21,7 @@ from interpretgan.models.architectures.lenet import LeNet5, MnistWide
 from interpretgan.models.architectures.vgg import VGG, JudgeNet
 from interpretgan.models.architectures.vit import ViT
 from interpretgan.models.architectures.wide_resnet import WideResNet, depth_and_widening
+from interpretgan.models.named import HUBS, is_named
 
 POOLS = ("max", "avg", "stride", "blur")
 WRN_POOLS = ("stride", "max", "avg", "blur")
@@ -96,6 +97,9 @@ def build_model(
         raise ConfigError(expected=expected, got=got, do="take them from the data: images [N, C, H, W] and its classes")
     if not (math.isfinite(width) and width > 0):
         raise ConfigError(expected="a width above 0", got=str(width), do="pass 1 for the published channels")
+    if is_named(name):
+        do = "name it as the classifier (--model), or call load_classifier, which gives it with its normalisation"
+        raise ModelError(expected="an architecture, or a factory of your own", got=f"{name}, a trained model", do=do)
     if ":" in name:
         arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": size}
         arguments |= ({} if pool is None else {"pool": pool}) | ({} if width == 1 else {"width": width})
@@ -112,8 +116,8 @@ def build_model(
 
 
 def published_pool(name: str) -> str | None:
-    """The pooling of a network where none is chosen; `None` of a network of the user's own."""
-    return None if ":" in name else _spec(name).pools[0]
+    """The pooling of a network where none is chosen; `None` of a network from elsewhere."""
+    return None if ":" in name or is_named(name) else _spec(name).pools[0]
 
 
 def _spec(name: str) -> ModelSpec:
@@ -122,7 +126,7 @@ def _spec(name: str) -> ModelSpec:
     if name.startswith("wrn-"):
         return _wide_resnet(name)
     nearest = get_close_matches(name.lower(), MODELS, n=1, cutoff=0.3)
-    expected = f"a model among {', '.join(MODELS)}, wrn-D-K or package.module:factory"
+    expected = f"a model among {', '.join(MODELS)}, wrn-D-K, {':NAME, '.join(HUBS)}:NAME or package.module:factory"
     do = f"did you mean {nearest[0]}?" if nearest else "choose one of them"
     raise ModelError(expected=expected, got=repr(name), do=do)
 
@@ -163,7 +167,7 @@ def _accepted(factory: Callable[..., object], arguments: dict[str, Any]) -> dict
 def source_file(name: str) -> Path | None:
     """The file that `"package.module:factory"` is in; `None` for a model of this package, or where there is none."""
     where, own, _ = name.partition(":")
-    if not own:
+    if not own or is_named(name):
         return None
     with _current_directory_importable():
         try:

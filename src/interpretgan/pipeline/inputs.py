@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, require_eps_within_range, require_gradient
 from interpretgan.classifier import Classifier
-from interpretgan.data import ImageSet, content_hash, load_data, read_images
+from interpretgan.data import ImageSet, content_hash, read_images
 from interpretgan.diagnosis.predictions import given_adversarial
 from interpretgan.errors import ConfigError
 from interpretgan.gan.multi_device import check_team
@@ -23,8 +23,11 @@ from interpretgan.judge import Judge
 from interpretgan.layers import Anatomy, Layer, examine
 from interpretgan.models import (
     Card,
+    NamedModel,
     build_model,
     card_names,
+    find_named,
+    is_named,
     load_classifier,
     load_weights,
     published_pool,
@@ -32,6 +35,7 @@ from interpretgan.models import (
     source_file,
 )
 from interpretgan.pipeline.layer_choice import choose_layers
+from interpretgan.pipeline.model_preset import load_split, model_lines, normalised, require_its_classes
 from interpretgan.pipeline.run_folder import ANSWERS
 from interpretgan.pipeline.settings import Settings
 from interpretgan.robustness.evaluate import require_attackable
@@ -71,19 +75,12 @@ class Inputs:
     @cached_property
     def train(self) -> ImageSet:
         """Training images."""
-        return self._load("train") if self._train is None else self._train
+        return load_split(self.settings, "train", self.named) if self._train is None else self._train
 
     @cached_property
     def test(self) -> ImageSet:
         """Held-out images."""
-        return self._load("test") if self._test is None else self._test
-
-    def _load(self, split: str) -> ImageSet:
-        options = self.settings.data
-        return load_data(
-            options.data, split, data_dir=options.data_dir, image_size=options.image_size, channels=options.channels,
-            classes=options.classes,
-        )  # fmt: skip
+        return load_split(self.settings, "test", self.named) if self._test is None else self._test
 
     @property
     def data_name(self) -> str:
@@ -123,6 +120,12 @@ class Inputs:
 
     # --- the classifier --------------------------------------------------------------------------------------
 
+    @cached_property
+    def named(self) -> NamedModel | None:
+        """The classifier before it is loaded, if it is one that comes with its weights by name."""
+        name = self.settings.model.model
+        return find_named(name) if self.given_classifier is None and is_named(name) else None
+
     @property
     def is_trained(self) -> bool:
         """Whether the classifier comes with its weights, so that nothing is trained."""
@@ -136,12 +139,21 @@ class Inputs:
             return self.given_classifier
         if self.card is not None:
             return load_classifier(self.card.name, device=self.device)
+        if self.named is not None:
+            with torch.random.fork_rng(devices=[]):
+                return normalised(self.named, self.settings, len(self.train.classes)).to(self.device)
         model = self.build(options.model, self.settings.run.seed, pool=options.pool, width=self.width)
         if options.file is not None:
             load_weights(model, options.file)
         classifier = Classifier(model, mean=options.mean, std=options.std)
         torch.set_default_dtype(torch.float32)  # the user's module may have set another; the classifier remembers it
         return classifier
+
+    def model_lines(self) -> list[str]:
+        """What a model by name brought along, see `model_preset.model_lines`."""
+        if self.named is None:
+            return []
+        return model_lines(self.settings, self.named, self.test, self.classifier.logits(self.probe).shape[1])
 
     @cached_property
     def card(self) -> Card | None:
@@ -173,6 +185,8 @@ class Inputs:
     @property
     def name(self) -> str:
         """Name of the classifier."""
+        if self.named is not None:
+            return self.named.name
         return self.settings.model.model if self.given_classifier is None else self.given_classifier.name
 
     @property
@@ -347,6 +361,8 @@ class Inputs:
             pixels = {"bounds": classifier.bounds, "mean": classifier.mean, "std": classifier.std}
             return {"model": self.name, **pixels, "state_sha256": classifier.state_sha256(), **computed}
         found: dict[str, Any] = {"pool": self.pool, "width": self.width} | (computed if options.own else {})
+        if self.named is not None:  # a folder may be moved
+            found |= {"model": self.name, "preset": self.named.preset()}
         if (file := source_file(options.model)) is not None:
             found["model_sha256"] = file_sha256(file)
         if not options.given:
@@ -355,7 +371,8 @@ class Inputs:
         return found | weights | {"state_sha256": classifier.state_sha256()}
 
     def _check_classifier(self) -> None:
-        """Refuse a network that has too few classes for the data, or that no gradient gets through."""
+        """Refuse a network of too few or of other classes than the data, or that no gradient gets through."""
+        require_its_classes(self.settings, self.named, self.test)
         logits = self.classifier.logits(self.probe)
         if logits.shape[1] < len(self.test.classes):
             expected = f"a model with {len(self.test.classes)} classes, as {self.data_name} has"

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from interpretgan.baselines.explainers import EXPLAINERS, Explainer
 from interpretgan.baselines.patterns import pattern_explainers
 from interpretgan.classifier import Classifier
+from interpretgan.data import shared_images
 from interpretgan.errors import ConfigError
 from interpretgan.information import Decoders
 from interpretgan.information.inversion import inversion_by_decoder
@@ -71,8 +72,11 @@ class Networks:
             self.config = inputs.config(sections)
         self.inputs, self.settings, self.seed = inputs, inputs.settings, inputs.settings.run.seed
         self.folder = None if folder is None else RunFolder(folder).open(self.config)
-        for flag in budget_flags(inputs):
+        self.flags = [*budget_flags(inputs), *shared_images(inputs.train, inputs.test)]  #: Of what is given.
+        for flag in self.flags:
             self.say(flag.message)
+        for line in inputs.model_lines():
+            self.say(line)
         if self.folder is not None and Path(inputs.train.name).is_dir():  # what was made of a folder of the user's
             self.say(f"data: {inputs.train.note}; {inputs.test.note}; classes {listed(inputs.train.classes)}")
 

@@ -62,8 +62,8 @@ class ModelOptions:
     """Which classifier."""
 
     model: str = "lenet5"
-    """An architecture or a pretrained classifier that `interpretgan models` lists, or your own as
-    package.module:factory, a function that returns the module."""
+    """An architecture or a pretrained classifier that `interpretgan models` lists; your own as package.module:factory,
+    a function that returns the module; a public one as hf:OWNER/NAME, timm:NAME or torchvision:NAME; or a .pt2 file."""
     pool: Literal["max", "avg", "stride", "blur"] | None = None
     """Pooling of an architecture [default: the one that it was published with]."""
     width: Number | None = None
@@ -86,19 +86,29 @@ class ModelOptions:
             got = f"model {self.model}" + (f" with weights {self.weights}" if self.weights else "")
             do = "name the model as package.module:factory, or say --weights pretrained for one of this package"
             raise ConfigError(expected="--pretrained with a factory of your own and no weights", got=got, do=do)
+        if (self.pool is not None or self.width is not None) and self.named:
+            expected, do = f"{self.model} as it was trained", "leave --pool and --width out"
+            raise ConfigError(expected=expected, got="a pooling or a width", do=do)
         if self.shipped and (self.mean is not None or self.std is not None):
             expected = f"{self.model} with the normalisation that it was trained with"
             raise ConfigError(expected=expected, got="--mean or --std", do="leave them out")
 
     @property
     def own(self) -> bool:
-        """Whether the model comes from a factory of the user's."""
-        return ":" in self.model
+        """Whether the model is none of this package's architectures."""
+        return ":" in self.model or self.named
+
+    @property
+    def named(self) -> bool:
+        """Whether the model comes with its weights by name, from a hub, a folder or a file."""
+        from interpretgan.models import is_named
+
+        return is_named(self.model)
 
     @property
     def given(self) -> bool:
         """Whether there are weights, so that nothing is trained."""
-        return self.pretrained or self.weights is not None
+        return self.pretrained or self.weights is not None or self.named
 
     @property
     def shipped(self) -> bool:

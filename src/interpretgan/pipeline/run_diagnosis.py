@@ -32,7 +32,6 @@ from interpretgan.judge import Judge
 from interpretgan.layers import distinct
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
-from interpretgan.pipeline.price import budget_flags
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
 from interpretgan.report import redraw_report, save_explanation
 from interpretgan.report.gallery import Gallery, telling, varied
@@ -209,7 +208,7 @@ class Run(Networks):
         before, began, count = sum(self.seconds.values()), time.perf_counter(), self._examples
         self.tell_price()
         info, judge, interpreters = self.classifier_info(), self.judge, self.interpreters
-        information, unknown = self._information(count), budget_flags(self.inputs)
+        information, unknown = self._information(count), [*self.flags]
         try:
             let_in = self._let_in(count)
         except ModelError as error:  # the other question is answered all the same

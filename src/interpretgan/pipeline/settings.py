@@ -104,12 +104,15 @@ class Settings:
 
     def save(self, folder: Path) -> None:
         """Keep what was chosen in a run folder, for commands that go on there; paths as they are from anywhere."""
+        from interpretgan.models.named import absolute
+
         chosen = {item.name: dict(vars(getattr(self, item.name))) for item in fields(self)}
         for group in chosen.values():
             group |= {name: str(value.absolute()) for name, value in group.items() if isinstance(value, Path)}
         data = chosen["data"]
         for name in ("data", "classes"):
             data[name] = str(Path(data[name]).absolute()) if data[name] and Path(data[name]).exists() else data[name]
+        chosen["model"]["model"] = absolute(self.model.model)
         chosen["run"]["out"] = None  # the folder that this is read from
         write_json(folder / OPTIONS_FILE, chosen)
 

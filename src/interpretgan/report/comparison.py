@@ -57,10 +57,14 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     """Compare finished runs with the first of them, layer by layer of the same name.
 
     Differences have paired bootstrap intervals where both runs have their predictions, of the same images; else those
-    of independent runs. `RunFolderError` for a folder without a diagnosis.
+    of independent runs. `RunFolderError` for a folder without a diagnosis, or one that is named twice.
     """
     import pandas as pd
 
+    places = [folder.resolve() for folder in folders]
+    if twice := next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None):
+        got, do = f"{twice} twice", "name another: a run does not differ from itself"
+        raise RunFolderError(expected="different runs", got=got, do=do)
     runs = [_run(folder, _name(folder, folders)) for folder in folders]
     first, others = runs[0], runs[1:]
     layers = list(dict.fromkeys(row.name for run in runs for row in run.diagnosis.layers[1:]))

@@ -39,6 +39,8 @@ FLAG_MEANINGS = {
     "without that.",
     "time_budget": "Fewer steps leave explanations that are read a little worse, fewer examples wider intervals. What "
     "was lowered to 0 is not in this report.",
+    "shared_images": "What judge and generator have seen in training they read too well in the test. Remove these "
+    "images from one of the two sets.",
     "positive_control": "From this layer on the generator was given the latents of images of another class. What it "
     "draws must change class here and nowhere else.",
     "unreadable_layers": "The rows of these layers, and the vulnerability of the layers after them, cannot be used.",

@@ -14,6 +14,7 @@ import torch
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ModelError, WeightsError
 from interpretgan.models.build import build_model
+from interpretgan.models.named import find_named, is_named
 from interpretgan.models.weights import load_weights
 from interpretgan.store.files import file_sha256, read_json, write_json
 
@@ -109,11 +110,16 @@ def read_card(name: str) -> Card:
 
 
 def load_classifier(name: str, *, device: torch.device | str = "cpu") -> Classifier:
-    """A trained classifier that comes with the package, by a name such as `"lenet5-avg-trades"`, on a device.
+    """A trained classifier by name, on a device.
 
-    `interpretgan models` lists them with their accuracy. `ModelError` for a name that does not exist, `WeightsError`
-    for weights that are missing or not those of the card.
+    One that comes with the package, such as `"lenet5-avg-trades"` (`interpretgan models` lists them), or a public one
+    with its own normalisation, such as `"timm:resnet18"`; see `find_named`, also for the size of its images.
+    `ModelError` for a name that does not exist or a public model that cannot be
+    loaded, `WeightsError` for weights that are missing or not those of the card.
     """
+    if is_named(name):
+        named = find_named(name)
+        return Classifier(named.load(None).to(device).eval(), mean=named.mean, std=named.std)
     card = read_card(name)
     file = weights_file(name)
     if not file.is_file():

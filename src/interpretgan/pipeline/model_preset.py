@@ -1,0 +1,84 @@
+"""What a model that comes with its weights decides, unless the user does: size and kind of images, scaling, classes."""
+
+from dataclasses import replace
+
+from interpretgan.classifier import Classifier
+from interpretgan.data import ImageSet, class_order, load_data, renumbered
+from interpretgan.errors import ConfigError
+from interpretgan.models import NamedModel, load_weights
+from interpretgan.pipeline.settings import Settings
+
+
+def load_split(settings: Settings, split: str, model: NamedModel | None) -> ImageSet:
+    """The images of a split, as the model wants them where the settings leave it open.
+
+    Where the model has all classes of the images by name, they get its numbers.
+    """
+    options = settings.data
+    images = load_data(
+        options.data,
+        split,
+        data_dir=options.data_dir,
+        image_size=options.image_size or (None if model is None else model.image_size),
+        channels=options.channels or (None if model is None else model.channels),
+        classes=options.classes,
+    )
+    names = _classes(settings, model)
+    if model is None or not names:
+        return images
+    order, _ = class_order(images.classes, names, model.ids)
+    return images if order is None else renumbered(images, order, names)
+
+
+def normalised(model: NamedModel, settings: Settings, classes: int) -> Classifier:
+    """The classifier with its weights, or with those of the user's own file, for as many classes."""
+    options = settings.model
+    module = model.load(None if options.file is None else classes)
+    if options.file is not None:
+        load_weights(module, options.file)
+    mean, std = options.mean or model.mean, options.std or model.std
+    return Classifier(module, mean=mean, std=std)
+
+
+def model_lines(settings: Settings, model: NamedModel | None, images: ImageSet, logits: int) -> list[str]:
+    """What is taken from the model, in one line, and in another where its classes are not those of the images."""
+    if model is None:
+        return []
+    chosen, found = vars(settings.data) | vars(settings.model), len(images.classes)
+    lines = [
+        replace(model, classes=_classes(settings, model)).described([k for k in model.preset() if chosen[k] is None])
+    ]
+    stranger = _stranger(settings, model, images)
+    if stranger or logits != found:
+        first = "" if found == logits else f"the first {found:,} of "
+        why = f": it has no {stranger!r}" if stranger else ""
+        lines.append(f"classes: the {found:,} of {images.name} are taken for {first}the model's {logits:,}{why}")
+    return lines
+
+
+def require_its_classes(settings: Settings, model: NamedModel | None, images: ImageSet) -> None:
+    """Refuse (`ConfigError`) images of other classes than the model's, unless there are as many."""
+    stranger = _stranger(settings, model, images)
+    if model is not None and stranger and len(images.classes) != len(model.classes):
+        expected = f"images of the {len(model.classes):,} classes of {model.name} ({_some(model.classes)})"
+        got = f"the {len(images.classes):,} of {images.name}, of which it has no {stranger!r}"
+        do = "name the class folders as the model does, or state all its classes in order with --classes FILE"
+        raise ConfigError(expected=expected, got=got, do=do)
+
+
+def _classes(settings: Settings, model: NamedModel | None) -> tuple[str, ...]:
+    """Names of the model's classes that those of the images are looked up in; none where the user has decided."""
+    decided = model is None or settings.data.classes is not None or settings.model.file is not None
+    return () if decided or model is None else model.classes
+
+
+def _stranger(settings: Settings, model: NamedModel | None, images: ImageSet) -> str | None:
+    """The first class of the images that the model does not have, where it has names at all."""
+    names = _classes(settings, model)
+    if model is None or not names:
+        return None
+    return class_order(images.classes, names, model.ids)[1]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(name.partition(",")[0] for name in names[:3]) + ", ..."
