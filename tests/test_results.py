@@ -155,6 +155,26 @@ def test_the_tables_of_patches_are_those_of_the_file() -> None:
         assert f"| {'with patches' if patches else 'without'} | {' | '.join(figures)} |" in page
 
 
+def test_the_tables_of_diversity_are_those_of_the_file_and_draws_vary_where_they_should() -> None:
+    page, variants = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/diversity.json")["variants"]
+    for name, layers in variants.items():
+        shares, right = zip(
+            *((row["varies"] / row["left_open"], row["natural"]["value"]) for row in layers), strict=True
+        )
+        for figures in (shares, right):
+            assert f"| {name} | {' | '.join(f'{figure:.2f}' for figure in figures)} |" in page
+        if name.endswith("1,000 steps"):
+            assert sum(0.75 <= share <= 1.25 for share in shares) == 7
+            assert min(shares[-5:]) >= 0.75
+
+
+def test_the_table_of_the_residual_network_is_that_of_its_file() -> None:
+    page = (ROOT / "docs" / "results.md").read_text()
+    for layer in Diagnosis.load(RESULTS / "branches" / "wrn-16-1").layers:
+        for branch in layer.branches:
+            assert f"{branch.name} {100 * branch.vulnerability.value:+.1f} [" in page
+
+
 def test_the_table_of_explainers_is_that_of_the_file() -> None:
     page, methods = (ROOT / "docs" / "features.md").read_text(), read("benchmarks/explainers.json")["methods"]
     for name, found in methods.items():
