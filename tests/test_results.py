@@ -158,9 +158,8 @@ def test_the_tables_of_patches_are_those_of_the_file() -> None:
 def test_the_tables_of_diversity_are_those_of_the_file_and_draws_vary_where_they_should() -> None:
     page, variants = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/diversity.json")["variants"]
     for name, layers in variants.items():
-        shares, right = zip(
-            *((row["varies"] / row["left_open"], row["natural"]["value"]) for row in layers), strict=True
-        )
+        shares = [layer["varies"] / layer["left_open"] for layer in layers]
+        right = [layer["natural"]["value"] for layer in layers]
         for figures in (shares, right):
             assert f"| {name} | {' | '.join(f'{figure:.2f}' for figure in figures)} |" in page
         if name.endswith("1,000 steps"):
