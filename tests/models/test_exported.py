@@ -110,14 +110,36 @@ def with_formula(content: dict[str, bytes], formula: str) -> None:
     content[name] = json.dumps(program).encode()
 
 
+def with_pickled_weights(content: dict[str, bytes], mark: str) -> None:
+    name = next(name for name in content if name.endswith("model_weights_config.json"))
+    config = json.loads(content[name])
+    next(iter(config["config"].values()))["use_pickle"] = True
+    content[name] = json.dumps(config).encode()
+
+
+def test_a_file_that_is_twice_in_a_program_is_refused(tmp_path: Path) -> None:
+    exported(tmp_path / "net.pt2")
+    with zipfile.ZipFile(tmp_path / "net.pt2", "a") as archive:
+        name = next(name for name in archive.namelist() if name.endswith("model.json"))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr(name, archive.read(name))
+    with pytest.raises(ModelError, match=r"'model\.json' in"):
+        find_named(str(tmp_path / "net.pt2"))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda content, mark: with_formula(content, f"open({mark!r}, 'w')"), "sizes as formulas of numbers"),
         (lambda content, mark: with_formula(content, "exec(chr(49))"), "sizes as formulas of numbers"),
         (lambda content, mark: with_formula(content, "s77.__class__"), "sizes as formulas of numbers"),
-        (lambda content, mark: content.update({"net/data/constants/custom_obj_0": b"x"}), "custom_obj_0 in"),
-        (lambda content, mark: content.update({"net/data/aotinductor/model/code.so": b"x"}), "code.so in"),
+        (lambda content, mark: content.update({"net/data/constants/custom_obj_0": b"x"}), "'custom_obj_0' in"),
+        (lambda content, mark: content.update({"net/data/aotinductor/model/code.so": b"x"}), "'code.so' in"),
+        (lambda content, mark: content.update({"net/data/constants/opaque_obj_/x": b"x"}), "'x' in"),
+        (lambda content, mark: content.update({"net/data/constants/OPAQUE_OBJ_0": b"x"}), "'OPAQUE_OBJ_0' in"),
+        (lambda content, mark: content.update({"net/models/model.jsox": b"{}"}), "'model.jsox' in"),
+        (lambda content, mark: content.update({"net/Models/model.json": b"{}"}), "'model.json' in"),
+        (with_pickled_weights, "a program of plain tensors"),
         (replaced_by_a_pickle, "got a file that may run code"),
     ],
 )

@@ -177,6 +177,9 @@ def test_other_classes_than_the_models_are_told_or_refused(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"the 4 classes of hf:pets \(tench, goldfish, shark, ...\), got the 3 of"):
         require_its_classes(settings, model, images)
     require_its_classes(settings, named("a", "b", "c"), images)  # as many, in their order
+    require_its_classes(settings, named("cat", "hound", "eel"), images)  # those that it knows are in their places
+    with pytest.raises(ConfigError, match="of which it has no 'eel'"):
+        require_its_classes(settings, named("dog", "cat", "fish"), images)
     own = Settings(DataOptions(settings.data.data, classes="eel,cat,dog,owl"))
     require_its_classes(own, model, load_split(own, "train", model))
 
@@ -191,6 +194,7 @@ def test_names_with_a_colon_are_public_only_under_a_hub(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vit").mkdir()
     assert absolute("hf:./vit") == f"hf:{tmp_path}/vit"
+    assert absolute("timm:vit") == "timm:vit"  # the hub's, whatever folder there is
     assert [absolute(name) for name in ("hf:a/b", "mine:vit", "lenet5")] == ["hf:a/b", "mine:vit", "lenet5"]
     with pytest.raises(ModelError, match=r"got hf:a/b, a trained model; name it as the classifier"):
         build_model("hf:a/b", in_channels=1, num_classes=10, image_size=28)

@@ -1,6 +1,8 @@
 """Programs of torch.export in files: checked, so that reading one runs no code of its own, and taken apart."""
 
+import io
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,8 +16,13 @@ from interpretgan.classifier import EXPORT_ANY_BATCH, unwrapped
 from interpretgan.errors import ModelError
 from interpretgan.models.named import NamedModel, loading
 
-OBJECTS = ("custom_obj_", "opaque_obj_")  # files of a program that hold pickled objects
-LIBRARIES = (".so", ".dylib", ".dll", ".pyd")  # compiled parts
+ENTRY = re.compile(
+    r"[^/]+/(?:models/model\.json|data/(?:weights/(?:weight_\d+|model_weights_config\.json)"
+    r"|constants/(?:tensor_\d+|model_constants_config\.json)|sample_inputs/model\.pt)"
+    r"|archive_format|archive_version|version|byteorder|\.data/(?:version|serialization_id))"
+)
+"""Files of a program that hold tensors and torch's operations alone: no pickled object, nothing compiled."""
+TENSOR = re.compile(r"(?:weight|tensor)_\d+")  # a file that the lists of tensors may name
 EXPRESSION = "expr_str"  # the key of sizes as formulas, which torch has sympy evaluate
 QUOTED = re.compile(r"'(?:[a-z]+\d+|[\d.e+-]+)'")  # names of sizes, and numbers
 FORMULA = re.compile(
@@ -35,8 +42,7 @@ def find_program(path: Path) -> NamedModel:
     with loading(path.name, do):
         if not zipfile.is_zipfile(path):
             raise ModelError(expected="a file of torch.export", got=f"{path}, which is none, or damaged", do=do)
-        _refuse_code(path)
-        program = torch.export.load(path)
+        program = _read(path)
         shape = _input_shape(program, path.name)
     batch, channels, *size = shape
     if isinstance(batch, int):
@@ -70,21 +76,45 @@ def _input_shape(program: Any, name: str) -> tuple[Any, ...]:
     return tuple(values[0].shape)
 
 
-def _refuse_code(path: Path) -> None:
-    """Refuse (`ModelError`) a program whose reading would run code: pickled objects, libraries, words in formulas."""
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.namelist():
-            last = entry.rpartition("/")[2]
-            if last.startswith(OBJECTS) or last.endswith(LIBRARIES):
-                do = "export the model without custom or compiled objects"
-                raise ModelError(expected="a program of tensors and torch's operations", got=f"{last} in {path}", do=do)
-            if last.endswith(".json"):
-                for formula in _formulas(json.loads(archive.read(entry))):
-                    if not FORMULA.fullmatch(QUOTED.sub("0", formula)):
-                        do = "export the model again: no size is computed like this"
-                        raise ModelError(
-                            expected="sizes as formulas of numbers", got=f"{formula!r:.60} in {path}", do=do
-                        )
+def _read(path: Path) -> Any:
+    """The program in a file, of which torch sees only what was checked, and each file of it once.
+
+    Refused (`ModelError`) is what would run code: pickled objects, libraries, words in formulas.
+    """
+    checked, names = io.BytesIO(), set[str]()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(checked, "w", zipfile.ZIP_STORED) as copy:
+        for entry in archive.infolist():
+            name = entry.filename
+            if not ENTRY.fullmatch(name) or name.lower() in names:
+                do = "export the model without custom or compiled objects, and save it with torch.export.save"
+                expected = "a program of tensors and torch's operations"
+                raise ModelError(expected=expected, got=f"{name.rpartition('/')[2]!r:.60} in {path}", do=do)
+            names.add(name.lower())
+            content = archive.read(entry)
+            if name.endswith(".json"):
+                _refuse_code(json.loads(content), path)
+            copy.writestr(name, content)
+    checked.seek(0)
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what it says of a file that is no program, we say in a line
+    try:
+        return torch.export.load(checked)
+    finally:
+        logger.setLevel(level)
+
+
+def _refuse_code(content: Any, path: Path) -> None:
+    for formula in _formulas(content):
+        if not FORMULA.fullmatch(QUOTED.sub("0", formula)):
+            do = "export the model again: no size is computed like this"
+            raise ModelError(expected="sizes as formulas of numbers", got=f"{formula!r:.60} in {path}", do=do)
+    config = content.get("config") if isinstance(content, Mapping) else None
+    for tensor in config.values() if isinstance(config, Mapping) else ():
+        named = isinstance(tensor, Mapping) and isinstance(tensor.get("path_name"), str)
+        if not named or not TENSOR.fullmatch(tensor["path_name"]) or tensor.get("use_pickle"):
+            do = "export the model with plain tensors as weights"
+            raise ModelError(expected="a program of plain tensors", got=f"{tensor!r:.60} in {path}", do=do)
 
 
 def _formulas(content: Any) -> Iterator[str]:

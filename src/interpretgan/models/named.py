@@ -94,7 +94,9 @@ def find_named(name: str) -> NamedModel:
 def absolute(name: str) -> str:
     """The name of a model that is right from any folder."""
     hub, colon, rest = name.partition(":") if ":" in name else ("", "", name)
-    there = is_named(name) and (hub != "torchvision") and Path(rest).expanduser().exists()
+    # As in `hubs`: without a slash it is a name on the hub, also where a folder is called the same.
+    a_path = not hub or (hub != "torchvision" and ("/" in rest or rest.startswith((".", "~"))))
+    there = is_named(name) and a_path and Path(rest).expanduser().exists()
     return f"{hub}{colon}{Path(rest).expanduser().absolute()}" if there else name
 
 

@@ -57,9 +57,13 @@ def model_lines(settings: Settings, model: NamedModel | None, images: ImageSet, 
 
 
 def require_its_classes(settings: Settings, model: NamedModel | None, images: ImageSet) -> None:
-    """Refuse (`ConfigError`) images of other classes than the model's, unless there are as many."""
+    """Refuse (`ConfigError`) images of other classes than the model's, unless as many and in their places."""
     stranger = _stranger(settings, model, images)
-    if model is not None and stranger and len(images.classes) != len(model.classes):
+    if model is None or not stranger:
+        return
+    places = [class_order([name], model.classes, model.ids)[0] for name in images.classes]
+    misplaced = any(place not in (None, [number]) for number, place in enumerate(places))
+    if misplaced or len(images.classes) != len(model.classes):
         expected = f"images of the {len(model.classes):,} classes of {model.name} ({_some(model.classes)})"
         got = f"the {len(images.classes):,} of {images.name}, of which it has no {stranger!r}"
         do = "name the class folders as the model does, or state all its classes in order with --classes FILE"

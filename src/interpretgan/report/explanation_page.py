@@ -32,7 +32,7 @@ def write_explanation(findings: Findings, folder: Path, names: Sequence[str], cl
     frame = findings.units.to_frame()
     frame.insert(0, "name", [names[image] for image in frame["image"]])
     examples, scales = grid(findings.explanation, classes, len(names))
-    images = [_image(findings, row, classes) for row in range(len(names))]
+    images = [_image(findings, row, classes, scales[1]) for row in range(len(names))]
     page = templates().get_template("explanation.html.j2").render(
         findings=findings, examples=examples, scales=scales, names=names, images=images,
         columns=["image", *findings.explanation.layers],
@@ -43,7 +43,7 @@ def write_explanation(findings: Findings, folder: Path, names: Sequence[str], cl
     return folder / "explanation.html"
 
 
-def _image(findings: Findings, row: int, classes: Sequence[str]) -> dict[str, Any]:
+def _image(findings: Findings, row: int, classes: Sequence[str], scale: float) -> dict[str, Any]:
     """All that the page says of one image beside its grid."""
     name, features, bounds = findings.layers[row], findings.units, findings.explanation.bounds
     layer, path = features[name], findings.paths[name]
@@ -86,12 +86,15 @@ def _image(findings: Findings, row: int, classes: Sequence[str]) -> dict[str, An
         "layer": name, "true": true, "shown": shown, "turned": bool(features.turned[row]), "units": units,
         "count": layer.units, "margin_change": margin, "error": float(layer.error[row]), "proof": patched,
         "frames": frames, "others": [_other(other, row, drawn) for other in findings.others],
-        "draws": _draws(findings, row, classes),
+        "draws": _draws(findings, row, classes, scale),
     }  # fmt: skip
 
 
-def _draws(findings: Findings, row: int, classes: Sequence[str]) -> dict[str, list[Picture]]:
-    """Rows of the grid: other draws of the natural latents, and by how much all draws of a layer vary."""
+def _draws(findings: Findings, row: int, classes: Sequence[str], scale: float) -> dict[str, list[Picture]]:
+    """Rows of the grid: other draws of the natural latents, and by how much all draws of a layer vary.
+
+    Their deviation is drawn on the scale of the differences, so that what hardly varies is seen to.
+    """
     if not findings.draws:
         return {}
     bounds, layers = findings.explanation.bounds, findings.explanation.layers
@@ -105,7 +108,6 @@ def _draws(findings: Findings, row: int, classes: Sequence[str]) -> dict[str, li
             Picture(layer, picture(image, bounds), None if predicted is None else class_name(predicted, classes))
             for layer, image, predicted in zip(layers, stack, said, strict=True)
         ]
-    scale = float(spread.mean(axis=1).max())
     varies = [difference_picture(each, scale) for each in spread]
     rows["varies"] = [Picture(layer, pixels) for layer, pixels in zip(layers, varies, strict=True)]
     return rows
