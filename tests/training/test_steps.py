@@ -94,16 +94,6 @@ def test_steps_go_on_where_the_checkpoint_stands(tmp_path: Path) -> None:
     assert train(Checkpoint(tmp_path / "c.pt", "")) == ([], unbroken)  # the end is saved whatever the time
 
 
-def test_a_step_whose_losses_were_not_read_is_not_saved(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "c.pt", "", every=0.0)
-    for step, losses in resumable(4, {}, checkpoint):
-        if step == 1:
-            losses["loss"] = 1.0
-        if step == 3:
-            break
-    assert [step for step, _ in resumable(4, {}, Checkpoint(tmp_path / "c.pt", ""))] == [2, 3]
-
-
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     steps = resumable(2, {}, Checkpoint(None, ""))
     _, losses = next(steps)

@@ -126,6 +126,6 @@ def resumable(
         require_finite(losses, step)
         if on_step is not None:
             on_step(step, losses)
-        if losses and checkpoint.due(last=step == steps):  # what was not read may not be finite
+        if checkpoint.due(last=step == steps):
             state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.save({"step": step, "random": None if random is None else random.get_state(), **state})
