@@ -94,6 +94,17 @@ def test_steps_go_on_where_the_checkpoint_stands(tmp_path: Path) -> None:
     assert train(Checkpoint(tmp_path / "c.pt", "")) == ([], unbroken)  # the end is saved whatever the time
 
 
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    """As where the losses of a GPU were not read: the training can be gone on from the state before."""
+    network, checkpoint = nn.Linear(1, 1), Checkpoint(tmp_path / "c.pt", "", every=0.0)
+    steps = resumable(4, {"network": network}, checkpoint)
+    assert [next(steps)[0] for _ in range(3)] == [0, 1, 2]
+    network.weight.data.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="weights of the network, got NaN at step 3; lower the learning rate"):
+        next(steps)
+    assert [step for step, _ in resumable(4, {"network": network}, Checkpoint(tmp_path / "c.pt", ""))] == [2, 3]
+
+
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     steps = resumable(2, {}, Checkpoint(None, ""))
     _, losses = next(steps)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interpretgan.errors import TrainingError
 from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint
 from interpretgan.training.checks import require_finite
@@ -110,7 +111,8 @@ def resumable(
     Each step is yielded with the number of finished steps and a dictionary that it puts its losses into, if it reads
     them (`read_now`), which must be finite (`require_finite`). `parts` is all that a step changes, each with
     `state_dict` and `load_state_dict`, and `random` where it takes its random numbers from, if they do not follow from
-    its number. An error that `on_step` raises ends the training before the step is saved.
+    its number. An error that `on_step` raises ends the training before the step is saved. So do weights that are not
+    numbers, for the losses of a step need not have been read.
     """
     step, saved = 0, checkpoint.load()
     if saved is not None:
@@ -127,5 +129,14 @@ def resumable(
         if on_step is not None:
             on_step(step, losses)
         if checkpoint.due(last=step == steps):
+            _require_weights(parts, step)
             state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.save({"step": step, "random": None if random is None else random.get_state(), **state})
+
+
+def _require_weights(parts: Mapping[str, Any], step: int) -> None:
+    """Stop a training, by a `TrainingError`, whose weights became NaN: saved, they could never be gone on from."""
+    for name, part in parts.items():
+        if isinstance(part, nn.Module) and any(bool(weights.isnan().any()) for weights in part.parameters()):
+            expected, do = f"finite weights of the {name}", "lower the learning rate"
+            raise TrainingError(expected=expected, got=f"NaN at step {step}", do=do)
