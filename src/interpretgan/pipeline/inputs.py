@@ -360,7 +360,7 @@ class Inputs:
         if self.given_classifier is not None:
             pixels = {"bounds": classifier.bounds, "mean": classifier.mean, "std": classifier.std}
             return {"model": self.name, **pixels, "state_sha256": classifier.state_sha256(), **computed}
-        found: dict[str, Any] = {"pool": self.pool, "width": self.width} | (computed if options.own else {})
+        found: dict[str, Any] = {"pool": self.pool, "width": self.width} | (computed if options.external else {})
         if self.named is not None:  # a folder may be moved
             found |= {"model": self.name, "preset": self.named.preset()}
         if (file := source_file(options.model)) is not None:

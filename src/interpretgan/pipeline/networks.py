@@ -214,7 +214,7 @@ class Networks:
         elif not self.inputs.is_trained and self.folder is not None:
             file = self.path(WEIGHTS_FILE)
             checkpoint = read_json(self.path("classifier.json"))["training"]["checkpoint"]
-        of_the_user = self.inputs.given_classifier is not None or options.own
+        of_the_user = self.inputs.given_classifier is not None or options.external
         return {
             "name": self.inputs.name,
             **({} if of_the_user else {"pool": self.inputs.pool, "width": self.inputs.width}),

@@ -82,7 +82,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "epochs")
-        if self.pretrained and (self.file is not None or not self.own):
+        if self.pretrained and (self.file is not None or not self.external):
             got = f"model {self.model}" + (f" with weights {self.weights}" if self.weights else "")
             do = "name the model as package.module:factory, or say --weights pretrained for one of this package"
             raise ConfigError(expected="--pretrained with a factory of your own and no weights", got=got, do=do)
@@ -94,7 +94,7 @@ class ModelOptions:
             raise ConfigError(expected=expected, got="--mean or --std", do="leave them out")
 
     @property
-    def own(self) -> bool:
+    def external(self) -> bool:
         """Whether the model is none of this package's architectures."""
         return ":" in self.model or self.named
 
@@ -113,12 +113,12 @@ class ModelOptions:
     @property
     def shipped(self) -> bool:
         """Whether the weights are those inside this package."""
-        return self.weights == "pretrained" and not self.own
+        return self.weights == "pretrained" and not self.external
 
     @property
     def as_returned(self) -> bool:
         """Whether the weights are those that the user's factory returns."""
-        return self.own and self.given and self.file is None
+        return self.external and self.given and self.file is None
 
     @property
     def file(self) -> Path | None:
