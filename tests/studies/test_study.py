@@ -276,7 +276,7 @@ def test_without_ray_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run_command(["study", "pooling", "--config", TINY, "--out", str(tmp_path / "out"), "--ray", "auto"]) == 2
-    assert "pip install 'interpretgan[ray]', or use --workers" in capsys.readouterr().err
+    assert "pip install '.[ray]' in a clone, or use --workers" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

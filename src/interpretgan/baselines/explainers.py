@@ -87,7 +87,7 @@ def _require_captum() -> None:
     try:
         import captum.attr  # noqa: F401  (only whether it is there)
     except ImportError as error:
-        do = "pip install 'interpretgan[captum]'"
+        do = "pip install '.[captum]' in a clone"
         raise ExplainerError(expected="Captum for this method", got="none", do=do) from error
 
 

@@ -106,7 +106,7 @@ def library(hub: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        do = f"pip install 'interpretgan[{hub}]'"
+        do = f"pip install '.[{hub}]' in a clone"
         raise ModelError(expected=f"the package {package} for {hub}:NAME", got=in_a_line(error), do=do) from error
     except Exception as error:  # a library that was built for another torch raises anything
         expected, got = f"the package {package}, built for torch {torch.__version__}", in_a_line(error)

@@ -16,7 +16,7 @@ def integrated_gradients(classifier: Classifier, layer: Layer, images: Tensor, l
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:
-        expected, do = "Captum, for integrated gradients", "install interpretgan[captum], or leave them out"
+        expected, do = "Captum, for integrated gradients", "pip install '.[captum]' in a clone, or leave them out"
         raise ConfigError(expected=expected, got="none", do=do) from error
     latent = capture(classifier, images, [layer])[1][layer.name].detach()
 

@@ -56,7 +56,7 @@ def executor_for(config: StudyConfig, workers: int | None = None, address: str |
         ray: Any = import_module("ray")
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ModuleNotFoundError as error:
-        do = "pip install 'interpretgan[ray]', or use --workers"
+        do = "pip install '.[ray]' in a clone, or use --workers"
         raise ConfigError(expected="the package ray for --ray", got="none", do=do) from error
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
