@@ -200,6 +200,12 @@ def test_names_with_a_colon_are_public_only_under_a_hub(tmp_path: Path, monkeypa
         build_model("hf:a/b", in_channels=1, num_classes=10, image_size=28)
 
 
+@pytest.mark.parametrize("hub", ["hf", "timm", "torchvision"])
+def test_a_hub_without_a_name_asks_for_one(hub: str) -> None:
+    with pytest.raises(ModelError, match=f"the name of a model after {hub}:, got none"):
+        find_named(f"{hub}:")
+
+
 def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")

@@ -87,6 +87,9 @@ def find_named(name: str) -> NamedModel:
     if name.endswith(PROGRAM):
         return exported.find_program(Path(name).expanduser())
     hub, _, rest = name.partition(":")
+    if not rest:
+        do = "see the table of models in the documentation"
+        raise ModelError(expected=f"the name of a model after {hub}:", got="none", do=do)
     finder = {"hf": hubs.find_transformers, "timm": hubs.find_timm, "torchvision": hubs.find_torchvision}[hub]
     return finder(rest, library(hub))
 
