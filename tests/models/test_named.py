@@ -211,7 +211,7 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr("interpretgan.models.named.importlib.import_module", missing)
-    with pytest.raises(ModelError, match=r"No module named 'timm'; pip install 'interpretgan\[timm\]'"):
+    with pytest.raises(ModelError, match=r"No module named 'timm'; pip install '\.\[timm\]' in a clone"):
         library("timm")
 
 
