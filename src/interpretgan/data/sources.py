@@ -311,7 +311,7 @@ def renumbered(images: ImageSet, order: Sequence[int], names: Sequence[str]) -> 
 def shared_images(train: ImageSet, test: ImageSet) -> list[Flag]:
     """A flag where test images are training images too, pixel by pixel.
 
-    Two rows of each image are compared with all others, and the whole of those alone in which these agree.
+    Two rows of each image are looked up, and the hash of the whole of those alone in which these agree.
     """
     first, second = train.images, test.images
     if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
@@ -319,11 +319,17 @@ def shared_images(train: ImageSet, test: ImageSet) -> list[Flag]:
     rows, known = [first.shape[2] // 3, first.shape[2] // 2], dict[bytes, list[int]]()
     for number, image in enumerate(first):
         known.setdefault(image[0, rows].tobytes(), []).append(number)
-    shared = sum(
-        any(np.array_equal(first[other], image) for other in known.get(image[0, rows].tobytes(), ()))
-        for image in second
-    )
+    whole, shared = dict[bytes, set[bytes]](), 0
+    for image in second:
+        if (key := image[0, rows].tobytes()) in known:
+            if key not in whole:
+                whole[key] = {_digest(first[number]) for number in known[key]}
+            shared += _digest(image) in whole[key]
     return [SHARED_IMAGES(value=shared, threshold=0, images=len(test))] if shared else []
+
+
+def _digest(image: npt.NDArray[Any]) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
 
 
 def content_of(images: ImageSource) -> str:
