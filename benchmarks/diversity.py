@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from interpretgan import Decoders, GANConfig, InterpretGAN, load_classifier, load_data
 from interpretgan.statistics import wilson
@@ -27,7 +28,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "300": {"diversity": 300.0},
     "100, 1,000 steps": {"diversity": 100.0, "steps": 1000},
 }
-RESULT = Path("results/benchmarks/diversity.json")
+RESULT, PICTURE = Path("results/benchmarks/diversity.json"), Path("docs/diversity.png")
+SHOWN, TIMES = 3, 3  # images, of four draws each, and pixels a side that a pixel is enlarged to
 
 
 def main() -> None:
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--picture", type=Path, default=PICTURE, help="of the last variant")
     options = parser.parse_args()
 
     train, test = (load_data("mnist", split, data_dir=options.data_dir) for split in ("train", "test"))
@@ -67,7 +70,14 @@ def main() -> None:
         ]
         print(name, [f"{by / open_:.2f}" for open_, by in zip(left_open, varies, strict=True)], flush=True)
         write_json(options.out, result)
-    print(f"result: {options.out}")
+    lines = [
+        torch.cat([images[image, 0], *draw.natural_explanations[:, image, 0]], dim=1)
+        for image in range(SHOWN)
+        for draw in draws[:4]
+    ]
+    sheet = Image.fromarray((255 * torch.cat(lines)).round().byte().numpy())
+    sheet.resize((TIMES * sheet.width, TIMES * sheet.height), Image.Resampling.NEAREST).save(options.picture)
+    print(f"result: {options.out}, {options.picture}")
 
 
 if __name__ == "__main__":

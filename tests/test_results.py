@@ -162,9 +162,11 @@ def test_the_tables_of_diversity_are_those_of_the_file_and_draws_vary_where_they
         right = [layer["natural"]["value"] for layer in layers]
         for figures in (shares, right):
             assert f"| {name} | {' | '.join(f'{figure:.2f}' for figure in figures)} |" in page
-        if name.endswith("1,000 steps"):
-            assert sum(0.75 <= share <= 1.25 for share in shares) == 7
-            assert min(shares[-5:]) >= 0.75
+        close = sum(0.75 <= share <= 1.25 for share in shares)
+        if name == "100, 1,000 steps":
+            assert (close, min(shares[-5:]) >= 0.75) == (7, True)
+        if name == "the same, two threads":  # a training drifts apart from the order of its sums
+            assert (close, min(shares[-5:]) >= 0.69) == (3, True)
 
 
 def test_the_table_of_the_residual_network_is_that_of_its_file() -> None:
