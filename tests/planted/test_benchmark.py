@@ -171,6 +171,7 @@ def test_names_that_do_not_exist_are_one_line_and_exit_2(capsys: pytest.CaptureF
         (["--held-out", "-1"], "held_out >= 0"),
         (["--seeds", "-1"], "0 <= seed < 2^31"),
         (["--networks", "lenet5-max-pgd", "--judge", "no.safetensors"], "a judge in no.safetensors"),
+        (["--device", "nowhere"], "expected a device of this machine"),
     ):
         assert run_command(["benchmark", "planted", *given, "--out", str(out)]) == 2
         error = capsys.readouterr().err
@@ -195,6 +196,33 @@ def test_judges_are_named_by_data_set(tmp_path: Path) -> None:
         judge_files([str(file)], both)
     with pytest.raises(ConfigError, match="a data set among mnist"):
         judge_files([f"cifar10={file}"], ["lenet5-max-pgd"])
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_device_reaches_who_makes_a_record_and_does_not_decide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "_prepare", lambda *_: ({}, {}))
+    made, count = _count_records(monkeypatch)
+    devices: list[torch.device] = []
+
+    def on_device(plan: Any, shared: Any, say: Any) -> dict[str, Any]:
+        devices.append(shared.device)
+        return count(plan, shared, say) | {"provenance": {"processor": "a card"}}
+
+    monkeypatch.setattr(benchmark, "record_of", on_device)
+    found = run_benchmark(settings(), tmp_path, device="meta", say=lambda _: None)
+    assert devices == [torch.device("meta")] * len(made) == [torch.device("meta")] * 2
+    assert found["machine"]["processor"] == "a card"  # seconds are of the machine that made the records
+    again = run_benchmark(settings(), tmp_path, say=lambda _: None)
+    assert len(made) == 2
+    assert again["machine"]["processor"] == "a card"
+
+
+def test_the_judge_of_a_network_is_on_the_device_of_that_network() -> None:
+    file = Path(__file__).parents[2] / "results" / "cifar10-vgg-small-max" / "judge.safetensors"
+    judge = one_network.load_judge(file, (3, 32, 32), 10, (0.0, 1.0), torch.device("meta"))
+    assert judge.classifier.device == torch.device("meta")
 
 
 def test_a_network_without_data_is_left_out_and_the_rest_goes_on(

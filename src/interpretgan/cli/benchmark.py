@@ -28,6 +28,7 @@ def planted(
     small: Annotated[bool, Parameter(negative="")] = False,
     judge: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
     workers: int = 1,
+    device: str = "auto",
     out: Path = Path("runs/planted"),
 ) -> None:
     """Make one layer of a robust network fragile, prove it by intervention, and see whether a diagnosis finds it.
@@ -53,9 +54,11 @@ def planted(
         small: A reduced size: seven plants in one network, fewer images.
         judge: Weights of a trained judge: FILE, or DATA=FILE where there are several data sets; may be repeated
             [default: one is trained for each data set].
-        workers: Processes at a time, with a thread each.
+        workers: Processes at a time, with a thread each; on a GPU they share it.
+        device: auto (a GPU if there is one), cpu, or cuda[:k].
         out: Folder.
     """
+    from interpretgan.pipeline.inputs import find_device
     from interpretgan.pipeline.networks import say_to_stderr
     from interpretgan.planted.benchmark import kept_draw_seed, run_benchmark
     from interpretgan.planted.page import PAGE_FILE
@@ -70,10 +73,10 @@ def planted(
     }  # fmt: skip
     draw_seed = kept_draw_seed(out) if held_out_seed is None else held_out_seed
     settings = resolved(given, small=small, draw_seed=draw_seed)
-    files = judge_files(judge, settings.networks)
+    files, place = judge_files(judge, settings.networks), find_device(device)
     if settings.held_out:
         say_to_stderr(f"held-out plants are drawn from the seed {draw_seed}")
-    _print(run_benchmark(settings, out, workers=workers, judges=files, say=say_to_stderr))
+    _print(run_benchmark(settings, out, workers=workers, device=place, judges=files, say=say_to_stderr))
     print(f"\npage: {out / PAGE_FILE}")
 
 

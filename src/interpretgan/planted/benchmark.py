@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from interpretgan.errors import InterpretGANError, LayerError, RunFolderError
 from interpretgan.judge import train_judge
 from interpretgan.layers import examine
@@ -32,6 +34,7 @@ def run_benchmark(
     out: str | Path,
     *,
     workers: int = 1,
+    device: torch.device | str = "cpu",
     judges: Mapping[str, Path] | None = None,
     say: Say,
 ) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def run_benchmark(
         out: Folder of the records, the networks that had to be trained, and the summary: `planted.json`, `planted.md`
             and `planted.svg`.
         workers: Processes at a time, with one thread each; 1: this process.
+        device: Where networks are trained and run, by all processes.
         judges: Weights of judges by data set. Others are trained, once.
         say: Told in a line what happens.
 
@@ -55,18 +59,19 @@ def run_benchmark(
     with writing(out / SETTINGS_FILE):
         out.mkdir(parents=True, exist_ok=True)
     files = {data: judges.get(data, out / "judges" / f"{data}.safetensors") for data in _data(settings)}
-    broken, trained_in = _prepare(settings, out, files, say)
+    broken, trained_in = _prepare(settings, out, files, device, say)
     prints = {plan.key: fingerprint(plan, settings, judges.get(NETWORKS[plan.network].data)) for plan in settings.plans}
     chosen = [plan for plan in settings.plans if plan.network not in broken]
     todo = [plan.key for plan in chosen if _record(out, plan.key, prints[plan.key]) is None]
     say(f"{len(settings.plans)} networks, {len(chosen) - len(todo)} of them from before")
-    held = {"judges": {name: str(file.resolve()) for name, file in files.items()}, "fingerprints": prints}
-    write_json(out / SETTINGS_FILE, {"schema": SCHEMA, "settings": asdict(settings), **held})
+    places = {name: str(file.resolve()) for name, file in files.items()}
+    held = {"settings": asdict(settings), "judges": places, "fingerprints": prints, "device": str(device)}
+    write_json(out / SETTINGS_FILE, {"schema": SCHEMA, **held})
     try:
         _make(todo, workers, out, say)
     finally:  # also where it is interrupted: what is there has its summary
         summary = _summarised(
-            settings, _found(settings, prints, broken, out), out, {"judges": _judges(files, trained_in)}
+            settings, _found(settings, prints, broken, out), out, {"judges": _judges(files, trained_in)}, device
         )
     return summary
 
@@ -102,13 +107,20 @@ def kept_draw_seed(out: Path) -> int:
 
 
 def _summarised(
-    settings: BenchmarkSettings, found: Mapping[str, dict[str, Any]], out: Path, more: Mapping[str, Any]
+    settings: BenchmarkSettings,
+    found: Mapping[str, dict[str, Any]],
+    out: Path,
+    more: Mapping[str, Any],
+    device: torch.device | str,
 ) -> dict[str, Any]:
     drawn = {plan.key for plan in settings.drawn}
     records = [{**record, "half": "held out" if key in drawn else "table"} for key, record in found.items()]
+    machine = describe(repeats=1, device=str(device), fp32="float32")
+    # Seconds are of the machines that made the records, which may be others.
+    used = dict.fromkeys(record["provenance"]["processor"] for record in records if "provenance" in record)
     summary = {
         "schema": SCHEMA, "settings": asdict(settings), **summarise(records, planned=len(settings.plans)), **more,
-        "machine": describe(repeats=1, fp32="float32"),
+        "machine": machine | ({"processor": " and ".join(used)} if used else {}),
     }  # fmt: skip
     write_json(out / SUMMARY_FILE, summary)
     write_page(read_json(out / SUMMARY_FILE), out)
@@ -150,7 +162,7 @@ def _done(keys: Sequence[str], workers: int, out: Path) -> Iterator[Event]:
 def worker_task(out: Path) -> Callable[[str], list[str]]:
     """What makes and writes the record of a plant, by its key, as the settings in the folder say."""
     held = read_json(out / SETTINGS_FILE)
-    settings = settings_of(held["settings"])
+    settings, device = settings_of(held["settings"]), torch.device(held["device"])
     plans = {plan.key: plan for plan in settings.plans}
     shared: dict[str, Shared] = {}
 
@@ -159,7 +171,7 @@ def worker_task(out: Path) -> Callable[[str], list[str]]:
         if plan.network not in shared:
             shared.clear()  # the memory of one network at a time
             judge = Path(held["judges"][NETWORKS[plan.network].data])
-            shared[plan.network] = Shared(plan.network, settings, out / "networks", judge)
+            shared[plan.network] = Shared(plan.network, settings, out / "networks", judge, device)
         try:
             record = record_of(plan, shared[plan.network], lines.append)
         except InterpretGANError as error:  # of the judge, or of the disk: it may go on the next time
@@ -181,7 +193,7 @@ def settings_of(values: Mapping[str, Any]) -> BenchmarkSettings:
 
 
 def _prepare(
-    settings: BenchmarkSettings, out: Path, files: Mapping[str, Path], say: Say
+    settings: BenchmarkSettings, out: Path, files: Mapping[str, Path], device: torch.device | str, say: Say
 ) -> tuple[dict[str, str], dict[str, float]]:
     """Train networks and judges that are missing: why a network is not there, and seconds of each judge."""
     broken, seconds = dict[str, str](), dict[str, float]()
@@ -189,7 +201,7 @@ def _prepare(
         for name in (name for name in settings.networks if NETWORKS[name].data == data):
             try:
                 with reporting(True, name) as report:
-                    given = setting(name, out / "networks", on_progress=report)
+                    given = setting(name, out / "networks", device=device, on_progress=report)
                 _require_layers(settings, given)
                 if not judge.is_file():
                     say(f"training the judge of {data}, once for all its networks")
@@ -217,7 +229,7 @@ def _train_judge(file: Path, given: Setting, data: str) -> None:
     checkpoint = file.with_suffix(".checkpoint")
     judge = train_judge(
         given.train, given.test, threat_model=judged_against(data), seed=JUDGE_SEED, bounds=given.classifier.bounds,
-        checkpoint=checkpoint,
+        device=given.classifier.device, checkpoint=checkpoint,
     )  # fmt: skip
     judge.save(file)
     checkpoint.unlink(missing_ok=True)

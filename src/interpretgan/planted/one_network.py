@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,12 @@ class Shared:
     settings: BenchmarkSettings
     folder: Path  #: Of trained networks.
     judge_file: Path  #: The judge's weights.
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  #: Where all of it is, and runs.
 
     @cached_property
     def setting(self) -> Setting:
         """Robust network, images, threat model."""
-        return setting(self.network, self.folder)
+        return setting(self.network, self.folder, device=self.device)
 
     @cached_property
     def interventions(self) -> Interventions:
@@ -70,20 +71,24 @@ class Shared:
     def judge(self) -> Judge:
         """The judge of the data set."""
         train, bounds = self.setting.train, self.setting.classifier.bounds
-        return load_judge(self.judge_file, train.shape, len(train.classes), bounds)
+        return load_judge(self.judge_file, train.shape, len(train.classes), bounds, self.device)
 
     @cached_property
     def recognition_network(self) -> Classifier | None:
         """What recognises explanations, where it is not the planted network."""
         name = NETWORKS[self.network].recognition_network
-        return None if name is None else load_classifier(name)
+        return None if name is None else load_classifier(name, device=self.device)
 
 
-def load_judge(file: Path, shape: tuple[int, int, int], classes: int, bounds: tuple[float, float]) -> Judge:
+def load_judge(
+    file: Path, shape: tuple[int, int, int], classes: int, bounds: tuple[float, float], device: torch.device
+) -> Judge:
     """A judge from its weights, and the JSON file beside them."""
     with torch.random.fork_rng(devices=()):
         model = build_model("judge", in_channels=shape[0], num_classes=classes, image_size=shape[1:])
-    return Judge.load(file, Classifier(model.eval(), bounds))
+    judge = Judge.load(file, Classifier(model.eval(), bounds))
+    judge.classifier.to(device)
+    return judge
 
 
 def record_of(plan: Plan, shared: Shared, say: Say) -> dict[str, Any]:
@@ -101,7 +106,8 @@ def record_of(plan: Plan, shared: Shared, say: Say) -> dict[str, Any]:
     def ended(status: str, reason: str = "", **more: Any) -> dict[str, Any]:
         if reason:
             say(f"{plan.key}: {status}: {reason}")
-        return {**record, **more, "status": status, "reason": reason, "provenance": provenance(plan.seed)}
+        known = provenance(plan.seed, device=str(shared.device))
+        return {**record, **more, "status": status, "reason": reason, "provenance": known}
 
     given = shared.setting
     with stage_seconds(seconds, "make"):
@@ -152,7 +158,7 @@ class _Trial:
     def attacked(self) -> tuple[Tensor, Tensor, Tensor]:
         """Images, classes and adversarial images, the same for all scores."""
         test = self.shared.setting.test.scaled(self.classifier.bounds).head(self.shared.settings.examples)
-        images, labels = test.batch(slice(0, len(test)))
+        images, labels = (given.to(self.classifier.device) for given in test.batch(slice(0, len(test))))
         with stage_seconds(self.seconds, "attack"):
             return images, labels, attack(self.classifier, images, labels, self.threat_model, seed=self.plan.seed)
 

@@ -89,12 +89,15 @@ class Setting:
     threat_model: ThreatModel
 
 
-def setting(name: str, folder: str | Path, *, on_progress: OnProgress | None = None) -> Setting:
+def setting(
+    name: str, folder: str | Path, *, device: torch.device | str = "cpu", on_progress: OnProgress | None = None
+) -> Setting:
     """A network of `NETWORKS`, trained where it does not come with the package and is not in the folder yet.
 
     Args:
         name: A key of `NETWORKS`.
         folder: Where trained networks are kept, and found the next time.
+        device: Where the network is, and all that is made from it.
         on_progress: See `train_classifier`.
 
     Raises:
@@ -104,9 +107,9 @@ def setting(name: str, folder: str | Path, *, on_progress: OnProgress | None = N
     network = _network(name)
     train, test = (load_data(network.data, split) for split in ("train", "test"))
     if network.training is None:
-        classifier = load_classifier(name)
+        classifier = load_classifier(name, device=device)
     else:
-        classifier = robust_network(network.training, train, folder, on_progress=on_progress)
+        classifier = robust_network(network.training, train, folder, device=device, on_progress=on_progress)
     return Setting(classifier, train, test, network.threat_model)
 
 
@@ -116,13 +119,15 @@ def robust_network(
     folder: str | Path,
     *,
     seed: int = 0,
+    device: torch.device | str = "cpu",
     on_progress: OnProgress | None = None,
 ) -> Classifier:
     """Train a robust network and keep its weights in a folder, or find them there; a training that stopped goes on."""
     stem = f"{training.architecture}-{fingerprint_of(training, train.sha256, seed)[:12]}"
     file, checkpoint = Path(folder) / f"{stem}.safetensors", Path(folder) / f"{stem}.checkpoint"
     if not file.is_file():
-        network, recipe = _fresh(training, train, seed), Recipe(training.epochs, training.batch_size, training.lr)
+        network = _fresh(training, train, seed, device)
+        recipe = Recipe(training.epochs, training.batch_size, training.lr)
         Path(folder).mkdir(parents=True, exist_ok=True)
         if training.architecture == LIPSCHITZ:
             train_lipschitz(network, train, recipe, seed=seed, checkpoint=checkpoint, on_progress=on_progress)
@@ -134,20 +139,20 @@ def robust_network(
             )  # fmt: skip
         save_weights(network.model, file)
         checkpoint.unlink(missing_ok=True)
-    classifier = _fresh(training, train, seed)
+    classifier = _fresh(training, train, seed, device)
     load_weights(classifier.model, file)
     return classifier
 
 
-def _fresh(training: RobustTraining, train: ImageSet, seed: int) -> Classifier:
-    """The untrained network."""
+def _fresh(training: RobustTraining, train: ImageSet, seed: int, device: torch.device | str) -> Classifier:
+    """The untrained network, the same on every device."""
     (channels, *size), name = train.shape, training.architecture
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         if name == LIPSCHITZ:
-            return Classifier(lipschitz_model(train).eval(), train.bounds)
+            return Classifier(lipschitz_model(train).to(device).eval(), train.bounds)
         model = build_model(name, in_channels=channels, num_classes=len(train.classes), image_size=(size[0], size[1]))
-        return Classifier(model.eval(), train.bounds)
+        return Classifier(model.to(device).eval(), train.bounds)
 
 
 @dataclass(frozen=True)
