@@ -5,19 +5,28 @@ python -m examples.textured_shapes runs/shapes --side 128 --train 300 --test 60
 writes `runs/shapes/train/CLASS/*.png` and `runs/shapes/test/CLASS/*.png`, so many of each class. A background is smooth
 noise as photographs have it (its amplitude falls with the frequency), in two colours. Neither place, size, angle,
 colour nor texture tells the class: only the outline does.
+
+`--judge examples.textured_shapes:make_judge` is a judge that costs the same at any size of these images.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
+
+from interpretgan.models import build_model
 
 Array = NDArray[np.float64]
 Inside = Callable[[Array, Array], NDArray[np.bool_]]
+
+JUDGED = 64  # pixels a side that the judge sees: explanations have no finer detail
 
 
 def _polygon(corners: int, depth: float = 1.0) -> Inside:
@@ -87,6 +96,20 @@ def draw(shape: Inside, random: np.random.Generator, side: int) -> NDArray[np.ui
     return np.asarray(np.round(255 * picture), dtype=np.uint8)
 
 
+def make_judge(in_channels: int, num_classes: int) -> nn.Module:
+    """A narrow VGG-16 on images that are reduced to 64 pixels a side. Nets that pool less hardly learn these shapes."""
+    vgg = build_model("vgg16", in_channels=in_channels, num_classes=num_classes, image_size=JUDGED, width=0.25)
+    return nn.Sequential(nn.AdaptiveAvgPool2d(JUDGED), vgg)
+
+
+def write(task: tuple[Path, str, int, list[int]]) -> None:
+    """Draw the image of a file and a class at so many pixels a side; the last are the seeds of all that is random."""
+    from PIL import Image
+
+    file, name, side, seeds = task
+    Image.fromarray(draw(SHAPES[name], np.random.default_rng(seeds), side)).save(file, compress_level=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -94,16 +117,19 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=300, help="training images of each class")
     parser.add_argument("--test", type=int, default=60, help="test images of each class")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that draw beside each other")
     options = parser.parse_args()
-    from PIL import Image
-
+    tasks = []
     for split, count in (("train", options.train), ("test", options.test)):
-        for label, (name, shape) in enumerate(SHAPES.items()):
+        for label, name in enumerate(SHAPES):
             folder = options.out / split / name
             folder.mkdir(parents=True, exist_ok=True)
             for index in range(count):
-                random = np.random.default_rng([options.seed, split == "test", label, index])
-                Image.fromarray(draw(shape, random, options.side)).save(folder / f"{index:04d}.png")
+                seeds = [options.seed, int(split == "test"), label, index]
+                tasks.append((folder / f"{index:04d}.png", name, options.side, seeds))
+    with ProcessPoolExecutor(options.processes) as processes:
+        for _ in processes.map(write, tasks, chunksize=20):
+            pass
     print(f"{len(SHAPES) * (options.train + options.test)} images of {options.side} pixels a side in {options.out}")
 
 

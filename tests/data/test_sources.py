@@ -13,7 +13,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from interpretgan.data import ImageSet, as_image_set, as_source, content_of, describe, load_data, shared_images
+from interpretgan.data import (
+    ImageSet,
+    ImagesOnDevice,
+    as_image_set,
+    as_source,
+    content_of,
+    describe,
+    load_data,
+    near,
+    shared_images,
+)
 from interpretgan.errors import DataError, ImageError, InputError, LabelError
 
 Example = tuple[Any, Any]
@@ -258,3 +268,13 @@ def test_test_images_that_are_training_images_are_flagged() -> None:
     (flag,) = shared_images(train, images("test", [19, 25, 3]))
     assert str(flag) == "2 of the 3 test images are training images too"
     assert shared_images(train, ImageSet("own", "test", pixels[:, :, :8], test.labels.repeat(3), ("a",))) == []
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
+def test_images_on_a_device_are_those_of_the_set(bounds: tuple[float, float]) -> None:
+    images = load_data("digits", "test").scaled(bounds)
+    copied, chosen = ImagesOnDevice(images, torch.device("cpu")), torch.tensor([5, 0, 5, 33])
+    assert len(copied) == len(images)
+    for own, wanted in zip(copied.batch(chosen), images.batch(chosen), strict=True):
+        assert torch.equal(own, wanted)
+    assert near(images, torch.device("cpu")) is images

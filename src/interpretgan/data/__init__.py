@@ -2,6 +2,7 @@
 
 from interpretgan.data.arrays import read_images as read_images
 from interpretgan.data.datasets import load_data as load_data
+from interpretgan.data.on_device import ImagesOnDevice as ImagesOnDevice, near as near, sent as sent
 from interpretgan.data.sources import (
     DatasetImages as DatasetImages,
     ImageData as ImageData,

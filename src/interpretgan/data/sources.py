@@ -98,13 +98,17 @@ class ImageSet:
         """The chosen examples: float32 `[n, C, H, W]` within `bounds`, and int64 `[n]`."""
         chosen = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
         floats = torch.from_numpy(np.array(self.images[chosen])).to(torch.float32)  # a copy: the map is read-only
+        return self.in_bounds(floats), torch.from_numpy(np.array(self.labels[chosen]))
+
+    def in_bounds(self, floats: Tensor) -> Tensor:
+        """Values as they are stored, brought within `bounds` in place."""
         assert self.stored is not None
         (least, most), (low, high) = self.stored, self.bounds
         if self.stored != self.bounds:
             floats.sub_(least).div_(most - least)
             if self.bounds != (0.0, 1.0):
                 floats.mul_(high - low).add_(low).clamp_(low, high)
-        return floats, torch.from_numpy(np.array(self.labels[chosen]))
+        return floats
 
     def scaled(self, bounds: tuple[float, float]) -> ImageSet:
         """The same images for a classifier that takes pixels within `bounds`."""

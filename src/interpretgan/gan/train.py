@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interpretgan.attacks import require_gradient
 from interpretgan.classifier import Classifier
-from interpretgan.data import ImageSource, content_of
+from interpretgan.data import ImageSource, content_of, near, sent
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.gan import losses as objective
 from interpretgan.gan.discriminator import Discriminator
@@ -29,7 +29,7 @@ from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
-from interpretgan.training.precision import Precision, autocast
+from interpretgan.training.precision import Precision, autocast, same_shapes
 from interpretgan.training.steps import MovingAverage, OnStep, read_now, resumable, warm_up_and_cosine
 
 START_IMAGES = 2000  # natural images that the linear decoders of the start are fitted to,
@@ -140,6 +140,7 @@ def train_generator(
     assert config.recognition_noise is not None
     device = classifier.device
     random = torch.Generator().manual_seed(seed)
+    content, images = content_of(images), near(images, device)
     pixels = images.batch(torch.tensor([0]))[0].numel()
     enough = min(CALIBRATION_IMAGES, max(2, CALIBRATION_PIXELS // pixels))
     order = torch.randperm(len(images), generator=random)
@@ -168,7 +169,7 @@ def train_generator(
     )
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
-        config, seed, [(layer.name, layer.shape) for layer in layers], content_of(images), image_shape,
+        config, seed, [(layer.name, layer.shape) for layer in layers], content, image_shape,
         *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
     state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
@@ -182,14 +183,15 @@ def train_generator(
     rows = {layer.name: slice(i * per_layer, (i + 1) * per_layer) for i, layer in enumerate(layers)}
     deviation = config.recognition_noise * (classifier.bounds[1] - classifier.bounds[0])
     alike = 0  # checks in a row that found one picture
-    with classifier.borrowed(), recognition.borrowed():
+    blurs = random if device.type == "cpu" else torch.Generator(device)
+    with classifier.borrowed(), recognition.borrowed(), same_shapes():
         for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
             for adam in (adam_g, adam_d):
                 rate = warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
                 adam.param_groups[0]["lr"] = config.learning_rate * rate
             x, _ = images.batch(team.share(torch.randint(len(images), (drawn,), generator=random)))
-            x = x.to(device, torch.float32)
-            noise = team.share(torch.randn(drawn, config.noise, generator=random)).to(device)
+            x = sent(x, device).to(torch.float32)
+            noise = sent(team.share(torch.randn(drawn, config.noise, generator=random)), device)
             with torch.no_grad(), capturing(classifier, layers, rows) as latents:
                 logits = classifier.run(x)
             seen = logits.float().softmax(dim=1)
@@ -214,9 +216,11 @@ def train_generator(
             with autocast(device, config.precision):
                 with capturing(classifier, layers, rows) as latents:
                     classifier.run(image)
-                blur = team.share(torch.randn(drawn, *image_shape, generator=random))
+                if blurs is not random:  # as many numbers as pixels are drawn on the GPU itself
+                    blurs.manual_seed(int(torch.randint(2**62, (), generator=random)))
+                blur = team.share(torch.randn(drawn, *image_shape, generator=blurs, device=device))
                 # Artefacts that one network alone recognises do not survive noise.
-                explained = recognition.run((image + deviation * blur.to(image)).clamp(*classifier.bounds))
+                explained = recognition.run((image + deviation * blur).clamp(*classifier.bounds))
                 realism = objective.generator_hinge(discriminator(image, layer_index, seen).float())
             information = objective.information_bound(logits, explained)
             latent = torch.stack(
@@ -230,7 +234,7 @@ def train_generator(
             gradient = from_discriminator + limited(from_classifier, limit)
             adam_g.zero_grad()
             if config.diversity:
-                other = team.share(torch.randn(drawn, config.noise, generator=random)).to(device)
+                other = sent(team.share(torch.randn(drawn, config.noise, generator=random)), device)
                 with autocast(device, config.precision):
                     again = generator(z, other)
                 apart = objective.energy_score(x, image, again) / (classifier.bounds[1] - classifier.bounds[0])

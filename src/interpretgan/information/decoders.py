@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interpretgan.classifier import plain_torch
-from interpretgan.data import ImageData, ImageSource, as_source, content_of
+from interpretgan.data import ImageData, ImageSource, as_source, content_of, near, sent
 from interpretgan.errors import ConfigError
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
@@ -24,7 +24,7 @@ from interpretgan.store.network_files import Header
 from interpretgan.store.progress import OnProgress, Progress, reporting
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
-from interpretgan.training.precision import Precision, autocast
+from interpretgan.training.precision import Precision, autocast, same_shapes
 from interpretgan.training.steps import MovingAverage, read_now, resumable, told, warm_up_and_cosine
 
 BATCH = 50  # images that are measured at a time, fewer where their latents are large; more would not fit the caches
@@ -179,13 +179,14 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         )  # fmt: skip
         parts = {"network": network, "average": average, "adam": adam}
         state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
-        with reporting(on_progress) as report:
+        with reporting(on_progress) as report, same_shapes():
             on_step = told(report, "information", config.steps)
+            near_source = near(source, device)
             for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
                 for group in adam.param_groups:
                     group["lr"] = group["peak"] * warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
-                x, y = source.batch(torch.randint(len(source), (count,), generator=random))
-                x, y = x.to(device), y.to(device)
+                x, y = near_source.batch(torch.randint(len(source), (count,), generator=random))
+                x, y = sent(x, device), sent(y, device)
                 places = self._places(x)
                 inputs, features = network.see(places)
                 # Each decoder sees the images that follow those of the decoder before it.

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, attack, predicted_right, seed_generators
 from interpretgan.classifier import Classifier
-from interpretgan.data import ImageSet
+from interpretgan.data import ImageSet, near, sent
 from interpretgan.errors import ConfigError, DataError, ModelError
 from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import require_finite
 from interpretgan.training.objectives import Batch, Objective
-from interpretgan.training.precision import channels_last, has_fast_bf16
+from interpretgan.training.precision import channels_last, has_fast_bf16, same_shapes
 from interpretgan.training.recipes import Recipe, augment
 from interpretgan.training.steps import MovingAverage, State, copy_of, resumable, swapped
 
@@ -88,8 +88,9 @@ def train_classifier(
     shapes = [(name, getattr(value, "shape", None)) for name, value in model.state_dict().items()]
     fingerprint = fingerprint_of(shapes, classifier.identity(), train.sha256, objective, recipe, seed, bf16)
     _check_classes(classifier, train, place)
+    source = near(train, place)
 
-    with _training(model, place):
+    with _training(model, place), same_shapes():
         optimizer = _optimizer(recipe, parameters)
         average = MovingAverage(model, recipe.averaging)  # of decay 0: the weights themselves
         epochs, order, losses, steps_here = _Epochs(), torch.empty(0), list[Tensor](), 0
@@ -105,11 +106,11 @@ def train_classifier(
             number, replay = divmod(position, objective.replays)
             indices = order[number * batch_size : (number + 1) * batch_size]
             generator = _generator(seed, "step", step)
-            images, labels = train.batch(indices)
+            images, labels = (sent(tensor, place) for tensor in source.batch(indices))
             # A replayed batch is the same batch, so its augmentation is that of its first step.
             drawn = generator if not replay else _generator(seed, "step", step - replay)
             images = augment(images, recipe.augmentation, drawn, fill=classifier.bounds[0])
-            images, labels = images.to(place, memory_format=torch.channels_last), labels.to(place)
+            images = images.to(memory_format=torch.channels_last)
             rate = recipe.rate(step / total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -138,7 +139,7 @@ def train_classifier(
             if epoch_ends:
                 if len(held_out):
                     with swapped(model, average.state):
-                        report |= _validate(classifier, *train.batch(held_out), objective.selection, seed)
+                        report |= _validate(classifier, *source.batch(held_out), objective.selection, seed)
                 epochs.add(report, average.state, time.perf_counter() - began)
             spent = time.perf_counter() - began
             if on_progress is not None:

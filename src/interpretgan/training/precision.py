@@ -1,4 +1,4 @@
-"""Where bfloat16 pays, autocast that uses it only there, and the layout in which convolutions are fast."""
+"""Where bfloat16 pays, autocast that uses it only there, and what makes convolutions fast."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +30,17 @@ def autocast(device: torch.device, precision: Precision = "auto") -> torch.autoc
 def uses_bf16(device: torch.device, precision: Precision) -> bool:
     """Whether `autocast` is on."""
     return precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+
+
+@contextmanager
+def same_shapes() -> Iterator[None]:
+    """Inside, a GPU tries its ways to convolve once for each shape, and takes the fastest: where few shapes recur."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

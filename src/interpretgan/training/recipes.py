@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel
-from interpretgan.data import ImageSet
+from interpretgan.data import ImageSet, sent
 from interpretgan.errors import ConfigError
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive, WholeNumber
 from interpretgan.training.objectives import OBJECTIVES, AdversarialTraining
@@ -64,17 +64,17 @@ def augment(images: Tensor, kind: str, generator: torch.Generator, *, fill: floa
     """
     if kind == "none":
         return images
-    count, channels, height, width = images.shape
+    (count, channels, height, width), place = images.shape, images.device
     rows, columns = height // SHIFT, width // SHIFT
     padded = F.pad(images, (columns, columns, rows, rows), value=fill)
-    down = torch.randint(2 * rows + 1, (count, 1), generator=generator) + torch.arange(height)
-    right = torch.randint(2 * columns + 1, (count, 1), generator=generator) + torch.arange(width)
+    down, right = (torch.randint(2 * most + 1, (count, 1), generator=generator) for most in (rows, columns))
+    down = sent(down, place) + torch.arange(height, device=place)
+    right = sent(right, place) + torch.arange(width, device=place)
     if kind == "shift-flip":
-        flipped = torch.rand(count, 1, generator=generator) < 0.5
+        flipped = sent(torch.rand(count, 1, generator=generator) < 0.5, place)
         right = torch.where(flipped, right.flip(1), right)
-    down, right = down.to(images.device), right.to(images.device)
-    example = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
-    channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
+    example = torch.arange(count, device=place).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=place).view(1, -1, 1, 1)
     return padded[example, channel, down[:, None, :, None], right[:, None, None, :]]
 
 

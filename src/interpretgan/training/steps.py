@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from interpretgan.errors import TrainingError
 from interpretgan.store.progress import OnProgress, Progress
@@ -56,12 +57,15 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, network: nn.Module, t: int) -> None:
         """Take in the network's state at update `t`; at 0 the average becomes that state. Counters are copied."""
-        decay = min(self.decay, (1 + t) / (10 + t)) if t else 0.0
+        decay, old, new = min(self.decay, (1 + t) / (10 + t)) if t else 0.0, list[Tensor](), list[Tensor]()
         for name, value in network.state_dict().items():
             if decay and isinstance(value, Tensor) and value.is_floating_point():
-                self.state[name].lerp_(value, 1 - decay)
+                old.append(self.state[name])
+                new.append(value)
             else:
                 self._put(name, value)
+        if old:  # all at once, which a GPU does in one go
+            get_ema_multi_avg_fn(decay)(old, new, 0)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def state_dict(self) -> State:
         """The average, under the names that the network's own `state_dict` has."""
