@@ -39,6 +39,21 @@ def test_the_model_comes_back_untouched(fail: bool) -> None:
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_convolutions_run_in_full_precision_whatever_torch_is_set_to(
+    given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", given)
+    model, seen = nn.Linear(3, 2), list[bool]()
+    model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    classifier = Classifier(nn.Sequential(nn.Flatten(), model))
+    classifier(torch.rand(2, 1, 1, 3))
+    with pytest.raises(ModelError):
+        classifier.logits(torch.rand(2, 1, 3, 3))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 is given
+
+
 def test_buffers_are_given_back_rebound_or_not_and_untouched_ones_not_written() -> None:
     class Rebinds(Careless):
         def forward(self, x: Tensor) -> Tensor:

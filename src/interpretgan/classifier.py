@@ -338,13 +338,15 @@ def is_exported(module: nn.Module) -> bool:
 
 @contextmanager
 def _eager() -> Iterator[None]:
-    """Nothing is compiled, where no hook runs, nor computed a second time for gradients, where hooks run again."""
+    """Full precision, nothing compiled, where no hook runs, nor computed twice for gradients, where hooks run again."""
     from torch.utils import checkpoint
 
     def once(*_: object, **__: object) -> Iterator[None]:
         yield
 
     with ExitStack() as stack:
+        stack.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+        torch.backends.cudnn.allow_tf32 = False  # with it an image may have other logits in another batch
         if "torch._dynamo" in sys.modules:  # it compiles, and takes long to import
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         # The first is public; the second is what `checkpoint` goes through where it is not reentrant.
