@@ -88,7 +88,8 @@ def test_two_processes_go_on_to_the_generator_that_one_trains(
         train(classifier, checkpoint_seconds=0.0, on_step=interrupt, **settings)
     together, shared = train(classifier, devices=2, **settings)
     for name, value in alone.state_dict().items():
-        torch.testing.assert_close(together.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+        # Where a gradient is next to nothing Adam divides rounding by rounding; one step is 4e-3.
+        torch.testing.assert_close(together.state_dict()[name], value, rtol=1e-5, atol=1e-4, msg=name)
     assert len(losses) == CONFIG.steps
     assert len(shared) == CONFIG.steps - 2  # the third had not been saved
     for one, other in zip(losses[2:], shared, strict=True):

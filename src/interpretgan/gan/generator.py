@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interpretgan.gan.latents import Standardise, as_map, channels_first_shape, resize, space_to_depth, token_grid
+from interpretgan.gan.latents import (
+    Standardise,
+    as_map,
+    channels_first_shape,
+    resize,
+    smoothed,
+    space_to_depth,
+    token_grid,
+)
 from interpretgan.gan.linear_start import LinearStart
 from interpretgan.layers import Layer
 
@@ -107,11 +115,24 @@ class Block(nn.Module):
         return out
 
 
+class SmoothShuffle(nn.PixelShuffle):
+    """Twice as fine, `[N, 4C, H, W] → [N, C, 2H, 2W]`, without the checkerboard: `smoothed` after the shuffle.
+
+    The four pixels of a cell are outputs of their own, and what pleases the recognition network can settle in their
+    differences. Sugawara et al. 2018 blur after the upsampling, too.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+        """See above."""
+        return smoothed(super().forward(input))
+
+
 class Generator(nn.Module):
     """`x̂ = G_l(z_l, n)` for every layer `l`, in one network; the layers have different latents.
 
     The trunk has `width` channels and `blocks` residual blocks. The noise `n ~ N(0, I)` has `noise` numbers. With
-    `linear_start` the trunk adds to what linear decoders draw (`LinearStart`), at first nothing.
+    `linear_start` the trunk adds to what linear decoders draw (`LinearStart`), at first nothing. As fine detail comes
+    from these, what the trunk adds is smooth (`SmoothShuffle`).
     """
 
     def __init__(
@@ -136,9 +157,10 @@ class Generator(nn.Module):
         cells = (math.ceil(working_size(side) / grid) for side, grid in zip(image_shape[1:], self.grid, strict=True))
         doublings = math.ceil(math.log2(max(cells)))
         stages: list[nn.Module] = []
+        finer = SmoothShuffle if linear_start else nn.PixelShuffle
         for left in reversed(range(doublings)):
             narrow = channels if left == 0 else max(width // 2, 16)
-            stages += [nn.Conv2d(width, 4 * narrow, 3, padding=1), nn.PixelShuffle(2)]
+            stages += [nn.Conv2d(width, 4 * narrow, 3, padding=1), finer(2)]
             width = narrow
         if not stages:  # the grid is as fine as the image
             stages = [nn.Conv2d(width, channels, 3, padding=1)]

@@ -88,6 +88,12 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
+def smoothed(images: Tensor) -> Tensor:
+    """`[N, C, H, W]` averaged over neighbours by 1/4, 1/2, 1/4 along both axes: no pattern of period two is left."""
+    around = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(around, 2, stride=1), 2, stride=1)
+
+
 def space_to_depth(images: Tensor, fold: tuple[int, int]) -> Tensor:
     """`[N, C, H, W] → [N, C·fh·fw, H/fh, W/fw]`: each block of pixels becomes one cell's channels."""
     n, c, h, w = images.shape

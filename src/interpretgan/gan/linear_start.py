@@ -173,20 +173,25 @@ class LinearStart(nn.Module):
 class PatchDecoder(nn.Module):
     """Images of a map by one linear decoder for all its places: `[N, *shape] → [N, C, H, W]`, less the mean image.
 
-    Each place draws its patch of the image, of `fold` pixels, from the `reach × reach` places around it. So it draws
-    fine detail, which principal components of whole images do not hold, and draws it as well in a large image.
+    Each place draws its `fold` pixels of the image, and half as many more on each side, from the `reach × reach` places
+    around it. So it draws fine detail, which principal components of whole images do not hold, and draws it as well in
+    a large image. Each patch fades out where it overlaps the next, so no seams are seen.
     """
 
     weight: Tensor
     bias: Tensor
+    overlap: Tensor
 
     def __init__(self, channels: int, places: tuple[int, int], image_shape: tuple[int, int, int], reach: int) -> None:
         super().__init__()
         self.image_shape, self.places, self.reach = image_shape, places, reach
         self.fold = (math.ceil(image_shape[1] / places[0]), math.ceil(image_shape[2] / places[1]))
-        outputs = image_shape[0] * math.prod(self.fold)
+        self.margin = (self.fold[0] // 2, self.fold[1] // 2)
+        self.patch = (self.fold[0] + 2 * self.margin[0], self.fold[1] + 2 * self.margin[1])
+        outputs = image_shape[0] * math.prod(self.patch)
         self.register_buffer("weight", torch.zeros(outputs, channels, reach, reach))
         self.register_buffer("bias", torch.zeros(outputs))
+        self.register_buffer("overlap", self._laid(self._fading()[None, :, None].expand(-1, -1, math.prod(places))))
 
     @classmethod
     def of(cls, shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> PatchDecoder | None:
@@ -211,8 +216,11 @@ class PatchDecoder(nn.Module):
 
         The places are spread evenly over the map, and begin elsewhere in each image.
         """
-        cells = self._cells(latent)
-        patches = space_to_depth(resize(images, self._fine()), self.fold)
+        cells, (down, right) = self._cells(latent), (fold - m for fold, m in zip(self.fold, self.margin, strict=True))
+        # Beyond its edge an image goes on as the map does there.
+        beyond = F.pad(space_to_depth(resize(images, self._fine()), self.fold), [1] * 4, mode="replicate")
+        beyond = depth_to_space(beyond, self.fold)[:, :, down:-down, right:-right]
+        patches = beyond.unfold(2, self.patch[0], self.fold[0]).unfold(3, self.patch[1], self.fold[1])
         image = torch.arange(len(latent), device=latent.device)[:, None]
         steps = torch.arange(count, device=latent.device) * math.prod(self.places) // count
         place = (image * STRIDE + steps) % math.prod(self.places)
@@ -221,12 +229,13 @@ class PatchDecoder(nn.Module):
             cells[image, :, row + down, column + right] for down in range(self.reach) for right in range(self.reach)
         ]
         seen = torch.stack(around, dim=3)  # [N, count, C, reach²], as the weights of a convolution
-        return seen.flatten(2).flatten(0, 1), patches[image, :, row, column].flatten(0, 1)
+        return seen.flatten(2).flatten(0, 1), patches[image, :, row, column].flatten(2).flatten(0, 1)
 
     def set(self, weight: Tensor, bias: Tensor) -> None:
         """Take weights `[d, outputs]` and biases `[outputs]`."""
-        self.weight.copy_(weight.T.reshape(self.weight.shape))
-        self.bias.copy_(bias)
+        fading = self._fading().to(weight)
+        self.weight.copy_((weight * fading).T.reshape(self.weight.shape))
+        self.bias.copy_(bias * fading)
 
     def set_zero(self) -> None:
         """Draw nothing."""
@@ -236,7 +245,16 @@ class PatchDecoder(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """`[N, *shape] → [N, C, H, W]`."""
         patches = F.conv2d(self._cells(latent), self.weight, self.bias)
-        return resize(depth_to_space(patches, self.fold), (self.image_shape[1], self.image_shape[2]))
+        return resize(self._laid(patches.flatten(2)) / self.overlap, (self.image_shape[1], self.image_shape[2]))
+
+    def _laid(self, patches: Tensor) -> Tensor:
+        """The sums of patches `[N, outputs, places]` where they lie in the image: `[N, C, H, W]`."""
+        return F.fold(patches, self._fine(), self.patch, padding=self.margin, stride=self.fold)
+
+    def _fading(self) -> Tensor:
+        """What each number of a patch counts, `[outputs]`: less the farther it is from the middle."""
+        rows, columns = (1 - torch.linspace(-1, 1, side + 2)[1:-1].abs() for side in self.patch)
+        return torch.outer(rows, columns).flatten().repeat(self.image_shape[0])
 
     def _fine(self) -> tuple[int, int]:
         return self.places[0] * self.fold[0], self.places[1] * self.fold[1]

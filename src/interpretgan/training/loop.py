@@ -21,7 +21,7 @@ from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import require_finite
 from interpretgan.training.objectives import Batch, Objective
-from interpretgan.training.precision import channels_last, has_fast_bf16, same_shapes
+from interpretgan.training.precision import channels_last, fast_convolutions, has_fast_bf16
 from interpretgan.training.recipes import Recipe, augment
 from interpretgan.training.steps import MovingAverage, State, copy_of, resumable, swapped
 
@@ -90,7 +90,7 @@ def train_classifier(
     _check_classes(classifier, train, place)
     source = near(train, place)
 
-    with _training(model, place), same_shapes():
+    with _training(model, place), fast_convolutions():
         optimizer = _optimizer(recipe, parameters)
         average = MovingAverage(model, recipe.averaging)  # of decay 0: the weights themselves
         epochs, order, losses, steps_here = _Epochs(), torch.empty(0), list[Tensor](), 0

@@ -33,14 +33,15 @@ def uses_bf16(device: torch.device, precision: Precision) -> bool:
 
 
 @contextmanager
-def same_shapes() -> Iterator[None]:
-    """Inside, a GPU tries its ways to convolve once for each shape, and takes the fastest: where few shapes recur."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
+def fast_convolutions() -> Iterator[None]:
+    """For a training on a GPU: TF32, and of the ways to convolve each shape, which recurs, the fastest, once tried."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark = cudnn.allow_tf32 = True
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        cudnn.benchmark, cudnn.allow_tf32 = before
 
 
 @contextmanager
