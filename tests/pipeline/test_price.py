@@ -7,15 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from interpretgan import Classifier, Diagnosis, ImageSet, ThreatModel, run_diagnosis
 from interpretgan.cli import run_command
 from interpretgan.errors import ConfigError
 from interpretgan.models import build_model
 from interpretgan.pipeline.inputs import Inputs
-from interpretgan.pipeline.price import StagePrice, _kept, fitted, is_long, options_of, price, table
+from interpretgan.pipeline.price import (
+    StagePrice,
+    Stamps,
+    _kept,
+    fitted,
+    is_long,
+    options_of,
+    price,
+    table,
+    timed_steps,
+)
 from interpretgan.pipeline.settings import Settings
 from interpretgan.store.progress import Progress
+from interpretgan.training.steps import read_now
 
 SHORT: dict[str, Any] = {
     "judge_epochs": 1, "generator_steps": 8, "images_per_layer": 2, "information_steps": 6, "bootstrap": 20,
@@ -70,6 +82,16 @@ def test_generators_that_are_given_up_cost_nothing() -> None:
 def test_a_damaged_record_of_a_budget_is_none(record: object) -> None:
     assert _kept(record, 4200.0, DEFAULTS) is None
     assert _kept({"seconds": 4200.0, "given_up": {"examples": [2000, 500]}}, 4200.0, DEFAULTS) == {"examples": 500}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_steps_between_two_that_are_told_are_timed(kind: str) -> None:
+    device, stamps = torch.device(kind), Stamps()
+    steps = timed_steps(device)
+    for step in range(steps):
+        if read_now(step, steps, device):
+            stamps(Progress("generator", step + 1, steps))
+    assert stamps.step > 0
 
 
 def test_the_price_is_near_what_the_stages_take(digits: tuple[ImageSet, ImageSet]) -> None:

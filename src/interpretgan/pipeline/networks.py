@@ -92,7 +92,7 @@ class Networks:
             self.folder.close()
 
     def tell_price(self) -> None:
-        """Say what a long run will cost, stage by stage, measured on two steps of each."""
+        """Say what a long run will cost, stage by stage, measured on a few steps of each."""
         if not self._prices and not is_long(self.inputs):
             return
         values = options_of(self.inputs)
