@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from interpretgan.gan.discriminator import Discriminator
-from interpretgan.gan.generator import Generator, Stem, coarse_grid
-from interpretgan.gan.latents import as_map, channels_first, depth_to_space, space_to_depth, token_grid
+from interpretgan.gan.generator import Generator, SmoothShuffle, Stem, coarse_grid
+from interpretgan.gan.latents import as_map, channels_first, depth_to_space, smoothed, space_to_depth, token_grid
 from interpretgan.layers import Layer
 
 SHAPES = [(4, 28, 20), (6, 14, 10), (5, 9, 7), (7, 3, 2), (11,), (3, 5), (300, 2, 2), (90, 13)]
@@ -137,3 +138,12 @@ def test_the_discriminator_knows_layer_and_classes_and_is_lipschitz() -> None:
     for conv in discriminator.convs:
         assert isinstance(conv, torch.nn.Conv2d)
         assert torch.linalg.matrix_norm(conv.weight.flatten(1), ord=2) < 1.5
+
+
+def test_upsampling_leaves_no_pattern_of_period_two() -> None:
+    columns = torch.tensor([1.0, -1.0]).repeat(5)
+    for pattern in (columns.expand(10, 10), columns[:, None].expand(10, 10), torch.outer(columns, columns)):
+        assert smoothed(pattern[None, None])[:, :, 1:-1, 1:-1].abs().max() < 1e-6
+    assert torch.equal(smoothed(torch.ones(1, 1, 4, 6)), torch.ones(1, 1, 4, 6))
+    cells = torch.randn(3, 8, 5, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(SmoothShuffle(2)(cells), smoothed(F.pixel_shuffle(cells, 2)))
