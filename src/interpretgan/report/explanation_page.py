@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from interpretgan.data import class_name
+from interpretgan.data.pictures import MORE, Bytes, Picture, difference_picture, picture
 from interpretgan.features.exciting_patches import ExcitingPatch, summary
 from interpretgan.features.findings import UNITS, Findings, Shown
 from interpretgan.features.latent_paths import LatentPath
-from interpretgan.report.explanation_grid import MORE, Bytes, Picture, difference_picture, grid, picture
+from interpretgan.report.explanation_grid import grid
 from interpretgan.report.page import templates
 from interpretgan.statistics import Floats
 from interpretgan.store.files import atomic_write_text, write_arrays
