@@ -116,15 +116,16 @@ class Block(nn.Module):
 
 
 class SmoothShuffle(nn.PixelShuffle):
-    """Twice as fine, `[N, 4C, H, W] → [N, C, 2H, 2W]`, without the checkerboard: `smoothed` after the shuffle.
+    """Twice as fine, `[N, 4C, H, W] → [N, C, 2H, 2W]`, without the checkerboard: twice what `smoothed` makes of it.
 
     The four pixels of a cell are outputs of their own, and what pleases the recognition network can settle in their
-    differences. Sugawara et al. 2018 blur after the upsampling, too.
+    differences. Sugawara et al. 2018 blur after the upsampling, too. Pixels that differ on their own lose most of their
+    size by that; twice the rest lets a generator learn as fast as without.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """See above."""
-        return smoothed(super().forward(input))
+        return 2 * smoothed(super().forward(input))
 
 
 class Generator(nn.Module):
