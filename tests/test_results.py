@@ -105,6 +105,21 @@ def test_what_a_gpu_did_is_told_as_it_was() -> None:
     assert (lenet["flags"], len(lenet["natural"])) == ([], 12)
 
 
+def test_smoothing_takes_the_checkerboards_away() -> None:
+    page, record = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/checkerboards.json")
+    image, (smoothed, plain, short) = record["image"], record["variants"].values()
+    shown = [layer for layer in smoothed if f"| {layer} |" in page.partition("without checkerboards")[2][:1800]]
+    assert len(shown) == 9
+    for variant, quantity, form in (
+        (smoothed, "checkerboard", ".2f"), (plain, "checkerboard", ".2f"), (smoothed, "error", ".3f"),
+        (plain, "error", ".3f"), (smoothed, "right", ".2f"), (plain, "right", ".2f"), (short, "right", ".2f"),
+    ):  # fmt: skip
+        assert " | ".join(format(variant[layer][quantity], form) for layer in shown) in page
+    for layer, found in smoothed.items():
+        assert found["checkerboard"] < 1.2 * image["checkerboard"] < plain["fc"]["checkerboard"]
+        assert found["error"] < plain[layer]["error"]
+
+
 def test_the_first_run_on_photographs_said_what_its_history_says() -> None:
     first = read("studies/pooling-photographs/first_run.json")["verdicts"][0]
     history = (RESULTS / "studies" / "pooling-photographs" / "history.md").read_text()
