@@ -318,6 +318,8 @@ class DiagnosisOptions:
     """Training steps that mend each layer by itself, to see which lets the perturbation in; 0 leaves that out."""
     branches: bool = True
     """Split each block's vulnerability among its branches: skip and residual, attention and MLP."""
+    groups: str | None = None
+    """Split layers or branches among equal groups of channels or heads: relu3=4, blocks.3.attention=heads."""
     bootstrap: int = 2000
     """Bootstrap replicates behind each interval."""
     confidence: float = 0.95
