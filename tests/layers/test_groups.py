@@ -84,6 +84,36 @@ def test_groups_of_a_layer_are_its_channels_and_of_a_call_in_a_branch_those_of_t
     assert torch.equal(of_second, torch.cat([usual[:, :half], other[:, half:]], dim=1))
 
 
+class Last(nn.Module):
+    """A residual MLP on maps `[N, H, W, C]`, as in ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fc1, self.fc2 = nn.LayerNorm(4), nn.Linear(4, 8), nn.Linear(8, 4)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.fc2(self.act(self.fc1(self.norm(x))))
+        return out
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.fc = nn.Conv2d(1, 4, 3, padding=1), Last(), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.block(self.first(x).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+        return logits
+
+
+def test_channels_are_the_last_axis_where_a_network_keeps_its_maps_so() -> None:
+    torch.manual_seed(0)
+    found = blocks(Classifier(ChannelsLast()), {"first": 2, "block.act": 4}, torch.rand(3, 1, 16, 16))
+    axes = {group.name: group.axis for block in found for branch in block.branches for group in branch.groups}
+    assert axes == {"first[0:2]": 1, "first[2:4]": 1} | {f"act[{start}:{start + 2}]": 3 for start in (0, 2, 4, 6)}
+
+
 class Torchs(nn.Module):
     """A transformer block of torch's own."""
 

@@ -168,7 +168,7 @@ class _Grouping:
             self.blocks[place] = replace(block, branches=tuple(branches))
             return
         expected = "channels of an explained layer, or of a call that fixes one branch of an explained block"
-        do = "explain that layer or block too (--layers), or choose another name"
+        do = "explain that layer or block too (--layers, and no --no-branches), or choose another name"
         raise _NothingToSplit(expected=expected, got=f"'{name}', which is neither", do=do)
 
     def _fixed(self, call: Layer) -> set[Layer]:
