@@ -160,8 +160,8 @@ def wide(device: str, small: bool) -> dict[str, Any]:
 
 
 CHECKS: dict[str, tuple[Callable[[str, bool], dict[str, Any]], float]] = {
-    "agreement": (agreement, 60), "lenet5_mnist": (lenet, 80), "throughput": (throughput, 70),
-    "vgg16_cifar10": (vgg, 170), "wrn_28_10": (wide, 90),
+    "agreement": (agreement, 45), "lenet5_mnist": (lenet, 65), "throughput": (throughput, 110),
+    "vgg16_cifar10": (vgg, 190), "wrn_28_10": (wide, 70),
 }  # fmt: skip
 """Each check with the seconds that it may take."""
 

@@ -88,6 +88,38 @@ def test_one_generator_for_all_layers_is_faster_and_blames_the_same() -> None:
         assert variant["spearman"] > 0.85
 
 
+def test_what_a_gpu_did_is_told_as_it_was() -> None:
+    page, record = (ROOT / "docs" / "results.md").read_text(), read("benchmarks/gpu.json")
+    checks, lenet = record["checks"], record["checks"]["lenet5_mnist"]
+    assert (record["card"], record["small"]) == ("NVIDIA H100 80GB HBM3", False)
+    assert {name for name, check in checks.items() if check["done"]} == {"agreement", "lenet5_mnist"}
+    assert checks["agreement"]["agrees"]
+    for told in (
+        f"differ by {checks['agreement']['mean_differences']['explanations']:.3f}",
+        f"images by {checks['agreement']['mean_differences']['adversarial']:.4f}",
+        f"took {lenet['seconds']:.0f} s, {lenet['stages']['price']:.0f} of them",
+        f"The judge took {lenet['stages']['judge']:.0f} s, the generator {lenet['stages']['generator-0']:.0f}",
+        f"after {checks['throughput']['took']:.0f} s, VGG-16 after {checks['vgg16_cifar10']['took']:.0f} s",
+    ):
+        assert told in page
+    assert (lenet["flags"], len(lenet["natural"])) == ([], 12)
+
+
+def test_smoothing_takes_the_checkerboards_away() -> None:
+    page, record = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/checkerboards.json")
+    image, (smoothed, plain, short) = record["image"], record["variants"].values()
+    shown = [layer for layer in smoothed if f"| {layer} |" in page.partition("without checkerboards")[2][:1800]]
+    assert len(shown) == 9
+    for variant, quantity, form in (
+        (smoothed, "checkerboard", ".2f"), (plain, "checkerboard", ".2f"), (smoothed, "error", ".3f"),
+        (plain, "error", ".3f"), (smoothed, "right", ".2f"), (plain, "right", ".2f"), (short, "right", ".2f"),
+    ):  # fmt: skip
+        assert " | ".join(format(variant[layer][quantity], form) for layer in shown) in page
+    for layer, found in smoothed.items():
+        assert found["checkerboard"] < 1.2 * image["checkerboard"] < plain["fc"]["checkerboard"]
+        assert found["error"] < plain[layer]["error"]
+
+
 def test_the_first_run_on_photographs_said_what_its_history_says() -> None:
     first = read("studies/pooling-photographs/first_run.json")["verdicts"][0]
     history = (RESULTS / "studies" / "pooling-photographs" / "history.md").read_text()

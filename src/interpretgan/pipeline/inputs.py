@@ -313,7 +313,7 @@ class Inputs:
         """
         settings, classifier = self.settings, self.classifier
         self._check_sets()
-        config = settings.resolve(sections) | {"device": str(self.device)}
+        config = settings.resolve(sections, self.train.shape[0]) | {"device": str(self.device)}
         config["data"] |= {"name": self.test.name, "sha256": self.train.sha256, "test_sha256": self.test.sha256}
         config["model"] |= self._classifier_identity()
         if not {"attack", "generator", "evaluation"}.isdisjoint(sections):

@@ -306,7 +306,7 @@ class Networks:
         return [self._interpreter(self.seed + number) for number in range(self.settings.generator.generator_seeds)]
 
     def _interpreter(self, seed: int) -> InterpretGAN:
-        config = self.settings.generator.config()
+        config = self.settings.generator.config(self.inputs.train.shape[0])
         recognition_network = self.recognition_network  # its training is a stage of its own, before this one
         return self.made(
             f"generator-{seed}",

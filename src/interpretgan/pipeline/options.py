@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Norm = Literal["linf", "l2"]
 
+COLOUR_STEPS = 1200  #: Training steps of a generator of images with colour: after 300 its deep explanations are unread.
+
 
 def _at_least(options: object, least: int, *names: str) -> None:
     for name in names:
@@ -245,8 +247,8 @@ class GeneratorOptions:
     layers: str | None = None
     """Layers to explain, a,b,c, as `interpretgan layers` names them; patterns like 'blocks.*'; or blocks, activations
     or all [default: all up to 15, of more that many, chosen by depth]."""
-    generator_steps: int = 300
-    """Training steps."""
+    generator_steps: int | None = None
+    """Training steps [default: 300, where images have colour 1200]."""
     generator_seeds: int = 1
     """Generators to train; with five or more, the intervals cover their training."""
     images_per_layer: int = 8
@@ -267,12 +269,13 @@ class GeneratorOptions:
     def __post_init__(self) -> None:
         _at_least(self, 1, "generator_seeds")
 
-    def config(self) -> GANConfig:
-        """The checked settings of the training."""
+    def config(self, channels: int) -> GANConfig:
+        """The checked settings of the training on images of so many channels."""
         from interpretgan.gan.train import GANConfig
 
+        usual = GANConfig.steps if channels == 1 else COLOUR_STEPS
         return GANConfig(
-            steps=self.generator_steps,
+            steps=usual if self.generator_steps is None else self.generator_steps,
             images_per_layer=self.images_per_layer,
             information=self.information,
             latent=self.latent,

@@ -72,7 +72,7 @@ class StagePrice:
 def is_long(inputs: Inputs) -> bool:
     """Whether a run takes so long that its price is told before it starts."""
     options, layers = inputs.settings.generator, len(inputs.layers(inputs.classifier))
-    drawn = options.generator_steps * options.generator_seeds * options.images_per_layer * layers
+    drawn = options_of(inputs)["generator_steps"] * options.generator_seeds * options.images_per_layer * layers
     return drawn * math.prod(inputs.test.shape) >= (LONG if inputs.device.type == "cpu" else LONG_ON_GPU)
 
 
@@ -81,7 +81,7 @@ def options_of(inputs: Inputs) -> dict[str, int]:
     settings = inputs.settings
     epochs = {"epochs": inputs.recipe.epochs, "judge_epochs": inputs.judge_recipe.epochs}
     return {
-        **epochs, "generator_steps": settings.generator.generator_steps,
+        **epochs, "generator_steps": settings.generator.config(inputs.train.shape[0]).steps,
         "generator_seeds": settings.generator.generator_seeds,
         "information_steps": settings.information.information_steps,
         "let_in_steps": settings.diagnosis.let_in_steps,
@@ -162,7 +162,7 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
         recognition = load_classifier(name, device=device)
 
     layers = inputs.layers(classifier)
-    config, stamps = replace(settings.generator.config(), steps=timed_steps(device)), Stamps()
+    config, stamps = replace(settings.generator.config(len(x[0])), steps=timed_steps(device)), Stamps()
     start = min(START_IMAGES, len(train)) / min(STARTED, len(train))
     with PeakMemory(device) as memory:
         interpreter = InterpretGAN(classifier, layers, config=config)

@@ -134,8 +134,11 @@ class Settings:
             raise RunFolderError(expected=f"options in {folder / OPTIONS_FILE}", got=got, do=do) from error
         return replace(kept, run=replace(kept.run, out=folder))
 
-    def resolve(self, sections: Sequence[str]) -> dict[str, Any]:
-        """The named sections (not `run` or `training`) as plain JSON, checked, with every default filled in."""
+    def resolve(self, sections: Sequence[str], channels: int = 1) -> dict[str, Any]:
+        """The named sections (not `run` or `training`) as plain JSON, checked, with every default filled in.
+
+        The images have so many channels.
+        """
         model, information = self.model, self.information.config(self.generator.precision)
         evaluation, data = self.evaluation, self.data.data
         whole: dict[str, Any] = {
@@ -144,7 +147,7 @@ class Settings:
             "model": asdict(model)
             | {"weights": "pretrained" if model.shipped else None, "pretrained": model.as_returned},
             "judge": {"judge": self.judge.judge},
-            "generator": asdict(self.generator.config())
+            "generator": asdict(self.generator.config(channels))
             | {
                 "seeds": self.generator.generator_seeds,
                 "recognition_network": self.generator.recognition_network,
