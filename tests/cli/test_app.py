@@ -366,6 +366,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--image-size", "20", "--model", "tests.networks:Tiny"], "bring the images to the size"),
         (["diagnose", "--model", "examples.residual_digits:make_net", "--layers", "block1.conv1"], "use 'block1'"),
         (["diagnose", "--layers", ","], "names of layers a,b,c"),
+        (["diagnose", "--epochs", "1", "--groups", "relu3=7"], "divide the 120 channels of relu3, got 7; try relu3=8"),
+        (["diagnose", "--epochs", "1", "--groups", "relu3"], "NAME=NUMBER"),
         (["diagnose", "--seed", "-1"], "0 <= seed < 2^31"),
         (["diagnose", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["diagnose", "--examples", "0"], "examples >= 1"),

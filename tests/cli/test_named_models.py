@@ -30,9 +30,14 @@ def test_a_model_of_transformers_is_diagnosed(
         "model: hf:vit; from its preset: images of 12x12 pixels, RGB, mean 0.5,0.5,0.5, std 0.5,0.5,0.5, "
         "10 classes (0, 1, 2, ...)"
     )
-    assert run_command(["diagnose", "--model", "hf:./vit", *TINY, "--out", "run"]) == 0
+    groups = ["--groups", "*.attention=heads"]
+    assert run_command(["diagnose", "--model", "hf:./vit", *TINY, *groups, "--out", "run"]) == 0
     result = json.loads((tmp_path / "run/diagnosis.json").read_text())
     assert result["classifier"]["name"] == "hf:vit"
     assert [branch["name"] for branch in result["layers"][1]["branches"]][1:] == ["attention", "mlp"]
+    attention = result["layers"][1]["branches"][1]
+    assert [head["name"] for head in attention["parts"]] == ["head 0", "head 1"]
+    total = sum(head["vulnerability"]["value"] for head in attention["parts"])
+    assert total == pytest.approx(attention["vulnerability"]["value"], abs=1e-12)
     options = json.loads((tmp_path / "run/options.json").read_text())
     assert options["model"]["model"] == f"hf:{tmp_path}/vit"  # `explain RUN` may be said from anywhere

@@ -1,9 +1,9 @@
-"""Networks in which one branch is known to turn the class: a pattern that nothing else minds opens a gate in it."""
+"""Networks in which a branch, or some channels, are known to turn the class: a pattern opens a gate in them alone."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -14,11 +14,12 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.diagnosis.diagnose import diagnose
-from interpretgan.diagnosis.result import BranchResult, Diagnosis
+from interpretgan.diagnosis.result import BranchResult, Diagnosis, LayerResult
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge
 from interpretgan.layers import examine
-from interpretgan.layers.branches import find_branches
+from interpretgan.layers.groups import find_blocks
+from interpretgan.models.architectures import vit
 from interpretgan.models.architectures.vit import Patches, Position, TransformerBlock
 from interpretgan.planted.gate import Gated
 from interpretgan.planted.planting import replace_module
@@ -44,10 +45,18 @@ class Residual(nn.Module):
         return out
 
 
+class Deaf(nn.Conv2d):
+    """A convolution whose last two channels see nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x) * (torch.arange(self.out_channels) < self.out_channels - 2)[:, None, None]
+        return out
+
+
 class ResidualNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(1, 8, 5, stride=2, padding=2)
+        self.first = Deaf(1, 8, 5, stride=2, padding=2)
         self.block1, self.block2 = Residual(8), Residual(8)
         self.pool = nn.MaxPool2d(2)
         self.fc = nn.Linear(8 * 7 * 7, 10)
@@ -78,10 +87,19 @@ def perturbed(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fragile(classifier: Classifier, module: str, images: Tensor, labels: Tensor) -> Classifier:
-    """A copy in which the pattern alone makes one module add what its block gives of class 3."""
+def fragile(
+    classifier: Classifier, module: str, images: Tensor, labels: Tensor, channels: slice | None = None
+) -> Classifier:
+    """A copy in which the pattern alone makes one module add what its block gives of class 3.
+
+    Of a module that is fragile in some channels alone, what it gives itself in them; of a linear one what it is given.
+    """
     planted = copy.deepcopy(classifier)
     layer, outer = planted.model.get_submodule(module), planted.model.get_submodule(module.partition(".")[0])
+    if channels is not None and isinstance(layer, nn.Linear):
+        replace_module(planted.model, module, nn.Sequential(nn.Identity(), layer))
+        module, layer = f"{module}.0", planted.model.get_submodule(f"{module}.0")
+    outer = outer if channels is None else layer
     inputs, outputs = list[Tensor](), list[Tensor]()
     with (
         layer.register_forward_hook(lambda _m, given, _o: inputs.append(given[0].flatten(1))),
@@ -97,6 +115,10 @@ def fragile(classifier: Classifier, module: str, images: Tensor, labels: Tensor)
     assert reached > threshold, "the pattern does not stand out from natural images"
     output = outputs[0]
     features = output[labels == 3].mean(dim=0) - output.mean(dim=0)
+    if channels is not None:
+        place = channels if features.ndim == 3 else (..., channels)
+        features, whole = torch.zeros_like(features), features
+        features[place] = whole[place]
     features *= STRENGTH * output.flatten(1).norm(dim=1).mean() / features.norm() / (reached - threshold)
     centre = usual.mean(dim=0) @ direction
     replace_module(planted.model, module, Gated(layer, direction, threshold, centre, features))
@@ -114,12 +136,15 @@ class Bench:
         train_classifier(self.classifier, self.train, objective=Natural(), recipe=Recipe(8, 64, 4e-3), seed=0)
         self.fitted = InterpretGAN(self.classifier, config=CONFIG).fit(self.train)
 
-    def diagnosis(self, module: str | None) -> Diagnosis:
+    def diagnosis(
+        self, module: str | None, channels: slice | None = None, groups: dict[str, int | str] | None = None
+    ) -> Diagnosis:
         images, labels = self.train.batch(slice(0, 600))
-        classifier = fragile(self.classifier, module, images, labels) if module else self.classifier
+        classifier = fragile(self.classifier, module, images, labels, channels) if module else self.classifier
         interpreter = InterpretGAN(classifier, self.fitted.layers, config=CONFIG)
         interpreter._network = self.fitted.network
-        blocks = find_branches(classifier, examine(classifier, self.test), interpreter.distinct_layers, self.test)
+        anatomy, layers = examine(classifier, self.test), interpreter.distinct_layers
+        blocks = find_blocks(classifier, anatomy, layers, self.test, groups=groups)
         return diagnose(
             interpreter, self.judge, self.test, threat_model=ThreatModel("linf", EPS, steps=2), examples=150,
             bootstrap=100, adversarial=lambda x, *_: perturbed(x), blocks=blocks,
@@ -132,8 +157,10 @@ def residual(fitted: tuple[InterpretGAN, Judge], digits: Digits) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def transformer(fitted: tuple[InterpretGAN, Judge], digits: Digits) -> Bench:
-    return Bench(Transformer, fitted[1], digits)
+def transformer(fitted: tuple[InterpretGAN, Judge], digits: Digits) -> Iterator[Bench]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vit, "HEAD", 16)  # two heads
+        yield Bench(Transformer, fitted[1], digits)
 
 
 def branches(diagnosis: Diagnosis) -> dict[tuple[str, str], BranchResult]:
@@ -196,3 +223,40 @@ def test_what_was_lost_before_a_block_is_carried_by_its_branches_and_charged_to_
 def test_without_a_plant_no_branch_is_blamed(bench: str, request: pytest.FixtureRequest) -> None:
     found = branches(request.getfixturevalue(bench).diagnosis(None))
     assert max(branch.vulnerability.value for branch in found.values()) < 0.1
+
+
+def adds_up(parts: Sequence[BranchResult], whole: LayerResult | BranchResult) -> None:
+    for name in ("vulnerability", "share"):
+        total = sum(getattr(part, name).value for part in parts)
+        assert total == pytest.approx(getattr(whole, name).value, abs=1e-12)
+
+
+def test_the_split_blames_the_channels_that_were_made_fragile(residual: Bench) -> None:
+    diagnosis = residual.diagnosis("first", slice(2, 4), {"first": 4})
+    (row,) = [layer for layer in diagnosis.layers if layer.name == "first"]
+    assert row.vulnerability.value > 0.3
+    assert [group.name for group in row.branches] == ["first[0:2]", "first[2:4]", "first[4:6]", "first[6:8]"]
+    adds_up(row.branches, row)
+    for group in row.branches:
+        if group.channels == (2, 4):
+            assert group.vulnerability.low > 0.8 * row.vulnerability.value
+            assert group.alone.value < row.survival + 0.1
+        else:
+            assert abs(group.vulnerability.value) < 0.1
+            assert group.others.value < row.survival + 0.1
+    unchanged = row.branches[-1]  # channels that see nothing
+    assert (unchanged.carried.value, unchanged.carried.low, unchanged.carried.high) == (0, 0, 0)
+    assert unchanged.alone.value == 1
+
+
+def test_the_split_blames_the_head_that_was_made_fragile(transformer: Bench) -> None:
+    diagnosis = transformer.diagnosis("block1.attention.out", slice(16, 32), {"block?.attention": "heads"})
+    found = branches(diagnosis)
+    for block in ("block1", "block2"):
+        attention = found[block, "attention"]
+        assert [head.name for head in attention.parts] == ["head 0", "head 1"]
+        adds_up(attention.parts, attention)
+    first, second = found["block1", "attention"].parts
+    assert found["block1", "attention"].vulnerability.value > 0.3
+    assert second.vulnerability.low > 0.8 * found["block1", "attention"].vulnerability.value
+    assert abs(first.vulnerability.value) < 0.1

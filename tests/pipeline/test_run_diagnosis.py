@@ -83,9 +83,12 @@ def test_tensors_give_the_same_numbers_and_nothing_is_written_without_a_folder(
 def test_the_same_call_goes_on_and_another_one_is_refused(
     weights: Path, digits: tuple[ImageSet, ImageSet], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = {**SMALL, "layers": ["fc1", "pool1"]}
+    chosen = {**SMALL, "layers": ["fc1", "pool1"], "groups": {"fc1": 4}}
     first = run_diagnosis(lenet5(weights), *digits, THREAT_MODEL, out=tmp_path / "out", **chosen)
     assert [layer.name for layer in first.layers] == ["image", "pool1", "fc1"]
+    groups = first.layers[2].branches
+    assert [group.name for group in groups] == ["fc1[0:30]", "fc1[30:60]", "fc1[60:90]", "fc1[90:120]"]
+    assert sum(group.vulnerability.value for group in groups) == pytest.approx(first.layers[2].vulnerability.value)
     (tmp_path / "out" / "diagnosis.json").unlink()
     capsys.readouterr()
     assert run_diagnosis(lenet5(weights), *digits, THREAT_MODEL, out=tmp_path / "out", **chosen).layers == first.layers

@@ -156,6 +156,18 @@ def with_branches(diagnosis: Diagnosis, layer: str) -> Diagnosis:
     return changed(diagnosis, layer, branches=branches)
 
 
+def with_heads(diagnosis: Diagnosis, layer: str) -> Diagnosis:
+    """The same, with two heads of the last branch."""
+    found = with_branches(diagnosis, layer)
+    (row,) = [each for each in found.layers if each.name == layer]
+    attention = row.branches[-1]
+    heads = tuple(
+        replace(attention, name=f"head {place}", channels=(4 * place, 4 * place + 4), vulnerability=around(part, 0.02))
+        for place, part in enumerate((0.01, 0.33))
+    )
+    return changed(found, layer, branches=(*row.branches[:-1], replace(attention, parts=heads)))
+
+
 def without_information(diagnosis: Diagnosis) -> Diagnosis:
     """The diagnosis as it is where information was not measured."""
     return replace(

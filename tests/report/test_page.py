@@ -25,6 +25,7 @@ from tests.report.samples import (
     explanation_of,
     with_baselines,
     with_branches,
+    with_heads,
     with_let_in,
     without_information,
 )
@@ -241,6 +242,12 @@ def test_what_comes_back_when_a_layer_is_mended_has_its_chart(lenet: Diagnosis, 
     drawing = (tmp_path / "figures" / "vulnerability.svg").read_text()
     ElementTree.fromstring(drawing)
     assert "Mended alone" in drawing
+
+
+def test_heads_stand_indented_below_their_branch(lenet: Diagnosis, tmp_path: Path) -> None:
+    page = write_report(with_heads(lenet, "fc1"), tmp_path).read_text()
+    assert page.count('<tr class="branch part">') == 2 * 2  # in the table of all figures, and in that of blocks
+    assert "add up to their branch, or to their layer" in page
 
 
 def test_the_branches_of_a_block_stand_indented_below_it(lenet: Diagnosis, tmp_path: Path) -> None:

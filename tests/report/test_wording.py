@@ -14,7 +14,7 @@ from interpretgan.errors import Flag, FlagKind
 from interpretgan.report import answer_sentence, summary_table, wording
 from interpretgan.robustness.attack_checks import AT_CHANCE
 from interpretgan.statistics import Interval
-from tests.report.samples import around, changed, with_branches, with_let_in
+from tests.report.samples import around, changed, with_branches, with_heads, with_let_in
 
 
 def with_survival(diagnosis: Diagnosis, values: list[float], half: float) -> Diagnosis:
@@ -250,3 +250,27 @@ def test_every_kind_of_flag_that_a_diagnosis_may_have_has_a_meaning() -> None:
             kinds |= {kind.code: kind for kind in values if isinstance(kind, FlagKind)}
     assert len(kinds) >= 10
     assert [code for code in kinds if not wording.FLAG_MEANINGS.get(code)] == []
+
+
+def test_heads_stand_below_their_branch(lenet: Diagnosis) -> None:
+    found = with_heads(lenet, "fc1")
+    lines = summary_table(found).splitlines()
+    (place,) = [number for number, line in enumerate(lines) if line.split()[:1] == ["attention"]]
+    depth = len(lines[place]) - len(lines[place].lstrip())
+    for line, name, points in zip(lines[place + 1 : place + 3], ("head 0", "head 1"), ("+1.0", "+33.0"), strict=True):
+        assert line.startswith(f"{' ' * (depth + 2)}{name} ")
+        assert points in line
+    frame = found.to_frame()
+    heads = frame[frame["kind"] == "group"]
+    assert heads[["block", "branch", "name"]].to_numpy().tolist() == [["fc1", "attention", f"head {i}"] for i in (0, 1)]
+    assert (frame["kind"] == "branch").sum() == 3
+    assert "\u2003\u2003head 1" in found._repr_html_()
+
+
+def test_a_group_of_a_layers_own_channels_that_stands_out_is_named(lenet: Diagnosis) -> None:
+    (row,) = [layer for layer in with_branches(lenet, "fc1").layers if layer.name == "fc1"]
+    groups = tuple(
+        replace(branch, name=f"fc1[{4 * place}:{4 * place + 4}]", channels=(4 * place, 4 * place + 4))
+        for place, branch in enumerate(row.branches)
+    )
+    assert "of it in its group fc1[4:8]" in answer_sentence(changed(lenet, "fc1", branches=groups))

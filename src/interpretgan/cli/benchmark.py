@@ -58,7 +58,7 @@ def planted(
         device: auto (a GPU if there is one), cpu, or cuda[:k].
         out: Folder.
     """
-    from interpretgan.pipeline.inputs import find_device
+    from interpretgan.pipeline.devices import find_device
     from interpretgan.pipeline.networks import say_to_stderr
     from interpretgan.planted.benchmark import kept_draw_seed, run_benchmark
     from interpretgan.planted.page import PAGE_FILE
@@ -102,7 +102,7 @@ def speed(
         seed: Of everything random.
         out: Folder.
     """
-    from interpretgan.pipeline.inputs import find_device
+    from interpretgan.pipeline.devices import find_device
     from interpretgan.pipeline.networks import say_to_stderr
     from interpretgan.speed.benchmark import CHART_FILE, CONTENDERS, FULL, SMALL, run_speed
     from interpretgan.speed.page import rows_of

@@ -39,6 +39,14 @@ class BranchResult:
     carried: Interval  #: `φ_b`, its part of all that is lost at the block's output, `1 - survival_l`.
     alone: Interval  #: Survival at the block where this branch alone does what it does under attack.
     others: Interval  #: Survival where all others do, and this one does what it does on the natural image.
+    #: The groups of channels, heads for one, that the branch is split among; their first three add up to its own.
+    parts: tuple[BranchResult, ...] = ()
+    channels: tuple[int, int] | None = None  #: Of a group: its first channel, and the one behind its last.
+
+    @property
+    def kind(self) -> str:
+        """`branch`, or `group` for a group of channels."""
+        return "branch" if self.channels is None else "group"
 
 
 ACCURACIES = ("natural", "adversarial", "noise", "judge_natural", "judge_adversarial")
@@ -94,8 +102,13 @@ class LayerResult:
     class_information_loss: Interval | None = None  #: By how many bits it falls.
     class_accuracy: Interval | None = None  #: Share of the images for which the probe predicts the true class.
     #: The parallel branches that the layer's latent follows from, and what each contributes to its vulnerability; empty
-    #: where there are none, or that was not asked.
+    #: where there are none, or that was not asked. Or the groups of channels that it is split among, if asked for.
     branches: tuple[BranchResult, ...] = ()
+
+    @property
+    def inside(self) -> list[tuple[int, BranchResult]]:
+        """The branches with their depth 1, each followed by its groups with the depth 2."""
+        return [row for branch in self.branches for row in ((1, branch), *((2, part) for part in branch.parts))]
 
 
 @dataclass(frozen=True)
@@ -171,7 +184,7 @@ class Diagnosis(Record):
         return ""
 
     def _repr_html_(self) -> str:
-        """A table for notebooks: what each layer and branch keeps and loses, and the warnings."""
+        """A table for notebooks: what each layer, branch and group keeps and loses, and the warnings."""
         from html import escape
 
         def points(lost: Interval) -> str:
@@ -183,9 +196,11 @@ class Diagnosis(Record):
             mended = f"{100 * layer.let_in.value:.1f}" if layer.let_in else ""
             flags = "; ".join(flag.code for flag in layer.flags)
             lines.append([layer.name, *kept, points(layer.vulnerability), mended, flags])
-            for branch in layer.branches:
+            for depth, branch in layer.inside:
                 alone = f"{100 * branch.alone.value:.1f}"
-                lines.append([f"\u2003{branch.name}", "", "", alone, points(branch.vulnerability), "", ""])
+                lines.append(
+                    [f"{depth * chr(0x2003)}{branch.name}", "", "", alone, points(branch.vulnerability), "", ""]
+                )
 
         heads = ["layer", "natural right %", "attacked right %", "retained %", "vulnerability (points)"]
         heads += ["mended alone %", "warnings"]
@@ -199,7 +214,8 @@ class Diagnosis(Record):
         """One row per layer, intervals as `<quantity>_low` and `<quantity>_high`; a block's branches follow below it.
 
         In the row of a branch, `block` names the block whose figures its own are part of, and `survival` is that where
-        this branch alone is attacked; of a layer `block` is empty. To add up rows, take the ones or the others.
+        this branch alone is attacked; of a layer `block` is empty. In the row of a group `branch` names the branch that
+        it is part of, where it is one. To add up rows, take those of one level.
         """
         import pandas as pd
 
@@ -216,9 +232,12 @@ class Diagnosis(Record):
                 elif name in ("name", "kind", "shape", "bits"):
                     row[name] = value
             rows.append(row | {"flags": "; ".join(flag.message for flag in layer.flags)})
-            for branch in layer.branches:
+            whole = ""
+            for depth, branch in layer.inside:
+                whole = branch.name if depth == 1 else whole
                 parts = {"vulnerability": branch.vulnerability, "share": branch.share, "carried": branch.carried}
                 parts |= {"survival": branch.alone, "survival_others": branch.others}
                 figures = {key: value for name, interval in parts.items() for key, value in of(name, interval).items()}
-                rows.append({"block": layer.name, "name": branch.name, "kind": "branch", "flags": "", **figures})
+                place = {"block": layer.name} | ({"branch": whole} if depth == 2 else {})
+                rows.append({**place, "name": branch.name, "kind": branch.kind, "flags": "", **figures})
         return pd.DataFrame(rows)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import compress
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,24 @@ PROBE_IMAGES = 2  #: Images that branches are found on.
 MOST = 5  #: Branches that a block is split among, at most: with more, neighbours are taken together.
 SKIP = "skip"  #: Name of what flows around all branches of a block.
 
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some of the channels of what a module call returns or is given, see `interpretgan.layers.groups`."""
+
+    name: str
+    call: Layer
+    axis: int  #: Of the channels in the call's latent, whose first axis is the batch.
+    start: int  #: Its first channel,
+    stop: int  #: and the one behind its last.
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Put these channels of one latent into another one, in place."""
+        size = self.stop - self.start
+        target.narrow(self.axis, self.start, size).copy_(source.narrow(self.axis, self.start, size))
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -31,6 +51,7 @@ class Branch:
 
     name: str  #: Of the module, without the name of its block in front; `skip` for what flows around.
     calls: tuple[Layer, ...]  #: What is patched; empty for what flows around, which is all else that reads the input.
+    groups: tuple[Group, ...] = ()  #: All channels of one call, which fix the branch: it is split among them, too.
 
 
 @dataclass(frozen=True)
@@ -45,10 +66,35 @@ class Block:
     branches: tuple[Branch, ...]  #: In execution order, what flows around them first.
 
     @property
+    def members(self) -> list[tuple[int, ...]]:
+        """For each branch the places of its groups, or that of itself where it has none: the players of the split."""
+        found, start = [], 0
+        for branch in self.branches:
+            count = max(1, len(branch.groups))
+            found.append(tuple(range(start, start + count)))
+            start += count
+        return found
+
+    @property
     def coalitions(self) -> list[tuple[int, ...]]:
-        """Every choice of some branches, but not of none or of all, each as their places."""
-        count = len(self.branches)
-        return [tuple(i for i in range(count) if chosen >> i & 1) for chosen in range(1, 2**count - 1)]
+        """The choices of players that are patched, each as their places.
+
+        They are every choice of some branches, but not of none or of all; and with each choice of other branches every
+        choice of some groups of one branch, but not of none or of all.
+        """
+        members, found = self.members, []
+        for chosen in subsets(members)[1:-1]:
+            found.append(tuple(place for places in chosen for place in places))
+        for own in members:
+            for others in subsets([places for places in members if places != own]):
+                rest = [place for places in others for place in places]
+                found += [tuple(sorted((*rest, *some))) for some in subsets(own)[1:-1]]
+        return found
+
+
+def subsets(items: Sequence[Item]) -> list[tuple[Item, ...]]:
+    """Every choice of some of the items, from none to all, in the order of a binary number."""
+    return [tuple(each for i, each in enumerate(items) if chosen >> i & 1) for chosen in range(2 ** len(items))]
 
 
 # --- finding -----------------------------------------------------------------------------------------------------
@@ -102,13 +148,9 @@ def find_branches(
         LayerError: A layer of another network.
     """
     require_classifier(classifier)
-    source = as_source(images, None, classifier.bounds)
-    probe = classifier.check_images(source.batch(torch.arange(min(PROBE_IMAGES, len(source))))[0])
-    low, high = classifier.bounds
-    seed = 200708716  # of noise that no image was drawn with
-    noise = low + (high - low) * torch.rand(probe.shape, generator=torch.Generator().manual_seed(seed)).to(probe)
+    probe, noise = probe_and_noise(classifier, images)
     with classifier.borrowed(), torch.no_grad():
-        calls = _calls(classifier, probe, noise)
+        calls = module_calls(classifier, probe, noise)
         known = list(dict.fromkeys([*layers, *(call.layer for call in calls if call.layer is not None)]))
         usual, other = (_values(classifier, known, version) for version in (probe, noise))
         patchable = {layer for layer in usual if layer in other}
@@ -137,7 +179,16 @@ def find_branches(
     return tuple(block for each in segments if (block := _block(each, calls)) is not None)
 
 
-def _calls(classifier: Classifier, probe: Tensor, noise: Tensor) -> list[_Call]:
+def probe_and_noise(classifier: Classifier, images: ImageData) -> tuple[Tensor, Tensor]:
+    """A few of the images `[N, C, H, W]`, and as much noise."""
+    source = as_source(images, None, classifier.bounds)
+    probe = classifier.check_images(source.batch(torch.arange(min(PROBE_IMAGES, len(source))))[0])
+    low, high = classifier.bounds
+    seed = 200708716  # of noise that no image was drawn with
+    return probe, low + (high - low) * torch.rand(probe.shape, generator=torch.Generator().manual_seed(seed)).to(probe)
+
+
+def module_calls(classifier: Classifier, probe: Tensor, noise: Tensor) -> list[_Call]:
     """Every call of a pass of one image, in the order of their returns."""
     calls: list[_Call] = []
 
@@ -314,19 +365,27 @@ def _same(call: _Call, other: _Call) -> bool:
 def patched_latents(
     classifier: Classifier, block: Block, natural: Tensor, adversarial: Tensor
 ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """For each of `block.coalitions` the latent `[N, *shape]` when these branches do what they do under attack.
+    """For each of `block.coalitions` the latent `[N, *shape]` when these branches and groups do as under attack.
 
     All others do what they do on the natural images. Both are `[N, C, H, W]` within the bounds.
     """
-    calls = [call for branch in block.branches for call in branch.calls]
-    usual, attacked = (capture(classifier, images, calls)[1] for images in (natural, adversarial))
+    patched = {call for branch in block.branches for call in (*branch.calls, *(group.call for group in branch.groups))}
+    usual, attacked = (capture(classifier, images, list(patched))[1] for images in (natural, adversarial))
     for coalition in block.coalitions:
-        chosen = [block.branches[place] for place in coalition]
-        patches = usual | {call.name: attacked[call.name] for branch in chosen for call in branch.calls}
-        around = any(not branch.calls for branch in chosen)
+        patches, around = dict[Layer, Tensor](), False
+        for branch, places in zip(block.branches, block.members, strict=True):
+            chosen = [place in coalition for place in places]
+            if all(chosen) or not any(chosen):
+                patches |= {call: (attacked if all(chosen) else usual)[call.name] for call in branch.calls}
+                around |= all(chosen) and not branch.calls
+            else:  # what the branch returns follows from the groups
+                call = branch.groups[0].call
+                patches[call] = usual[call.name].clone()
+                for group in compress(branch.groups, chosen):
+                    group.move(attacked[call.name], patches[call])
         with classifier.borrowed(), torch.no_grad(), ExitStack() as patching:
-            for call in calls:
-                patching.enter_context(replacing(classifier, call, patches[call.name]))
+            for call, latent in patches.items():
+                patching.enter_context(replacing(classifier, call, latent))
             with capturing(classifier, [block.layer]) as latents:
                 classifier.run(adversarial if around else natural)
         yield coalition, latents[block.layer.name]

@@ -65,6 +65,8 @@ class Layer:
         return (number - 1) % self.calls + 1 == self.call
 
 
+INPUT = "input of "  #: In front of the name of a module: its calls' first input, visited before they run.
+
 Visit = Callable[[str, int, nn.Module, object], object | None]
 """Called as `visit(module name, call index from 1, module, output)`; what it returns replaces the output."""
 
@@ -88,7 +90,8 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | None = None) -> Iterator[Pass]:
     """Run `visit` after every call of every module, or of the named ones. The name of the whole network is empty.
 
-    Calls of `module.forward(...)` are calls too, though torch runs no hook in them.
+    Calls of `module.forward(...)` are calls too, though torch runs no hook in them. A name behind `INPUT` stands for
+    what the module is given; what `visit` returns then replaces that.
     """
     calls, current, called, depth = Counter[str](), Pass(0, Counter()), set[str](), 0
 
@@ -116,6 +119,15 @@ def visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | None
         replaced = see(name, module, args, output)
         return output if replaced is None else replaced
 
+    def entered(name: str, module: nn.Module, own: Callable[..., object], *args: Any, **kwargs: Any) -> object:
+        first = args[0] if args else next(iter(kwargs.values()))
+        replaced = see(f"{INPUT}{name}", module, args, first)
+        if replaced is not None and args:
+            args = (replaced, *args[1:])
+        elif replaced is not None:
+            kwargs[next(iter(kwargs))] = replaced
+        return own(*args, **kwargs)
+
     with ExitStack() as hooks:
         # Registered first, so that each pass through the network counts its calls from one.
         hooks.enter_context(classifier.model.register_forward_pre_hook(enter))
@@ -124,6 +136,8 @@ def visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | None
                 hooks.enter_context(module.register_forward_pre_hook(lambda *_, name=name: called.add(name)))
                 hooks.enter_context(module.register_forward_hook(partial(see, name)))
                 hooks.enter_context(_instead_of_forward(module, partial(forward, name, module, module.forward)))
+            if modules is not None and f"{INPUT}{name}" in modules:
+                hooks.enter_context(_instead_of_forward(module, partial(entered, name, module, module.forward)))
         hooks.enter_context(classifier.model.register_forward_hook(leave, always_call=True))
         yield current
 

@@ -20,7 +20,9 @@ from interpretgan.diagnosis.predictions import given_adversarial
 from interpretgan.errors import ConfigError
 from interpretgan.gan.multi_device import check_team
 from interpretgan.judge import Judge
-from interpretgan.layers import Anatomy, Layer, examine
+from interpretgan.layers import Anatomy, Layer, distinct, examine
+from interpretgan.layers.branches import Block
+from interpretgan.layers.groups import find_blocks, parse_groups
 from interpretgan.models import (
     Card,
     NamedModel,
@@ -34,6 +36,7 @@ from interpretgan.models import (
     read_card,
     source_file,
 )
+from interpretgan.pipeline.devices import find_device
 from interpretgan.pipeline.layer_choice import choose_layers
 from interpretgan.pipeline.model_preset import load_split, model_lines, normalised, require_its_classes
 from interpretgan.pipeline.run_folder import ANSWERS
@@ -236,6 +239,12 @@ class Inputs:
         """The layers to explain, see `choose_layers`."""
         return choose_layers(anatomy, self.settings.generator.names())
 
+    def blocks(self, classifier: Classifier, layers: Sequence[Layer]) -> tuple[Block, ...]:
+        """Those of these layers that are split, among their branches or groups of channels."""
+        options, groups = self.settings.diagnosis, parse_groups(self.settings.diagnosis.groups or "")
+        anatomy = self.anatomy(classifier)
+        return find_blocks(classifier, anatomy, layers, self.probe, branches=options.branches, groups=groups)
+
     # --- judge and recognition network -----------------------------------------------------------------------
 
     @cached_property
@@ -324,6 +333,8 @@ class Inputs:
             if settings.generator.names() is not None:
                 # Asked of the network as built: the answer is wanted now. It is asked again once it is trained.
                 config["generator"]["layers"] = [layer.name for layer in self.layers(classifier)]
+            if "diagnosis" in sections and settings.diagnosis.groups:
+                self.blocks(classifier, distinct(self.layers(classifier))[0])
         return config if self.time_budget is None else config | {"time_budget": self.time_budget}
 
     def _check_sets(self) -> None:
@@ -379,19 +390,6 @@ class Inputs:
             do = "diagnose it on the data that it was trained for"
             raise ConfigError(expected=expected, got=f"{logits.shape[1]} logits", do=do)
         require_gradient(self.classifier, self.probe)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name, or a `ConfigError`; `auto` is a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        got, do = f"{name} ({str(error).splitlines()[0]})", "use --device cpu or auto"
-        raise ConfigError(expected="a device of this machine", got=got, do=do) from error
-    return device
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -22,7 +22,7 @@ from interpretgan.information.inversion import inversion_by_decoder
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.layers import Anatomy, Layer, distinct
-from interpretgan.layers.branches import Block, find_branches
+from interpretgan.layers.branches import Block
 from interpretgan.models import load_classifier, load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
 from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
@@ -245,10 +245,8 @@ class Networks:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Those of them that follow from several branches; none where they are not to be split."""
-        if not self.settings.diagnosis.branches:
-            return ()
-        return find_branches(self.classifier, self.anatomy, distinct(self.layers)[0], self.inputs.probe)
+        """Those of them that are split, among their branches or groups of channels."""
+        return self.inputs.blocks(self.classifier, distinct(self.layers)[0])
 
     # --- the judge, and the recognition network --------------------------------------------------------------
 

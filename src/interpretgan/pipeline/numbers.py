@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, Token
 
+from interpretgan.errors import ConfigError
 from interpretgan.store.progress import seconds_of
 
 
@@ -35,3 +36,9 @@ def parse_seconds(_type: object, tokens: tuple[Token, ...]) -> float:
 
 Number = Annotated[float, Parameter(converter=parse_number)]
 Numbers = Annotated[tuple[float, ...] | None, Parameter(converter=parse_numbers, n_tokens=1, negative="")]
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse (`ConfigError`) a level of intervals that is none."""
+    if not 0 < confidence < 1:
+        raise ConfigError(expected="0 < confidence < 1", got=str(confidence), do="try 0.95")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from interpretgan.errors import ConfigError
-from interpretgan.pipeline.numbers import Number, Numbers, parse_seconds
+from interpretgan.pipeline.numbers import Number, Numbers, check_confidence, parse_seconds
 
 if TYPE_CHECKING:
     from interpretgan.attacks import ThreatModel
@@ -29,11 +29,6 @@ def _at_least(options: object, least: int, *names: str) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise ConfigError(expected=f"{name} >= {least}", got=str(value), do=f"raise --{name.replace('_', '-')}")
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ConfigError(expected="0 < confidence < 1", got=str(confidence), do="try 0.95")
 
 
 def _names(text: str) -> list[str]:
@@ -321,6 +316,8 @@ class DiagnosisOptions:
     """Training steps that mend each layer by itself, to see which lets the perturbation in; 0 leaves that out."""
     branches: bool = True
     """Split each block's vulnerability among its branches: skip and residual, attention and MLP."""
+    groups: str | None = None
+    """Split layers or branches among equal groups of channels or heads: relu3=4, blocks.3.attention=heads."""
     bootstrap: int = 2000
     """Bootstrap replicates behind each interval."""
     confidence: float = 0.95
@@ -333,7 +330,7 @@ class DiagnosisOptions:
     def __post_init__(self) -> None:
         _at_least(self, 1, "examples", "bootstrap")
         _at_least(self, 0, "let_in_steps", "time_budget")
-        _check_confidence(self.confidence)
+        check_confidence(self.confidence)
 
 
 @Parameter(name="*", group="Evaluation")
@@ -363,7 +360,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "examples", "curve_examples")
-        _check_confidence(self.confidence)
+        check_confidence(self.confidence)
 
     def threat_model(self, data: str) -> ThreatModel:
         """The checked threat model, on this data."""

@@ -25,7 +25,6 @@ from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import ATTACKED, Judge
 from interpretgan.layers import distinct
-from interpretgan.layers.branches import Block, find_branches
 from interpretgan.models import load_classifier
 from interpretgan.pipeline.inputs import TRAINED, Inputs
 from interpretgan.pipeline.run_folder import CONFIG_FILE
@@ -253,10 +252,7 @@ def _diagnosis(inputs: Inputs, interpreter: InterpretGAN, judge: Judge, test: Im
     classifier, model, few = interpreter.classifier, inputs.threat_model, test.head(TRIED)
     perturb, controls = attacker(classifier, model, seed=0), perturbing_controls(classifier, seed=0)
     with PeakMemory(inputs.device) as memory:
-        blocks: tuple[Block, ...] = ()
-        if inputs.settings.diagnosis.branches:
-            layers = interpreter.distinct_layers
-            blocks = find_branches(classifier, inputs.anatomy(classifier), layers, inputs.probe)
+        blocks = inputs.blocks(classifier, interpreter.distinct_layers)
         began = time.perf_counter()
         collect([interpreter], judge, few, len(few), adversarial=perturb, controls=controls, blocks=blocks, seed=0)
         one = time.perf_counter() - began

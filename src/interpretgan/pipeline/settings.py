@@ -1,7 +1,7 @@
 """The settings of a run: all groups of options together, and what they resolve to before step 0."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -45,6 +45,7 @@ class DiagnosisKeywords(TypedDict, total=False):
     examples: int
     let_in_steps: int
     branches: bool
+    groups: str | Mapping[str, int | str]
     bootstrap: int
     confidence: float
     baselines: bool
@@ -82,9 +83,11 @@ class Settings:
     def of(cls, **options: Any) -> Self:
         """Settings from the keywords of `DiagnosisKeywords` and the judge's name; a `ConfigError` for any other."""
         known = {item.name: section for section, group in KEYWORD_GROUPS.items() for item in fields(group)}
-        types = get_type_hints(DiagnosisKeywords) | {"judge": str, "layers": str}
+        types = get_type_hints(DiagnosisKeywords) | {"judge": str, "layers": str, "groups": str}
         if isinstance(layers := options.get("layers"), Sequence) and all(isinstance(name, str) for name in layers):
             options["layers"] = layers if isinstance(layers, str) else ",".join(layers)
+        if isinstance(groups := options.get("groups"), Mapping):
+            options["groups"] = ",".join(f"{name}={number}" for name, number in groups.items())
         for name, value in options.items():
             if name not in types:
                 near = get_close_matches(name, types, n=1, cutoff=0.6)
@@ -156,7 +159,7 @@ class Settings:
             "diagnosis": {
                 name: value
                 for name, value in asdict(self.diagnosis).items()
-                if name not in ("baselines", "time_budget")
+                if name not in ("baselines", "time_budget") and not (name == "groups" and value is None)
             },
         }
         if "attack" in sections:  # there alone an eps is needed

@@ -184,7 +184,7 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
     detail = f"{_text(_listed([_points(layer) for layer in blamed[:NAMED_AT_MOST]]))} of retained accuracy"
     detail += f" for the first {NAMED_AT_MOST}, all {len(blamed)} together" if many else "," if alone else ", together"
     if alone and (branch := _standing_out(top)):
-        part += f"; {_points(branch)} of it in its branch {branch.name}"
+        part += f"; {_points(branch)} of it in its {branch.kind} {branch.name}"
     claim = f" contribute{'s' if alone else ''} most to the vulnerability of {model}"
     claim += "" if alone else " and cannot be told apart"
     return Answer((*names, (claim, False)), f"{detail} {part}", caveat, tuple(layer.name for layer in blamed))
@@ -200,7 +200,7 @@ def answer_sentence(diagnosis: Diagnosis) -> str:
 
 
 def _standing_out(block: LayerResult) -> BranchResult | None:
-    """The branch of a block that surely loses more than each of the others does."""
+    """The branch of a block, or group of a layer, that surely loses more than each of the others does."""
     ranked = sorted(block.branches, key=lambda branch: -branch.vulnerability.value)
     highest = max([0.0, *(branch.vulnerability.high for branch in ranked[1:])])
     return ranked[0] if ranked and ranked[0].vulnerability.low > highest else None
@@ -261,8 +261,9 @@ def summary_table(diagnosis: Diagnosis) -> str:
     It has the judge's accuracy on natural and adversarial explanations and the retained accuracy in per cent,
     vulnerability and that under noise in points; where they were measured, the share of what the attack takes that
     comes back when the layer alone is mended, information loss in per cent of the image's variance, and class
-    information in bits. The branches of a block stand indented below it, with their parts of its vulnerability and the
-    accuracy retained where this branch alone is attacked. `!` marks a row with warnings, and the warnings follow.
+    information in bits. The branches of a block, and groups of channels, stand indented below it, with their parts of
+    its vulnerability and the accuracy retained where this one alone is attacked. `!` marks a row with warnings, and the
+    warnings follow.
     """
     measured = any(layer.information_loss for layer in diagnosis.layers)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=None)
@@ -284,9 +285,9 @@ def summary_table(diagnosis: Diagnosis) -> str:
         row += cells if place else [""] * len(cells)  # the image loses nothing
         row += [number(layer.class_information.value, 1, 2)] if layer.class_information else []
         table.add_row(*row)
-        for branch in layer.branches:
+        for depth, branch in layer.inside:
             part = [number(branch.vulnerability.value, 100, sign=True), span(branch.vulnerability)]
-            table.add_row("", f"  {branch.name}", "", "", number(branch.alone.value, 100), *part)
+            table.add_row("", f"{depth * '  '}{branch.name}", "", "", number(branch.alone.value, 100), *part)
     console = Console(file=io.StringIO(), width=1000, color_system=None, markup=False, emoji=False, highlight=False)
     with console.capture() as capture:
         console.print(table)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from interpretgan.errors import ConfigError
 from interpretgan.pipeline import options
-from interpretgan.pipeline.inputs import find_device
+from interpretgan.pipeline.devices import find_device
 from interpretgan.pipeline.options import TrainingOptions
 from interpretgan.pipeline.settings import Settings
 from interpretgan.studies.config import AtLeastOne, Case, Pool, Study, StudyConfig, read_record, training_of

@@ -1,0 +1,276 @@
+"""Groups of channels, and the heads of an attention: what a layer or a branch is split among where a user names it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from interpretgan.classifier import Classifier, plain_torch
+from interpretgan.data import ImageData
+from interpretgan.errors import ConfigError, LayerError
+from interpretgan.layers.anatomy import Anatomy
+from interpretgan.layers.branches import Block, Branch, Group, find_branches, module_calls, probe_and_noise
+from interpretgan.layers.find import as_latent, batch_axis
+from interpretgan.layers.hooks import INPUT, Layer, capture, named_modules, replacing, visiting
+from interpretgan.layers.proof import SPREAD_TOLERANCE
+
+if TYPE_CHECKING:
+    from interpretgan.layers.branches import _Call
+
+MOST_GROUPS = 8  #: That a layer or a branch is split among.
+HEADS = "heads"  #: In place of a number of groups: one for each head of an attention.
+HEAD_COUNTS = ("num_heads", "heads", "num_attention_heads", "n_heads", "n_head")  #: Attributes that say how many.
+CHANNELS_LAST = (0, 3, 1, 2)  #: The axes of a layer in a network that keeps its maps as `[N, H, W, C]`.
+
+
+def parse_groups(text: str) -> dict[str, str]:
+    """`relu3=4,blocks.*.attention=heads` as a dictionary from each name to its groups; a `ConfigError` for others."""
+    found: dict[str, str] = {}
+    for item in (item.strip() for item in text.split(",") if item.strip()):
+        name, _, groups = (part.strip() for part in item.rpartition("="))
+        number = groups.removeprefix(f"{HEADS}:")
+        if not name or name in found or not (groups == HEADS or (number.isascii() and number.isdigit())):
+            expected = f"groups as NAME=NUMBER, NAME={HEADS} or NAME={HEADS}:NUMBER with commas between, each name once"
+            raise ConfigError(expected=expected, got=f"'{item}'", do="e.g. --groups relu3=4")
+        found[name] = groups
+    return found
+
+
+@plain_torch()
+def find_blocks(
+    classifier: Classifier,
+    anatomy: Anatomy,
+    layers: Sequence[Layer],
+    images: ImageData,
+    *,
+    branches: bool = True,
+    groups: Mapping[str, int | str] | None = None,
+) -> tuple[Block, ...]:
+    """What the vulnerability of some layers can be split among: branches of blocks, and groups of channels.
+
+    A name of `groups` is one of these layers, or a module call that fixes one branch of a block among them, which is
+    found by trying; or a pattern of such names. Its channels are taken in so many equal groups, neighbours together. A
+    layer whose channels are grouped is split among these groups, not among its branches.
+
+    A head is a group of the channels that enter the last linear layer of an attention, its output projection. `heads`
+    makes a group of each, `heads:4` four groups of neighbours; where no attribute of the attention's modules says how
+    many heads it has (`num_heads`, `heads`, `num_attention_heads`, `n_heads`, `n_head`), these are the heads.
+
+    Args:
+        classifier: The classifier.
+        anatomy: What `examine` says of it.
+        layers: Some of its layers, of different tensors, in execution order.
+        images: Images within its bounds, of which two are used.
+        branches: Whether blocks are split among their branches: see `find_branches`.
+        groups: For each name a number of groups from 2 to 8, `heads` or `heads:NUMBER`.
+
+    Raises:
+        LayerError: A name of no such call, or a number of groups that cannot be made.
+        ConfigError: Groups that are neither a number nor heads.
+    """
+    blocks = find_branches(classifier, anatomy, layers, images) if branches else ()
+    if not groups:
+        return blocks
+    wanted = parse_groups(",".join(f"{name}={number}" for name, number in groups.items()))
+    grouping = _Grouping(classifier, layers, blocks, images)
+    same = {layer.name: layer.same_as for layer in anatomy.layers if layer.same_as}
+    for name, number in wanted.items():
+        grouping.add(same.get(name, name), number)
+    found = {block.layer: block for block in grouping.blocks}
+    return tuple(found[layer] for layer in layers if layer in found)
+
+
+class _Grouping:
+    """Blocks, some of which get groups."""
+
+    def __init__(
+        self, classifier: Classifier, layers: Sequence[Layer], blocks: Sequence[Block], images: ImageData
+    ) -> None:
+        self.classifier, self.layers, self.blocks = classifier, {layer.name: layer for layer in layers}, list(blocks)
+        self.probe, self.noise = probe_and_noise(classifier, images)
+        with classifier.borrowed(), torch.no_grad():
+            self.calls = {
+                call.layer.name if call.layer else call.module: call
+                for call in module_calls(classifier, self.probe, self.noise)
+            }
+        given = [call for block in blocks for branch in block.branches for call in branch.calls]
+        self.ends = list(dict.fromkeys([*given, *(block.layer for block in blocks)]))  # of branches and blocks
+
+    def add(self, name: str, number: str) -> None:
+        """Split what the name stands for, each that a pattern stands for."""
+        if name in self.layers or name in self.calls or not any(sign in name for sign in "*?["):
+            return self._add(name, number)
+        matched = [call for call in self.calls if fnmatchcase(call, name)]
+        outer = [call for call in matched if not any(call.startswith(f"{other}.") for other in matched)]
+        error = LayerError(
+            expected="a pattern of layers or module calls", got=f"'{name}', which has none here",
+            do="choose among what `interpretgan layers` lists",
+        )  # fmt: skip
+        added = False
+        for call in outer:
+            try:
+                self._add(call, number)
+                added = True
+            except _NothingToSplit as nothing:  # blocks that are not explained
+                error = nothing
+        if not added:
+            raise error
+        return None
+
+    def _add(self, name: str, number: str) -> None:
+        if number.startswith(HEADS):
+            call, heads = self._projection(name, number)
+            self._split_branch(name, call, heads)
+        elif name in self.layers:
+            layer = self.layers[name]
+            block = Block(layer, (Branch(name, (layer,), _groups(name, layer, int(number), _axis(layer))),))
+            self.blocks = [each for each in self.blocks if each.layer != layer] + [block]
+        else:
+            if name not in self.calls:
+                near = get_close_matches(name, list(self.calls), n=1)
+                do = (f"did you mean '{near[0]}'? " if near else "") + "`interpretgan layers` lists them all"
+                raise LayerError(expected="a layer or a module call of the network", got=f"'{name}'", do=do)
+            found = self.calls[name].layer
+            if found is None:
+                expected, do = "a module call that returns real numbers for each image", "name the call before it"
+                raise LayerError(expected=expected, got=f"'{name}', which does not", do=do)
+            self._split_branch(name, found, int(number))
+
+    def _split_branch(self, name: str, call: Layer, number: int | tuple[int, int]) -> None:
+        """Split the branch that a call fixes among groups of its channels, or among groups of so many heads."""
+        fixes = self._fixed(call)
+        for place, block in enumerate(self.blocks):
+            fixed = [i for i, each in enumerate(block.branches) if each.calls and fixes.issuperset(each.calls)]
+            if block.layer in fixes:
+                break  # it is a layer itself
+            if not fixed:
+                continue
+            branch = block.branches[fixed[0]]
+            if branch.groups:
+                got = f"'{name}' beside {branch.groups[0].call.name}"
+                expected = f"one name for the branch {branch.name} of {block.layer.name}"
+                raise LayerError(expected=expected, got=got, do="leave one of them out of --groups")
+            short = name.removeprefix(f"{block.layer.module}.")
+            last = call.module.startswith(INPUT) or block.layer.axes == CHANNELS_LAST or self._is_linear(call.module)
+            axis = len(call.shape) if last else _axis(call)
+            if isinstance(number, tuple):
+                groups = _heads(name, call, axis, *number)
+            else:
+                groups = _groups(short, call, number, axis)
+            branches = list(block.branches)
+            branches[fixed[0]] = replace(branch, groups=groups)
+            self.blocks[place] = replace(block, branches=tuple(branches))
+            return
+        expected = "channels of an explained layer, or of a call that fixes one branch of an explained block"
+        do = "explain that layer or block too (--layers, and no --no-branches), or choose another name"
+        raise _NothingToSplit(expected=expected, got=f"'{name}', which is neither", do=do)
+
+    def _fixed(self, call: Layer) -> set[Layer]:
+        """The branches, and the latents of blocks, that are as usual on other images where the call gives as usual."""
+        usual, other = (capture(self.classifier, images, [call, *self.ends])[1] for images in (self.probe, self.noise))
+        with self.classifier.borrowed(), torch.no_grad(), replacing(self.classifier, call, usual[call.name]):
+            replaced = capture(self.classifier, self.noise, self.ends)[1]
+        found = set()
+        for layer in self.ends:
+            spread = float((other[layer.name] - usual[layer.name]).abs().max())
+            changed = float((replaced[layer.name] - usual[layer.name]).abs().max())
+            if spread > 0 and changed <= SPREAD_TOLERANCE * spread:
+                found.add(layer)
+        return found
+
+    def _is_linear(self, module: str) -> bool:
+        return isinstance(dict(named_modules(self.classifier.model)).get(module), nn.Linear)
+
+    def _projection(self, name: str, number: str) -> tuple[Layer, tuple[int, int]]:
+        """What enters the last linear layer of an attention, its number of heads, and how many groups they make."""
+        modules = dict(named_modules(self.classifier.model))
+        if name not in modules:
+            near = get_close_matches(name, list(modules), n=1)
+            do = f"did you mean '{near[0]}'?" if near else "name a module of the network"
+            raise LayerError(expected="an attention of the network", got=f"'{name}'", do=do)
+        inside = [
+            call
+            for call in self.calls.values()
+            if (call.module == name or call.module.startswith(f"{name}.")) and self._is_linear(call.module)
+        ]
+        if not inside:
+            got = f"'{name}', which calls none"
+            if any(isinstance(module, nn.MultiheadAttention) for module in modules[name].modules()):
+                got += ", as torch's nn.MultiheadAttention does not"
+            do = "leave it out, or write the attention with a linear layer of its own at the end"
+            raise LayerError(expected="an attention that calls its output projection", got=got, do=do)
+        call = self._entering(inside[-1])
+        counts = (getattr(module, each, None) for module in modules[name].modules() for each in HEAD_COUNTS)
+        known = next((count for count in counts if isinstance(count, int) and count > 0), None)
+        if known is None and number == HEADS:
+            do = f"say how many, e.g. {name}={HEADS}:4"
+            raise LayerError(expected="an attention that says how many heads it has", got=f"'{name}'", do=do)
+        groups = known if number == HEADS else int(number.removeprefix(f"{HEADS}:"))
+        return call, (known or groups or 0, groups or 0)
+
+    def _entering(self, linear: _Call) -> Layer:
+        """What a call of a linear layer is given."""
+        name, count = f"{INPUT}{linear.module}", sum(call.module == linear.module for call in self.calls.values())
+        many = torch.cat([self.probe, self.noise])
+        shapes: list[tuple[int, ...]] = []
+
+        def see(_name: str, index: int, _module: nn.Module, given: object) -> None:
+            if (index - 1) % count + 1 == linear.index and isinstance(given, Tensor):
+                shapes.append(tuple(given.shape))
+
+        with self.classifier.borrowed(), torch.no_grad(), visiting(self.classifier, see, [name]):
+            self.classifier.run(self.probe[:1])
+            self.classifier.run(many)
+        axis = batch_axis(shapes[0], shapes[1:], len(many)) if shapes else None
+        if axis is None:
+            expected, got = "an attention whose output projection is given each image by itself", f"'{linear.module}'"
+            raise LayerError(expected=expected, got=got, do="leave its heads out")
+        shape, axes = as_latent(shapes[0], axis)
+        return Layer(name, name, linear.index, linear.kind, shape, calls=count, axes=axes)
+
+
+class _NothingToSplit(LayerError):
+    """A call that no explained layer's branch follows from."""
+
+
+def _axis(layer: Layer) -> int:
+    """The axis of a latent's channels: the first of a map's, the last of tokens'."""
+    return 1 if len(layer.shape) == 3 else len(layer.shape)
+
+
+def _equal(name: str, channels: int, number: int, what: str, prefix: str = "") -> range:
+    """Where each of so many equal groups starts."""
+    if not 2 <= number <= MOST_GROUPS or channels % number:
+        fitting = [each for each in range(2, MOST_GROUPS + 1) if channels % each == 0]
+        expected = f"2 to {MOST_GROUPS} groups that divide the {channels} {what} of {name}"
+        do = f"try {name}={prefix}{fitting[-1]}" if fitting else f"leave {name} out of --groups"
+        raise LayerError(expected=expected, got=str(number), do=do)
+    return range(0, channels, channels // number)
+
+
+def _groups(name: str, call: Layer, number: int, axis: int) -> tuple[Group, ...]:
+    starts = _equal(call.name, call.shape[axis - 1], number, "channels")
+    return tuple(
+        Group(f"{name}[{start}:{start + starts.step}]", call, axis, start, start + starts.step) for start in starts
+    )
+
+
+def _heads(name: str, call: Layer, axis: int, heads: int, number: int) -> tuple[Group, ...]:
+    """So many groups of neighbouring heads."""
+    channels = call.shape[axis - 1]
+    if not heads or channels % heads:
+        expected, got = f"a number of heads that divides the {channels} channels of {call.name}", str(heads)
+        raise LayerError(expected=expected, got=got, do=f"say how many, e.g. {name}={HEADS}:4")
+    starts, width = _equal(name, heads, number, HEADS, f"{HEADS}:"), channels // heads
+    found = []
+    for start in starts:
+        last = start + starts.step - 1
+        words = f"head {start}" if last == start else f"heads {start} to {last}"
+        found.append(Group(words, call, axis, start * width, (last + 1) * width))
+    return tuple(found)

@@ -1,0 +1,163 @@
+"""Channels and heads are found by trying, and patched exactly, on networks whose channels and heads are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interpretgan.classifier import Classifier
+from interpretgan.errors import InterpretGANError
+from interpretgan.layers import capture, examine
+from interpretgan.layers.branches import Block, patched_latents
+from interpretgan.layers.groups import find_blocks, parse_groups
+from interpretgan.models import build_model
+from interpretgan.models.architectures.vit import TransformerBlock
+from tests.networks import Residual
+
+
+@pytest.fixture(scope="module")
+def vit() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(build_model("vit-small", in_channels=1, num_classes=10, image_size=(12, 8)))
+
+
+def blocks(classifier: Classifier, groups: dict[str, int | str], images: Tensor, *names: str) -> list[Block]:
+    anatomy = examine(classifier, images)
+    layers = anatomy.select(names) if names else anatomy.distinct
+    return list(find_blocks(classifier, anatomy, layers, images, groups=groups))
+
+
+def test_heads_are_what_enters_the_output_projection(vit: Classifier) -> None:
+    images = torch.rand(3, 1, 12, 8)
+    found = blocks(vit, {"blocks.*.attention": "heads"}, images)
+    assert [block.layer.name for block in found] == [f"blocks.{number}" for number in range(6)]
+    for block in found:
+        assert [len(branch.groups) for branch in block.branches] == [0, 6, 0]
+    attention = found[1].branches[1]
+    assert [(head.name, head.start, head.stop) for head in attention.groups][::5] == [
+        ("head 0", 0, 32), ("head 5", 160, 192),
+    ]  # fmt: skip
+    pairs = blocks(vit, {"blocks.1.attention": "heads:3"}, images, "blocks.0", "blocks.1")[1].branches[1].groups
+    assert [head.name for head in pairs] == ["heads 0 to 1", "heads 2 to 3", "heads 4 to 5"]
+
+
+def test_patching_replaces_the_chosen_heads_and_no_others(vit: Classifier) -> None:
+    natural, attacked = torch.rand(2, 4, 1, 12, 8)
+    (block,) = blocks(vit, {"blocks.0.attention": "heads:2"}, natural, "position", "blocks.0", "fc")[:1]
+    net = vit.model.get_submodule("blocks.0")
+    assert isinstance(net, TransformerBlock)
+    (position,) = examine(vit, natural).select(["position"])
+    tokens = [capture(vit, images, [position])[1]["position"] for images in (natural, attacked)]
+    entering, mlps = list[Tensor](), list[Tensor]()
+    with (
+        torch.no_grad(),
+        net.attention.out.register_forward_pre_hook(lambda _m, given: entering.append(given[0])),
+        net.mlp.register_forward_hook(lambda _m, _i, output: mlps.append(output)),
+    ):
+        for version in tokens:
+            net(version)
+    seen = set()
+    for coalition, latent in patched_latents(vit, block, natural, attacked):
+        skip, first, second, mlp = (place in coalition for place in range(4))
+        heads = torch.cat([entering[first][..., :96], entering[second][..., 96:]], dim=-1)
+        with torch.no_grad():
+            torch.testing.assert_close(latent, tokens[skip] + net.attention.out(heads) + mlps[mlp])
+        seen.add(coalition)
+    assert len(seen) == 6 + 4 * 2
+    assert all(not module._forward_pre_hooks and "forward" not in vars(module) for module in vit.model.modules())
+
+
+def test_groups_of_a_layer_are_its_channels_and_of_a_call_in_a_branch_those_of_the_branch() -> None:
+    torch.manual_seed(1)
+    natural, attacked = torch.rand(2, 4, 1, 9, 10)
+    classifier = Classifier(Residual())
+    found = {block.layer.name: block for block in blocks(classifier, {"blocks.0": 2, "blocks.1.bn1": 3}, natural)}
+    own, inner = found["blocks.0"], found["blocks.1"]
+    assert [branch.name for branch in own.branches] == ["blocks.0"]
+    assert [(branch.name, len(branch.groups)) for branch in inner.branches] == [("bn2", 3), ("shortcut", 0)]
+    usual, other = (capture(classifier, images, [own.layer])[1]["blocks.0"] for images in (natural, attacked))
+    half = own.layer.shape[0] // 2
+    (first, of_first), (second, of_second) = patched_latents(classifier, own, natural, attacked)
+    assert (first, second) == ((0,), (1,))
+    assert torch.equal(of_first, torch.cat([other[:, :half], usual[:, half:]], dim=1))
+    assert torch.equal(of_second, torch.cat([usual[:, :half], other[:, half:]], dim=1))
+
+
+class Last(nn.Module):
+    """A residual MLP on maps `[N, H, W, C]`, as in ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fc1, self.fc2 = nn.LayerNorm(4), nn.Linear(4, 8), nn.Linear(8, 4)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.fc2(self.act(self.fc1(self.norm(x))))
+        return out
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.fc = nn.Conv2d(1, 4, 3, padding=1), Last(), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.block(self.first(x).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+        return logits
+
+
+def test_channels_are_the_last_axis_where_a_network_keeps_its_maps_so() -> None:
+    torch.manual_seed(0)
+    found = blocks(Classifier(ChannelsLast()), {"first": 2, "block.act": 4}, torch.rand(3, 1, 16, 16))
+    axes = {group.name: group.axis for block in found for branch in block.branches for group in branch.groups}
+    assert axes == {"first[0:2]": 1, "first[2:4]": 1} | {f"act[{start}:{start + 2}]": 3 for start in (0, 2, 4, 6)}
+
+
+class Torchs(nn.Module):
+    """A transformer block of torch's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 4, stride=4)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.block(self.first(x).flatten(2).transpose(1, 2)).mean(dim=1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"blocks.1.attentio": "heads"}, "did you mean 'blocks.1.attention'"),
+        ({"nope": 3}, "a layer or a module call of the network, got 'nope'"),
+        ({"block.*": 3}, "got 'block.*', which has none here"),
+        ({"blocks.1": 5}, "2 to 8 groups that divide the 192 channels of blocks.1, got 5; try blocks.1=8"),
+        ({"blocks.1": 96}, "2 to 8 groups"),
+        ({"blocks.1.attention": "heads:12"}, "6 heads of blocks.1.attention, got 12; try blocks.1.attention=heads:6"),
+        ({"blocks.1.mlp": "heads"}, "say how many, e.g. blocks.1.mlp=heads:4"),
+        ({"blocks.4.mlp": 2}, "of an explained block, got 'blocks.4.mlp', which is neither"),
+        ({"blocks.1.mlp": 2, "blocks.1.mlp.1": 2}, "one name for the branch mlp of blocks.1"),
+        ({"blocks.1": "all"}, "NAME=heads"),
+        ({"blocks.1": -2}, "NAME=heads"),
+    ],
+)
+def test_what_cannot_be_split_is_told_in_one_line(vit: Classifier, groups: dict[str, int | str], message: str) -> None:
+    with pytest.raises(InterpretGANError) as error:
+        blocks(vit, groups, torch.rand(3, 1, 12, 8), "blocks.0", "blocks.1", "fc")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_attention_that_calls_no_projection_is_told() -> None:
+    with pytest.raises(InterpretGANError, match=r"as torch's nn\.MultiheadAttention does not"):
+        blocks(Classifier(Torchs()), {"block.self_attn": "heads"}, torch.rand(3, 1, 12, 8))
+
+
+def test_groups_are_read_from_one_line() -> None:
+    assert parse_groups(" relu3=4, blocks.*.attention = heads:2 ,") == {"relu3": "4", "blocks.*.attention": "heads:2"}
+    for text in ("relu3", "=4", "relu3=", "relu3=4,relu3=2", "relu3=four"):
+        with pytest.raises(InterpretGANError, match=r"e\.g\. --groups relu3=4"):
+            parse_groups(text)
