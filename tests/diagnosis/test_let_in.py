@@ -15,6 +15,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.diagnosis.let_in import LetIn, let_in
 from interpretgan.errors import ConfigError, LabelError
 from interpretgan.layers import find_layers
+from interpretgan.statistics import Interval
 
 THREAT = ThreatModel("linf", 0.1, steps=10)
 SIZE = 8
@@ -100,6 +101,16 @@ def test_a_gate_without_weights_is_found_by_its_input() -> None:
     assert found.taken > 0.5
     assert found.first == found.answer == "gate"
     assert found.weights[found.layers.index("gate")].value == 0
+
+
+@pytest.mark.parametrize(("least", "answer"), [(0.62, "a"), (0.7, None)])
+def test_no_layer_is_the_one_where_any_layer_mends_the_network(least: float, answer: str | None) -> None:
+    scores = tuple(
+        Interval(value, value - 0.02, value + 0.02) for value in (0.95, 0.8, least, 0.0)
+    )  # the last has none
+    found = LetIn(("a", "b", "c", "relu"), scores, scores, scores, Interval(0.15, 0.1, 0.2), 0.9, 100)
+    assert found.first == "a"
+    assert found.answer == answer
 
 
 def test_nothing_stands_out_in_a_robust_network() -> None:

@@ -49,6 +49,8 @@ LEAST = 0.05
 """An attack that takes less than this from the probability of the true class takes nothing worth sharing out."""
 ENOUGH = 0.5
 """The least score of a layer that is named."""
+EVERYWHERE = 2 / 3
+"""Where the mending of any layer brings back more than this, no layer is the one that lets the perturbation in."""
 
 
 LET_IN_UNKNOWN = FlagKind("let_in_unknown", "warning", "which layer lets the perturbation in is not known: {reason}")
@@ -85,12 +87,18 @@ class LetIn:
     def answer(self) -> str | None:
         """The layer that lets the perturbation in. `None`: no sure answer.
 
-        It is sure where the attack takes something, and the score is at least a half and above all others, both by
-        their intervals.
+        It is sure where the attack takes something, the score is at least a half and above all others, both by their
+        intervals, and the weights of some other layer are no cure.
         """
         best = max(self.scores, key=lambda score: score.value)
         sure = self.taken >= LEAST and best.low >= ENOUGH and self.lead.low > 0
-        return self.first if sure else None
+        return self.first if sure and not self.everywhere else None
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether mending any layer that has weights, one as another, mends the network."""
+        cures = [score.value for score, own in zip(self.scores, self.weights, strict=True) if own.value]
+        return len(cures) > 1 and min(cures) > EVERYWHERE
 
 
 def mending_images(train: ImageSet, bounds: tuple[float, float], *, seed: int) -> Tensor:

@@ -140,6 +140,8 @@ def answer(diagnosis: Diagnosis) -> Answer:
         told = (
             f"the attack takes {percent(mended.taken)} from the probability of the true class, too little to share out"
         )
+    elif mended.everywhere:
+        told += "; any layer mends it"
     return replace(found, let_in=claim, let_in_detail=told)
 
 
