@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from interpretgan.classifier import Classifier
 from interpretgan.data.decoding import decode_files
 from interpretgan.errors import ConfigError, LabelError, LayerError
 from interpretgan.pipeline.inputs import Inputs
@@ -50,11 +51,13 @@ class ChosenImages:
 
     def check(self, inputs: Inputs) -> None:
         """Refuse images that cannot be read or do not exist, a layer that is not explained, a class that one has."""
-        _, labels = self.load(inputs)
+        images, labels = self.load(inputs)
         has = [name for name, label in zip(self.names, labels.tolist(), strict=True) if label == self.target(inputs)]
         if has:
             got = f"'{self.towards}', which is that of {', '.join(has)}"
             raise LabelError(expected="another class than the images have", got=got, do="name one with --towards")
+        if inputs.is_trained:
+            self.unseen(inputs, inputs.classifier, images)
         given = inputs.adversarial
         if given is not None and self.indices and max(self.indices) >= len(given):
             expected, got = f"images with adversarial ones, 0 to {len(given) - 1}", str(max(self.indices))
@@ -72,6 +75,19 @@ class ChosenImages:
     def target(self, inputs: Inputs) -> int | None:
         """The number of the class that ways are drawn towards."""
         return None if self.towards is None else _number(self.towards, inputs.test.classes, "--towards")
+
+    def unseen(self, inputs: Inputs, classifier: Classifier, images: Tensor) -> int | None:
+        """The class that ways are drawn towards; a `LabelError` where the network takes an image for it already."""
+        target = self.target(inputs)
+        seen = [] if target is None else (classifier.logits(images).argmax(dim=1) == target).tolist()
+        if any(seen):
+            names = ", ".join(name for name, sees in zip(self.names, seen, strict=True) if sees)
+            expected, got = (
+                "a class that the network does not see already",
+                f"'{self.towards}', which it sees in {names}",
+            )
+            raise LabelError(expected=expected, got=got, do="leave these out of --images, or name another class")
+        return target
 
     def load(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The images `[N, C, H, W]` within the classifier's bounds, on its device, and their true classes `[N]`."""

@@ -349,14 +349,14 @@ class Run(Networks):
     def findings(self, chosen: ChosenImages) -> Findings:
         """Attack the chosen images, test images as in the diagnosis, and look closely at what that modified."""
         (images, labels), indices = chosen.load(self.inputs), chosen.indices
+        towards = chosen.unseen(self.inputs, self.classifier, images)
         perturb = self._perturb if indices else attacker(self.classifier, self.inputs.threat_model, seed=self.seed)
         numbers = indices or [0] * len(images)  # each file looks as it does alone
         single = zip(torch.split(images, 1), torch.split(labels, 1), numbers, strict=True)
         adversarial = torch.cat([perturb(image, label, index) for image, label, index in single])
         found = look_closely(
             self.interpreters[0], self.judge, images, adversarial, labels, indices=numbers, reference=self.inputs.train,
-            layer=chosen.layer, towards=chosen.target(self.inputs), explainers=self.explainers, seed=self.seed,
-            say=self.say,
+            layer=chosen.layer, towards=towards, explainers=self.explainers, seed=self.seed, say=self.say,
         )  # fmt: skip
         return found if indices else replace(found, explanation=replace(found.explanation, indices=None))
 
