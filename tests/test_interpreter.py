@@ -219,8 +219,13 @@ def test_an_explanation_as_a_table_and_as_a_figure() -> None:
     assert frame["turn"].tolist() == [False, False, True, False, False, False]
     assert frame["difference"].tolist() == pytest.approx([0.1, 0.0, 0.5, 0.1, 0.0, 0.0])
     figure = explanation.plot(["zero", "one"])
-    assert [panel.get_title() for panel in figure.axes[:3]] == ["image\none", "a\none", "b\none"]
-    assert len(figure.axes) == 2 * 2 * 3
+    (panel,) = figure.axes
+    assert len(panel.images) == 2 * 3 * 3
+    said = [text.get_text() for text in panel.texts]
+    assert said[:3] == ["image", "a", "b"]
+    assert said.count("difference") == 2
+    assert [text for text in said if text.endswith(("one", "zero"))] == [*["one"] * 5, "✗ zero", *["zero"] * 6]
+    assert len(panel.patches) == 3  # the frames where the first one turns
     alone = Explanation(("a", "b"), images, None, drawn, None, (0.0, 1.0))
     assert list(alone.to_frame()) == ["image", "layer"]
-    assert len(alone.plot().axes) == 2 * 3
+    assert len(alone.plot().axes[0].images) == 2 * 3

@@ -218,6 +218,21 @@ def test_the_table_of_explainers_is_that_of_the_file() -> None:
         assert f"| {name} | {' | '.join(cells)} | {1000 * found['seconds_per_image']:.2g} |" in page
 
 
+def test_the_table_of_ways_is_that_of_the_file_and_its_controls_fail() -> None:
+    page, layers = (ROOT / "docs" / "features.md").read_text(), read("benchmarks/counterfactual.json")["layers"]
+    for way in layers["fc1"]["ways"]:
+        found = [layer["ways"][way] for layer in layers.values()]
+        cells = ["{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * share[name] for name in ("value", "low", "high")))
+                 for share in found]  # fmt: skip
+        assert f"| {way} | {' | '.join(cells)} |" in page
+    for layer in layers.values():
+        ways = layer["ways"]
+        assert min(share["network"] for share in list(ways.values())[:4]) >= 0.99 - 1e-6
+        controls = max(ways[name]["high"] for name in ("random weights", "random direction"))
+        assert controls < 0.5 < ways["ten nearest"]["low"]
+        assert 1.195 < ways["mean of the class"]["length"] < 1.395
+
+
 def test_the_tables_of_patching_are_those_of_the_file() -> None:
     page, networks = (ROOT / "docs" / "features.md").read_text(), read("benchmarks/patching.json")["networks"]
 

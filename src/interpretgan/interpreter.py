@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageData, as_source, class_name
+from interpretgan.data.pictures import Example, Picture, difference_picture, picture, sheet
 from interpretgan.errors import ConfigError, ImageError, LabelError
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
@@ -67,7 +68,7 @@ class Explanation:
     @property
     def difference(self) -> Tensor:
         """Which features the perturbation modified: `x̂'_l - x̂_l`, `[L, N, C, H, W]`; a `ConfigError` without any."""
-        if self.adversarial_explanations is None:
+        if self.adversarial is None or self.adversarial_explanations is None:
             do = "call explain(images, adversarial) with both"
             raise ConfigError(expected="adversarial images", got="none", do=do)
         return self.adversarial_explanations - self.natural_explanations
@@ -114,35 +115,57 @@ class Explanation:
             table["turn"] = [turn == name for turn in self.turns for name in names]
         return pd.DataFrame(table)
 
-    def plot(self, classes: Sequence[str] = ()) -> Figure:
-        """The pictures as a figure of matplotlib: a column for each layer, rows natural and adversarial for each image.
+    def pictures(
+        self, classes: Sequence[str] = (), examples: int | None = None
+    ) -> tuple[list[Example], tuple[float, float]]:
+        """The pictures of the first examples (`None`: of all), with the judge's predictions where there are some.
 
-        Predictions stand above the pictures, by the names of the classes or by their numbers.
+        Each has a row `natural` and, where there are adversarial images, rows `adversarial` and `difference`; without
+        names of the classes their numbers stand. Beside the examples come the differences that are drawn in full
+        colour: of the images and of their explanations, 0 where there are none.
         """
-        from matplotlib.figure import Figure
-
-        low, high = self.bounds
-        rows = [("natural", self.images, self.natural_explanations, self.natural_predictions)]
+        columns, count = ("image", *self.layers), len(self.images)
+        sources = {"natural": (self.images, self.natural_explanations, self.natural_predictions)}
         if self.adversarial is not None and self.adversarial_explanations is not None:
-            attacked = self.adversarial_explanations
-            rows.append(("adversarial", self.adversarial, attacked, self.adversarial_predictions))
-        names = ("image", *self.layers)
-        size = (1 + 0.9 * len(names), 1.2 * len(rows) * len(self.images) + 0.3)
-        figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(len(rows) * len(self.images), len(names), squeeze=False)
-        for place, line in enumerate(panels):
-            image, (kind, itself, explanations, predictions) = place // len(rows), rows[place % len(rows)]
-            stack = torch.cat([itself[None], explanations])[:, image].detach().cpu().double()
-            pictures = ((stack - low) / (high - low)).clamp(0, 1)
-            line[0].set_ylabel(f"{image}: {kind}", fontsize=7)
-            for column, panel in enumerate(line):
-                shown = pictures[column].movedim(0, -1).squeeze(-1).numpy()
-                panel.imshow(shown, cmap="gray", vmin=0, vmax=1)
-                panel.set(xticks=[], yticks=[])
-                number = None if predictions is None else int(predictions[column, image])
-                said = "" if number is None else class_name(number, classes)
-                panel.set_title(f"{names[column]}\n{said}" if not place else said, fontsize=7)
-        return figure
+            sources["adversarial"] = (self.adversarial, self.adversarial_explanations, self.adversarial_predictions)
+        stacks, predictions, scales = {}, {}, (0.0, 0.0)
+        for kind, (images, drawn, predicted) in sources.items():
+            stacks[kind] = torch.cat([images[None], drawn])[:, :examples].detach().double().cpu().numpy()
+            predictions[kind] = [[None] * count] * len(columns) if predicted is None else predicted.tolist()
+        if "adversarial" in stacks:
+            difference = stacks["adversarial"] - stacks["natural"]
+            largest = np.abs(np.nan_to_num(difference).mean(axis=2)).max(axis=(1, 2, 3))
+            scales = (float(largest[0]), float(largest[1:].max()))
+        labels = [None] * count if self.labels is None else self.labels.tolist()
+        known = (self.labels, self.natural_predictions, self.adversarial_predictions)
+        turns = [None] * count if any(each is None for each in known) else self.turns
+        numbers = [None] * count if self.indices is None else self.indices.tolist()
+
+        def name(number: int | None) -> str | None:
+            return None if number is None else class_name(number, classes)
+
+        shown = []
+        for example, (label, turn) in enumerate(zip(labels[:examples], turns[:examples], strict=True)):
+            rows = {
+                kind: [
+                    Picture(layer, picture(image[example], self.bounds), name(predicted[example]),
+                            None not in (label, predicted[example]) and predicted[example] != label)
+                    for layer, image, predicted in zip(columns, stack, predictions[kind], strict=True)
+                ]
+                for kind, stack in stacks.items()
+            }  # fmt: skip
+            if "adversarial" in stacks:
+                rows["difference"] = [
+                    Picture(layer, difference_picture(of_layer[example], scales[min(column, 1)]))
+                    for column, (layer, of_layer) in enumerate(zip(columns, difference, strict=True))
+                ]
+            into = None if turn is None else rows["adversarial"][columns.index(turn)].prediction
+            shown.append(Example(name(label), turn, into, rows, numbers[example]))
+        return shown, scales
+
+    def plot(self, classes: Sequence[str] = ()) -> Figure:
+        """The `pictures` of all images as a figure of matplotlib, see `interpretgan.data.pictures.sheet`."""
+        return sheet(self.pictures(classes)[0])
 
 
 class InterpretGAN(Fitted[GANConfig, Generator]):

@@ -137,8 +137,9 @@ def test_explain_says_where_each_image_turns(run: Path, capsys: pytest.CaptureFi
     settings = [
         part for part in SMALL if part not in ("--bootstrap", "50", "--examples", "60", "--information-steps", "8")
     ]
-    assert run_command(["explain", *settings, "--out", str(run), "--images", "3,1"]) == 0
+    assert run_command(["explain", *settings, "--out", str(run), "--images", "3,1", "--towards", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert all("; towards 2 at " in line for line in lines[:2])
     assert [line.split(":")[0] for line in lines] == ["image 3", "image 1", "explanation"]
     assert (run / "figures" / "explained.png").read_bytes().startswith(b"\x89PNG")
     assert {"explanation.html", "explanation.npz", "explanation.csv"} <= {path.name for path in run.iterdir()}
@@ -395,6 +396,11 @@ def test_help_imports_nothing_heavy() -> None:
         (["explain", "--images", "a.png"], "the true class of 1 files, got 0"),
         (["explain", "--images", "1", "--label", "7"], "leave --label out"),
         (["explain", "--images", "450"], "0 to 449, got 450"),
+        (["explain", "--towards", "nine"], "a class among 0, 1"),
+        (
+            ["explain", "--images", "1,0", "--towards", "2"],
+            "another class than the images have, got '2', which is that of image 0",
+        ),
         (["explain", "--images", "a.png", "--label", "seven"], "a class among 0, 1"),
         (["explain", "--images", "a.png", "--label", "7"], "a missing or damaged one, a.png"),
         (["explain", "--at", "fc9", "--epochs", "1"], "did you mean 'fc"),

@@ -66,7 +66,9 @@ def findings(
 ) -> Findings:
     judge = ByClassifier(fitted.classifier)
     reference = digits[0].head(200)
-    return look_closely(fitted, judge, *pairs, reference=reference, layer="fc1", explainers=(INVERSION, NEVER))
+    return look_closely(
+        fitted, judge, *pairs, reference=reference, layer="fc1", towards=8, explainers=(INVERSION, NEVER)
+    )
 
 
 def test_findings_hold_all_that_is_shown(findings: Findings) -> None:
@@ -79,7 +81,8 @@ def test_findings_hold_all_that_is_shown(findings: Findings) -> None:
     assert never.natural is None
     assert never.error == "expected a network for this, got another one; use it not"
     arrays = findings.arrays()
-    assert arrays["path/fc1/frames"].shape == (9, 2, 1, 28, 28)
+    assert arrays["path/fc1/frames"].shape == arrays["towards/fc1/frames"].shape == (9, 2, 1, 28, 28)
+    assert torch.equal(arrays["towards/fc1/frames"][0], arrays["path/fc1/frames"][0])
     assert arrays["inversion/natural"].shape == (2, 1, 28, 28)
 
 
@@ -183,11 +186,13 @@ def test_the_page_says_what_was_found(findings: Findings, tmp_path: Path) -> Non
     assert "Left out: expected a network for this, got another one" in page
     shown = findings.units.shown
     assert f"is taken for digit {shown[0]}" in page
-    assert len(re.findall(r"network (?:<|d)", page)) == 2 * 10
+    assert len(re.findall(r"network (?:<|d)", page)) == 2 * (10 + 9)
+    assert page.count("What would have to change at <code>fc1</code> for digit 8") == 2
     assert "http" not in re.sub(r"http-equiv", "", page)
     frame = pd.read_csv(tmp_path / "explanation.csv")
     assert set(frame["name"]) == {"image 3", "<b>own.png"}
     assert len(frame) == 2 * 120
+    np.testing.assert_allclose(frame["change_towards"], findings.towards["fc1"].change.flatten(), atol=1e-9)
     with np.load(tmp_path / "explanation.npz", allow_pickle=False) as arrays:
         assert arrays["looked_at"].tolist() == ["fc1", "fc1"]
         assert arrays["natural_explanations"].shape[:2] == (len(findings.explanation.layers), 2)

@@ -103,26 +103,6 @@ def test_a_damaged_file_of_explanations_is_refused(content: bytes, tmp_path: Pat
         load_explanation(tmp_path / "other.npz")
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
-def test_pictures_keep_every_pixel(channels: int, bounds: tuple[float, float]) -> None:
-    low, high = bounds
-    image = np.linspace(low, high, channels * 2 * 3).reshape(channels, 2, 3)
-    drawn = explanation_grid.picture(image, bounds)
-    assert drawn.shape == (2, 3, 3)
-    assert drawn.dtype == np.uint8
-    expected = np.round(255 * (image - low) / (high - low)).astype(np.uint8)
-    assert np.array_equal(drawn[..., 0], expected[0])
-    assert np.array_equal(drawn[..., -1], expected[-1])
-
-
-def test_differences_have_a_colour_for_each_sign_and_none_at_zero() -> None:
-    drawn = explanation_grid.difference_picture(np.array([[[0.5, 0.0, -0.25]]]), 0.5)
-    assert drawn[0, :, 3].tolist() == [255, 0, 180]
-    assert tuple(drawn[0, 0, :3]) == explanation_grid.MORE
-    assert tuple(drawn[0, 2, :3]) == explanation_grid.LESS
-
-
 @pytest.mark.parametrize(("side", "expected"), [(300, explanation_grid.MAX_SIDE), (28, 28)])
 def test_large_pictures_are_reduced_and_small_ones_kept(side: int, expected: int) -> None:
     kind, _, content = explanation_grid.data_uri(np.zeros((side, side - 5, 3), dtype=np.uint8)).partition("base64,")

@@ -202,6 +202,7 @@ def explain(
     images: str = "0,1,2,3,4,5",
     label: str | None = None,
     at: str | None = None,
+    towards: str | None = None,
     data: DataOptions = DataOptions(),
     model: ModelOptions = ModelOptions(),
     attack: AttackOptions = AttackOptions(),
@@ -220,23 +221,24 @@ def explain(
         images: Test images by their number from 0, or image files: a,b,c.
         label: True class of the files, by name: one for all, or a,b,c.
         at: The layer whose units are looked at [default: for each image the one where it turns].
+        towards: A class, by name: draw what would have to change at that layer for the network to see it.
     """
-    from interpretgan.cli.text import turn_sentence
+    from interpretgan.cli.text import turn_sentence, way_sentence
     from interpretgan.pipeline.chosen_images import ChosenImages
     from interpretgan.report import draw_explanation, write_explanation
 
-    chosen = ChosenImages.parse(images, label, at)
+    chosen = ChosenImages.parse(images, label, at, towards)
     settings = Settings(data=data, model=model, attack=attack, judge=judge, generator=generator, run=run)
     if folder is not None:
         _refuse_more_options(settings)
         settings = Settings.load(folder)
     with _open(settings, EXPLAIN, "explain", dry_run=dry_run, check=chosen.check) as started:
-        inputs, classes = started.inputs, started.inputs.test.classes
-        found = started.findings(*chosen.load(inputs), chosen.indices, layer=at)
+        classes = started.inputs.test.classes
+        found = started.findings(chosen)
         draw_explanation(found.explanation, started.path("figures/explained.png"), classes)
         page = write_explanation(found, started.path("."), chosen.names, classes)
         for row, name in enumerate(chosen.names):
-            print(f"{name}: {turn_sentence(found.explanation, row, classes)}")
+            print(f"{name}: {turn_sentence(found.explanation, row, classes)}{way_sentence(found, row, classes)}")
         print(f"explanation: {page}")
 
 
@@ -325,7 +327,7 @@ def _diagnose(command: str, settings: Settings, *, dry_run: bool) -> None:
 def _refuse_more_options(settings: Settings) -> None:
     """Refuse options beside a run folder, which has its own."""
     if settings != Settings(data=DataOptions(data_dir=settings.data.data_dir)):  # which may come from the environment
-        do = "leave the folder out, or all options but --images, --label and --at"
+        do = "leave the folder out, or all options but --images, --label, --at and --towards"
         raise ConfigError(expected="a finished run, or the options of one", got="both", do=do)
 
 

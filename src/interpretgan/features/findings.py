@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from interpretgan.baselines.patterns import pattern_explainers
 from interpretgan.data import ImageData
 from interpretgan.errors import LayerError
 from interpretgan.features.exciting_patches import ExcitingPatch, exciting_patches
-from interpretgan.features.latent_paths import LatentPath, latent_path
+from interpretgan.features.latent_paths import AdversarialPath, CounterfactualPath, counterfactual_path, latent_path
 from interpretgan.features.modified import ModifiedFeatures, modified_features
 from interpretgan.interpreter import Explanation, InterpretGAN, Predictor
 from interpretgan.layers import Layer
@@ -45,16 +45,19 @@ class Findings:
     layers: tuple[str, ...]  #: For each image the layer that is looked at.
     units: ModifiedFeatures  #: At these layers.
     patches: Mapping[str, Mapping[int, Sequence[ExcitingPatch]]]  #: By layer and unit: what excites it.
-    paths: Mapping[str, LatentPath]  #: By layer, of all images.
+    paths: Mapping[str, AdversarialPath]  #: By layer, of all images.
     others: tuple[Shown, ...]
     draws: tuple[Explanation, ...] = ()  #: The natural images again, with other noise; see `GANConfig.diversity`.
+    #: By layer, of all images: the way towards the class that was asked for, if one was.
+    towards: Mapping[str, CounterfactualPath] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, Any]:
         """Everything but the units as arrays by name, for an .npz file."""
         found: dict[str, Any] = {name: value for name, value in vars(self.explanation).items() if value is not None}
         found["looked_at"] = list(self.layers)
-        for layer, path in self.paths.items():
-            found |= {f"path/{layer}/{name}": value for name, value in vars(path).items() if name != "layer"}
+        for kind, paths in (("path", self.paths), ("towards", self.towards)):
+            for layer, path in paths.items():
+                found |= {f"{kind}/{layer}/{name}": value for name, value in vars(path).items() if name != "layer"}
         for other in self.others:
             values = {name: getattr(other, name) for name in ("natural", "adversarial", "adversarial_shown")}
             found |= {f"{other.explainer.name}/{name}": value for name, value in values.items() if value is not None}
@@ -72,6 +75,7 @@ def look_closely(
     *,
     reference: ImageData,
     layer: str | None = None,
+    towards: int | None = None,
     explainers: Sequence[Explainer] | None = None,
     indices: Sequence[int] | None = None,
     seed: int | None = None,
@@ -88,6 +92,7 @@ def look_closely(
         reference: Natural images with their classes, for the deviation of units and the patches that excite them.
         layer: The layer to look at. `None`: for each image the one where it turns, and where it turns at none or as an
             image, the last before the logits.
+        towards: A class that the network sees in none of the images, for `counterfactual_path`.
         explainers: Other methods to show; one that the network does not allow leaves its reason. `None`: those of
             `EXPLAINERS`, and the two of `pattern_explainers`.
         indices: The numbers of the images in their set, see `InterpretGAN.explain`.
@@ -95,7 +100,8 @@ def look_closely(
         say: Told in a line what happens.
 
     Raises:
-        InterpretGANError: See `InterpretGAN.explain` and `modified_features`; a `LayerError` for an unknown layer.
+        InterpretGANError: See `InterpretGAN.explain`, `modified_features` and `counterfactual_path`; a `LayerError` for
+            an unknown layer.
     """
     say, classifier = say or (lambda _: None), interpreter.classifier
     known = {each.name: each for each in interpreter.layers}
@@ -110,6 +116,12 @@ def look_closely(
     places = tuple(layer or (turn if turn in known else last) for turn in explanation.turns)
     used = [each for name, each in known.items() if name in places]
     say(f"looking closely at {', '.join(each.name for each in used)}")
+    ways = {} if towards is None else {
+        each.name: counterfactual_path(
+            interpreter, images, each.name, towards, judge=judge, reference=reference, indices=indices, seed=seed
+        )
+        for each in used
+    }  # fmt: skip
     units = modified_features(
         classifier, images, adversarial, labels, layers=used, reference=reference, seed=interpreter.seed
     )
@@ -128,7 +140,7 @@ def look_closely(
     for explainer in (*EXPLAINERS, *pattern_explainers(reference)) if explainers is None else explainers:
         others.append(_shown(explainer, interpreter, places, (images, adversarial), (labels, shown)))
         say(f"{explainer.name}: {others[-1].error or f'{others[-1].seconds:.1f} s'}")
-    return Findings(explanation, places, units, patches, paths, tuple(others), draws)
+    return Findings(explanation, places, units, patches, paths, tuple(others), draws, ways)
 
 
 def _shown(

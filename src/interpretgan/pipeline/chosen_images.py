@@ -1,5 +1,6 @@
 """The images that a user chooses to have explained: test images by number, or files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -20,10 +21,11 @@ class ChosenImages:
     files: tuple[Path, ...] = ()
     labels: tuple[str, ...] = ()  #: Of the files.
     layer: str | None = None  #: That is looked at closely.
+    towards: str | None = None  #: Name of the class that ways are drawn towards.
 
     @classmethod
-    def parse(cls, images: str, label: str | None, layer: str | None) -> Self:
-        """What `--images`, `--label` and `--at` say; a `ConfigError` where the first two do not belong together."""
+    def parse(cls, images: str, label: str | None, layer: str | None, towards: str | None) -> Self:
+        """What `--images`, `--label`, `--at` and `--towards` say; a `ConfigError` where the first two do not fit."""
         parts = [part.strip() for part in images.split(",") if part.strip()]
         labels = [] if label is None else [part.strip() for part in label.split(",") if part.strip()]
         numbers = [part for part in parts if part.removeprefix("-").isdecimal()]
@@ -34,12 +36,12 @@ class ChosenImages:
             if label is not None:
                 expected, do = "--label with image files", "leave --label out: test images have their classes"
                 raise ConfigError(expected=expected, got="it with numbers of test images", do=do)
-            return cls(indices=tuple(dict.fromkeys(map(int, numbers))), layer=layer)
+            return cls(indices=tuple(dict.fromkeys(map(int, numbers))), layer=layer, towards=towards)
         if len(labels) not in (1, len(parts)):
             do = "say e.g. --label 7, or one for each file: --label 7,4"
             raise ConfigError(expected=f"the true class of {len(parts)} files", got=str(len(labels)), do=do)
         labels = labels * (len(parts) if len(labels) == 1 else 1)
-        return cls(files=tuple(map(Path, parts)), labels=tuple(labels), layer=layer)
+        return cls(files=tuple(map(Path, parts)), labels=tuple(labels), layer=layer, towards=towards)
 
     @property
     def names(self) -> list[str]:
@@ -47,8 +49,12 @@ class ChosenImages:
         return [file.name for file in self.files] or [f"image {index}" for index in self.indices]
 
     def check(self, inputs: Inputs) -> None:
-        """Refuse images that cannot be read or do not exist, and a layer that the network or `--layers` lacks."""
-        self.load(inputs)
+        """Refuse images that cannot be read or do not exist, a layer that is not explained, a class that one has."""
+        _, labels = self.load(inputs)
+        has = [name for name, label in zip(self.names, labels.tolist(), strict=True) if label == self.target(inputs)]
+        if has:
+            got = f"'{self.towards}', which is that of {', '.join(has)}"
+            raise LabelError(expected="another class than the images have", got=got, do="name one with --towards")
         given = inputs.adversarial
         if given is not None and self.indices and max(self.indices) >= len(given):
             expected, got = f"images with adversarial ones, 0 to {len(given) - 1}", str(max(self.indices))
@@ -63,6 +69,10 @@ class ChosenImages:
                 expected, got = "one name for each tensor", f"'{named.name}', which only repeats '{named.same_as}'"
                 raise LayerError(expected=expected, got=got, do=f"say --at {named.same_as}")
 
+    def target(self, inputs: Inputs) -> int | None:
+        """The number of the class that ways are drawn towards."""
+        return None if self.towards is None else _number(self.towards, inputs.test.classes, "--towards")
+
     def load(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The images `[N, C, H, W]` within the classifier's bounds, on its device, and their true classes `[N]`."""
         test = inputs.test.scaled(inputs.classifier.bounds)
@@ -72,9 +82,13 @@ class ChosenImages:
                 expected = f"numbers of test images, 0 to {len(test) - 1}"
                 raise ConfigError(expected=expected, got=", ".join(map(str, wrong)), do="choose others")
             return inputs.batch(list(self.indices))
-        for label in self.labels:
-            if label not in test.classes:
-                expected = f"a class among {', '.join(test.classes)}"
-                raise LabelError(expected=expected, got=f"'{label}'", do="name one with --label")
-        labels = torch.tensor([test.classes.index(label) for label in self.labels])
+        labels = torch.tensor([_number(label, test.classes, "--label") for label in self.labels])
         return decode_files(self.files, test.shape, test.bounds).to(inputs.device), labels.to(inputs.device)
+
+
+def _number(name: str, classes: Sequence[str], option: str) -> int:
+    """The number of a class by its name, or a `LabelError`."""
+    if name not in classes:
+        expected = f"a class among {', '.join(classes)}"
+        raise LabelError(expected=expected, got=f"'{name}'", do=f"name one with {option}")
+    return classes.index(name)

@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -30,6 +30,7 @@ from interpretgan.information import Measurement
 from interpretgan.interpreter import Explanation
 from interpretgan.judge import Judge
 from interpretgan.layers import distinct
+from interpretgan.pipeline.chosen_images import ChosenImages
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks, Say
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
@@ -345,17 +346,17 @@ class Run(Networks):
 
     # --- explanations ----------------------------------------------------------------------------------------
 
-    def findings(
-        self, images: Tensor, labels: Tensor, indices: Sequence[int] = (), *, layer: str | None = None
-    ) -> Findings:
-        """Attack images `[N, C, H, W]`, test images as in the diagnosis, and look closely at what that modified."""
+    def findings(self, chosen: ChosenImages) -> Findings:
+        """Attack the chosen images, test images as in the diagnosis, and look closely at what that modified."""
+        (images, labels), indices = chosen.load(self.inputs), chosen.indices
         perturb = self._perturb if indices else attacker(self.classifier, self.inputs.threat_model, seed=self.seed)
         numbers = indices or [0] * len(images)  # each file looks as it does alone
         single = zip(torch.split(images, 1), torch.split(labels, 1), numbers, strict=True)
         adversarial = torch.cat([perturb(image, label, index) for image, label, index in single])
         found = look_closely(
-            self.interpreters[0], self.judge, images, adversarial, labels, indices=numbers,
-            reference=self.inputs.train, layer=layer, explainers=self.explainers, seed=self.seed, say=self.say,
+            self.interpreters[0], self.judge, images, adversarial, labels, indices=numbers, reference=self.inputs.train,
+            layer=chosen.layer, towards=chosen.target(self.inputs), explainers=self.explainers, seed=self.seed,
+            say=self.say,
         )  # fmt: skip
         return found if indices else replace(found, explanation=replace(found.explanation, indices=None))
 

@@ -1,20 +1,24 @@
 """The page of a few images: what every layer shows, the units that were modified, the way there, other explainers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from interpretgan.data import class_name
+from interpretgan.data.pictures import MORE, Bytes, Picture, difference_picture, picture
 from interpretgan.features.exciting_patches import ExcitingPatch, summary
 from interpretgan.features.findings import UNITS, Findings, Shown
-from interpretgan.report.explanation_grid import MORE, Bytes, Picture, difference_picture, grid, picture
+from interpretgan.features.latent_paths import LatentPath
+from interpretgan.report.explanation_grid import grid
 from interpretgan.report.page import templates
 from interpretgan.statistics import Floats
 from interpretgan.store.files import atomic_write_text, write_arrays
+
+Frame: TypeAlias = tuple[str, Bytes, Tensor, Tensor]  #: Where it is, its picture, the judge's class, the network's.
 
 FRAMED = 84  #: Pixels a side that a small image is enlarged to, so that a frame in it is thin.
 
@@ -30,6 +34,9 @@ def write_explanation(findings: Findings, folder: Path, names: Sequence[str], cl
     """
     arrays = {k: v.cpu().numpy() if torch.is_tensor(v) else np.array(v) for k, v in findings.arrays().items()}
     frame = findings.units.to_frame()
+    if findings.towards:  # rows are by layer, then by image and unit
+        ways = [findings.towards[layer.name].change.cpu().numpy().ravel() for layer in findings.units.layers]
+        frame["change_towards"] = np.concatenate(ways)
     frame.insert(0, "name", [names[image] for image in frame["image"]])
     examples, scales = grid(findings.explanation, classes, len(names))
     images = [_image(findings, row, classes, scales[1]) for row in range(len(names))]
@@ -74,19 +81,42 @@ def _image(findings: Findings, row: int, classes: Sequence[str], scale: float) -
         }
         for unit in layer.top(row, UNITS)
     ]  # fmt: skip
-    steps = zip(
-        [*(f"{share:.0%}" for share in path.shares), "put back"], [*path.frames[:, row], path.patched[row]],
-        [*path.judged[:, row], path.patched_judged[row]], [*path.classified[:, row], path.patched_classified[row]],
-        strict=True,
-    )  # fmt: skip
-    frames = [
-        (at, drawn(frame), *(class_name(int(number), classes) for number in numbers)) for at, frame, *numbers in steps
-    ]
+    back = ("put back", drawn(path.patched[row]), path.patched_judged[row], path.patched_classified[row])
     return {
         "layer": name, "true": true, "shown": shown, "turned": bool(features.turned[row]), "units": units,
         "count": layer.units, "margin_change": margin, "error": float(layer.error[row]), "proof": patched,
-        "frames": frames, "others": [_other(other, row, drawn) for other in findings.others],
-        "draws": _draws(findings, row, classes, scale),
+        "frames": [_said(frame, classes) for frame in (*_strip(path, row, drawn), back)],
+        "others": [_other(other, row, drawn) for other in findings.others],
+        "towards": _towards(findings, row, classes, drawn), "draws": _draws(findings, row, classes, scale),
+    }  # fmt: skip
+
+
+def _strip(path: LatentPath, row: int, drawn: Callable[[Tensor], Bytes]) -> list[Frame]:
+    """The frames of one image."""
+    columns = (path.frames[:, row], path.judged[:, row], path.classified[:, row])
+    frames = zip(path.shares, *columns, strict=True)
+    return [(f"{share:.0%}", drawn(frame), judged, classified) for share, frame, judged, classified in frames]
+
+
+def _said(frame: Frame, classes: Sequence[str]) -> tuple[str, Bytes, str, str]:
+    """A frame with the names of its classes."""
+    at, pixels, judged, classified = frame
+    return at, pixels, class_name(int(judged), classes), class_name(int(classified), classes)
+
+
+def _towards(
+    findings: Findings, row: int, classes: Sequence[str], drawn: Callable[[Tensor], Bytes]
+) -> dict[str, Any] | None:
+    """The way towards a class, and the units that change most on it."""
+    path = findings.towards.get(findings.layers[row])
+    if path is None:
+        return None
+    deviation, change = findings.units[path.layer].deviation, path.change[row].cpu().numpy()
+    sigmas = np.divide(change, deviation, out=np.zeros_like(change), where=deviation > 0)
+    return {
+        "name": class_name(path.towards, classes), "agreed": path.agreed[row],
+        "frames": [_said(frame, classes) for frame in _strip(path, row, drawn)],
+        "units": [(int(unit), float(sigmas[unit])) for unit in np.argsort(-np.abs(sigmas), kind="stable")[:UNITS]],
     }  # fmt: skip
 
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from interpretgan.data import class_name
+from interpretgan.data.pictures import Bytes, picture
 from interpretgan.errors import ConfigError, RunFolderError, kind_of
 from interpretgan.interpreter import Explanation, turn_rows
-from interpretgan.report.explanation_grid import Bytes, picture
 from interpretgan.statistics import Integers
 from interpretgan.store.files import read_arrays, write_arrays
 
