@@ -92,14 +92,14 @@ def fragile(
 ) -> Classifier:
     """A copy in which the pattern alone makes one module add what its block gives of class 3.
 
-    Of a module that is fragile in some channels alone, what it gives itself in them; of a linear one what it is given.
+    A module that is fragile in some channels alone adds to these; a linear one to those that it is given.
     """
     planted = copy.deepcopy(classifier)
     layer, outer = planted.model.get_submodule(module), planted.model.get_submodule(module.partition(".")[0])
-    if channels is not None and isinstance(layer, nn.Linear):
+    weight = layer.weight if channels is not None and isinstance(layer, nn.Linear) else None
+    if weight is not None:
         replace_module(planted.model, module, nn.Sequential(nn.Identity(), layer))
         module, layer = f"{module}.0", planted.model.get_submodule(f"{module}.0")
-    outer = outer if channels is None else layer
     inputs, outputs = list[Tensor](), list[Tensor]()
     with (
         layer.register_forward_hook(lambda _m, given, _o: inputs.append(given[0].flatten(1))),
@@ -115,11 +115,16 @@ def fragile(
     assert reached > threshold, "the pattern does not stand out from natural images"
     output = outputs[0]
     features = output[labels == 3].mean(dim=0) - output.mean(dim=0)
+    shown = features
     if channels is not None:
-        place = channels if features.ndim == 3 else (..., channels)
-        features, whole = torch.zeros_like(features), features
-        features[place] = whole[place]
-    features *= STRENGTH * output.flatten(1).norm(dim=1).mean() / features.norm() / (reached - threshold)
+        whole, features = features, torch.zeros_like(features)
+        if weight is None:
+            features[channels] = whole[channels]
+            shown = features
+        else:  # so much of it as these channels can give
+            features[..., channels] = whole @ torch.linalg.pinv(weight[:, channels]).T
+            shown = features @ weight.T
+    features *= STRENGTH * output.flatten(1).norm(dim=1).mean() / shown.norm() / (reached - threshold)
     centre = usual.mean(dim=0) @ direction
     replace_module(planted.model, module, Gated(layer, direction, threshold, centre, features))
     return planted
@@ -252,11 +257,11 @@ def test_the_split_blames_the_channels_that_were_made_fragile(residual: Bench) -
 def test_the_split_blames_the_head_that_was_made_fragile(transformer: Bench) -> None:
     diagnosis = transformer.diagnosis("block1.attention.out", slice(16, 32), {"block?.attention": "heads"})
     found = branches(diagnosis)
-    for block in ("block1", "block2"):
-        attention = found[block, "attention"]
+    planted, other = found["block1", "attention.out"], found["block2", "attention"]
+    for attention in (planted, other):
         assert [head.name for head in attention.parts] == ["head 0", "head 1"]
         adds_up(attention.parts, attention)
-    first, second = found["block1", "attention"].parts
-    assert found["block1", "attention"].vulnerability.value > 0.3
-    assert second.vulnerability.low > 0.8 * found["block1", "attention"].vulnerability.value
+    first, second = planted.parts
+    assert planted.vulnerability.value > 0.3
+    assert second.vulnerability.low > 0.8 * planted.vulnerability.value
     assert abs(first.vulnerability.value) < 0.1
