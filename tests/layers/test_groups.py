@@ -137,6 +137,8 @@ class Torchs(nn.Module):
         ({"blocks.1": 5}, "2 to 8 groups that divide the 192 channels of blocks.1, got 5; try blocks.1=8"),
         ({"blocks.1": 96}, "2 to 8 groups"),
         ({"blocks.1.attention": "heads:12"}, "6 heads of blocks.1.attention, got 12; try blocks.1.attention=heads:6"),
+        ({"blocks.1": "heads"}, "name the attention in it, as blocks.1.attention"),
+        ({"blocks.*": "heads"}, "name the attention in it, as blocks.0.attention"),
         ({"blocks.1.mlp": "heads"}, "say how many, e.g. blocks.1.mlp=heads:4"),
         ({"blocks.4.mlp": 2}, "of an explained block, got 'blocks.4.mlp', which is neither"),
         ({"blocks.1.mlp": 2, "blocks.1.mlp.1": 2}, "one name for the branch mlp of blocks.1"),

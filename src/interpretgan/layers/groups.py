@@ -206,8 +206,19 @@ class _Grouping:
             do = "leave it out, or write the attention with a linear layer of its own at the end"
             raise LayerError(expected="an attention that calls its output projection", got=got, do=do)
         call = self._entering(inside[-1])
-        counts = (getattr(module, each, None) for module in modules[name].modules() for each in HEAD_COUNTS)
-        known = next((count for count in counts if isinstance(count, int) and count > 0), None)
+        owner, known = next(
+            (
+                (f"{name}.{path}" if path else name, count)
+                for path, module in modules[name].named_modules()
+                for count in (getattr(module, each, None) for each in HEAD_COUNTS)
+                if isinstance(count, int) and count > 0
+            ),
+            (name, None),
+        )
+        beside = [call.module for call in inside if call.module != owner and not call.module.startswith(f"{owner}.")]
+        if len(beside) > 1:  # the output projection may stand beside what has the heads, and nothing else
+            got = f"'{name}', which calls {', '.join(beside)} as well"
+            raise LayerError(expected="an attention", got=got, do=f"name the attention in it, as {owner}")
         if known is None and number == HEADS:
             do = f"say how many, e.g. {name}={HEADS}:4"
             raise LayerError(expected="an attention that says how many heads it has", got=f"'{name}'", do=do)
