@@ -5,6 +5,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,22 @@ def test_convolutions_run_in_full_precision_whatever_torch_is_set_to(
         classifier.logits(torch.rand(2, 1, 3, 3))
     assert seen == [False]
     assert torch.backends.cudnn.allow_tf32 is given
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="has no such name before torch 2.9")
+@pytest.mark.parametrize("given", ["ieee", "tf32"])
+def test_convolutions_run_in_full_precision_whatever_the_new_name_is_set_to(given: str) -> None:
+    backends: Any = torch.backends
+    conv, seen, model = backends.cudnn.conv, list[str](), nn.Linear(3, 2)
+    model.register_forward_hook(lambda *_: seen.append(conv.fp32_precision))
+    backends.fp32_precision = given
+    try:
+        before = conv.fp32_precision
+        Classifier(nn.Sequential(nn.Flatten(), model))(torch.rand(2, 1, 1, 3))
+        assert conv.fp32_precision == before
+    finally:
+        backends.fp32_precision = "none"
+    assert seen == ["ieee"]
 
 
 def test_buffers_are_given_back_rebound_or_not_and_untouched_ones_not_written() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.errors import ImageError, InterpretGANError, LabelError, ModelError, in_a_line, kind_of
+from interpretgan.store.machine import tf32
 
 RANGE_TOLERANCE = 1e-5
 """How far a pixel may leave the bounds, as a share of their width, before it counts as an error."""
@@ -345,8 +346,7 @@ def _eager() -> Iterator[None]:
         yield
 
     with ExitStack() as stack:
-        stack.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
-        torch.backends.cudnn.allow_tf32 = False  # with it an image may have other logits in another batch
+        stack.enter_context(tf32(False))  # with it an image may have other logits in another batch
         if "torch._dynamo" in sys.modules:  # it compiles, and takes long to import
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         # The first is public; the second is what `checkpoint` goes through where it is not reentrant.

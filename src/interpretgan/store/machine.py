@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured."""
+"""What this machine can do at best, measured, and in which precision a GPU convolves."""
 
 import ctypes
 import os
@@ -6,8 +6,8 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -53,6 +53,28 @@ def fastest(work: Callable[[], object], *, repeats: int, device: str = "cpu") ->
         wait_for(device)
         best = min(best, time.perf_counter() - began)
     return best
+
+
+@contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """Inside, a GPU convolves float32 in TF32, or in full precision; afterwards as the caller had it."""
+    import torch
+
+    cudnn: Any = torch.backends.cudnn
+    # Since torch 2.9 it has another name. Where that was set, the old one says nothing, or cannot be read.
+    old = None
+    if getattr(cudnn, "fp32_precision", "none") == "none":
+        with suppress(RuntimeError):
+            old = cudnn.allow_tf32
+    if old is None:
+        where, name, before, inside = cudnn.conv, "fp32_precision", cudnn.conv.fp32_precision, ("ieee", "tf32")[wanted]
+    else:
+        where, name, before, inside = cudnn, "allow_tf32", old, wanted
+    setattr(where, name, inside)
+    try:
+        yield
+    finally:
+        setattr(where, name, before)
 
 
 def wait_for(device: str) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 import torch
 from torch import nn
 
+from interpretgan.store.machine import tf32
+
 Precision = Annotated[str, ("auto", "bf16", "fp32")]
 
 
@@ -35,13 +37,13 @@ def uses_bf16(device: torch.device, precision: Precision) -> bool:
 @contextmanager
 def fast_convolutions() -> Iterator[None]:
     """For a training on a GPU: TF32, and of the ways to convolve each shape, which recurs, the fastest, once tried."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.allow_tf32
-    cudnn.benchmark = cudnn.allow_tf32 = True
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
     try:
-        yield
+        with tf32(True):
+            yield
     finally:
-        cudnn.benchmark, cudnn.allow_tf32 = before
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager
