@@ -139,6 +139,8 @@ class Torchs(nn.Module):
         ({"blocks.1.attention": "heads:12"}, "6 heads of blocks.1.attention, got 12; try blocks.1.attention=heads:6"),
         ({"blocks.1": "heads"}, "name the attention in it, as blocks.1.attention"),
         ({"blocks.*": "heads"}, "name the attention in it, as blocks.0.attention"),
+        ({"blocks.1.mlp": 4, "blocks.1": 4}, "expected 'blocks.1', or a part of it, once"),
+        ({"blocks.1": 4, "blocks.*": 2}, "expected 'blocks.1', or a part of it, once"),
         ({"blocks.1.mlp": "heads"}, "say how many, e.g. blocks.1.mlp=heads:4"),
         ({"blocks.4.mlp": 2}, "of an explained block, got 'blocks.4.mlp', which is neither"),
         ({"blocks.1.mlp": 2, "blocks.1.mlp.1": 2}, "one name for the branch mlp of blocks.1"),
@@ -163,3 +165,26 @@ def test_groups_are_read_from_one_line() -> None:
     for text in ("relu3", "=4", "relu3=", "relu3=4,relu3=2", "relu3=four"):
         with pytest.raises(InterpretGANError, match=r"e\.g\. --groups relu3=4"):
             parse_groups(text)
+
+
+def test_channels_are_the_last_axis_inside_a_block_that_turns_its_maps_around() -> None:
+    """As ConvNeXt does: a linear layer on `[N, H, W, C]` in a network of `[N, C, H, W]`."""
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            turned: torch.Tensor = self.inner(x.permute(0, 2, 3, 1))
+            return x + turned.permute(0, 3, 1, 2)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 2, 2), Turned(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+    images = torch.rand(4, 1, 16, 16)
+    for name, channels in (("1.inner", 6), ("1.inner.1", 12)):
+        found = blocks(Classifier(net), {name: 2}, images)
+        (groups,) = [branch.groups for block in found for branch in block.branches if branch.groups]
+        assert [(group.axis, group.start, group.stop) for group in groups] == [
+            (3, 0, channels // 2), (3, channels // 2, channels)
+        ]  # fmt: skip

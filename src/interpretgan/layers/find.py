@@ -188,28 +188,36 @@ def _collect(classifier: Classifier, rows: Tensor, calls: Sequence[_Call]) -> Te
 
 
 def _channels_to_the_front(classifier: Classifier, rows: Tensor, calls: Sequence[_Call]) -> None:
-    """Let maps that a network keeps as `[N, H, W, C]` be latents `[N, C, H, W]`.
-
-    A change of the image's first quarter is in the first half of a map's rows and columns, and in any channel.
-    """
+    """Let maps that a network keeps as `[N, H, W, C]` be latents `[N, C, H, W]`."""
     maps = {call.layer: call for call in calls if call.layer is not None and len(call.layer.shape) == 3}
-    height, width = (size // 2 for size in rows.shape[2:])
-    changed = rows[:1].clone()
-    changed[:, :, :height, :width] = rows[1:2, :, :height, :width]
     with capturing(classifier, list(maps)) as latents:
-        classifier.run(changed)
+        classifier.run(first_quarter_changed(rows))
     for layer, call in maps.items():
         latent = torch.cat(call.latents)
-        moved = (latents[layer.name] - latent[:1]).double().square()[0]
-        total = float(moved.sum())
-        halves = [
-            float(moved.narrow(axis, 0, moved.shape[axis] // 2).sum()) / total if total else 0 for axis in (0, 1, 2)
-        ]
-        if min(halves[:2]) > halves[2] + LOCAL:
+        if channels_are_last(latents[layer.name] - latent[:1]):
             batch, first, second, channels = layer.axes or range(4)
             shape = (layer.shape[2], *layer.shape[:2])
             call.layer = replace(layer, shape=shape, axes=(batch, channels, first, second))
             call.latents = [latent.permute(0, 3, 1, 2)]
+
+
+def first_quarter_changed(rows: Tensor) -> Tensor:
+    """The first of some images with the first quarter of the second, `[1, C, H, W]`."""
+    height, width = (size // 2 for size in rows.shape[2:])
+    changed = rows[:1].clone()
+    changed[:, :, :height, :width] = rows[1:2, :, :height, :width]
+    return changed
+
+
+def channels_are_last(change: Tensor) -> bool:
+    """Whether a map `[1, A, B, C]` has its channels in its last axis, by how it changes with `first_quarter_changed`.
+
+    That is in the first half of a map's rows and columns, and in any channel.
+    """
+    moved = change.double().square()[0]
+    total = float(moved.sum())
+    halves = [float(moved.narrow(axis, 0, moved.shape[axis] // 2).sum()) / total if total else 0 for axis in (0, 1, 2)]
+    return min(halves[:2]) > halves[2] + LOCAL
 
 
 def as_latent(shape: tuple[int, ...], axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

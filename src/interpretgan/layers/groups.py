@@ -16,7 +16,7 @@ from interpretgan.data import ImageData
 from interpretgan.errors import ConfigError, LayerError
 from interpretgan.layers.anatomy import Anatomy
 from interpretgan.layers.branches import Block, Branch, Group, find_branches, module_calls, probe_and_noise
-from interpretgan.layers.find import as_latent, batch_axis
+from interpretgan.layers.find import as_latent, batch_axis, channels_are_last, first_quarter_changed
 from interpretgan.layers.hooks import INPUT, Layer, capture, named_modules, replacing, visiting
 from interpretgan.layers.proof import SPREAD_TOLERANCE
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 8  #: That a layer or a branch is split among.
 HEADS = "heads"  #: In place of a number of groups: one for each head of an attention.
-HEAD_COUNTS = ("num_heads", "heads", "num_attention_heads", "n_heads", "n_head")  #: Attributes that say how many.
 CHANNELS_LAST = (0, 3, 1, 2)  #: The axes of a layer in a network that keeps its maps as `[N, H, W, C]`.
+HEAD_COUNTS = ("num_heads", "heads", "num_attention_heads", "n_heads", "n_head")  #: Attributes that say how many.
 
 
 def parse_groups(text: str) -> dict[str, str]:
@@ -129,6 +129,9 @@ class _Grouping:
             self._split_branch(name, call, heads)
         elif name in self.layers:
             layer = self.layers[name]
+            if any(branch.groups for each in self.blocks if each.layer == layer for branch in each.branches):
+                expected, got = f"'{name}', or a part of it, once", "both, or one of them twice"
+                raise LayerError(expected=expected, got=got, do="leave one of them out of --groups")
             block = Block(layer, (Branch(name, (layer,), _groups(name, layer, int(number), _axis(layer))),))
             self.blocks = [each for each in self.blocks if each.layer != layer] + [block]
         else:
@@ -157,8 +160,8 @@ class _Grouping:
                 expected = f"one name for the branch {branch.name} of {block.layer.name}"
                 raise LayerError(expected=expected, got=got, do="leave one of them out of --groups")
             short = name.removeprefix(f"{block.layer.module}.")
-            last = call.module.startswith(INPUT) or block.layer.axes == CHANNELS_LAST or self._is_linear(call.module)
-            axis = len(call.shape) if last else _axis(call)
+            last = block.layer.axes == CHANNELS_LAST or self._has_channels_last(call)
+            axis = len(call.shape) if last else 1
             if isinstance(number, tuple):
                 groups = _heads(name, call, axis, *number)
             else:
@@ -183,6 +186,15 @@ class _Grouping:
             if spread > 0 and changed <= SPREAD_TOLERANCE * spread:
                 found.add(layer)
         return found
+
+    def _has_channels_last(self, call: Layer) -> bool:
+        if call.module.startswith(INPUT) or self._is_linear(call.module) or len(call.shape) != 3:
+            return True
+        rows = torch.cat([self.probe[:1], self.noise[:1]])
+        usual, other = (
+            capture(self.classifier, images, [call])[1][call.name] for images in (rows[:1], first_quarter_changed(rows))
+        )
+        return channels_are_last(other - usual)
 
     def _is_linear(self, module: str) -> bool:
         return isinstance(dict(named_modules(self.classifier.model)).get(module), nn.Linear)

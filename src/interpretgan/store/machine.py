@@ -62,14 +62,14 @@ def tf32(wanted: bool) -> Iterator[None]:
 
     cudnn: Any = torch.backends.cudnn
     # Since torch 2.9 it has another name. Where that was set, the old one says nothing, or cannot be read.
-    old = None
+    old: Any = None
     if getattr(cudnn, "fp32_precision", "none") == "none":
         with suppress(RuntimeError):
             old = cudnn.allow_tf32
-    if old is None:
-        where, name, before, inside = cudnn.conv, "fp32_precision", cudnn.conv.fp32_precision, ("ieee", "tf32")[wanted]
-    else:
-        where, name, before, inside = cudnn, "allow_tf32", old, wanted
+    where, name, inside = (cudnn, "allow_tf32", wanted) if old is not None else (cudnn.conv, "fp32_precision", "ieee")
+    before = getattr(where, name)
+    if old is None and wanted:
+        inside = "tf32"
     setattr(where, name, inside)
     try:
         yield
