@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Draws folders of textured shapes, trains a classifier for each size and one judge for all, and diagnoses the classifiers whole.
-# Written for a GPU.
+# Written for a GPU. It has not been run to its end: no results are committed.
 #
 #   results/shapes/make.sh             images of 128 pixels a side
 #   results/shapes/make.sh 128 224     of these sizes
