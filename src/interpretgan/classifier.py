@@ -339,7 +339,7 @@ def is_exported(module: nn.Module) -> bool:
 
 @contextmanager
 def _eager() -> Iterator[None]:
-    """Full precision, nothing compiled, where no hook runs, nor computed twice for gradients, where hooks run again."""
+    """No TF32, nothing compiled, where no hook runs, nor computed twice for gradients, where hooks run again."""
     from torch.utils import checkpoint
 
     def once(*_: object, **__: object) -> Iterator[None]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from interpretgan.data.sources import ImageSet, ImageSource
 
-MOST_BYTES = 2**32  # of the images that are kept on a GPU
+MOST = 0.25  # of the free memory of a GPU is given to images that are kept on it
 
 
 class ImagesOnDevice:
@@ -30,8 +30,10 @@ class ImagesOnDevice:
 
 def near(images: ImageSource, device: torch.device) -> ImageSource:
     """The same images, on the device where that is a GPU with room for them; else as they are."""
-    if device.type == "cuda" and isinstance(images, ImageSet) and images.images.nbytes <= MOST_BYTES:
-        return ImagesOnDevice(images, device)
+    if device.type == "cuda" and isinstance(images, ImageSet):
+        free, _ = torch.cuda.mem_get_info(device)
+        if images.images.nbytes <= MOST * free:
+            return ImagesOnDevice(images, device)
     return images
 
 

@@ -33,7 +33,7 @@ PALEST = 0.02  # distance that a decoded pixel keeps from the bounds, as a share
 LEAST_DEVIATION = 0.05  # of a number of the latent, as a share of the largest one's: what hardly moves tells nothing
 NUMBERS = 2**26  # of latents that are in memory at once, at most
 PATCH_INPUTS = 1200  # numbers around a place of a map from which its patch of the image is decoded, at most
-PATCH_SIDE = 16  # pixels a side of such a patch, at most: a larger one is left to the principal components
+PATCH_SIDE = 16  # pixels a side that such a patch has for its own, at most: larger ones are left to the components
 PATCHES = 10_000  # that a local decoder is fitted to
 STRIDE = 7919  # places from the first that is chosen in one image to that in the next; a prime
 

@@ -24,7 +24,7 @@ def matmul_peak(dtype: str, *, repeats: int = 8, device: str = "cpu") -> float:
     """FLOP/s of a square matrix product of random numbers of a torch dtype, by its name; the best of several."""
     import torch
 
-    size = SIZE[device.partition(":")[0]]
+    size = SIZE["cuda" if device.startswith("cuda") else "cpu"]
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0)).to(device, getattr(torch, dtype))
     return 2 * size**3 / fastest(lambda: torch.mm(a, b), repeats=repeats, device=device)
 
@@ -35,7 +35,7 @@ def conv_peak(dtype: str, *, repeats: int = 8, device: str = "cpu") -> float:
     import torch.nn.functional as F
 
     random, kind = torch.Generator().manual_seed(0), getattr(torch, dtype)
-    count = CONVOLVED[device.partition(":")[0]]
+    count = CONVOLVED["cuda" if device.startswith("cuda") else "cpu"]
     maps = torch.randn(count, 128, 16, 16, generator=random).to(device, kind, memory_format=torch.channels_last)
     weight = torch.randn(128, 128, 3, 3, generator=random).to(device, kind, memory_format=torch.channels_last)
     with torch.no_grad():
