@@ -132,8 +132,7 @@ class Generator(nn.Module):
 
     The trunk has `width` channels and `blocks` residual blocks. The noise `n ~ N(0, I)` has `noise` numbers. With
     `linear_start` the trunk adds to what linear decoders draw (`LinearStart`), at first nothing. As fine detail comes
-    from these, what the trunk adds to images with colour is smooth (`SmoothShuffle`). Grey digits have no checkerboards
-    without it, and the judge predicts LeNet-5's fc1 a point worse with it.
+    from these, what the trunk adds to images with colour is smooth (`SmoothShuffle`); grey digits gained nothing by it.
     """
 
     def __init__(

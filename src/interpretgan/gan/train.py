@@ -29,7 +29,7 @@ from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
-from interpretgan.training.precision import Precision, autocast, fast_convolutions
+from interpretgan.training.precision import Precision, autocast, fast_convolutions, uses_bf16
 from interpretgan.training.steps import MovingAverage, OnStep, read_now, resumable, warm_up_and_cosine
 
 START_IMAGES = 2000  # natural images that the linear decoders of the start are fitted to,
@@ -184,7 +184,8 @@ def train_generator(
     deviation = config.recognition_noise * (classifier.bounds[1] - classifier.bounds[0])
     alike = 0  # checks in a row that found one picture
     blurs = random if device.type == "cpu" else torch.Generator(device)
-    with classifier.borrowed(), recognition.borrowed(), fast_convolutions():
+    fast = fast_convolutions(bf16=uses_bf16(device, config.precision))
+    with classifier.borrowed(), recognition.borrowed(), fast:
         for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
             for adam in (adam_g, adam_d):
                 rate = warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)

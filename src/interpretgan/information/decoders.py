@@ -24,7 +24,7 @@ from interpretgan.store.network_files import Header
 from interpretgan.store.progress import OnProgress, Progress, reporting
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
-from interpretgan.training.precision import Precision, autocast, fast_convolutions
+from interpretgan.training.precision import Precision, autocast, fast_convolutions, uses_bf16
 from interpretgan.training.steps import MovingAverage, read_now, resumable, told, warm_up_and_cosine
 
 BATCH = 50  # images that are measured at a time, fewer where their latents are large; more would not fit the caches
@@ -179,7 +179,8 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         )  # fmt: skip
         parts = {"network": network, "average": average, "adam": adam}
         state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
-        with reporting(on_progress) as report, fast_convolutions():
+        fast = fast_convolutions(bf16=uses_bf16(device, config.precision))
+        with reporting(on_progress) as report, fast:
             on_step = told(report, "information", config.steps)
             near_source = near(source, device)
             for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):

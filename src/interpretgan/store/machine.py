@@ -16,15 +16,16 @@ from interpretgan.store.provenance import provenance
 if TYPE_CHECKING:
     import torch
 
-SIZE = {"cpu": 2048, "cuda": 8192}  #: Rows and columns of the matrices that are multiplied.
-CONVOLVED = {"cpu": 64, "cuda": 4096}  #: Maps that are convolved at a time. A GPU is done with few before it is asked.
+# On a CPU, and on a GPU, which would be done with little work before it is asked.
+SIZE = (2048, 8192)  #: Rows and columns of the matrices that are multiplied.
+CONVOLVED = (64, 4096)  #: Maps that are convolved at a time.
 
 
 def matmul_peak(dtype: str, *, repeats: int = 8, device: str = "cpu") -> float:
     """FLOP/s of a square matrix product of random numbers of a torch dtype, by its name; the best of several."""
     import torch
 
-    size = SIZE["cuda" if device.startswith("cuda") else "cpu"]
+    size = SIZE[device.startswith("cuda")]
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0)).to(device, getattr(torch, dtype))
     return 2 * size**3 / fastest(lambda: torch.mm(a, b), repeats=repeats, device=device)
 
@@ -35,7 +36,7 @@ def conv_peak(dtype: str, *, repeats: int = 8, device: str = "cpu") -> float:
     import torch.nn.functional as F
 
     random, kind = torch.Generator().manual_seed(0), getattr(torch, dtype)
-    count = CONVOLVED["cuda" if device.startswith("cuda") else "cpu"]
+    count = CONVOLVED[device.startswith("cuda")]
     maps = torch.randn(count, 128, 16, 16, generator=random).to(device, kind, memory_format=torch.channels_last)
     weight = torch.randn(128, 128, 3, 3, generator=random).to(device, kind, memory_format=torch.channels_last)
     with torch.no_grad():
@@ -66,11 +67,9 @@ def tf32(wanted: bool) -> Iterator[None]:
     if getattr(cudnn, "fp32_precision", "none") == "none":
         with suppress(RuntimeError):
             old = cudnn.allow_tf32
-    where, name, inside = (cudnn, "allow_tf32", wanted) if old is not None else (cudnn.conv, "fp32_precision", "ieee")
+    where, name = (cudnn.conv, "fp32_precision") if old is None else (cudnn, "allow_tf32")
     before = getattr(where, name)
-    if old is None and wanted:
-        inside = "tf32"
-    setattr(where, name, inside)
+    setattr(where, name, wanted if where is cudnn else "tf32" if wanted else "ieee")
     try:
         yield
     finally:

@@ -90,7 +90,7 @@ def train_classifier(
     _check_classes(classifier, train, place)
     source = near(train, place)
 
-    with _training(model, place), fast_convolutions():
+    with _training(model, place), fast_convolutions(bf16=bf16):
         optimizer = _optimizer(recipe, parameters)
         average = MovingAverage(model, recipe.averaging)  # of decay 0: the weights themselves
         epochs, order, losses, steps_here = _Epochs(), torch.empty(0), list[Tensor](), 0

@@ -1,7 +1,7 @@
 """Where bfloat16 pays, autocast that uses it only there, and what makes convolutions fast."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated
 
 import torch
@@ -35,12 +35,15 @@ def uses_bf16(device: torch.device, precision: Precision) -> bool:
 
 
 @contextmanager
-def fast_convolutions() -> Iterator[None]:
-    """For a training on a GPU: TF32, and of the ways to convolve each shape, which recurs, the fastest, once tried."""
+def fast_convolutions(*, bf16: bool) -> Iterator[None]:
+    """For a training on a GPU: of the ways to convolve each shape, which recurs, the fastest, once tried.
+
+    Where the training is in bfloat16, what it leaves in float32 is in TF32, which is finer; else nothing is changed.
+    """
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
-        with tf32(True):
+        with tf32(True) if bf16 else nullcontext():
             yield
     finally:
         torch.backends.cudnn.benchmark = before
