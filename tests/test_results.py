@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from interpretgan.diagnosis.let_in import EVERYWHERE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.features.activation_patching import ORDERS
 from interpretgan.models import card_names, read_card
@@ -103,6 +104,21 @@ def test_what_a_gpu_did_is_told_as_it_was() -> None:
     ):
         assert told in page
     assert (lenet["flags"], len(lenet["natural"])) == ([], 12)
+
+
+def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:
+    """What the bound of `LetIn.everywhere` was chosen by."""
+    least: dict[bool, list[float]] = {True: [], False: []}
+    for file in sorted((RESULTS / "planted" / "records").rglob("*.json")):
+        record = json.loads(file.read_text())
+        if record["status"] == "diagnosed":
+            scores = zip(record["layers"], record["columns"]["let_in"]["values"], strict=True)
+            mended = [score for name, score in scores if name.startswith(("conv", "fc"))]
+            least[bool(record["planted"])].append(min(mended))
+    assert round(max(least[True]), 2) == 0.61 < EVERYWHERE < 0.75 == round(max(least[False]), 2)
+    page = (ROOT / "docs" / "planted.md").read_text()
+    assert "mends 0.75 to 0.90" in page
+    assert "some layer mends 0.61 or less" in page
 
 
 def test_smoothing_takes_the_checkerboards_away() -> None:

@@ -82,11 +82,11 @@ class ChosenImages:
         seen = [] if target is None else (classifier.logits(images).argmax(dim=1) == target).tolist()
         if any(seen):
             names = ", ".join(name for name, sees in zip(self.names, seen, strict=True) if sees)
-            expected, got = (
-                "a class that the network does not see already",
+            got, do = (
                 f"'{self.towards}', which it sees in {names}",
+                "leave these out of --images, or name another class",
             )
-            raise LabelError(expected=expected, got=got, do="leave these out of --images, or name another class")
+            raise LabelError(expected="a class that the network does not see yet", got=got, do=do)
         return target
 
     def load(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
