@@ -115,6 +115,28 @@ def test_what_a_gpu_did_is_told_as_it_was() -> None:
     assert (lenet["flags"], len(lenet["natural"])) == ([], 12)
 
 
+def test_planted_networks_on_photographs_are_told_as_they_were() -> None:
+    page, summary = (ROOT / "docs" / "planted.md").read_text(), read("planted-cifar10/planted.json")
+    assert "with 8 of 52 networks" in page
+    assert (summary["counts"]["planned"] - summary["counts"]["missing"], summary["counts"]["planned"]) == (8, 52)
+    assert summary["counts"]["unverified"] == {"natural": 3, "robust": 1}
+    files = (RESULTS / "planted-cifar10" / "records").rglob("*.json")
+    found = [record for record in map(json.loads, map(Path.read_text, files)) if record["status"] == "diagnosed"]
+    values = [record["columns"]["vulnerability"]["values"] for record in found]
+    blamed = [record["layers"][one.index(max(one))] for record, one in zip(found, values, strict=True)]
+    assert [[layer] for layer in blamed] == [record["planted"] for record in found]
+    assert {*blamed} == {"conv1_1", "conv2_1", "pool2", "conv3_1"}
+    highest, second = ([round(100 * sorted(one)[place]) for one in values] for place in (-1, -2))
+    assert f"by {min(highest)} to {max(highest)} points; the next layer has {min(second)} to {max(second)}" in page
+    assert sorted(sum(record["unreliable"]) for record in found) == [19, 19, 20, 20]
+    assert [record["lets_in"] for record in found].count(None) == 2
+    right = {name: score["top"]["right"] for name, score in summary["questions"]["turns"]["scores"].items()}
+    assert {name for name, count in right.items() if count == 4} == {
+        "vulnerability", "linear_probe", "mlp_probe", "secant_lipschitz"
+    }  # fmt: skip
+    assert max(count for count in right.values() if count < 4) == 2
+
+
 def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:
     """What the bound of `LetIn.everywhere` was chosen by."""
     least: dict[bool, list[float]] = {True: [], False: []}
