@@ -9,5 +9,9 @@ from interpretgan.report.explanation_grid import (
 )
 from interpretgan.report.explanation_page import write_explanation as write_explanation
 from interpretgan.report.gallery import Gallery as Gallery
-from interpretgan.report.page import redraw_report as redraw_report, write_report as write_report
+from interpretgan.report.page import (
+    finished_diagnosis as finished_diagnosis,
+    redraw_report as redraw_report,
+    write_report as write_report,
+)
 from interpretgan.report.wording import answer_sentence as answer_sentence, summary_table as summary_table

@@ -14,6 +14,7 @@ from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.diagnosis.vulnerability import accuracy, survival, vulnerability
 from interpretgan.errors import RunFolderError
 from interpretgan.report.explanation_grid import load_predictions
+from interpretgan.report.page import finished_diagnosis
 from interpretgan.report.wording import number, span
 from interpretgan.statistics import Floats, Interval, Weights, bootstrap_weights, intervals
 
@@ -65,7 +66,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     if twice := next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None):
         got, do = f"{twice} twice", "name another: a run does not differ from itself"
         raise RunFolderError(expected="different runs", got=got, do=do)
-    runs = [_run(folder, _name(folder, folders)) for folder in folders]
+    runs = [Run(_name(folder, folders), finished_diagnosis(folder), load_predictions(folder)) for folder in folders]
     first, others = runs[0], runs[1:]
     layers = list(dict.fromkeys(row.name for run in runs for row in run.diagnosis.layers[1:]))
     head = ["layer", *(run.name for run in runs), *(f"{run.name} - {first.name}" for run in others)]
@@ -88,13 +89,6 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     gaps_of = zip(others, paired, strict=True)
     notes = [note for other, gaps in gaps_of for note in _notes(first, other, gaps is not None)]
     return Comparison(tuple(head), tuple(rows), tuple(notes), pd.DataFrame(records))
-
-
-def _run(folder: Path, name: str) -> Run:
-    if not (folder / Diagnosis.file_name).exists():
-        expected, do = f"a finished diagnosis in {folder}", "run `interpretgan diagnose` first"
-        raise RunFolderError(expected=expected, got=f"no {Diagnosis.file_name}", do=do)
-    return Run(name, Diagnosis.load(folder), load_predictions(folder))
 
 
 def _name(folder: Path, folders: Sequence[Path]) -> str:

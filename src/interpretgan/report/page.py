@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from interpretgan.attacks import fraction
 from interpretgan.diagnosis.reliability import QUIET, failed_kinds, is_unreliable
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
+from interpretgan.errors import RunFolderError
 from interpretgan.interpreter import Explanation
 from interpretgan.report import explanation_grid, vulnerability_chart, wording
 from interpretgan.report.gallery import Gallery, on_the_page
@@ -93,6 +94,14 @@ def write_report(
     atomic_write_text(folder / "figures" / "vulnerability.svg", drawing)
     atomic_write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def finished_diagnosis(run: Path) -> Diagnosis:
+    """The diagnosis that a run folder has; a `RunFolderError` where there is none."""
+    if not (run / Diagnosis.file_name).exists():
+        expected, do = f"a finished diagnosis in {run}", "run `interpretgan diagnose` first"
+        raise RunFolderError(expected=expected, got=f"no {Diagnosis.file_name}", do=do)
+    return Diagnosis.load(run)
 
 
 def redraw_report(diagnosis: Diagnosis, run: Path, out: Path | None = None) -> Path:
