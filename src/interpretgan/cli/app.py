@@ -260,23 +260,20 @@ def compare(*folders: Path, out: Path | None = None) -> None:
 
     Args:
         folders: Two or more finished runs.
-        out: File for the table as CSV.
+        out: File for the table as CSV. Beside it, comparison.html shows profiles, differences and settings.
     """
-    from interpretgan.report import compare_runs
+    from interpretgan.report import compare_runs, write_comparison
 
     if len(folders) < 2:
         do = "e.g. interpretgan compare runs/a runs/b"
         raise ConfigError(expected="two or more run folders", got=str(len(folders)), do=do)
     found = compare_runs(folders)
-    if out is not None:
-        from interpretgan.store.files import atomic_write_text
-
-        atomic_write_text(out, found.frame.to_csv(index=False))
+    page = None if out is None else write_comparison(found, out)
     print_table(found.head, found.rows)
     for note in found.notes:
         print(f"! {note}")
-    if out is not None:
-        print(f"\ntable: {out}")
+    if page is not None:
+        print(f"\ntable: {out}\npage: {page}")
 
 
 app.command(models)

@@ -1,6 +1,7 @@
 """The report: one diagnosis as a sentence, a table for the terminal and a self-contained HTML page."""
 
 from interpretgan.report.comparison import Comparison as Comparison, compare_runs as compare_runs
+from interpretgan.report.comparison_page import write_comparison as write_comparison
 from interpretgan.report.explanation_grid import (
     draw_explanation as draw_explanation,
     load_explanation as load_explanation,
