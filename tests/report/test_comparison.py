@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from interpretgan.cli import run_command
@@ -59,6 +60,11 @@ def test_what_cannot_be_compared_is_refused(
     with pytest.raises(RunFolderError, match=r"no diagnosis\.json"):
         compare_runs([folder, tmp_path / "none"])
     assert run_command(["compare", str(folder)]) == 2
+    with np.load(folder / "predictions.npz") as saved:
+        fewer = {name: array if name == "labels" else array[1:] for name, array in saved.items()}
+    np.savez(folder / "predictions.npz", **fewer)
+    with pytest.raises(RunFolderError, match=r"classes by layer and image in .* natural of int64 of shape \(7, 200\)"):
+        compare_runs([folder, finished(tmp_path / "b", lenet, 3)])
     (folder / "predictions.npz").write_bytes(b"PK\3\4 cut")
     with pytest.raises(RunFolderError, match="damaged file"):
         compare_runs([folder, finished(tmp_path / "b", lenet, 3)])
@@ -166,6 +172,7 @@ def test_a_table_in_place_of_the_page_is_refused(
     assert run_command(["compare", *map(str, folders), "--out", str(table)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not table.parent.exists()
-    (folders[1] / "config.json").write_text("{")
-    assert run_command(["compare", *map(str, folders), "--out", str(tmp_path / "out" / "t.csv")]) == 2
-    assert not table.parent.exists()
+    for damaged in ("{", "[1]"):
+        (folders[1] / "config.json").write_text(damaged)
+        assert run_command(["compare", *map(str, folders), "--out", str(tmp_path / "out" / "t.csv")]) == 2
+        assert not table.parent.exists()

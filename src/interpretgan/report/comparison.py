@@ -124,9 +124,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     if twice := next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None):
         got, do = f"{twice} twice", "name another: a run does not differ from itself"
         raise RunFolderError(expected="different runs", got=got, do=do)
-    first, *others = runs = [
-        Run(_name(folder, folders), folder, finished_diagnosis(folder), load_predictions(folder)) for folder in folders
-    ]
+    first, *others = runs = [_run(folder, _name(folder, folders)) for folder in folders]
     found = [_paired(first, other) for other in others]
     paired = tuple(gaps is not None for gaps in found)
     each = [_apart(first, other) if gaps is None else gaps for other, gaps in zip(others, found, strict=True)]
@@ -134,6 +132,11 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     gaps = {layer: tuple(of_run.get(layer) for of_run in each) for layer in layers}
     notes = [note for other, same in zip(others, paired, strict=True) for note in _notes(first, other, same)]
     return Comparison(tuple(runs), tuple(layers), gaps, paired, tuple(notes))
+
+
+def _run(folder: Path, name: str) -> Run:
+    diagnosis = finished_diagnosis(folder)
+    return Run(name, folder, diagnosis, load_predictions(folder, len(diagnosis.layers)))
 
 
 def _in_order(runs: Sequence[Run]) -> list[str]:

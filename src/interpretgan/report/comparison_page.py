@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from interpretgan.attacks import fraction
 from interpretgan.diagnosis.reliability import is_unreliable
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, RunFolderError, kind_of
 from interpretgan.report import wording
 from interpretgan.report.comparison import Comparison, Run
 from interpretgan.report.page import csv_address, script, templates, threat_words
@@ -156,7 +156,7 @@ def _let_in(found: Comparison) -> tuple[Panel, list[Group]] | None:
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The settings that differ, each with its value in every run; `None` where there is none."""
-    flat = [dict(_flat(read_json(file)) if (file := run.folder / "config.json").exists() else ()) for run in runs]
+    flat = [dict(_flat(_config(run.folder / "config.json"))) for run in runs]
     names = dict.fromkeys(chain(*flat))
     values = {name: [settings.get(name) for settings in flat] for name in names if name not in NOT_CHOSEN}
     different = {name: each for name, each in values.items() if any(value != each[0] for value in each)}
@@ -164,6 +164,15 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
         name: [fraction(value) if isinstance(value, float) else value for value in each]
         for name, each in different.items()
     }
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """The settings of a run, none where it has no such file; a `RunFolderError` where it is something else."""
+    found = read_json(file) if file.exists() else {}
+    if not isinstance(found, dict):
+        do = "restore it, or run the diagnosis again"
+        raise RunFolderError(expected=f"settings in {file}", got=kind_of(found), do=do)
+    return found
 
 
 def _flat(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:

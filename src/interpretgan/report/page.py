@@ -111,7 +111,7 @@ def redraw_report(diagnosis: Diagnosis, run: Path, out: Path | None = None) -> P
         diagnosis,
         out or run,
         explanation_grid.load_explanation(pictures) if pictures.exists() else None,
-        explanation_grid.load_predictions(run),
+        explanation_grid.load_predictions(run, len(diagnosis.layers)),
         Gallery.load(gallery) if gallery.exists() else None,
     )
 
