@@ -126,12 +126,17 @@ def test_the_page_shows_which_settings_differ_and_every_warning_the_worst_first(
     failed = changed(lenet, "fc2", flags=(UNRELIABLE(layer="fc2", value=0.2, threshold=0.9),))
     folders = [finished(tmp_path / "a", noted, 3), finished(tmp_path / "b", failed, 6)]
     for folder, steps, eps in zip(folders, (300, 1200), (0.2, 8 / 255), strict=True):
-        settings = {"schema": 2, "seed": 0, "generator": {"steps": steps, "latent": None}, "attack": {"eps": eps}}
+        settings = {
+            "schema": 2,
+            "seed": 0,
+            "generator": {"steps": steps, "latent": None, "rate": 0.0 if steps == 300 else 0.1},
+            "attack": {"eps": eps},
+        }
         (folder / "config.json").write_text(json.dumps(settings))
     page, shown = compared(folders, tmp_path / "t.csv")
     assert shown.index("b: fc2 unreliable") < shown.index("a: only 20 examples")
     section = shown[shown.index("Settings that differ") : shown.index("Warnings of the runs")]
-    assert re.search(r"generator: steps ?300 ?1200 ?attack: eps ?0\.2 ?8/255 ", section)
+    assert re.search(r"generator: steps ?300 ?1200 ?generator: rate ?0 ?0\.1 ?attack: eps ?0\.2 ?8/255 ", section)
     assert "seed" not in section
     assert "latent" not in section
     # fc2 turns most, but cannot be read in one of the runs

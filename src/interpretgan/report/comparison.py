@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REPLICATES = 2000
+SIZES = ("eps", "step_size")  #: Ends of the names of settings that are sizes of perturbations.
 
 
 @dataclass(frozen=True)
@@ -210,13 +211,11 @@ def _notes(first: Run, other: Run, paired: bool) -> list[str]:
     for what in ("threat_model", "judge"):
         here, there = getattr(other.diagnosis, what), getattr(first.diagnosis, what)
         if different := [key for key in here if here[key] != there.get(key)]:
-            changes = ", ".join(f"{key} {_said(there.get(key))} and {_said(here[key])}" for key in different)
+            changes = ", ".join(f"{key} {said(key, there.get(key))} and {said(key, here[key])}" for key in different)
             notes.append(f"{first.name} and {other.name} have another {what.replace('_', ' ')}: {changes}")
     return notes
 
 
-def _said(value: object) -> str:
-    """A value of a record: a small number in 255ths where it is a whole number of them, others with four digits."""
-    if not isinstance(value, float):
-        return str(value)
-    return text if "/" in (text := fraction(value)) else f"{value:.4g}"
+def said(name: str, value: object) -> object:
+    """The value of a setting in words, where it is a size of perturbations as people write it: 8/255."""
+    return fraction(value) if name.endswith(SIZES) and isinstance(value, float) and value else value

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from interpretgan.attacks import fraction
 from interpretgan.diagnosis.reliability import is_unreliable
 from interpretgan.errors import ConfigError, RunFolderError, kind_of
 from interpretgan.report import wording
-from interpretgan.report.comparison import Comparison, Run
+from interpretgan.report.comparison import Comparison, Run, said
 from interpretgan.report.page import csv_address, script, templates, threat_words
 from interpretgan.report.vulnerability_chart import Panel, panel
 from interpretgan.statistics import Interval
@@ -20,7 +19,7 @@ from interpretgan.store.files import atomic_write_text, read_json
 
 PAGE = "comparison.html"
 HASH = 64  #: Digits of a hash,
-SHOWN = 12  #: of which so many tell it from another one.
+SHOWN = 8  #: of which so many tell it from another one.
 NOT_CHOSEN = ("schema", "version", "model: answers")  #: Parts of a config.json that are no settings.
 
 
@@ -160,10 +159,7 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     names = dict.fromkeys(chain(*flat))
     values = {name: [settings.get(name) for settings in flat] for name in names if name not in NOT_CHOSEN}
     different = {name: each for name, each in values.items() if any(value != each[0] for value in each)}
-    return {
-        name: [fraction(value) if isinstance(value, float) else value for value in each]
-        for name, each in different.items()
-    }
+    return {name: [said(name, value) for value in each] for name, each in different.items()}
 
 
 def _config(file: Path) -> dict[str, Any]:
