@@ -33,6 +33,7 @@ from interpretgan.store.metrics import MetricsLog
 from interpretgan.store.progress import Job, OnProgress, Progress, stage_seconds
 from interpretgan.store.provenance import package_version
 from interpretgan.training import TrainingResult, evaluate_accuracy, train_classifier
+from interpretgan.training.precision import prefer_channels_last
 
 Say = Callable[[str], None]
 Made = TypeVar("Made")
@@ -72,6 +73,8 @@ class Networks:
             self.config = inputs.config(sections)
         self.inputs, self.settings, self.seed = inputs, inputs.settings, inputs.settings.run.seed
         self.folder = None if folder is None else RunFolder(folder).open(self.config)
+        if inputs.given_classifier is None:
+            prefer_channels_last(inputs.classifier, inputs.probe)
         self.flags = [*budget_flags(inputs), *shared_images(inputs.train, inputs.test)]  #: Of what is given.
         for flag in self.flags:
             self.say(flag.message)
@@ -276,7 +279,7 @@ class Networks:
     def _robust_network(self, name: str, label: str, seed: int) -> Judge:
         """A network of the judge's architecture and recipe, trained against the threat model with this seed."""
         inputs, architecture, bounds = self.inputs, self.settings.judge.judge, self.inputs.classifier.bounds
-        return self.made(
+        judge = self.made(
             name,
             label,
             lambda checkpoint, log: train_judge(
@@ -297,6 +300,8 @@ class Networks:
                 f"{made.natural:.1%} right on held-out images, {made.adversarial:.1%} when attacked itself"
             ),
         )
+        prefer_channels_last(judge.classifier, inputs.probe)
+        return judge
 
     # --- generators and decoders -----------------------------------------------------------------------------
 

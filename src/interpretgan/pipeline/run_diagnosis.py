@@ -41,7 +41,6 @@ from interpretgan.robustness.attack_checks import class_flags, require_threat_mo
 from interpretgan.store.files import write_arrays, write_json, write_npy
 from interpretgan.store.machine import peak_memory_mib
 from interpretgan.store.progress import OnProgress, Progress
-from interpretgan.training.precision import channels_last
 
 EXAMPLES = 6  # in the report's explanation grid
 COMPARED = 500  # images, at most, that baselines are measured on
@@ -173,22 +172,21 @@ class Run(Networks):
         def keep(examples: dict[str, Tensor]) -> None:
             write_arrays(self.path("evaluation.npz"), {name: right.cpu().numpy() for name, right in examples.items()})
 
-        with channels_last(classifier.model):
-            result = evaluate(
-                classifier,
-                self.inputs.test,
-                threat_model=options.threat_model(self.settings.data.data),
-                attacks=options.names(),
-                examples=options.examples,
-                curve_examples=options.curve_examples,
-                seed=self.seed,
-                confidence=options.confidence,
-                classifier_info=info,
-                checkpoint=checkpoint,
-                say=self.say,
-                on_progress=self.job.on_progress,
-                on_examples=keep,
-            )
+        result = evaluate(
+            classifier,
+            self.inputs.test,
+            threat_model=options.threat_model(self.settings.data.data),
+            attacks=options.names(),
+            examples=options.examples,
+            curve_examples=options.curve_examples,
+            seed=self.seed,
+            confidence=options.confidence,
+            classifier_info=info,
+            checkpoint=checkpoint,
+            say=self.say,
+            on_progress=self.job.on_progress,
+            on_examples=keep,
+        )
         checkpoint.unlink(missing_ok=True)
         return result
 
