@@ -19,6 +19,7 @@ from interpretgan.store.files import read_json, write_json
 from interpretgan.store.progress import OnProgress, reporting
 from interpretgan.training import adversarial_objective, judge_recipe
 from interpretgan.training.loop import evaluate_accuracy, train_classifier
+from interpretgan.training.precision import quick_layout
 
 ATTACKED = 1000  # held-out images that the judge itself is attacked on
 
@@ -130,6 +131,7 @@ def measure_judge(classifier: Classifier, name: str, test: ImageSet, *, threat_m
     not the result.
     """
     images, labels = test.scaled(classifier.bounds).batch(slice(0, ATTACKED))
-    adversarial = attack(classifier, images, labels, replace(threat_model, restarts=1), seed=seed)
-    right = int((classifier.logits(adversarial).argmax(dim=1).cpu() == labels).sum())
-    return Judge(classifier, evaluate_accuracy(classifier, test), right / len(labels), name)
+    with quick_layout(classifier):
+        adversarial = attack(classifier, images, labels, replace(threat_model, restarts=1), seed=seed)
+        right = int((classifier.logits(adversarial).argmax(dim=1).cpu() == labels).sum())
+        return Judge(classifier, evaluate_accuracy(classifier, test), right / len(labels), name)

@@ -139,6 +139,16 @@ def test_warmup_grows_to_the_full_size() -> None:
     assert AdversarialTraining(threat_model).inner(0.0) == threat_model
 
 
+def test_one_step_first_is_fast_training_while_eps_grows() -> None:
+    threat_model = ThreatModel("linf", 0.4, steps=3)
+    growing = AdversarialTraining(threat_model, warmup=0.5)
+    one_step = AdversarialTraining(threat_model, warmup=0.5, one_step_first=True)
+    early = one_step.inner(0.3)
+    assert (early.eps, early.steps) == (growing.inner(0.3).eps, 1)
+    assert early.step_size == pytest.approx(1.25 * early.eps)
+    assert one_step.inner(0.5) == threat_model
+
+
 def test_natural_share_mixes_the_two_losses() -> None:
     threat_model = ThreatModel("linf", 0.1, steps=1)
     values = [

@@ -44,6 +44,8 @@ def test_large_sizes_get_help(train: ImageSet, monkeypatch: pytest.MonkeyPatch) 
     assert small.warmup < hopeless.warmup == 1
     assert small.natural_share == 0 < hopeless.natural_share
     assert (small.threat_model.eps, small.threat_model.steps) == (0.2, 3)
+    assert small.one_step_first
+    assert not hopeless.one_step_first
     assert judge_recipe(train, large) == judge_recipe(train, modest) == default_recipe(train, "judge")
     monkeypatch.setattr("interpretgan.training.recipes.SMALL_SET", len(train))
     hard = adversarial_objective(train, large)

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from interpretgan.attacks.noise import scrambled
 from interpretgan.classifier import Classifier
-from interpretgan.data import ImageSource
-from interpretgan.diagnosis.predictions import Control, Predictions, collect
+from interpretgan.diagnosis.predictions import Control, Predictions
 from interpretgan.diagnosis.vulnerability import accuracy, survival, vulnerability
-from interpretgan.interpreter import InterpretGAN, Predictor
 from interpretgan.statistics import Floats, Integers
 
 CONTROLS = ("noise", "smooth", "foreign")  #: Names of the perturbations that a diagnosis must not mistake for attacks.
@@ -72,19 +70,15 @@ def _of_another_class(labels: Integers) -> Integers | None:
     return partners
 
 
-def zero_eps_control(
-    interpreter: InterpretGAN, judge: Predictor, images: ImageSource, count: int, *, seed: int
-) -> float:
+def zero_eps_control(predictions: Predictions) -> float:
     """The largest `|V_l|` when nothing is perturbed, which is exactly 0 where the measurement repeats itself.
 
-    It is a check of the measurement alone: a judge, generator or model whose answers change from pass to pass fails it.
+    It is a check of the measurement alone, on the images that were predicted twice: a judge, generator or model whose
+    answers change from pass to pass fails it.
     """
-
-    def unchanged(images: Tensor, _labels: Tensor, _first: int) -> Tensor:
-        return images
-
-    (predictions,) = collect([interpreter], judge, images, count, adversarial=unchanged, controls={}, seed=seed)
-    return float(np.abs(profile(predictions)).max())
+    count = predictions.again.shape[1]
+    labels, once = predictions.labels[:count], predictions.natural[:, :count]
+    return float(np.abs(profile(Predictions(labels, once, predictions.again, {}, {}))).max())
 
 
 def agreement(predictions: Sequence[Predictions]) -> dict[str, float]:

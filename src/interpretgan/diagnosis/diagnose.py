@@ -136,7 +136,7 @@ def diagnose(
     with reporting(on_progress) as report:
         predictions = collect(
             interpreters, judge, source, count,
-            adversarial=perturb, controls=perturbing, blocks=blocks, seed=seed, on_progress=report,
+            adversarial=perturb, controls=perturbing, blocks=blocks, repeated=CHECKED, seed=seed, on_progress=report,
         )  # fmt: skip
     if on_predictions is not None:
         on_predictions(predictions)
@@ -180,7 +180,7 @@ def diagnose(
     warnings += attack_checks.figure_flags(**shown, attacks=attacks, examples=count)
     accuracy |= {"judge_natural": rows[0].natural, "judge_adversarial": rows[0].adversarial}
     controls = {
-        "eps0_max_abs_vulnerability": zero_eps_control(interpreters[0], judge, source, len(checked), seed=seed),
+        "eps0_max_abs_vulnerability": zero_eps_control(predictions[0]),
         **{
             f"{name}_max_abs_vulnerability": max(abs(getattr(row, f"vulnerability_{name}").value) for row in rows)
             for name in CONTROLS

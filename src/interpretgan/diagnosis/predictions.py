@@ -41,6 +41,8 @@ class Predictions:
     model: Mapping[str, Integers]  #: Predictions of the classifier itself, `natural`, `adversarial` and each control.
     #: Of the judge, for each block by its layer's name, where some of its branches are attacked: `[2^k - 2, N]`.
     branches: Mapping[str, Integers] = dataclasses.field(default_factory=dict)
+    #: `natural` of the first images in a second pass: nothing but chance can make them differ.
+    again: Integers = dataclasses.field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
 
     @classmethod
     def pooled(cls, predictions: Sequence[Self]) -> Self:
@@ -93,6 +95,7 @@ def collect(
     adversarial: Perturb,
     controls: Mapping[str, Control],
     blocks: Sequence[Block] = (),
+    repeated: int = 0,
     seed: int,
     on_progress: OnProgress | None = None,
 ) -> list[Predictions]:
@@ -100,6 +103,7 @@ def collect(
 
     Each image is attacked once, for all interpreters. Its explanations, natural and perturbed, are drawn with the same
     noise `n`, each interpreter having noise of its own, drawn from the seed. Of `blocks` the branches are patched, too.
+    Of the first interpreter so many natural images as `repeated` says, or a few more, are predicted once more.
     `on_progress` is told how many images are done, and which layer is worst read. Batches are of an even number, so
     that pairs of images stay together.
     """
@@ -125,13 +129,13 @@ def collect(
         ]
         return np.concatenate(predicted, axis=2)
 
-    def precision_of(interpreter: InterpretGAN, x: Tensor, n: Tensor) -> Precision:
-        """Of drawing: that of the generator's training where the judge predicts the same, else the full one."""
-        trained = interpreter.config.precision
+    def first_read(interpreter: InterpretGAN, x: Tensor, n: Tensor) -> tuple[Precision, Integers]:
+        """How to draw, and what is predicted so: as in its training where the judge predicts the same, else in full."""
+        trained, full = interpreter.config.precision, predicted(interpreter, x, n, "fp32")
         if not uses_bf16(x.device, trained):
-            return "fp32"
-        same = predicted(interpreter, x, n, trained) == predicted(interpreter, x, n, "fp32")
-        return trained if same.mean() >= AGREES else "fp32"
+            return "fp32", full
+        quick = predicted(interpreter, x, n, trained)
+        return (trained, quick) if (quick == full).mean() >= AGREES else ("fp32", full)
 
     precisions: list[Precision] = []
     generators = [torch.Generator().manual_seed(seed + number) for number in range(len(interpreters))]
@@ -146,15 +150,21 @@ def collect(
         with classifier.borrowed(), torch.no_grad():
             model = {name: classifier.run(version).argmax(dim=1).cpu().numpy() for name, version in versions.items()}
         noises = [each.noise(len(x), generator=its) for each, its in zip(interpreters, generators, strict=True)]
-        precisions = precisions or [precision_of(each, x, n) for each, n in zip(interpreters, noises, strict=True)]
+        read = []
+        if not precisions:
+            read = [first_read(each, x, n) for each, n in zip(interpreters, noises, strict=True)]
+            precisions = [precision for precision, _ in read]
         patched = {block.layer.name: inside(block, x, attacked, noises) for block in blocks}
         for place, batches in enumerate(collected):
             interpreter, n, precision = interpreters[place], noises[place], precisions[place]
-            shown = {name: predicted(interpreter, version, n, precision) for name, version in versions.items()}
+            shown = {"natural": read[place][1]} if read else {}
+            rest = {name: version for name, version in versions.items() if name not in shown}
+            shown |= {name: predicted(interpreter, version, n, precision) for name, version in rest.items()}
             of_controls = {name: shown[name] for name in controls}
             branches = {layer: predicted_inside[place] for layer, predicted_inside in patched.items()}
             natural, perturbed_shown = shown["natural"], shown["adversarial"]
-            batches.append(Predictions(y.cpu().numpy(), natural, perturbed_shown, of_controls, model, branches))
+            again = predicted(interpreter, x, n, precision) if place == 0 and first < repeated else natural[:, :0]
+            batches.append(Predictions(y.cpu().numpy(), natural, perturbed_shown, of_controls, model, branches, again))
         if on_progress is not None:
             done = Predictions.pooled([batch for batches in collected for batch in batches])
             read = (done.natural == done.labels).mean(axis=1)[1:]

@@ -15,7 +15,6 @@ from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.robustness.attack_checks import class_flags
 from interpretgan.store.files import write_arrays, write_json, write_npy
 from interpretgan.store.progress import Progress
-from interpretgan.training.precision import channels_last
 
 
 class Attacked(Networks):
@@ -85,13 +84,12 @@ class Attacked(Networks):
             write_arrays(self.path("evaluation.npz"), {name: right.cpu().numpy() for name, right in examples.items()})
 
         options, classifier, info = self.settings.evaluation, self.classifier, self.classifier_info()
-        with channels_last(classifier.model):
-            result = evaluate(
-                classifier, self.inputs.test, threat_model=options.threat_model(self.settings.data.data),
-                attacks=options.names(), examples=options.examples, curve_examples=options.curve_examples,
-                seed=self.seed, confidence=options.confidence, classifier_info=info, checkpoint=checkpoint,
-                say=self.say, on_progress=self.job.on_progress, on_examples=keep,
-            )  # fmt: skip
+        result = evaluate(
+            classifier, self.inputs.test, threat_model=options.threat_model(self.settings.data.data),
+            attacks=options.names(), examples=options.examples, curve_examples=options.curve_examples,
+            seed=self.seed, confidence=options.confidence, classifier_info=info, checkpoint=checkpoint,
+            say=self.say, on_progress=self.job.on_progress, on_examples=keep,
+        )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
         result.save(file)
         return Evaluation.load(file)

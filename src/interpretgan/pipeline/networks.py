@@ -6,7 +6,7 @@ classifier → layers → judge → recognition network → generators → decod
 import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,7 @@ from interpretgan.store.metrics import MetricsLog
 from interpretgan.store.progress import Job, OnProgress, Progress, stage_seconds
 from interpretgan.store.provenance import package_version
 from interpretgan.training import TrainingResult, evaluate_accuracy, train_classifier
+from interpretgan.training.precision import quick_layout
 
 Say = Callable[[str], None]
 Made = TypeVar("Made")
@@ -59,7 +60,7 @@ class Networks:
         say: Say | None = None,
         on_progress: OnProgress | bool = True,
     ) -> None:
-        self.job, self.say = Job(on_progress), say or say_to_stderr
+        self.job, self.say, self._layouts = Job(on_progress), say or say_to_stderr, ExitStack()
         self.seconds = self.job.seconds
         with stage_seconds(self.seconds, "data"):
             _ = inputs.train, inputs.test
@@ -82,12 +83,14 @@ class Networks:
 
     def __enter__(self) -> Self:
         """The run itself."""
+        self._layouts.enter_context(quick_layout(self.inputs.classifier))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the run folder."""
+        """Release the run folder, and what was lent."""
+        self._layouts.close()
         if self.folder is not None:
             self.folder.close()
 
@@ -127,7 +130,7 @@ class Networks:
             file, checkpoint = self.path(f"{name}.safetensors"), self.path(f"checkpoint-{name}.pt")
             if file.exists():
                 return load(file)
-        with self._stage(name, label) as log:
+        with self._stage(name, label) as log, quick_layout(self.inputs.classifier, training=True):
             result = train(checkpoint, log)
         if file is not None and checkpoint is not None:
             save(result, file)
@@ -249,12 +252,15 @@ class Networks:
         """The judge, trained against the threat model."""
         inputs, options = self.inputs, self.settings.judge
         if inputs.given_judge is not None:
-            return inputs.given_judge
-        if options.judge_weights is not None:
+            judge = inputs.given_judge
+        elif options.judge_weights is not None:
             network, threat_model, seed = inputs.judge_network, inputs.threat_model, inputs.judge_seed
-            return measure_judge(network, options.judge, inputs.test, threat_model=threat_model, seed=seed)
-        label = "training the judge: an independent classifier, adversarially trained"
-        return self._robust_network("judge", label, inputs.judge_seed)
+            judge = measure_judge(network, options.judge, inputs.test, threat_model=threat_model, seed=seed)
+        else:
+            label = "training the judge: an independent classifier, adversarially trained"
+            judge = self._robust_network("judge", label, inputs.judge_seed)
+        self._layouts.enter_context(quick_layout(judge.classifier))
+        return judge
 
     @cached_property
     def recognition_network(self) -> Classifier | None:

@@ -37,8 +37,8 @@ from interpretgan.training.steps import READ_EVERY
 
 TIME_BUDGET = FlagKind("time_budget", "note", "to fit into {budget} this was lowered: {given_up}")
 
-LONG = 10_000_000  # pixels of explanations in the training of a generator from which on a run is long,
-LONG_ON_GPU = 20 * LONG  # and on a GPU: there the price of LeNet-5 on MNIST took 25 s, the run that it told of 42
+LONG = 15_000_000  # pixels of explanations in the training of a generator from which on a run is long,
+LONG_ON_GPU = 200_000_000  # and on a GPU: there the price of LeNet-5 on MNIST took 25 s, the run that it told of 42
 TRIED = 16  # images that a diagnosis is tried on
 STARTED = 400  # images that the start of a generator is tried on
 SAFE = 0.85  # share of a budget that is planned: a price is an estimate

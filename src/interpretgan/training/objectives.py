@@ -104,6 +104,14 @@ class AdversarialTraining(RobustObjective):
     """Cross-entropy on adversarial examples, `min E max_{||d|| <= eps} CE(f(x + d), y)` [25]."""
 
     natural_share: Share = 0.0  #: Weight of the cross-entropy on the natural images.
+    one_step_first: bool = False  #: Whether the inner search is that of `fast_training` while eps grows.
+
+    def inner(self, progress: float) -> ThreatModel:
+        """See `RobustObjective`."""
+        found = super().inner(progress)
+        if not self.one_step_first or progress >= self.warmup:
+            return found
+        return replace(found, steps=1, step_size=FAST_STEP * found.eps)
 
     def loss(self, classifier: Classifier, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Objective`."""

@@ -1,12 +1,13 @@
 """Where bfloat16 pays, autocast that uses it only there, and what makes convolutions fast."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated
 
 import torch
 from torch import nn
 
+from interpretgan.classifier import Classifier
 from interpretgan.store.machine import tf32
 
 Precision = Annotated[str, ("auto", "bf16", "fp32")]
@@ -49,11 +50,32 @@ def fast_convolutions(*, bf16: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-@contextmanager
-def channels_last(model: nn.Module) -> Iterator[None]:
+def channels_last(model: nn.Module) -> AbstractContextManager[None]:
     """A model with its channels last inside, where convolutions are faster; the last digits depend on the layout."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    return _laid_out(model, torch.channels_last)
+
+
+def quick_layout(classifier: Classifier, *, training: bool = False) -> AbstractContextManager[None]:
+    """On a CPU, a network of this package with its channels last inside: an attack on LeNet-5 takes half the time.
+
+    With `training`, as it is built: what is trained with it has the same weights however quick attacks are. Networks of
+    others stay as they are: some call `view`, which fails with channels last.
+    """
+    if classifier.device.type != "cpu" or not type(classifier.model).__module__.startswith("interpretgan.models."):
+        return nullcontext()
+    return _laid_out(classifier.model, torch.contiguous_format if training else torch.channels_last)
+
+
+@contextmanager
+def _laid_out(model: nn.Module, layout: torch.memory_format) -> Iterator[None]:
+    maps = [parameter for parameter in model.parameters() if parameter.ndim == 4]
+    last = all(parameter.is_contiguous(memory_format=torch.channels_last) for parameter in maps)
+    _lay_out(model, layout)
     try:
         yield
     finally:
-        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # likewise
+        _lay_out(model, torch.channels_last if last else torch.contiguous_format)
+
+
+def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub lacks it

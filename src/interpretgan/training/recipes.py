@@ -125,10 +125,12 @@ def adversarial_objective(data: ImageSet, threat_model: ThreatModel) -> Adversar
     eps grows over the first third. Large sizes (L-infinity above a quarter of the range [0, 1]) stall at chance that
     way, so there it grows for longer. From a small set they cannot be learned at all: there eps grows to the end, and
     half of the loss is on the natural images, so that the network still recognises what is not attacked.
+
+    On grey images one step is enough while eps grows, where it is not large: a fifth of the time is saved so.
     """
     inner = ThreatModel(threat_model.norm, threat_model.eps, steps=INNER_STEPS)
     if not _large(threat_model):
-        return AdversarialTraining(inner, warmup=0.3)
+        return AdversarialTraining(inner, warmup=0.3, one_step_first=data.shape[0] == 1)
     if len(data) < SMALL_SET:
         return AdversarialTraining(inner, warmup=1.0, natural_share=0.5)
     return AdversarialTraining(inner, warmup=0.6)
