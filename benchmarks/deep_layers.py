@@ -94,7 +94,7 @@ def main() -> None:
     rows: dict[str, Tensor] = {}
     for name, (robust, latent) in VARIANTS.items():
         config = GANConfig(steps=options.steps, images_per_layer=12, width=128, latent=latent)
-        config = config.resolved(recognition_network=robust)
+        config = config.resolved(robust, train.shape[0])
         began = time.perf_counter()
         interpreter = fitted(classifier, recognition_network if robust else None, train, config, seed=options.seed)
         seconds = time.perf_counter() - began

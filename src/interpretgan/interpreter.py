@@ -211,11 +211,13 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             images = self.classifier.check_images(images)
         source = as_source(images, None, self.classifier.bounds)
         self._find_layers(source)
+        config = self.config.resolved(recognition_network is not None, source.batch(torch.tensor([0]))[0].shape[1])
+        assert config.steps is not None
         with reporting(on_progress) as report:
             self._network = train_generator(
-                self.classifier, self.distinct_layers, source, self.config, seed=self.seed,
+                self.classifier, self.distinct_layers, source, config, seed=self.seed,
                 recognition_network=recognition_network, checkpoint=None if checkpoint is None else Path(checkpoint),
-                devices=devices, on_step=told(report, "generator", self.config.steps),
+                devices=devices, on_step=told(report, "generator", config.steps),
             )  # fmt: skip
         self.recognition_network_sha256 = None if recognition_network is None else recognition_network.state_sha256()
         return self
@@ -223,7 +225,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
     @property
     def resolved_config(self) -> GANConfig:
         """The settings that it was fitted with, see `GANConfig.resolved`."""
-        return self.config.resolved(self.recognition_network_sha256 is not None)
+        return self.config.resolved(self.recognition_network_sha256 is not None, self.network.image_shape[0])
 
     def noise(self, count: int, *, generator: torch.Generator) -> Tensor:
         """Noise `n ~ N(0, I)` for `count` images, `[count, noise]`."""
@@ -317,7 +319,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
 
     def _header(self, network: Generator) -> Header:
         return {
-            "config": asdict(self.resolved_config),
+            "config": asdict(self.config.resolved(self.recognition_network_sha256 is not None, network.image_shape[0])),
             "image_shape": network.image_shape,
             "recognition_network_sha256": self.recognition_network_sha256,
         }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_another_recognition_network_reads_in_place_of_the_classifier(classifier
     other = Classifier(Tiny().train(), mean=(0.2,), std=(0.3,))
     before = other.state_sha256()
     plain = train(classifier)
-    settings = CONFIG.resolved(recognition_network=False)
+    settings = CONFIG.resolved(False, channels=1)
     assert same(plain, train(classifier, settings, recognition_network=classifier))
     assert not same(plain, train(classifier, recognition_network=other))
     assert other.state_sha256() == before
@@ -178,15 +179,18 @@ def test_a_loss_that_leaves_the_numbers_stops_the_training(classifier: Classifie
 
 
 def test_a_recognition_network_decides_the_defaults_in_one_place(classifier: Classifier) -> None:
-    assert GANConfig().resolved(False) == GANConfig(latent=10.0, recognition_noise=0.2)
-    assert GANConfig().resolved(True) == GANConfig(latent=2.0, recognition_noise=0.05)
-    stated = GANConfig(latent=0.0, recognition_noise=0.0)
-    assert stated.resolved(True) == stated.resolved(False) == stated
+    grey: dict[str, Any] = {"steps": 300, "discriminator_rate": 4e-3, "momentum": 0.0}
+    assert GANConfig().resolved(False, 1) == GANConfig(latent=10.0, recognition_noise=0.2, **grey)
+    assert GANConfig().resolved(True, 1) == GANConfig(latent=2.0, recognition_noise=0.05, **grey)
+    colour: dict[str, Any] = {"steps": 1200, "discriminator_rate": 2e-4, "momentum": 0.5}
+    assert GANConfig().resolved(True, 3) == GANConfig(latent=2.0, recognition_noise=0.05, **colour)
+    stated = GANConfig(latent=0.0, recognition_noise=0.0, steps=7, discriminator_rate=0.1, momentum=0.2)
+    assert stated.resolved(True, 3) == stated.resolved(False, 1) == stated
     torch.manual_seed(1)
     other = Classifier(Tiny(), mean=(0.2,), std=(0.3,))
     for recognition_network in (None, other):
         plain, filled = (
             train(classifier, config, recognition_network=recognition_network)
-            for config in (CONFIG, CONFIG.resolved(recognition_network is not None))
+            for config in (CONFIG, CONFIG.resolved(recognition_network is not None, 1))
         )
         assert same(plain, filled)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interpretgan import Classifier, ImageSet
 from interpretgan.cli.text import print_table
-from interpretgan.gan.train import GANConfig
+from interpretgan.gan.train import GREY_STEPS
 from interpretgan.judge import Judge
 from interpretgan.layers import capture, find_layers
 from interpretgan.speed import benchmark
@@ -82,7 +82,7 @@ def test_every_contender_has_its_cost_and_the_chart_shows_it(
     missing = {GRADIENTS} if case["errors"] else set()
     assert set(case["cost"]) == set(CONTENDERS) - missing
     assert all(row["seconds"] > 0 and row["memory_mib"] > 0 for row in case["cost"].values())
-    assert case["cost"][OURS]["training_seconds"] == GANConfig().steps * case["cost"][OURS]["step_seconds"]
+    assert case["cost"][OURS]["training_seconds"] == GREY_STEPS * case["cost"][OURS]["step_seconds"]
     assert case["cost"][LSA]["seconds"] < case["cost"][OURS]["seconds"]
     described = {"layers": 3, "pixels": 16, "width": 4, **case}
     result = {"contenders": CONTENDERS, "explained": 1000,

@@ -41,6 +41,7 @@ COLLAPSE_CHECKS = (20, 40, 60, 80, 100)  # steps after which that is looked for;
 STRICTER = 10.0  # by this the gradients' limit is divided when a collapsed training is tried again
 CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
 CALIBRATION_PIXELS = 2**22  # fewer where this many pixels are reached before: their latents are in memory at once
+GREY_STEPS, COLOUR_STEPS = 300, 1200  # of a training where nothing is said
 LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
 
 
@@ -48,9 +49,12 @@ LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
 class GANConfig(Checked):
     """Settings of InterpretGAN's training; one out of range is a `ConfigError`."""
 
-    steps: Count = 300  #: Generator steps; each draws `images_per_layer` explanations at every layer.
+    #: Generator steps; each draws `images_per_layer` explanations at every layer. `None`: see `resolved`.
+    steps: Count | None = None
     images_per_layer: Count = 8  #: Natural images per layer and step.
-    learning_rate: Positive = 4e-3  #: Peak of both Adams, after a short warm-up, falling along a cosine.
+    learning_rate: Positive = 4e-3  #: Peak of the generator's Adam, after a short warm-up, falling along a cosine.
+    discriminator_rate: Positive | None = None  #: The same of the discriminator's. `None`: see `resolved`.
+    momentum: Decay | None = None  #: Of both Adams. `None`: see `resolved`.
     realism: NotNegative = 1.0  #: Weight of the hinge term `L_adv`.
     information: NotNegative = 3.0  #: Weight λ_I of the information bound.
     #: Weight λ_z of the latent consistency; 0 is the plain method. `None`: see `resolved`.
@@ -70,16 +74,20 @@ class GANConfig(Checked):
     ema: Decay = 0.99  #: Decay per step of the moving average of the generator's weights, which is what explains.
     precision: Precision = "auto"  #: `auto` (bf16 where the processor is fast at it), `bf16` or `fp32`.
 
-    def resolved(self, recognition_network: bool) -> GANConfig:
-        """The same settings, with those filled in that depend on whether there is a recognition network.
+    def resolved(self, recognition_network: bool, channels: int) -> GANConfig:
+        """The same settings, with those filled in that depend on the images and on whether there is another network.
 
-        A robust one hardly recognises artefacts of its own, so less must hold it back: λ_z is 2 and the noise 0.05. The
-        classifier itself needs 10 and 0.2.
+        A robust recognition network hardly recognises artefacts of its own, so less must hold it back: λ_z is 2 and the
+        noise 0.05. The classifier itself needs 10 and 0.2. Images with colour need more steps, `COLOUR_STEPS`, and a
+        discriminator that learns slowly: at the generator's rate it never tells the two kinds of images apart.
         """
         latent, noise = (2.0, 0.05) if recognition_network else (10.0, 0.2)
-        latent = latent if self.latent is None else self.latent
-        noise = noise if self.recognition_noise is None else self.recognition_noise
-        return replace(self, latent=latent, recognition_noise=noise)
+        steps, slower, momentum = (GREY_STEPS, 1.0, 0.0) if channels == 1 else (COLOUR_STEPS, 20.0, 0.5)
+        usual: dict[str, Any] = {
+            "latent": latent, "recognition_noise": noise, "steps": steps,
+            "discriminator_rate": self.learning_rate / slower, "momentum": momentum,
+        }  # fmt: skip
+        return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
 
 class Collapse(Exception):
@@ -126,24 +134,27 @@ def train_generator(
                 try:
                     generator = train_generator(team=started, **task | own)
                 except Collapse as collapse:
-                    steps = collapse.steps
+                    lasted = collapse.steps
                     continue
             if attempt and checkpoint is not None:  # it tells no more than the first attempt's would
                 task["checkpoint"].unlink(missing_ok=True)
             return generator
         raise TrainingError(
             expected="explanations that differ from image to image",
-            got=f"one picture for all, after {steps} steps, and again with a stricter limit of the gradients",
+            got=f"one picture for all, after {lasted} steps, and again with a stricter limit of the gradients",
             do="lower the weight of latent consistency (--latent), or explain fewer layers (--layers)",
         )
-    config = config.resolved(recognition_network is not None)
-    latent_weight = config.latent
+    device, content = classifier.device, content_of(images)
+    images = near(images, device)
+    one, _ = images.batch(torch.tensor([0]))
+    config, pixels = config.resolved(recognition_network is not None, one.shape[1]), one.numel()
+    latent_weight, steps = config.latent, config.steps
     assert latent_weight is not None
+    assert steps is not None
     assert config.recognition_noise is not None
-    device = classifier.device
+    assert config.discriminator_rate is not None
+    assert config.momentum is not None
     random = torch.Generator().manual_seed(seed)
-    content, images = content_of(images), near(images, device)
-    pixels = images.batch(torch.tensor([0]))[0].numel()
     enough = min(CALIBRATION_IMAGES, max(2, CALIBRATION_PIXELS // pixels))
     order = torch.randperm(len(images), generator=random)
     first, _ = images.batch(order[:enough])
@@ -165,11 +176,10 @@ def train_generator(
         most = max(4, min(START_IMAGES, START_PIXELS // pixels))
         _fit_start(generator.start, classifier, layers, images, order[:most])
     average = MovingAverage(generator, config.ema)
+    peaks = (config.learning_rate, config.discriminator_rate)
     adam_g, adam_d = (
-        torch.optim.Adam(
-            network.parameters(), betas=(0.0, 0.99), fused=True, **recordable(device, config.learning_rate)
-        )
-        for network in (generator, discriminator)
+        torch.optim.Adam(network.parameters(), betas=(config.momentum, 0.99), fused=True, **recordable(device, peak))
+        for network, peak in zip((generator, discriminator), peaks, strict=True)
     )
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
@@ -249,10 +259,10 @@ def train_generator(
     step_of_both = Recorded(one_step, device, wanted=team.size == 1)
     fast = fast_convolutions(bf16=uses_bf16(device, config.precision))
     with classifier.borrowed(), recognition.borrowed(), fast:
-        for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
-            rate = warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
-            for adam in (adam_g, adam_d):
-                set_rate(adam, config.learning_rate * rate)
+        for step, losses in resumable(steps, parts, state, random=random, on_step=on_step):
+            rate = warm_up_and_cosine(step, steps, floor=LEAST_RATE)
+            for adam, peak in zip((adam_g, adam_d), peaks, strict=True):
+                set_rate(adam, peak * rate)
             x, _ = images.batch(team.share(torch.randint(len(images), (drawn,), generator=random)))
             x = sent(x, device).to(torch.float32)
             noise = sent(team.share(torch.randn(drawn, config.noise, generator=random)), device)
@@ -270,7 +280,7 @@ def train_generator(
                 alike = alike + 1 if _one_picture(team, fake, x, len(layers)) else 0
                 if alike == 2:
                     raise Collapse(step + 1)
-            if read_now(step, config.steps, device):
+            if read_now(step, steps, device):
                 read = {name: term for name, term in terms.items() if term is not fake}
                 losses.update(zip(read, team.mean(torch.stack(list(read.values()))).tolist(), strict=True))
     generator.load_state_dict(average.state)

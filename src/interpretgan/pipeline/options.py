@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Norm = Literal["linf", "l2"]
 
-COLOUR_STEPS = 1200  #: Training steps of a generator of images with colour: after 300 its deep explanations are unread.
-
 
 @Parameter(name="*", group="Data")
 @dataclass(frozen=True)
@@ -262,13 +260,11 @@ class GeneratorOptions(Checked):
         """The checked settings of the training on images of so many channels."""
         from interpretgan.gan.train import GANConfig
 
-        usual = GANConfig.steps if channels == 1 else COLOUR_STEPS
         config = GANConfig(
-            steps=usual if self.generator_steps is None else self.generator_steps, precision=self.precision,
-            images_per_layer=self.images_per_layer, information=self.information, latent=self.latent,
-            diversity=self.diversity,
+            steps=self.generator_steps, precision=self.precision, images_per_layer=self.images_per_layer,
+            information=self.information, latent=self.latent, diversity=self.diversity,
         )  # fmt: skip
-        return config.resolved(self.recognition_network is not None)
+        return config.resolved(self.recognition_network is not None, channels)
 
     def names(self) -> list[str] | None:
         """The chosen layers, or `None` for all."""

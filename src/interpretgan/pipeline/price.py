@@ -79,10 +79,11 @@ def is_long(inputs: Inputs) -> bool:
 def options_of(inputs: Inputs) -> dict[str, int]:
     """The options that decide the price, by their names."""
     settings = inputs.settings
+    steps = settings.generator.config(inputs.train.shape[0]).steps
+    assert steps is not None
     epochs = {"epochs": inputs.recipe.epochs, "judge_epochs": inputs.judge_recipe.epochs}
     return {
-        **epochs, "generator_steps": settings.generator.config(inputs.train.shape[0]).steps,
-        "generator_seeds": settings.generator.generator_seeds,
+        **epochs, "generator_steps": steps, "generator_seeds": settings.generator.generator_seeds,
         "information_steps": settings.information.information_steps,
         "let_in_steps": settings.diagnosis.let_in_steps,
         "examples": min(settings.diagnosis.examples, len(inputs.test)),

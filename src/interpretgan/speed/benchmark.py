@@ -22,7 +22,7 @@ from interpretgan.baselines.inversion import STEPS as INVERSION_STEPS, invert
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, TensorImages, load_data
 from interpretgan.errors import ConfigError
-from interpretgan.gan.train import GANConfig
+from interpretgan.gan.train import GREY_STEPS, GANConfig
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, train_judge
 from interpretgan.layers import Layer, find_layers
@@ -66,7 +66,7 @@ class Size:
 
 
 SMALL = Size("digits", 100, 150, 3, 200, 2, (3, 11, 30), (28, 56), (16, 64))
-FULL = Size("mnist", GANConfig().steps, 4000, None, 1000, 3, (3, 6, 11, 20, 30), (28, 56, 112, 224), (16, 64, 256))
+FULL = Size("mnist", GREY_STEPS, 4000, None, 1000, 3, (3, 6, 11, 20, 30), (28, 56, 112, 224), (16, 64, 256))
 
 
 def run_speed(
@@ -248,7 +248,7 @@ def costs(
         except ConfigError as error:  # what an extra is needed for
             errors[name] = str(error)
     best = {name: {key: min(row[key] for row in rows) for key in rows[0]} for name, rows in measured.items()}
-    for name, steps in ((OURS, GANConfig().steps), (ALONE, equal[ALONE]["steps"] * _longer(equal))):
+    for name, steps in ((OURS, GREY_STEPS), (ALONE, equal[ALONE]["steps"] * _longer(equal))):
         best[name]["training_seconds"] = steps * best[name]["step_seconds"]
     for row in best.values():
         row["seconds"] = row.get("training_seconds", 0.0) + EXPLAINED * row["image_seconds"]
@@ -259,7 +259,7 @@ def costs(
 
 def _longer(equal: Mapping[str, Any]) -> float:
     """How many times the default steps are those that were compared at equal quality."""
-    return float(GANConfig().steps / equal[OURS]["steps"])
+    return float(GREY_STEPS / equal[OURS]["steps"])
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

@@ -36,7 +36,8 @@ class Checked:
                 fits = value in rule if choices else value is None or (math.isfinite(value) and RANGES[rule](value))
                 if not fits:
                     expected = f"{name} among {', '.join(rule)}" if choices else f"{name} {rule}"
-                    do = f"try {getattr(type(self), name)}" if hasattr(type(self), name) else f"correct {name}"
+                    usual = getattr(type(self), name, None)
+                    do = f"correct {name}" if usual is None else f"try {usual}"
                     raise ConfigError(expected=expected, got=repr(value), do=do)
 
 
