@@ -92,18 +92,49 @@ def test_one_generator_for_all_layers_is_faster_and_blames_the_same() -> None:
 def test_what_a_gpu_did_is_told_as_it_was() -> None:
     page, record = (ROOT / "docs" / "results.md").read_text(), read("benchmarks/gpu.json")
     checks, lenet = record["checks"], record["checks"]["lenet5_mnist"]
-    assert (record["card"], record["small"]) == ("NVIDIA H100 80GB HBM3", False)
-    assert {name for name, check in checks.items() if check["done"]} == {"agreement", "lenet5_mnist"}
-    assert checks["agreement"]["agrees"]
+    stages = lenet["stages"]
+    vgg, rows = checks["vgg16_cifar10"], checks["throughput"]["rows"]
+    assert (record["card"], record["small"]) == ("NVIDIA H200", False)
+    assert {name for name, check in checks.items() if not check["done"]} == {"wrn_28_10"}
+    assert not checks["agreement"]["agrees"]
+    times = [f"{1000 * row['step_seconds']:.0f}" for row in rows]
+    shares = [100 * row["share_of_matmul_peak"] for row in rows]
     for told in (
-        f"differ by {checks['agreement']['mean_differences']['explanations']:.3f}",
+        f"by {checks['agreement']['mean_differences']['explanations']:.3f} of the range",
         f"images by {checks['agreement']['mean_differences']['adversarial']:.4f}",
-        f"took {lenet['seconds']:.0f} s, {lenet['stages']['price']:.0f} of them",
-        f"The judge took {lenet['stages']['judge']:.0f} s, the generator {lenet['stages']['generator-0']:.0f}",
-        f"after {checks['throughput']['took']:.0f} s, VGG-16 after {checks['vgg16_cifar10']['took']:.0f} s",
+        f"the judge {stages['judge']:.0f} of them, the generator {stages['generator-0']:.0f}",
+        f"LeNet-5 on MNIST took {lenet['seconds']:.0f} s",
+        f"decoders and probes {stages['information']:.0f}, the reading {stages['diagnosis']:.0f}.",
+        f"took {vgg['seconds']:.0f} s at the {vgg['layers']} layers",
+        f"{vgg['stages']['let in']:.0f} of them to mend",
+        f"takes {times[0]} ms at 8 images a layer, {times[1]} at 32 and {times[2]} at 96",
+        f"{min(shares):.0f} to {max(shares):.0f} % of the",
+        f"{checks['throughput']['machine']['matmul_gflops']['bf16'] / 1000:.0f} TFLOP/s",
     ):
-        assert told in page
+        assert told in page.replace("\n  ", " ")
     assert (lenet["flags"], len(lenet["natural"])) == ([], 12)
+
+
+def test_planted_networks_on_photographs_are_told_as_they_were() -> None:
+    page, summary = (ROOT / "docs" / "planted.md").read_text(), read("planted-cifar10/planted.json")
+    assert "with 8 of 52 networks" in page
+    assert (summary["counts"]["planned"] - summary["counts"]["missing"], summary["counts"]["planned"]) == (8, 52)
+    assert summary["counts"]["unverified"] == {"natural": 3, "robust": 1}
+    files = (RESULTS / "planted-cifar10" / "records").rglob("*.json")
+    found = [record for record in map(json.loads, map(Path.read_text, files)) if record["status"] == "diagnosed"]
+    values = [record["columns"]["vulnerability"]["values"] for record in found]
+    blamed = [record["layers"][one.index(max(one))] for record, one in zip(found, values, strict=True)]
+    assert [[layer] for layer in blamed] == [record["planted"] for record in found]
+    assert {*blamed} == {"conv1_1", "conv2_1", "pool2", "conv3_1"}
+    highest, second = ([round(100 * sorted(one)[place]) for one in values] for place in (-1, -2))
+    assert f"by {min(highest)} to {max(highest)} points; the next layer has {min(second)} to {max(second)}" in page
+    assert sorted(sum(record["unreliable"]) for record in found) == [19, 19, 20, 20]
+    assert [record["lets_in"] for record in found].count(None) == 2
+    right = {name: score["top"]["right"] for name, score in summary["questions"]["turns"]["scores"].items()}
+    assert {name for name, count in right.items() if count == 4} == {
+        "vulnerability", "linear_probe", "mlp_probe", "secant_lipschitz"
+    }  # fmt: skip
+    assert max(count for count in right.values() if count < 4) == 2
 
 
 def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:
@@ -217,11 +248,17 @@ def test_the_tables_of_diversity_are_those_of_the_file_and_draws_vary_where_they
             assert (close, min(shares[-5:]) >= 0.69) == (3, True)
 
 
-def test_the_table_of_the_residual_network_is_that_of_its_file() -> None:
+@pytest.mark.parametrize("network", ["wrn-16-1", "vit-small"])
+def test_the_table_of_branches_is_that_of_its_file(network: str) -> None:
     page = (ROOT / "docs" / "results.md").read_text()
-    for layer in Diagnosis.load(RESULTS / "branches" / "wrn-16-1").layers:
-        for branch in layer.branches:
-            assert f"{branch.name} {100 * branch.vulnerability.value:+.1f} [" in page
+    split = [layer for layer in Diagnosis.load(RESULTS / "branches" / network).layers if layer.branches]
+    assert len(split) == 6
+    for layer in split:
+        shares = [(branch.name, branch.vulnerability) for branch in layer.branches]
+        parts = [f"{name} {100 * v.value:+.1f} [{100 * v.low:.1f}, {100 * v.high:.1f}]" for name, v in shares]
+        own = layer.vulnerability
+        whole = f"{100 * own.value:+.1f} [{100 * own.low:.1f}, {100 * own.high:.1f}]"
+        assert f"| {layer.name} | {100 * layer.natural:.1f} % | {whole} | {'; '.join(parts)} |" in page
 
 
 def test_the_table_of_explainers_is_that_of_the_file() -> None:

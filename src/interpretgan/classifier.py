@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,8 +17,7 @@ from torch import Tensor, nn
 from interpretgan.errors import ImageError, InterpretGANError, LabelError, ModelError, in_a_line, kind_of
 from interpretgan.store.machine import tf32
 
-RANGE_TOLERANCE = 1e-5
-"""How far a pixel may leave the bounds, as a share of their width, before it counts as an error."""
+RANGE_TOLERANCE = 1e-5  #: How far a pixel may leave the bounds, as a share of their width, before it is an error.
 COMPILED = "_orig_mod"
 """The attribute under which the module that `torch.compile` returns has the given one."""
 EXPORT_ANY_BATCH = (
@@ -162,14 +162,12 @@ class Classifier(nn.Module):
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
-        rng = torch.get_rng_state()
-        cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
         self._depth += 1
         try:
             self.model.eval()
             for parameter, _, _ in parameters:
                 parameter.requires_grad_(False)
-            with _eager():
+            with _eager(), torch.random.fork_rng(range(torch.cuda.device_count())):
                 yield
         finally:
             self._depth -= 1
@@ -183,9 +181,6 @@ class Classifier(nn.Module):
                     if not torch.equal(buffer, saved):  # writing what is there already would disturb autograd
                         buffer.copy_(saved)
                     module._buffers[name] = buffer
-            torch.set_rng_state(rng)
-            if cuda_rng is not None:
-                torch.cuda.set_rng_state_all(cuda_rng)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, K]` of images `[N, C, H, W]` within `bounds`, of the model in eval mode; gradients flow."""
@@ -249,10 +244,9 @@ class Classifier(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """`(images - mean) / std`, per channel, in the precision of the model's parameters; always a new tensor."""
         given = images
-        if self.mean is not None:
-            images = images - images.new_tensor(self.mean).view(1, -1, 1, 1)
-        if self.std is not None:
-            images = images / images.new_tensor(self.std).view(1, -1, 1, 1)
+        for values, change in ((self.mean, torch.sub), (self.std, torch.div)):
+            if values is not None:
+                images = change(images, _per_channel(values, images.dtype, images.device))
         images = images.to(self.dtype)
         return images.clone() if images is given else images  # a model may change its input in place
 
@@ -335,6 +329,13 @@ def unwrapped(model: object) -> nn.Module:
 def is_exported(module: nn.Module) -> bool:
     """Whether a module is a program of `torch.export`, or a part of one."""
     return type(module).__module__ == "torch.export.unflatten"
+
+
+@cache
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`[1, C, 1, 1]`, made once, as a GPU waits for what comes from the CPU."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
 
 
 @contextmanager

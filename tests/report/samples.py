@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,17 @@ def explanation_of(diagnosis: Diagnosis, *, count: int = 5, channels: int = 1) -
         "natural_predictions": predictions,
         "adversarial_predictions": attacked_predictions,
     }
+
+
+def finished(folder: Path, diagnosis: Diagnosis, wrong_from: int, *, images: int = 200) -> Path:
+    """A run whose judge is wrong on half of the attacked images from one row on."""
+    labels = np.arange(images) % 10
+    natural = np.tile(labels, (len(diagnosis.layers), 1))
+    adversarial = natural.copy()
+    adversarial[wrong_from:, ::2] += 1
+    diagnosis.save(folder)
+    np.savez(folder / "predictions.npz", labels=labels, natural=natural, adversarial=adversarial)
+    return folder
 
 
 def lenet_diagnosis() -> Diagnosis:

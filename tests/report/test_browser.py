@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from interpretgan.diagnosis.result import Diagnosis
-from interpretgan.report import write_report
-from tests.report.samples import explanation_of, lenet_diagnosis, with_baselines, with_branches
+from interpretgan.report import compare_runs, write_comparison, write_report
+from tests.report.samples import explanation_of, finished, lenet_diagnosis, with_baselines, with_branches, with_let_in
 
 pytestmark = pytest.mark.needs_browser
 
@@ -134,6 +134,29 @@ def page(diagnosis: Diagnosis, tmp_path_factory: pytest.TempPathFactory) -> Path
     return write_report(with_baselines(diagnosis), folder, explanation_of(diagnosis, count=2))
 
 
+@pytest.fixture(scope="session")
+def comparison(diagnosis: Diagnosis, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of three runs of seven or of twenty-five layers, one with a long name."""
+    folder = tmp_path_factory.mktemp("comparison")
+    names = ("first", "second", "a-run-with-a-name-that-is-longer-than-others")
+    found = [
+        with_let_in(diagnosis, diagnosis.layers[2].name),
+        diagnosis,
+        with_branches(diagnosis, diagnosis.layers[1].name),
+    ]
+    runs = [
+        finished(folder / name, each, 3 + place) for place, (name, each) in enumerate(zip(names, found, strict=True))
+    ]
+    (runs[0] / "config.json").write_text(json.dumps({"generator": {"layers": [row.name for row in diagnosis.layers]}}))
+    return write_comparison(compare_runs(runs), folder / "table.csv")
+
+
+@pytest.fixture(params=["report", "comparison"])
+def any_page(request: pytest.FixtureRequest, page: Path, comparison: Path) -> Path:
+    """Both pages."""
+    return page if request.param == "report" else comparison
+
+
 def pixels(file: bytes) -> Any:
     from PIL import Image
 
@@ -142,28 +165,31 @@ def pixels(file: bytes) -> Any:
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_and_follows_the_colour_scheme(browser: Browser, page: Path, width: int, scheme: str) -> None:
-    browser.open(page, width=width, scheme=scheme)
+def test_the_page_fits_and_follows_the_colour_scheme(browser: Browser, any_page: Path, width: int, scheme: str) -> None:
+    browser.open(any_page, width=width, scheme=scheme)
     assert browser.run("innerWidth") == width
     assert browser.run("document.documentElement.scrollWidth") <= width
     box = browser.run("(({left, right, top, bottom}) => [left, right, top, bottom])"
                       "(document.querySelector('h1').getBoundingClientRect())")  # fmt: skip
     assert 0 <= box[0] < box[1] <= width
     assert 0 <= box[2] < box[3] <= 844
-    assert "vulnerability of" in browser.run("document.querySelector('h1').innerText")
+    assert ("vulnerability of" if any_page.name == "report.html" else "differ from first") in browser.run(
+        "document.querySelector('h1').innerText"
+    )
     seen = pixels(browser.picture())
     assert seen.std() > 5
     assert (np.median(seen) > 200) == (scheme == "light")
 
 
-def test_nothing_sticks_out_of_the_phone_but_what_scrolls(browser: Browser, page: Path) -> None:
-    browser.open(page, width=PHONE, scheme="light")
+def test_nothing_sticks_out_of_the_phone_but_what_scrolls(browser: Browser, any_page: Path) -> None:
+    browser.open(any_page, width=PHONE, scheme="light")
     outside = browser.run(
         "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg')"
         " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
     )
     assert outside == []
-    assert browser.run("(e => e.scrollWidth > e.clientWidth)(document.querySelector('.pictures').parentNode)")
+    table = ".pictures" if any_page.name == "report.html" else "#figures table"
+    assert browser.run(f"(e => e.scrollWidth > e.clientWidth)(document.querySelector('{table}').parentNode)")
 
 
 def test_row_labels_stay_in_sight_while_the_pictures_scroll(browser: Browser, page: Path) -> None:
@@ -175,15 +201,15 @@ def test_row_labels_stay_in_sight_while_the_pictures_scroll(browser: Browser, pa
     assert 0 <= left < 40
 
 
-def test_names_and_values_do_not_overlap(browser: Browser, page: Path) -> None:
+def test_names_and_values_do_not_overlap(browser: Browser, any_page: Path) -> None:
     for width in (PHONE, DESKTOP):
-        browser.open(page, width=width, scheme="light")
+        browser.open(any_page, width=width, scheme="light")
         clashes = browser.run(
             "[...document.querySelectorAll('.bars li')].filter(row => { const [name, value] ="
             " ['.name', '.value'].map(s => row.querySelector(s).getBoundingClientRect());"
             " const inside = name.bottom <= row.getBoundingClientRect().bottom + 1"
             " && name.top >= row.getBoundingClientRect().top - 1;"
-            " return name.right > value.left + 1 || !inside }).map(row => row.innerText)"
+            " return name.height && (name.right > value.left + 1 || !inside) }).map(row => row.innerText)"
         )
         assert clashes == [], width
 
@@ -205,8 +231,8 @@ def test_text_contrast_is_at_least_four_and_a_half(browser: Browser, page: Path)
                 assert browser.run(script) >= 4.5, (scheme, ink, ground)
 
 
-def test_the_page_asks_the_network_for_nothing(browser: Browser, page: Path) -> None:
-    browser.open(page, width=DESKTOP, scheme="light")
+def test_the_page_asks_the_network_for_nothing(browser: Browser, any_page: Path) -> None:
+    browser.open(any_page, width=DESKTOP, scheme="light")
     assert browser.run("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length") == 0
     broken = "[...document.images].filter(image => !(image.complete && image.naturalWidth > 0)).length"
     assert browser.run(broken) == 0
@@ -270,9 +296,9 @@ def test_branches_stay_below_their_block_and_every_name_shows_its_own_pictures(
     assert names[:block] + names[block + 4 :] != layers[:-1]
 
 
-def test_no_two_rows_overlap_at_any_width(browser: Browser, page: Path) -> None:
+def test_no_two_rows_overlap_at_any_width(browser: Browser, any_page: Path) -> None:
     for width in (360, 520, 700, 832, 1000, 1600):
-        browser.open(page, width=width, scheme="dark")
+        browser.open(any_page, width=width, scheme="dark")
         clashes = browser.run(
             "[...document.querySelectorAll('ol.bars, .curve ol, table.numbers tbody')].flatMap(list => {"
             " const boxes = [...list.children].map(row => [...row.querySelectorAll('.name, .value, td, small')]"
@@ -289,3 +315,17 @@ def test_no_two_rows_overlap_at_any_width(browser: Browser, page: Path) -> None:
             " > box.getBoundingClientRect().right + 1 && box.getBoundingClientRect().width }).length"
         )
         assert last == 0, width
+
+
+def test_differences_stand_beside_the_run_that_differs(browser: Browser, comparison: Path) -> None:
+    browser.open(comparison, width=DESKTOP, scheme="light")
+    places = browser.run(
+        "[...document.querySelectorAll('#layers .groups > li')].map(layer => [...layer.querySelectorAll('ol')].map("
+        "list => [...list.children].map(row => Math.round(row.querySelector('.value').getBoundingClientRect().top))))"
+    )
+    assert all(runs[1:] == gaps for runs, gaps in places)
+    browser.run("document.querySelectorAll('#figures th button')[4].click()")  # second - first
+    shown = browser.run("[...document.querySelectorAll('#figures tbody tr')].map(r => r.cells[4].textContent)")
+    found = [float(cell.split("[")[0].replace("−", "-")) for cell in shown]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1]

@@ -1,5 +1,7 @@
 """Runs side by side: which layers are compared, and with which intervals."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,21 +10,13 @@ import numpy as np
 import pytest
 
 from interpretgan.cli import run_command
+from interpretgan.diagnosis.reliability import UNRELIABLE
 from interpretgan.diagnosis.result import Diagnosis
-from interpretgan.errors import RunFolderError
-from interpretgan.report import compare_runs
-from tests.report.samples import changed
-
-
-def finished(folder: Path, diagnosis: Diagnosis, wrong_from: int, *, images: int = 200) -> Path:
-    """A run whose judge is wrong on half of the attacked images from one row on."""
-    labels = np.arange(images) % 10
-    natural = np.tile(labels, (len(diagnosis.layers), 1))
-    adversarial = natural.copy()
-    adversarial[wrong_from:, ::2] += 1
-    diagnosis.save(folder)
-    np.savez(folder / "predictions.npz", labels=labels, natural=natural, adversarial=adversarial)
-    return folder
+from interpretgan.errors import Flag, RunFolderError
+from interpretgan.report import compare_runs, write_comparison
+from interpretgan.report.page import TEMPLATES
+from tests.report.reading import read, words
+from tests.report.samples import changed, finished, with_let_in
 
 
 def test_differences_are_paired_on_the_same_images(lenet: Diagnosis, tmp_path: Path) -> None:
@@ -66,6 +60,11 @@ def test_what_cannot_be_compared_is_refused(
     with pytest.raises(RunFolderError, match=r"no diagnosis\.json"):
         compare_runs([folder, tmp_path / "none"])
     assert run_command(["compare", str(folder)]) == 2
+    with np.load(folder / "predictions.npz") as saved:
+        fewer = {name: array if name == "labels" else array[1:] for name, array in saved.items()}
+    np.savez(folder / "predictions.npz", **fewer)
+    with pytest.raises(RunFolderError, match=r"classes by layer and image in .* natural of int64 of shape \(7, 200\)"):
+        compare_runs([folder, finished(tmp_path / "b", lenet, 3)])
     (folder / "predictions.npz").write_bytes(b"PK\3\4 cut")
     with pytest.raises(RunFolderError, match="damaged file"):
         compare_runs([folder, finished(tmp_path / "b", lenet, 3)])
@@ -85,3 +84,100 @@ def test_nothing_is_printed_where_the_table_cannot_be_written(
     assert run_command(["compare", str(first), str(other), "--out", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
+
+
+# --- the page
+
+
+def compared(folders: list[Path], table: Path) -> tuple[Path, str]:
+    """The page of these runs, and its words."""
+    page = write_comparison(compare_runs(folders), table)
+    return page, words(page)
+
+
+def test_the_page_says_where_runs_differ_and_links_to_their_reports(lenet: Diagnosis, tmp_path: Path) -> None:
+    folders = [finished(tmp_path / "runs" / name, lenet, wrong) for name, wrong in (("a", 3), ("b #2", 5), ("c", 5))]
+    for folder in folders[:2]:
+        (folder / "report.html").write_text("")
+    page, shown = compared(folders[:2], tmp_path / "both" / "t.csv")
+    assert sorted(file.name for file in page.parent.iterdir()) == ["comparison.html", "t.csv"]
+    names = [row.name for row in lenet.layers]
+    assert f"{names[3]} loses less in b #2 than in a" in shown
+    assert re.search(r"−50\.0 points \[−5\d\.\d, −4\d\.\d\]: ", shown)
+    assert "Of the 7 layers that both explain, 2 surely differ." in shown
+    table = page.read_text().partition('aria-label="Table of layers"')[2].partition("</table>")[0]
+    assert re.findall(r'<span class="name">(\w+)<', table) == names[1:]
+    reader = read(page)
+    links = [str(attributes["href"]) for tag, attributes in reader.tags if tag == "a"]
+    assert [link for link in links if link[0] != "#"][:2] == ["../runs/a/report.html", "../runs/b%20%232/report.html"]
+    heads = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch("h[1-6]", tag)]
+    assert (heads[0], heads.count(1)) == (1, 1)
+    assert {link[1:] for link in links if link[0] == "#"} <= {attributes.get("id") for _, attributes in reader.tags}
+
+    page, shown = compared(folders, tmp_path / "three.csv")
+    assert "How 2 runs differ from a" in shown
+    assert page.read_text().count("Its report") == 2
+
+
+def test_the_page_shows_which_settings_differ_and_every_warning_the_worst_first(
+    lenet: Diagnosis, tmp_path: Path
+) -> None:
+    noted = replace(lenet, flags=(Flag("few_examples", "only 20 examples", "note"),))
+    failed = changed(lenet, "fc2", flags=(UNRELIABLE(layer="fc2", value=0.2, threshold=0.9),))
+    folders = [finished(tmp_path / "a", noted, 3), finished(tmp_path / "b", failed, 6)]
+    for folder, steps, eps in zip(folders, (300, 1200), (0.2, 8 / 255), strict=True):
+        settings = {
+            "schema": 2,
+            "seed": 0,
+            "generator": {"steps": steps, "latent": None, "rate": 0.0 if steps == 300 else 0.1},
+            "attack": {"eps": eps},
+        }
+        (folder / "config.json").write_text(json.dumps(settings))
+    page, shown = compared(folders, tmp_path / "t.csv")
+    assert shown.index("b: fc2 unreliable") < shown.index("a: only 20 examples")
+    section = shown[shown.index("Settings that differ") : shown.index("Warnings of the runs")]
+    assert re.search(r"generator: steps ?300 ?1200 ?generator: rate ?0 ?0\.1 ?attack: eps ?0\.2 ?8/255 ", section)
+    assert "seed" not in section
+    assert "latent" not in section
+    # fc2 turns most, but cannot be read in one of the runs
+    assert "relu2 loses less in b than in a" in shown
+    assert "1 cannot be read, and 1 surely differs" in shown
+    assert page.read_text().count('class="bar hatched"') == 2
+
+
+def test_names_of_runs_and_layers_are_escaped_and_nothing_is_loaded(lenet: Diagnosis, tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    hostile = with_let_in(changed(replace(lenet, classifier={"name": evil}), "fc1", name=evil), "fc2")
+    folders = [finished(tmp_path / "a", lenet, 3), finished(tmp_path / evil, hostile, 4)]
+    (folders[1] / "config.json").write_text(json.dumps({evil: evil}))
+    page, shown = compared(folders, tmp_path / "t.csv")
+    assert shown.count(evil) > 5
+    tags = read(page).tags
+    assert "img" not in {tag for tag, _ in tags}
+    assert not [tag for tag, attributes in tags if "src" in attributes or tag in ("link", "iframe", "object", "base")]
+    scripts = re.findall(r"<script>(.*?)</script>", page.read_text("utf-8"), re.S)
+    assert scripts == [(TEMPLATES / "report.js").read_text("utf-8")]
+
+
+def test_runs_without_a_layer_in_common_are_not_said_to_differ(lenet: Diagnosis, tmp_path: Path) -> None:
+    image, *rows = lenet.layers
+    renamed = replace(lenet, layers=(image, *(replace(row, name=f"{row.name}_") for row in rows)))
+    folders = [finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", renamed, 5)]
+    _, shown = compared(folders, tmp_path / "t.csv")
+    assert "b and a have no layer in common" in shown
+    _, shown = compared([folders[0], finished(tmp_path / "c", lenet, 3)], tmp_path / "t.csv")
+    assert "No layer of c surely differs from that of a" in shown
+
+
+def test_a_table_in_place_of_the_page_is_refused(
+    lenet: Diagnosis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", lenet, 5)]
+    table = tmp_path / "out" / "comparison.html"
+    assert run_command(["compare", *map(str, folders), "--out", str(table)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not table.parent.exists()
+    for damaged in ("{", "[1]"):
+        (folders[1] / "config.json").write_text(damaged)
+        assert run_command(["compare", *map(str, folders), "--out", str(tmp_path / "out" / "t.csv")]) == 2
+        assert not table.parent.exists()

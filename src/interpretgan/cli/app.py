@@ -13,8 +13,8 @@ from cyclopts import App, CycloptsError, Parameter
 from interpretgan.cli.benchmark import benchmark
 from interpretgan.cli.models import models
 from interpretgan.cli.study import study
-from interpretgan.cli.text import print_json, print_table
-from interpretgan.errors import ConfigError, InterpretGANError, RunFolderError
+from interpretgan.cli.text import print_answer, print_attack, print_json, print_layers, print_table
+from interpretgan.errors import ConfigError, InterpretGANError
 from interpretgan.pipeline.options import (
     AttackOptions,
     DataOptions,
@@ -30,7 +30,6 @@ from interpretgan.pipeline.options import (
 from interpretgan.pipeline.settings import DIAGNOSE, Settings
 
 if TYPE_CHECKING:
-    from interpretgan.diagnosis.result import Diagnosis
     from interpretgan.pipeline.inputs import Inputs
     from interpretgan.pipeline.run_diagnosis import Run
 
@@ -80,28 +79,15 @@ def layers(
         anatomy = started.inputs.anatomy(classifier)
         blocks = find_branches(classifier, anatomy, anatomy.distinct, probe)
     branches = {block.layer.name: [branch.name for branch in block.branches] for block in blocks}
-    notes = {name: f"branches: {', '.join(names)}" for name, names in branches.items()}
-    notes |= {layer.name: f"the same tensor as {layer.same_as}" for layer in anatomy.layers if layer.same_as}
-    found = [(layer.name, layer.kind, _shape(layer.shape), notes.get(layer.name, "")) for layer in anatomy.layers]
-    print_table(("layer", "kind", "shape", ""), found)
-    if anatomy.refused:
-        print()
-        refused = [(r.name, r.kind, _shape(r.shape), f"{r.reason}; {r.nearest or '-'}") for r in anatomy.refused]
-        print_table(("no layer", "kind", "shape", "why; use instead"), refused)
-    print(f"\n{len(anatomy.distinct)} layers to diagnose, {len(anatomy.refused)} module calls that are none")
-    if len(chosen := choose_layers(anatomy)) < len(anatomy.distinct):
-        print(f"without --layers {len(chosen)} of them are explained: {', '.join(layer.name for layer in chosen)}")
+    print_layers(anatomy, branches, choose_layers(anatomy))
     if run.out is not None:
         from dataclasses import asdict
 
         from interpretgan.store.files import write_json
 
-        record = {
-            "layers": [asdict(layer) for layer in anatomy.layers],
-            "branches": branches,
-            "refused": [asdict(r) for r in anatomy.refused],
-        }
-        write_json(run.out / "layers.json", {"schema": 2, **record})
+        found, refused = ([asdict(call) for call in calls] for calls in (anatomy.layers, anatomy.refused))
+        record = {"schema": 2, "layers": found, "branches": branches, "refused": refused}
+        write_json(run.out / "layers.json", record)
 
 
 @app.command
@@ -144,14 +130,7 @@ def attack(
     """Attack a classifier; the adversarial images go to adversarial.npy, as floating point numbers."""
     settings = Settings(data=data, model=model, attack=attack, diagnosis=diagnosis, run=run)
     with _open(settings, ATTACK, "attack", dry_run=dry_run) as started:
-        record = started.attack()
-        shares = record["accuracy"]
-        print(
-            f"accuracy on {record['examples']} images: natural {shares['natural']:.1%}, "
-            f"adversarial {shares['adversarial']:.1%}, random noise of the same size {shares['noise']:.1%}"
-        )
-        for flag in record["flags"]:
-            print(f"! {flag['message']}")
+        print_attack(started.attack())
 
 
 @app.command
@@ -267,14 +246,10 @@ def diagnose(
 @app.command
 def report(folder: Path, *, out: Path | None = None) -> None:
     """Draw the report of a finished diagnosis again, from the run folder alone, into another folder with --out."""
-    from interpretgan.diagnosis.result import Diagnosis
-    from interpretgan.report import redraw_report
+    from interpretgan.report import finished_diagnosis, redraw_report
 
-    if not (folder / "diagnosis.json").exists():
-        expected = f"a finished diagnosis in {folder}"
-        raise RunFolderError(expected=expected, got="no diagnosis.json", do="run `interpretgan diagnose` first")
-    result = Diagnosis.load(folder)
-    _print_answer(result, redraw_report(result, folder, out))
+    result = finished_diagnosis(folder)
+    print_answer(result, redraw_report(result, folder, out))
 
 
 @app.command
@@ -285,23 +260,20 @@ def compare(*folders: Path, out: Path | None = None) -> None:
 
     Args:
         folders: Two or more finished runs.
-        out: File for the table as CSV.
+        out: File for the table as CSV. Beside it, comparison.html shows profiles, differences and settings.
     """
-    from interpretgan.report import compare_runs
+    from interpretgan.report import compare_runs, write_comparison
 
     if len(folders) < 2:
         do = "e.g. interpretgan compare runs/a runs/b"
         raise ConfigError(expected="two or more run folders", got=str(len(folders)), do=do)
     found = compare_runs(folders)
-    if out is not None:
-        from interpretgan.store.files import atomic_write_text
-
-        atomic_write_text(out, found.frame.to_csv(index=False))
+    page = None if out is None else write_comparison(found, out)
     print_table(found.head, found.rows)
     for note in found.notes:
         print(f"! {note}")
-    if out is not None:
-        print(f"\ntable: {out}")
+    if page is not None:
+        print(f"\ntable: {out}\npage: {page}")
 
 
 app.command(models)
@@ -321,7 +293,7 @@ def _diagnose(command: str, settings: Settings, *, dry_run: bool) -> None:
     seconds = result.provenance["seconds"].items()
     took = ", ".join(f"{name} {duration(value)}" for name, value in seconds if name != "total")
     print(f"took {took}", file=sys.stderr, flush=True)
-    _print_answer(result, file)
+    print_answer(result, file)
 
 
 def _refuse_more_options(settings: Settings) -> None:
@@ -363,16 +335,6 @@ def _open(
             run.tell_price()
         raise _DryRunEnds
     return run
-
-
-def _print_answer(result: Diagnosis, file: Path) -> None:
-    from interpretgan.report import answer_sentence, summary_table
-
-    print(f"{summary_table(result)}\n\n{answer_sentence(result)}\n\nreport: {file}")
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "-" if shape is None else "×".join(map(str, shape))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interpretgan.diagnosis.result import Diagnosis
     from interpretgan.features.findings import Findings
     from interpretgan.interpreter import Explanation
+    from interpretgan.layers import Anatomy, Layer
     from interpretgan.robustness import Evaluation
 
 
@@ -24,6 +27,43 @@ def print_json(value: object) -> None:
     from interpretgan.store.files import plain
 
     print(json.dumps(plain(value), indent=2))
+
+
+def print_layers(anatomy: Anatomy, branches: Mapping[str, Sequence[str]], chosen: Sequence[Layer]) -> None:
+    """The layers of a network with the branches of blocks, why other calls are none, and which are explained."""
+
+    def shape(sizes: tuple[int, ...] | None) -> str:
+        return "-" if sizes is None else "×".join(map(str, sizes))
+
+    notes = {name: f"branches: {', '.join(names)}" for name, names in branches.items()}
+    notes |= {layer.name: f"the same tensor as {layer.same_as}" for layer in anatomy.layers if layer.same_as}
+    found = [(layer.name, layer.kind, shape(layer.shape), notes.get(layer.name, "")) for layer in anatomy.layers]
+    print_table(("layer", "kind", "shape", ""), found)
+    if anatomy.refused:
+        print()
+        refused = [(r.name, r.kind, shape(r.shape), f"{r.reason}; {r.nearest or '-'}") for r in anatomy.refused]
+        print_table(("no layer", "kind", "shape", "why; use instead"), refused)
+    print(f"\n{len(anatomy.distinct)} layers to diagnose, {len(anatomy.refused)} module calls that are none")
+    if len(chosen) < len(anatomy.distinct):
+        print(f"without --layers {len(chosen)} of them are explained: {', '.join(layer.name for layer in chosen)}")
+
+
+def print_attack(record: Mapping[str, Any]) -> None:
+    """The accuracies of an attack, then its warnings."""
+    shares = record["accuracy"]
+    print(
+        f"accuracy on {record['examples']} images: natural {shares['natural']:.1%}, "
+        f"adversarial {shares['adversarial']:.1%}, random noise of the same size {shares['noise']:.1%}"
+    )
+    for flag in record["flags"]:
+        print(f"! {flag['message']}")
+
+
+def print_answer(result: Diagnosis, report: Path) -> None:
+    """The table of a diagnosis, its answer, and where its report is."""
+    from interpretgan.report import answer_sentence, summary_table
+
+    print(f"{summary_table(result)}\n\n{answer_sentence(result)}\n\nreport: {report}")
 
 
 def print_evaluation(result: Evaluation) -> None:

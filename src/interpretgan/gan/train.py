@@ -30,6 +30,7 @@ from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
 from interpretgan.training.precision import Precision, autocast, fast_convolutions, uses_bf16
+from interpretgan.training.recorded import Recorded, recordable, set_rate
 from interpretgan.training.steps import MovingAverage, OnStep, read_now, resumable, warm_up_and_cosine
 
 START_IMAGES = 2000  # natural images that the linear decoders of the start are fitted to,
@@ -136,7 +137,8 @@ def train_generator(
             do="lower the weight of latent consistency (--latent), or explain fewer layers (--layers)",
         )
     config = config.resolved(recognition_network is not None)
-    assert config.latent is not None
+    latent_weight = config.latent
+    assert latent_weight is not None
     assert config.recognition_noise is not None
     device = classifier.device
     random = torch.Generator().manual_seed(seed)
@@ -164,7 +166,9 @@ def train_generator(
         _fit_start(generator.start, classifier, layers, images, order[:most])
     average = MovingAverage(generator, config.ema)
     adam_g, adam_d = (
-        torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.0, 0.99), fused=True)
+        torch.optim.Adam(
+            network.parameters(), betas=(0.0, 0.99), fused=True, **recordable(device, config.learning_rate)
+        )
         for network in (generator, discriminator)
     )
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
@@ -184,81 +188,93 @@ def train_generator(
     deviation = config.recognition_noise * (classifier.bounds[1] - classifier.bounds[0])
     alike = 0  # checks in a row that found one picture
     blurs = random if device.type == "cpu" else torch.Generator(device)
+
+    def one_step(x: Tensor, noise: Tensor, blur: Tensor, other: Tensor | None = None) -> dict[str, Tensor]:
+        """Improve both networks on images and random numbers; returns the losses, and the explanations as `fake`."""
+        with torch.no_grad(), capturing(classifier, layers, rows) as latents:
+            logits = classifier.run(x)
+        seen = logits.float().softmax(dim=1)
+        z = [latents[layer.name] for layer in layers]
+        norms = team.mean(torch.stack([objective.latent_size(real) for real in z]))
+        with autocast(device, config.precision):
+            fake = generator(z, noise)
+
+        # Phase D: only the discriminator learns.  max_D L_adv
+        discriminator.requires_grad_(True)
+        with autocast(device, config.precision):
+            scores = discriminator(torch.cat([x, fake.detach()]), layer_index.repeat(2), seen.repeat(2, 1)).float()
+        loss_d = objective.discriminator_hinge(scores[:count], scores[count:])
+        adam_d.zero_grad()
+        torch.autograd.backward(loss_d)
+        team.average(discriminator)
+        adam_d.step()
+        discriminator.requires_grad_(False)
+
+        # Phase G: only the generator learns.  min_G L_adv - λ_I · L_I + λ_z · L_z + λ_S · S
+        image = fake.detach().requires_grad_()
+        with autocast(device, config.precision):
+            with capturing(classifier, layers, rows) as latents:
+                classifier.run(image)
+            # Artefacts that one network alone recognises do not survive noise.
+            explained = recognition.run((image + deviation * blur).clamp(*classifier.bounds))
+            realism = objective.generator_hinge(discriminator(image, layer_index, seen).float())
+        information = objective.information_bound(logits, explained)
+        latent = torch.stack(
+            [objective.latent_consistency(z[i], latents[layer.name], norms[i]) for i, layer in enumerate(layers)]
+        ).mean()
+        of_classifier = latent_weight * latent - config.information * information
+        loss_g, score = config.realism * realism + of_classifier, dict[str, Tensor]()
+        (from_discriminator,) = torch.autograd.grad(config.realism * realism, image)
+        (from_classifier,) = torch.autograd.grad(of_classifier, image)
+        limit = config.gradient_limit * team.mean(_norms(from_discriminator).mean())
+        gradient = from_discriminator + limited(from_classifier, limit)
+        adam_g.zero_grad()
+        if other is not None:
+            with autocast(device, config.precision):
+                again = generator(z, other)
+            apart = objective.energy_score(x, image, again) / (classifier.bounds[1] - classifier.bounds[0])
+            of_first, of_second = torch.autograd.grad(config.diversity * apart, (image, again))
+            again.backward(of_second)
+            gradient = gradient + of_first
+            loss_g, score = loss_g + config.diversity * apart, {"energy_score": apart}
+        fake.backward(gradient)
+        team.average(generator)
+        adam_g.step()
+        terms = {
+            "loss_d": loss_d, "loss_g": loss_g, "realism": realism, "information": information, "latent": latent,
+            **score, "fake": fake,
+        }  # fmt: skip
+        return {name: term.detach() for name, term in terms.items()}
+
+    step_of_both = Recorded(one_step, device, wanted=team.size == 1)
     fast = fast_convolutions(bf16=uses_bf16(device, config.precision))
     with classifier.borrowed(), recognition.borrowed(), fast:
         for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
+            rate = warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
             for adam in (adam_g, adam_d):
-                rate = warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
-                adam.param_groups[0]["lr"] = config.learning_rate * rate
+                set_rate(adam, config.learning_rate * rate)
             x, _ = images.batch(team.share(torch.randint(len(images), (drawn,), generator=random)))
             x = sent(x, device).to(torch.float32)
             noise = sent(team.share(torch.randn(drawn, config.noise, generator=random)), device)
-            with torch.no_grad(), capturing(classifier, layers, rows) as latents:
-                logits = classifier.run(x)
-            seen = logits.float().softmax(dim=1)
-            z = [latents[layer.name] for layer in layers]
-            norms = team.mean(torch.stack([objective.latent_size(real) for real in z]))
-            with autocast(device, config.precision):
-                fake = generator(z, noise)
-
-            # Phase D: only the discriminator learns.  max_D L_adv
-            discriminator.requires_grad_(True)
-            with autocast(device, config.precision):
-                scores = discriminator(torch.cat([x, fake.detach()]), layer_index.repeat(2), seen.repeat(2, 1)).float()
-            loss_d = objective.discriminator_hinge(scores[:count], scores[count:])
-            adam_d.zero_grad()
-            torch.autograd.backward(loss_d)
-            team.average(discriminator)
-            adam_d.step()
-            discriminator.requires_grad_(False)
-
-            # Phase G: only the generator learns.  min_G L_adv - λ_I · L_I + λ_z · L_z + λ_S · S
-            image = fake.detach().requires_grad_()
-            with autocast(device, config.precision):
-                with capturing(classifier, layers, rows) as latents:
-                    classifier.run(image)
-                if blurs is not random:  # as many numbers as pixels are drawn on the GPU itself
-                    blurs.manual_seed(int(torch.randint(2**62, (), generator=random)))
-                blur = team.share(torch.randn(drawn, *image_shape, generator=blurs, device=device))
-                # Artefacts that one network alone recognises do not survive noise.
-                explained = recognition.run((image + deviation * blur).clamp(*classifier.bounds))
-                realism = objective.generator_hinge(discriminator(image, layer_index, seen).float())
-            information = objective.information_bound(logits, explained)
-            latent = torch.stack(
-                [objective.latent_consistency(z[i], latents[layer.name], norms[i]) for i, layer in enumerate(layers)]
-            ).mean()
-            of_classifier = config.latent * latent - config.information * information
-            loss_g, score = config.realism * realism + of_classifier, dict[str, Tensor]()
-            (from_discriminator,) = torch.autograd.grad(config.realism * realism, image)
-            (from_classifier,) = torch.autograd.grad(of_classifier, image)
-            limit = config.gradient_limit * team.mean(_norms(from_discriminator).mean())
-            gradient = from_discriminator + limited(from_classifier, limit)
-            adam_g.zero_grad()
+            if blurs is not random:  # as many numbers as pixels are drawn on the GPU itself
+                blurs.manual_seed(int(torch.randint(2**62, (), generator=random)))
+            blur = team.share(torch.randn(drawn, *image_shape, generator=blurs, device=device))
+            inputs = [x, noise, blur]
             if config.diversity:
-                other = sent(team.share(torch.randn(drawn, config.noise, generator=random)), device)
-                with autocast(device, config.precision):
-                    again = generator(z, other)
-                apart = objective.energy_score(x, image, again) / (classifier.bounds[1] - classifier.bounds[0])
-                of_first, of_second = torch.autograd.grad(config.diversity * apart, (image, again))
-                again.backward(of_second)
-                gradient = gradient + of_first
-                loss_g, score = loss_g + config.diversity * apart.detach(), {"energy_score": apart.detach()}
-            fake.backward(gradient)
-            team.average(generator)
-            adam_g.step()
+                inputs.append(sent(team.share(torch.randn(drawn, config.noise, generator=random)), device))
+            terms = step_of_both(*inputs)
             average.update(generator, step)
 
+            fake = terms["fake"]
             if step + 1 in COLLAPSE_CHECKS:
-                alike = alike + 1 if _one_picture(team, fake.detach(), x, len(layers)) else 0
+                alike = alike + 1 if _one_picture(team, fake, x, len(layers)) else 0
                 if alike == 2:
                     raise Collapse(step + 1)
             if read_now(step, config.steps, device):
-                terms = {
-                    "loss_d": loss_d, "loss_g": loss_g, "realism": realism, "information": information,
-                    "latent": latent, **score,
-                }  # fmt: skip
-                losses.update(zip(terms, team.mean(torch.stack(list(terms.values()))).tolist(), strict=True))
+                read = {name: term for name, term in terms.items() if term is not fake}
+                losses.update(zip(read, team.mean(torch.stack(list(read.values()))).tolist(), strict=True))
     generator.load_state_dict(average.state)
+    generator.zero_grad()
     return generator.eval().requires_grad_(False)
 
 

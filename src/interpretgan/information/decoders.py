@@ -25,6 +25,7 @@ from interpretgan.store.progress import OnProgress, Progress, reporting
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
 from interpretgan.training.precision import Precision, autocast, fast_convolutions, uses_bf16
+from interpretgan.training.recorded import Recorded, recordable, set_rate
 from interpretgan.training.steps import MovingAverage, read_now, resumable, told, warm_up_and_cosine
 
 BATCH = 50  # images that are measured at a time, fewer where their latents are large; more would not fit the caches
@@ -168,9 +169,10 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         network.class_bits.copy_(class_bits)
         average = MovingAverage(network, config.ema)
         decoder, probes = list(network.decoder.parameters()), list(network.probes.parameters())
+        peaks, decays = (config.learning_rate, config.probe_rate), (0.0, config.weight_decay)
         groups = [
-            {"params": decoder, "weight_decay": 0.0, "peak": config.learning_rate},
-            {"params": probes, "weight_decay": config.weight_decay, "peak": config.probe_rate},
+            {"params": parameters, "weight_decay": decay, **recordable(device, peak)}
+            for parameters, decay, peak in zip((decoder, probes), decays, peaks, strict=True)
         ]
         adam = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
         fingerprint = fingerprint_of(
@@ -179,31 +181,38 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         )  # fmt: skip
         parts = {"network": network, "average": average, "adam": adam}
         state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
+        # Each decoder sees the images that follow those of the decoder before it.
+        decoders = len(layers) + len(network.controls)
+        seen = torch.arange(config.images_per_layer, device=device)
+        rows = [(seen + number * config.images_per_layer) % count for number in range(decoders)]
+
+        def one_step(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            places = self._places(x)
+            inputs, features = network.see(places)
+            with autocast(device, config.precision):
+                decoded = network.decode([z[chosen] for z, chosen in zip(inputs, rows, strict=True)])
+            errors = (decoded - x[torch.cat(rows)]).square().mean(dim=(1, 2, 3)).view(decoders, -1).mean(dim=1)
+            probe_loss = F.cross_entropy(network.probes(features).flatten(0, 1), y.repeat(len(places)))
+            adam.zero_grad()
+            torch.autograd.backward(errors.clamp_min(1e-8).log().mean() + probe_loss)
+            adam.step()
+            return {"loss": errors.detach().mean(), "probe_loss": probe_loss.detach()}
+
+        step_of_all = Recorded(one_step, device)
         fast = fast_convolutions(bf16=uses_bf16(device, config.precision))
-        with reporting(on_progress) as report, fast:
+        with reporting(on_progress) as report, self.classifier.borrowed(), fast:
             on_step = told(report, "information", config.steps)
             near_source = near(source, device)
             for step, losses in resumable(config.steps, parts, state, random=random, on_step=on_step):
-                for group in adam.param_groups:
-                    group["lr"] = group["peak"] * warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
+                rate = warm_up_and_cosine(step, config.steps, floor=LEAST_RATE)
+                for group, peak in enumerate(peaks):
+                    set_rate(adam, peak * rate, group)
                 x, y = near_source.batch(torch.randint(len(source), (count,), generator=random))
-                x, y = sent(x, device), sent(y, device)
-                places = self._places(x)
-                inputs, features = network.see(places)
-                # Each decoder sees the images that follow those of the decoder before it.
-                seen = torch.arange(config.images_per_layer, device=device)
-                rows = [(seen + number * config.images_per_layer) % count for number in range(len(inputs))]
-                with autocast(device, config.precision):
-                    decoded = network.decode([z[chosen] for z, chosen in zip(inputs, rows, strict=True)])
-                errors = (decoded - x[torch.cat(rows)]).square().mean(dim=(1, 2, 3)).view(len(rows), -1).mean(dim=1)
-                probe_loss = F.cross_entropy(network.probes(features).flatten(0, 1), y.repeat(len(places)))
-                adam.zero_grad()
-                torch.autograd.backward(errors.clamp_min(1e-8).log().mean() + probe_loss)
-                adam.step()
+                terms = step_of_all(sent(x, device), sent(y, device))
                 average.update(network, step + 1)
                 if read_now(step, config.steps, device):
-                    read = torch.stack([errors.detach().mean(), probe_loss.detach()]).tolist()
-                    losses.update(zip(("loss", "probe_loss"), read, strict=True))
+                    losses.update(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+        network.zero_grad()
         network.load_state_dict(average.state)
         self._network = network.eval().requires_grad_(False)
         return self

@@ -12,6 +12,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data.decoding import decode_files
 from interpretgan.errors import ConfigError, LabelError, LayerError
 from interpretgan.pipeline.inputs import Inputs
+from interpretgan.pipeline.numbers import parse_names
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class ChosenImages:
     @classmethod
     def parse(cls, images: str, label: str | None, layer: str | None, towards: str | None) -> Self:
         """What `--images`, `--label`, `--at` and `--towards` say; a `ConfigError` where the first two do not fit."""
-        parts = [part.strip() for part in images.split(",") if part.strip()]
-        labels = [] if label is None else [part.strip() for part in label.split(",") if part.strip()]
+        parts = parse_names(images)
+        labels = parse_names(label or "")
         numbers = [part for part in parts if part.removeprefix("-").isdecimal()]
         if not parts or (numbers and len(numbers) < len(parts)):
             expected, do = "numbers of test images, or image files, a,b,c", "e.g. --images 0,3,7"

@@ -27,18 +27,15 @@ from interpretgan.models import (
     Card,
     NamedModel,
     build_model,
-    card_names,
     find_named,
-    is_named,
     load_classifier,
     load_weights,
     published_pool,
-    read_card,
     source_file,
 )
+from interpretgan.pipeline import model_preset
 from interpretgan.pipeline.devices import find_device
 from interpretgan.pipeline.layer_choice import choose_layers
-from interpretgan.pipeline.model_preset import load_split, model_lines, normalised, require_its_classes
 from interpretgan.pipeline.run_folder import ANSWERS
 from interpretgan.pipeline.settings import Settings
 from interpretgan.robustness.evaluate import require_attackable
@@ -65,7 +62,7 @@ class Inputs:
         test: ImageSet | None = None,
         threat_model: ThreatModel | None = None,
         judge: Judge | None = None,
-        adversarial: Tensor | None = None,
+        adversarial: Tensor | str | Path | None = None,
     ) -> None:
         self.settings, self.given_classifier, self.given_judge = settings, classifier, judge
         self.time_budget: dict[str, Any] | None = None  #: What was given up for one.
@@ -78,12 +75,12 @@ class Inputs:
     @cached_property
     def train(self) -> ImageSet:
         """Training images."""
-        return load_split(self.settings, "train", self.named) if self._train is None else self._train
+        return model_preset.load_split(self.settings, "train", self.named) if self._train is None else self._train
 
     @cached_property
     def test(self) -> ImageSet:
         """Held-out images."""
-        return load_split(self.settings, "test", self.named) if self._test is None else self._test
+        return model_preset.load_split(self.settings, "test", self.named) if self._test is None else self._test
 
     @property
     def data_name(self) -> str:
@@ -109,9 +106,10 @@ class Inputs:
     @cached_property
     def adversarial(self) -> Tensor | None:
         """Adversarial images of the first test images that were made elsewhere; `None`: they are made here."""
-        if self._adversarial is None and (file := self.settings.attack.adversarial) is not None:
-            return read_images(file)
-        return self._adversarial
+        given = self.settings.attack.adversarial if self._adversarial is None else self._adversarial
+        if isinstance(given, str | Path):
+            return read_images(given)
+        return None if given is None else self.classifier.check_images(given).cpu().float()
 
     def build(self, name: str, seed: int, *, pool: str | None = None, width: float = 1.0) -> nn.Module:
         """A network for the images, its weights drawn from the seed; see `build_model`."""
@@ -126,8 +124,8 @@ class Inputs:
     @cached_property
     def named(self) -> NamedModel | None:
         """The classifier before it is loaded, if it is one that comes with its weights by name."""
-        name = self.settings.model.model
-        return find_named(name) if self.given_classifier is None and is_named(name) else None
+        options = self.settings.model
+        return find_named(options.model) if self.given_classifier is None and options.named else None
 
     @property
     def is_trained(self) -> bool:
@@ -144,7 +142,7 @@ class Inputs:
             return load_classifier(self.card.name, device=self.device)
         if self.named is not None:
             with torch.random.fork_rng(devices=[]):
-                return normalised(self.named, self.settings, len(self.train.classes)).to(self.device)
+                return model_preset.normalised(self.named, self.settings, len(self.train.classes)).to(self.device)
         model = self.build(options.model, self.settings.run.seed, pool=options.pool, width=self.width)
         if options.file is not None:
             load_weights(model, options.file)
@@ -156,34 +154,15 @@ class Inputs:
         """What a model by name brought along, see `model_preset.model_lines`."""
         if self.named is None:
             return []
-        return model_lines(self.settings, self.named, self.test, self.classifier.logits(self.probe).shape[1])
+        logits = self.classifier.logits(self.probe)
+        return model_preset.model_lines(self.settings, self.named, self.test, logits.shape[1])
 
     @cached_property
     def card(self) -> Card | None:
         """The card of a classifier that comes with the package, checked against the options and the data."""
-        options = self.settings.model
-        if self.given_classifier is not None or (options.model not in card_names() and not options.shipped):
+        if self.given_classifier is not None:
             return None
-        card = read_card(options.model)
-        if not options.shipped:
-            raise ConfigError(
-                expected=f"--weights pretrained with {card.name}",
-                got=f"--weights {options.weights}" if options.weights else "no weights",
-                do=f"add --weights pretrained, or name the architecture alone: "
-                f"--model {card.architecture} --pool {card.pool}",
-            )
-        for name in ("pool", "width"):
-            if getattr(options, name) not in (None, getattr(card, name)):
-                expected = f"--{name} {getattr(card, name)}, as {card.name} was trained"
-                do = "leave it out, or choose another of `interpretgan models`"
-                raise ConfigError(expected=expected, got=f"--{name} {getattr(options, name)}", do=do)
-        data, wanted = self.train, (card.in_channels, *card.image_size)
-        if data.shape != wanted or len(data.classes) != card.num_classes:
-            expected = f"images {_size(wanted)} of {card.num_classes} classes for {card.name}"
-            got = f"{_size(data.shape)} of {len(data.classes)} classes in {self.data_name}"
-            do = f"say --data {card.data['name']}, or bring the images to that size with --image-size"
-            raise ConfigError(expected=expected, got=got, do=do)
-        return card
+        return model_preset.shipped_card(self.settings.model, self.train, self.data_name)
 
     @property
     def name(self) -> str:
@@ -232,12 +211,8 @@ class Inputs:
         return self._anatomies[state]
 
     def layers(self, classifier: Classifier) -> list[Layer]:
-        """The layers of the classifier to explain."""
-        return self.choose(self.anatomy(classifier))
-
-    def choose(self, anatomy: Anatomy) -> list[Layer]:
-        """The layers to explain, see `choose_layers`."""
-        return choose_layers(anatomy, self.settings.generator.names())
+        """The layers of the classifier to explain, see `choose_layers`."""
+        return choose_layers(self.anatomy(classifier), self.settings.generator.names())
 
     def blocks(self, classifier: Classifier, layers: Sequence[Layer]) -> tuple[Block, ...]:
         """Those of these layers that are split, among their branches or groups of channels."""
@@ -283,8 +258,7 @@ class Inputs:
 
     def _recognition_identity(self, sections: Sequence[str]) -> dict[str, Any]:
         """What decides the recognition network beside its name; it must exist, and fit classifier and images."""
-        name, data = self.settings.generator.recognition_network, self.train
-        other = f"choose another of `interpretgan models`, or --recognition-network {TRAINED} to train one"
+        name = self.settings.generator.recognition_network
         if name is None:
             return {}
         if name == TRAINED:
@@ -293,14 +267,8 @@ class Inputs:
                 do = "say `interpretgan diagnose`, or name a robust classifier of `interpretgan models`"
                 raise ConfigError(expected=expected, got="a command without one", do=do)
             return {f"recognition_network_{key}": value for key, value in asdict(self.judge_recipe).items()}
-        card = read_card(name)
-        if card.eps is None or name == self.name:
-            expected = "a recognition network that is robust, and not the classifier under diagnosis"
-            got = f"{name}, {'naturally trained' if card.eps is None else 'for both'}"
-            raise ConfigError(expected=expected, got=got, do=other)
-        if (card.in_channels, *card.image_size) != data.shape or list(card.classes) != list(data.classes):
-            expected = f"a recognition network of the classes of {self.data_name}"
-            raise ConfigError(expected=expected, got=f"{name}, of {card.data['name']}", do=other)
+        do = f"choose another of `interpretgan models`, or --recognition-network {TRAINED} to train one"
+        card = model_preset.robust_card(name, self.name, self.train, self.data_name, do)
         return {"recognition_network_sha256": card.sha256}
 
     # --- the configuration -----------------------------------------------------------------------------------
@@ -341,7 +309,7 @@ class Inputs:
         """Refuse training and test images of other shapes or classes than each other."""
         train, test = self.train, self.test
         for what, wanted, found in (
-            ("shape", _size(train.shape), _size(test.shape)),
+            ("shape", model_preset.in_words(train.shape), model_preset.in_words(test.shape)),
             ("classes", ", ".join(train.classes), ", ".join(test.classes)),
         ):
             if wanted != found:
@@ -383,14 +351,10 @@ class Inputs:
 
     def _check_classifier(self) -> None:
         """Refuse a network of too few or of other classes than the data, or that no gradient gets through."""
-        require_its_classes(self.settings, self.named, self.test)
+        model_preset.require_its_classes(self.settings, self.named, self.test)
         logits = self.classifier.logits(self.probe)
         if logits.shape[1] < len(self.test.classes):
             expected = f"a model with {len(self.test.classes)} classes, as {self.data_name} has"
             do = "diagnose it on the data that it was trained for"
             raise ConfigError(expected=expected, got=f"{logits.shape[1]} logits", do=do)
         require_gradient(self.classifier, self.probe)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -1,11 +1,15 @@
-"""What a model that comes with its weights decides, unless the user does: size and kind of images, scaling, classes."""
+"""What a model that comes with its weights decides, unless the user does: size and kind of images, scaling, classes.
+
+A model of this package decides all of it, and is refused where options or images say otherwise.
+"""
 
 from dataclasses import replace
 
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, class_order, load_data, renumbered
 from interpretgan.errors import ConfigError
-from interpretgan.models import NamedModel, load_weights
+from interpretgan.models import Card, NamedModel, card_names, load_weights, read_card
+from interpretgan.pipeline.options import ModelOptions
 from interpretgan.pipeline.settings import Settings
 
 
@@ -68,6 +72,50 @@ def require_its_classes(settings: Settings, model: NamedModel | None, images: Im
         got = f"the {len(images.classes):,} of {images.name}, of which it has no {stranger!r}"
         do = "name the class folders as the model does, or state all its classes in order with --classes FILE"
         raise ConfigError(expected=expected, got=got, do=do)
+
+
+def shipped_card(options: ModelOptions, images: ImageSet, data_name: str) -> Card | None:
+    """The card of a classifier that comes with the package, checked against options and images; `None`: another."""
+    if options.model not in card_names() and not options.shipped:
+        return None
+    card = read_card(options.model)
+    if not options.shipped:
+        raise ConfigError(
+            expected=f"--weights pretrained with {card.name}",
+            got=f"--weights {options.weights}" if options.weights else "no weights",
+            do=f"add --weights pretrained, or name the architecture alone: "
+            f"--model {card.architecture} --pool {card.pool}",
+        )
+    for name in ("pool", "width"):
+        if getattr(options, name) not in (None, getattr(card, name)):
+            expected = f"--{name} {getattr(card, name)}, as {card.name} was trained"
+            do = "leave it out, or choose another of `interpretgan models`"
+            raise ConfigError(expected=expected, got=f"--{name} {getattr(options, name)}", do=do)
+    wanted = (card.in_channels, *card.image_size)
+    if images.shape != wanted or len(images.classes) != card.num_classes:
+        expected = f"images {in_words(wanted)} of {card.num_classes} classes for {card.name}"
+        got = f"{in_words(images.shape)} of {len(images.classes)} classes in {data_name}"
+        do = f"say --data {card.data['name']}, or bring the images to that size with --image-size"
+        raise ConfigError(expected=expected, got=got, do=do)
+    return card
+
+
+def robust_card(name: str, classifier: str, images: ImageSet, data_name: str, do: str) -> Card:
+    """The card of a recognition network, robust, of the images' classes and another one than the classifier."""
+    card = read_card(name)
+    if card.eps is None or name == classifier:
+        expected = "a recognition network that is robust, and not the classifier under diagnosis"
+        got = f"{name}, {'naturally trained' if card.eps is None else 'for both'}"
+        raise ConfigError(expected=expected, got=got, do=do)
+    if (card.in_channels, *card.image_size) != images.shape or list(card.classes) != list(images.classes):
+        expected = f"a recognition network of the classes of {data_name}"
+        raise ConfigError(expected=expected, got=f"{name}, of {card.data['name']}", do=do)
+    return card
+
+
+def in_words(shape: tuple[int, ...]) -> str:
+    """`3x32x32`."""
+    return "x".join(map(str, shape))
 
 
 def _classes(settings: Settings, model: NamedModel | None) -> tuple[str, ...]:

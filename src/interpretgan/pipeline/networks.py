@@ -173,15 +173,9 @@ class Networks:
 
         def train(checkpoint: Path | None, log: OnProgress) -> Classifier:
             result = train_classifier(
-                classifier,
-                inputs.train,
-                objective=self.settings.training.build(),
-                recipe=inputs.recipe,
-                seed=self.seed,
-                device=inputs.device,
-                checkpoint=checkpoint,
-                on_progress=log,
-            )
+                classifier, inputs.train, objective=self.settings.training.build(), recipe=inputs.recipe,
+                seed=self.seed, device=inputs.device, checkpoint=checkpoint, on_progress=log,
+            )  # fmt: skip
             if self.folder is not None:
                 write_json(self.path("classifier.json"), _training_record(inputs, result, self._test_accuracy))
                 if result.last is not None:
@@ -235,7 +229,7 @@ class Networks:
     @cached_property
     def layers(self) -> list[Layer]:
         """The layers to explain."""
-        chosen, found = self.inputs.choose(self.anatomy), self.anatomy.distinct
+        chosen, found = self.inputs.layers(self.classifier), self.anatomy.distinct
         if self.settings.generator.layers is None and len(chosen) < len(found):
             self.say(f"of {len(found)} layers {len(chosen)} are explained, chosen by depth (all with --layers all)")
         return chosen

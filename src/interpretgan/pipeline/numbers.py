@@ -1,4 +1,4 @@
-"""Numbers as the command line takes them: `8/255`, `0.48,0.45,0.41`, `1h30m`."""
+"""Numbers and names as the command line takes them: `8/255`, `0.48,0.45,0.41`, `1h30m`, `conv1,fc`."""
 
 from fractions import Fraction
 from typing import Annotated
@@ -34,11 +34,29 @@ def parse_seconds(_type: object, tokens: tuple[Token, ...]) -> float:
     return seconds_of(tokens[0].value)
 
 
+LEAST = {
+    "epochs": 1, "judge_epochs": 1, "generator_seeds": 1, "examples": 1, "curve_examples": 1, "bootstrap": 1,
+    "information_steps": 0, "let_in_steps": 0, "time_budget": 0,
+}  # fmt: skip
+"""The least that an option may be, by its name."""
+
 Number = Annotated[float, Parameter(converter=parse_number)]
 Numbers = Annotated[tuple[float, ...] | None, Parameter(converter=parse_numbers, n_tokens=1, negative="")]
 
 
-def check_confidence(confidence: float) -> None:
-    """Refuse (`ConfigError`) a level of intervals that is none."""
-    if not 0 < confidence < 1:
-        raise ConfigError(expected="0 < confidence < 1", got=str(confidence), do="try 0.95")
+def parse_names(text: str) -> list[str]:
+    """Names with commas between: `conv1,fc`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+class Checked:
+    """Options that are checked when they are made."""
+
+    def __post_init__(self) -> None:
+        """Refuse (`ConfigError`) an option that is below its `LEAST`, and a level of intervals that is none."""
+        for name, value in vars(self).items():
+            if name in LEAST and value is not None and value < LEAST[name]:
+                do = f"raise --{name.replace('_', '-')}"
+                raise ConfigError(expected=f"{name} >= {LEAST[name]}", got=str(value), do=do)
+            if name == "confidence" and not 0 < value < 1:
+                raise ConfigError(expected="0 < confidence < 1", got=str(value), do="try 0.95")

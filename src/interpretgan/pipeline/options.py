@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from interpretgan.errors import ConfigError
-from interpretgan.pipeline.numbers import Number, Numbers, check_confidence, parse_seconds
+from interpretgan.pipeline.numbers import Checked, Number, Numbers, parse_names, parse_seconds
 
 if TYPE_CHECKING:
     from interpretgan.attacks import ThreatModel
@@ -22,17 +22,6 @@ if TYPE_CHECKING:
 Norm = Literal["linf", "l2"]
 
 COLOUR_STEPS = 1200  #: Training steps of a generator of images with colour: after 300 its deep explanations are unread.
-
-
-def _at_least(options: object, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ConfigError(expected=f"{name} >= {least}", got=str(value), do=f"raise --{name.replace('_', '-')}")
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @Parameter(name="*", group="Data")
@@ -55,7 +44,7 @@ class DataOptions:
 
 @Parameter(name="*", group="Classifier")
 @dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(Checked):
     """Which classifier."""
 
     model: str = "lenet5"
@@ -78,7 +67,7 @@ class ModelOptions:
     """Passes over the training images, where the classifier is trained [default: by the size of the data]."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "epochs")
+        super().__post_init__()
         if self.pretrained and (self.file is not None or not self.external):
             got = f"model {self.model}" + (f" with weights {self.weights}" if self.weights else "")
             do = "name the model as package.module:factory, or say --weights pretrained for one of this package"
@@ -183,13 +172,10 @@ class TrainingOptions:
         return recipe
 
 
-@Parameter(name="*", group="Attack")
 @dataclass(frozen=True)
-class AttackOptions:
-    """The threat model."""
+class AdversaryOptions(Checked):
+    """How large perturbations are, and how long PGD looks for them: of an attack and of an evaluation."""
 
-    attack: Literal["fgsm", "pgd"] = "pgd"
-    """How the adversary searches."""
     norm: Norm = "linf"
     """How the size of a perturbation is measured."""
     eps: Number | None = None
@@ -201,24 +187,35 @@ class AttackOptions:
     """Random starts, of which the worst case per example counts."""
     step_size: Number | None = None
     """Length of a step [default: eps/4 with ten steps or more]."""
-    adversarial: Path | None = None
-    """Adversarial images made elsewhere, in the order of the test images: .npy, .npz or .safetensors of floats [N, C,
-    H, W] [default: they are made here]."""
 
     def threat_model(self, data: str) -> ThreatModel:
         """The checked threat model, on this data."""
         from interpretgan.attacks import ThreatModel, usual_eps
 
-        steps, eps = (
-            1 if self.attack == "fgsm" else self.steps,
-            usual_eps(data, self.norm) if self.eps is None else self.eps,
-        )
-        return ThreatModel(self.norm, eps, self.attack, steps, self.restarts, self.step_size)
+        eps = usual_eps(data, self.norm) if self.eps is None else self.eps
+        return ThreatModel(self.norm, eps, "pgd", self.steps, self.restarts, self.step_size)
+
+
+@Parameter(name="*", group="Attack")
+@dataclass(frozen=True)
+class AttackOptions(AdversaryOptions):
+    """The threat model."""
+
+    attack: Literal["fgsm", "pgd"] = "pgd"
+    """How the adversary searches."""
+    adversarial: Path | None = None
+    """Adversarial images made elsewhere, in the order of the test images: .npy, .npz or .safetensors of floats [N, C,
+    H, W] [default: they are made here]."""
+
+    def threat_model(self, data: str) -> ThreatModel:
+        """The checked threat model, on this data; FGSM takes one step."""
+        found = super().threat_model(data)
+        return found if self.attack == "pgd" else replace(found, attack=self.attack, steps=1)
 
 
 @Parameter(name="*", group="Judge")
 @dataclass(frozen=True)
-class JudgeOptions:
+class JudgeOptions(Checked):
     """Who predicts the class that an explanation shows."""
 
     judge: str = "judge"
@@ -229,14 +226,14 @@ class JudgeOptions:
     """Passes over the training images, where it is trained [default: by the size of the data]."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "judge_epochs")
+        super().__post_init__()
         if self.judge_weights is not None and self.judge_epochs is not None:
             raise ConfigError(expected="weights or epochs of a judge", got="both", do="leave --judge-epochs out")
 
 
 @Parameter(name="*", group="InterpretGAN")
 @dataclass(frozen=True)
-class GeneratorOptions:
+class GeneratorOptions(Checked):
     """How the generator is trained."""
 
     layers: str | None = None
@@ -261,42 +258,34 @@ class GeneratorOptions:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the training; auto takes bf16 where the processor is fast at it."""
 
-    def __post_init__(self) -> None:
-        _at_least(self, 1, "generator_seeds")
-
     def config(self, channels: int) -> GANConfig:
         """The checked settings of the training on images of so many channels."""
         from interpretgan.gan.train import GANConfig
 
         usual = GANConfig.steps if channels == 1 else COLOUR_STEPS
-        return GANConfig(
-            steps=usual if self.generator_steps is None else self.generator_steps,
-            images_per_layer=self.images_per_layer,
-            information=self.information,
-            latent=self.latent,
+        config = GANConfig(
+            steps=usual if self.generator_steps is None else self.generator_steps, precision=self.precision,
+            images_per_layer=self.images_per_layer, information=self.information, latent=self.latent,
             diversity=self.diversity,
-            precision=self.precision,
-        ).resolved(self.recognition_network is not None)
+        )  # fmt: skip
+        return config.resolved(self.recognition_network is not None)
 
     def names(self) -> list[str] | None:
         """The chosen layers, or `None` for all."""
         if self.layers is None:
             return None
-        if not (names := _names(self.layers)):
+        if not (names := parse_names(self.layers)):
             raise ConfigError(expected="names of layers a,b,c", got=f"'{self.layers}'", do="leave --layers out for all")
         return names
 
 
 @Parameter(name="*", group="Information")
 @dataclass(frozen=True)
-class InformationOptions:
+class InformationOptions(Checked):
     """How the information at each layer is measured."""
 
     information_steps: int = 400
     """Training steps of the decoders and probes that measure the information loss of each layer; 0 leaves that out."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, 0, "information_steps")
 
     def config(self, precision: str) -> InformationConfig | None:
         """The checked settings of the training, in the generator's precision; `None` where information is left out."""
@@ -307,7 +296,7 @@ class InformationOptions:
 
 @Parameter(name="*", group="Diagnosis")
 @dataclass(frozen=True)
-class DiagnosisOptions:
+class DiagnosisOptions(Checked):
     """How many images are attacked, and how sure the intervals are."""
 
     examples: int = 2000
@@ -327,30 +316,18 @@ class DiagnosisOptions:
     baselines: Annotated[bool, Parameter(negative="")] = False
     """Also measure other scores of the layers, in print or for control, and put them beside the vulnerability."""
 
-    def __post_init__(self) -> None:
-        _at_least(self, 1, "examples", "bootstrap")
-        _at_least(self, 0, "let_in_steps", "time_budget")
-        check_confidence(self.confidence)
-
 
 @Parameter(name="*", group="Evaluation")
 @dataclass(frozen=True)
-class EvaluationOptions:
+class EvaluationOptions(AdversaryOptions):
     """Which attacks, how large, on how many images."""
 
     attacks: str = "fgsm,pgd,autoattack"
     """Attacks with commas between, of fgsm, pgd, cw, deepfool and autoattack."""
-    norm: Norm = "linf"
-    """How the size of a perturbation is measured."""
-    eps: Number | None = None
-    """Largest perturbation, for pixels in [0, 1], e.g. 8/255 [default: in linf on digits and mnist 0.2, on cifar10
-    8/255]."""
     steps: int = 40
     """Steps of PGD, and of CW in linf."""
     restarts: int = 5
     """Their random starts, of which the worst case per example counts."""
-    step_size: Number | None = None
-    """Length of a step [default: eps/4 with ten steps or more]."""
     examples: int = 1000
     """Test images that are attacked, from the first."""
     curve_examples: int = 500
@@ -358,22 +335,11 @@ class EvaluationOptions:
     confidence: float = 0.95
     """Level of the intervals."""
 
-    def __post_init__(self) -> None:
-        _at_least(self, 1, "examples", "curve_examples")
-        check_confidence(self.confidence)
-
-    def threat_model(self, data: str) -> ThreatModel:
-        """The checked threat model, on this data."""
-        from interpretgan.attacks import ThreatModel, usual_eps
-
-        eps = usual_eps(data, self.norm) if self.eps is None else self.eps
-        return ThreatModel(self.norm, eps, "pgd", self.steps, self.restarts, self.step_size)
-
     def names(self) -> tuple[str, ...]:
         """The checked names of the attacks."""
         from interpretgan.attacks.named_attacks import check_names
 
-        return check_names(_names(self.attacks))
+        return check_names(parse_names(self.attacks))
 
 
 @Parameter(name="*", group="Run")

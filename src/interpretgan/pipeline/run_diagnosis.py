@@ -4,24 +4,21 @@
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel
-from interpretgan.attacks.noise import equal_norm_noise
 from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, ScoreInputs, measure_scores
 from interpretgan.classifier import Classifier, plain_torch, require_classifier
-from interpretgan.data import ImageData, as_image_set, read_images
+from interpretgan.data import ImageData, as_image_set
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
-from interpretgan.diagnosis.predictions import BATCH, Perturb, Predictions, attacker, batch_size, given_adversarial
+from interpretgan.diagnosis.predictions import Predictions, attacker, batch_size
 from interpretgan.diagnosis.realism import LEAST, Realism, independent_network, measure_realism
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, ModelError, kind_of
@@ -30,17 +27,17 @@ from interpretgan.information import Measurement
 from interpretgan.interpreter import Explanation
 from interpretgan.judge import Judge
 from interpretgan.layers import distinct
+from interpretgan.pipeline.attacked import Attacked
 from interpretgan.pipeline.chosen_images import ChosenImages
 from interpretgan.pipeline.inputs import Inputs
-from interpretgan.pipeline.networks import Networks, Say
+from interpretgan.pipeline.networks import Say
 from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
 from interpretgan.report import redraw_report, save_explanation
 from interpretgan.report.gallery import Gallery, telling, varied
-from interpretgan.robustness import Evaluation, evaluate
-from interpretgan.robustness.attack_checks import class_flags, require_threat_model
-from interpretgan.store.files import write_arrays, write_json, write_npy
+from interpretgan.robustness.attack_checks import require_threat_model
+from interpretgan.store.files import write_arrays
 from interpretgan.store.machine import peak_memory_mib
-from interpretgan.store.progress import OnProgress, Progress
+from interpretgan.store.progress import OnProgress
 
 EXAMPLES = 6  # in the report's explanation grid
 COMPARED = 500  # images, at most, that baselines are measured on
@@ -102,7 +99,7 @@ def run_diagnosis(
         test=as_image_set(test, "test", bounds=classifier.bounds, classes=train_images.classes),
         threat_model=threat_model,
         judge=judge if isinstance(judge, Judge) else None,
-        adversarial=_given(adversarial, classifier),
+        adversarial=adversarial,
     )
     with Run(inputs, DIAGNOSE, None if out is None else Path(out), say, on_progress) as run:
         diagnosis = run.diagnosis()
@@ -111,84 +108,11 @@ def run_diagnosis(
     return diagnosis
 
 
-def _given(adversarial: Tensor | str | Path | None, classifier: Classifier) -> Tensor | None:
-    if isinstance(adversarial, str | Path):
-        return read_images(adversarial)
-    return None if adversarial is None else classifier.check_images(adversarial).cpu().float()
-
-
-class Run(Networks):
+class Run(Attacked):
     """One run of the tool: its networks, and the results that rest on them, each kept in the run folder.
 
     Arguments as of `Networks`.
     """
-
-    # --- attack and evaluation -------------------------------------------------------------------------------
-
-    def attack(self) -> dict[str, Any]:
-        """Attack the first test images; writes `adversarial.npy` (float32), `labels.npy` and `attack.json`."""
-        inputs, classifier, count, threat_model = self.inputs, self.classifier, self._examples, self.inputs.threat_model
-        right, predicted = dict.fromkeys(("natural", "adversarial", "noise"), 0), []
-
-        def batches() -> Iterator[npt.NDArray[np.float32]]:
-            perturb = self._perturb
-            with self.job.stage("attack") as report:
-                for first in range(0, count, BATCH):
-                    images, labels = inputs.batch(range(first, min(first + BATCH, count)))
-                    noise = equal_norm_noise(images, threat_model, classifier.bounds, seed=self.seed, first_index=first)
-                    versions = (images, perturb(images, labels, first), noise)
-                    for name, version in zip(right, versions, strict=True):
-                        classes = classifier.logits(version).argmax(dim=1)
-                        right[name] += int((classes == labels).sum())
-                        if name == "natural":
-                            predicted.append(classes.cpu().numpy())
-                    yield versions[1].cpu().numpy()
-                    report(Progress("attack", first + len(images), count, "image"))
-
-        write_npy(self.path("adversarial.npy"), (count, *inputs.test.shape), batches())
-        write_npy(self.path("labels.npy"), (count,), [inputs.test.labels[:count]])
-        flags = class_flags(np.concatenate(predicted), inputs.test.labels[:count], inputs.test.classes)
-        record = {
-            "schema": 2,
-            "flags": [asdict(flag) for flag in flags],
-            "threat_model": threat_model.to_dict(),
-            "examples": count,
-            "accuracy": {name: number / count for name, number in right.items()},
-        }
-        write_json(self.path("attack.json"), record)
-        return record
-
-    def evaluation(self) -> Evaluation:
-        """The evaluation; made, or read if this folder has it. Writes `evaluation.npz`, then `evaluation.json`."""
-        file = self.path("evaluation.json")
-        if not file.exists():
-            self.evaluated(self.classifier, self.classifier_info()).save(file)
-        return Evaluation.load(file)
-
-    def evaluated(self, classifier: Classifier, info: Mapping[str, Any] | None = None) -> Evaluation:
-        """`evaluate` as the settings say; which examples each attack left right goes to `evaluation.npz`."""
-        options, checkpoint = self.settings.evaluation, self.path("checkpoint-autoattack.pt")
-
-        def keep(examples: dict[str, Tensor]) -> None:
-            write_arrays(self.path("evaluation.npz"), {name: right.cpu().numpy() for name, right in examples.items()})
-
-        result = evaluate(
-            classifier,
-            self.inputs.test,
-            threat_model=options.threat_model(self.settings.data.data),
-            attacks=options.names(),
-            examples=options.examples,
-            curve_examples=options.curve_examples,
-            seed=self.seed,
-            confidence=options.confidence,
-            classifier_info=info,
-            checkpoint=checkpoint,
-            say=self.say,
-            on_progress=self.job.on_progress,
-            on_examples=keep,
-        )
-        checkpoint.unlink(missing_ok=True)
-        return result
 
     # --- diagnosis and report --------------------------------------------------------------------------------
 
@@ -197,45 +121,35 @@ class Run(Networks):
 
         Where baselines are wanted and a diagnosis that is read has none, they are measured and added to it.
         """
+        options = self.settings.diagnosis
         if self.folder is not None and (file := self.path("diagnosis.json")).exists():
             known = Diagnosis.load(file)
-            if not self.settings.diagnosis.baselines or known.baselines:
+            if not options.baselines or known.baselines:
                 return known
             known = replace(known, baselines=self._baselines(known))
             known.save(file)
             return known
-        before, began, count = sum(self.seconds.values()), time.perf_counter(), self._examples
+        before, began, count = sum(self.seconds.values()), time.perf_counter(), self.examples
         self.tell_price()
         info, judge, interpreters = self.classifier_info(), self.judge, self.interpreters
-        information, unknown = self._information(count), [*self.flags]
+        information, unknown = self._information(), [*self.flags]
         try:
-            let_in = self._let_in(count)
+            let_in = self._let_in()
         except ModelError as error:  # the other question is answered all the same
             self.say(f"mending is left out: {error}")
             let_in = None
             unknown.append(LET_IN_UNKNOWN(reason=f"{error.expected}, got {error.got}"))
-        realism = self._realism(count)
+        realism = self._realism()
         self.say(f"explaining {count} images, natural, adversarial and of controls, at {len(self.layers)} layers")
         with self.job.stage("diagnosis") as report:
             result = diagnose(
-                interpreters,
-                judge,
-                self.inputs.test,
-                threat_model=self.inputs.threat_model,
-                examples=count,
-                seed=self.seed,
-                bootstrap=self.settings.diagnosis.bootstrap,
-                confidence=self.settings.diagnosis.confidence,
-                adversarial=None if self.inputs.adversarial is None else self._perturb,
-                classifier_info=info,
-                information=information,
-                let_in=let_in,
-                realism=realism,
-                blocks=self.blocks,
-                on_progress=report,
+                interpreters, judge, self.inputs.test, threat_model=self.inputs.threat_model, examples=count,
+                seed=self.seed, bootstrap=options.bootstrap, confidence=options.confidence,
+                adversarial=None if self.inputs.adversarial is None else self.perturb, classifier_info=info,
+                information=information, let_in=let_in, realism=realism, blocks=self.blocks, on_progress=report,
                 on_predictions=self._keep_predictions,
-            )
-        if self.settings.diagnosis.baselines:
+            )  # fmt: skip
+        if options.baselines:
             result = replace(result, baselines=self._baselines(result))
         self.seconds["total"] = time.perf_counter() - began + before
         measured = {"layers": self.layers_record(), "seconds": dict(self.seconds), "peak_memory_mib": peak_memory_mib()}
@@ -247,12 +161,12 @@ class Run(Networks):
             result.save(self.path("diagnosis.json"))
         return result
 
-    def _information(self, count: int) -> Measurement | None:
+    def _information(self) -> Measurement | None:
         """What each layer still holds of the first test images and of their classes; writes `information.npz`."""
         if self.decoders is None:
             return None
         with self.job.stage("information") as report:
-            found = self.decoders.measure(self.inputs.test, examples=count, on_progress=report)
+            found = self.decoders.measure(self.inputs.test, examples=self.examples, on_progress=report)
         if self.folder is not None:
             arrays = {name: value for name, value in vars(found).items() if isinstance(value, np.ndarray)}
             layers = np.array(["image", *found.layers])
@@ -262,33 +176,27 @@ class Run(Networks):
     def _baselines(self, result: Diagnosis) -> tuple[MeasuredScore, ...]:
         """Other scores of the layers, on the first test images, which are attacked as for the diagnosis."""
         layers, rows = distinct(self.layers)
-        images, labels = self.inputs.batch(range(min(COMPARED, self._examples)))
+        count = min(COMPARED, self.examples)
         losses = {row.name: row.information_loss.value for row in result.layers if row.information_loss is not None}
-        self.say(f"measuring {len(LAYER_SCORES)} other scores of {len(layers)} layers on {len(images)} images")
+        self.say(f"measuring {len(LAYER_SCORES)} other scores of {len(layers)} layers on {count} images")
         with self.job.stage("baselines"):
+            images, labels, adversarial = self.attacked(count)
             inputs = ScoreInputs(
-                self.classifier,
-                layers,
-                images,
-                labels,
-                adversarial=self._perturb(images, labels, 0),
-                train=self.inputs.train,
-                threat_model=self.inputs.threat_model,
-                seed=self.seed,
+                self.classifier, layers, images, labels, adversarial=adversarial, train=self.inputs.train,
+                threat_model=self.inputs.threat_model, seed=self.seed,
                 information=np.array([losses[layer.name] for layer in layers]) if losses else None,
-            )
+            )  # fmt: skip
             scores = measure_scores(LAYER_SCORES, inputs, say=self.say)
         # Layers of one tensor share its score.
         shared = (tuple(score.values[row] for row in rows if score.values) for score in scores)
         return tuple(replace(score, values=values) for score, values in zip(scores, shared, strict=True))
 
-    def _let_in(self, count: int) -> LetIn | None:
+    def _let_in(self) -> LetIn | None:
         """Where the perturbation is let in, on the first of the test images."""
         options, inputs = self.settings.diagnosis, self.inputs
         if not options.let_in_steps:
             return None
-        images, labels = inputs.batch(range(min(count, LET_IN_EXAMPLES)))
-        adversarial = self._perturb(images, labels, 0)
+        images, labels, adversarial = self.attacked(LET_IN_EXAMPLES)
         natural = mending_images(inputs.train, self.classifier.bounds, seed=self.seed)
         layers, _ = distinct(self.layers)
         with self.job.stage("let in") as report:
@@ -298,17 +206,17 @@ class Run(Networks):
                 bootstrap=options.bootstrap, confidence=options.confidence, on_progress=report,
             )  # fmt: skip
 
-    def _realism(self, count: int) -> Realism | None:
+    def _realism(self) -> Realism | None:
         """How real explanations look to a network that took no part, where the package has one of these data."""
         networks = (self.classifier, self.judge.classifier, self.recognition_network)
         found = independent_network(self.inputs.train, networks)
-        if found is None or count < 2 * LEAST:
+        if found is None or self.examples < 2 * LEAST:
             return None
         with self.job.stage("realism"):
             name, network = found
             return measure_realism(
                 self.interpreters[0], self.inputs.test, network,
-                name=name, examples=count, seed=self.seed, confidence=self.settings.diagnosis.confidence,
+                name=name, examples=self.examples, seed=self.seed, confidence=self.settings.diagnosis.confidence,
             )  # fmt: skip
 
     def _keep_predictions(self, predictions: list[Predictions]) -> None:
@@ -327,14 +235,6 @@ class Run(Networks):
             arrays |= {f"{name}_all": np.stack([each[name] for each in shown]) for name in shown[0]}
         write_arrays(self.path("predictions.npz"), arrays)
 
-    @property
-    def _perturb(self) -> Perturb:
-        """What makes the adversarial images, or hands over those that were made elsewhere."""
-        inputs = self.inputs
-        if inputs.adversarial is None:
-            return attacker(self.classifier, inputs.threat_model, seed=self.seed)
-        return given_adversarial(inputs.adversarial, self.classifier, inputs.threat_model)
-
     def report(self, result: Diagnosis) -> Path:
         """Write report.html and its figures."""
         file = self.path("explanations.npz")
@@ -348,7 +248,7 @@ class Run(Networks):
         """Attack the chosen images, test images as in the diagnosis, and look closely at what that modified."""
         (images, labels), indices = chosen.load(self.inputs), chosen.indices
         towards = chosen.unseen(self.inputs, self.classifier, images)
-        perturb = self._perturb if indices else attacker(self.classifier, self.inputs.threat_model, seed=self.seed)
+        perturb = self.perturb if indices else attacker(self.classifier, self.inputs.threat_model, seed=self.seed)
         numbers = indices or [0] * len(images)  # each file looks as it does alone
         single = zip(torch.split(images, 1), torch.split(labels, 1), numbers, strict=True)
         adversarial = torch.cat([perturb(image, label, index) for image, label, index in single])
@@ -364,19 +264,12 @@ class Run(Networks):
         `gallery` is the file for the gallery of the report, which has many of the same images; nothing is written where
         the run has no predictions yet.
         """
-        count = min(batch_size(self.inputs.test), self._examples)
-        images, labels = self.inputs.batch(range(count))
-        # The first batch of the diagnosis once more: the same attack from the same starts.
-        adversarial = self._perturb(images, labels, 0)
-        shown = self._shown(count)
+        images, labels, adversarial = self.attacked(batch_size(self.inputs.test))
+        count, shown = len(images), self._shown(len(images))
         if gallery is not None and shown:
-            parts = torch.split(
-                torch.tensor(varied(shown["labels"], shown["natural"], shown["adversarial"])), max(1, count // 4)
-            )
-            explained = [
-                self._explained(images[part], adversarial[part], labels[part], part.tolist()) for part in parts
-            ]
-            Gallery.of(explained).save(gallery)
+            rows = torch.tensor(varied(shown["labels"], shown["natural"], shown["adversarial"]))
+            parts = [part.tolist() for part in torch.split(rows, max(1, count // 4))]
+            Gallery.of([self._explained(images[p], adversarial[p], labels[p], p) for p in parts]).save(gallery)
         chosen = telling(**shown, count=EXAMPLES) if shown else list(range(min(EXAMPLES, count)))
         return self._explained(images[chosen], adversarial[chosen], labels[chosen], chosen)
 
@@ -392,7 +285,3 @@ class Run(Networks):
             return {}
         with np.load(file, allow_pickle=False) as saved:
             return {name: saved[name][..., :count] for name in ("labels", "natural", "adversarial", "model")}
-
-    @property
-    def _examples(self) -> int:
-        return min(self.settings.diagnosis.examples, len(self.inputs.test))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interpretgan.attacks import fraction
+from interpretgan.diagnosis.reliability import is_unreliable
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
 from interpretgan.diagnosis.vulnerability import accuracy, survival, vulnerability
 from interpretgan.errors import RunFolderError
 from interpretgan.report.explanation_grid import load_predictions
+from interpretgan.report.page import finished_diagnosis
 from interpretgan.report.wording import number, span
 from interpretgan.statistics import Floats, Interval, Weights, bootstrap_weights, intervals
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REPLICATES = 2000
+SIZES = ("eps", "step_size")  #: Ends of the names of settings that are sizes of perturbations.
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Run:
     """A finished run: its diagnosis, and the predictions behind it where the folder has them."""
 
     name: str
+    folder: Path
     diagnosis: Diagnosis
     predictions: dict[str, Any] | None
 
@@ -35,22 +40,79 @@ class Run:
         """The row of a layer, if the run has it."""
         return next((row for row in self.diagnosis.layers if row.name == layer), None)
 
+    def vulnerability(self, layer: str) -> Interval | None:
+        """The vulnerability of a layer, if the run has it."""
+        row = self.row(layer)
+        return None if row is None else row.vulnerability
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Vulnerability in points by layer and run, with the differences from the first run.
+    """Vulnerability by layer and run, with the differences from the first run.
 
     Attributes:
-        head: Names of the columns as text.
-        rows: Their cells, a row a layer.
+        runs: The runs, the first of which the others are compared with.
+        layers: Names of all layers that any run explains.
+        gaps: By how much the vulnerability of each layer is larger in each other run than in the first; `None` where
+            one of the two does not explain it.
+        paired: For each other run, whether its differences are of the same images.
         notes: What sets the runs apart but the network, and which intervals are not paired.
-        frame: The same as numbers, shares from 0 to 1.
     """
 
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    runs: tuple[Run, ...]
+    layers: tuple[str, ...]
+    gaps: Mapping[str, tuple[Interval | None, ...]]
+    paired: tuple[bool, ...]
     notes: tuple[str, ...]
-    frame: pd.DataFrame
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the columns as text."""
+        first, *others = (run.name for run in self.runs)
+        return ("layer", first, *others, *(f"{other} - {first}" for other in others))
+
+    def values(self, layer: str) -> tuple[Interval | None, ...]:
+        """The vulnerability of a layer in every run, then its differences."""
+        return (*(run.vulnerability(layer) for run in self.runs), *self.gaps[layer])
+
+    @property
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """Their cells in points, a row a layer."""
+
+        def cell(value: Interval | None) -> str:
+            return "-" if value is None else f"{number(value.value, 100, sign=True)} {span(value)}".replace("−", "-")
+
+        return tuple((layer, *map(cell, self.values(layer))) for layer in self.layers)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The same as numbers, shares from 0 to 1."""
+        import pandas as pd
+
+        records = []
+        for layer in self.layers:
+            record = dict[str, Any](layer=layer)
+            for name, value in zip(self.head[1:], self.values(layer), strict=True):
+                if value is not None:
+                    record |= {name: value.value, f"{name} low": value.low, f"{name} high": value.high}
+            records.append(record)
+        return pd.DataFrame(records)
+
+    def unreliable(self, layer: str, place: int) -> bool:
+        """Whether a layer is unreliable in the first run, or in another one, by its place among the others."""
+        rows = (run.row(layer) for run in (self.runs[0], self.runs[1 + place]))
+        return any(row is not None and is_unreliable(row) for row in rows)
+
+    def sure_gaps(self, place: int) -> dict[str, Interval]:
+        """Where another run, by its place among them, differs from the first: intervals without 0, the largest first.
+
+        Layers that are unreliable in either run are passed over.
+        """
+        found = {layer: gap for layer in self.layers if (gap := self.gaps[layer][place]) is not None}
+        sure = [
+            name for name, gap in found.items() if (gap.low > 0 or gap.high < 0) and not self.unreliable(name, place)
+        ]
+        return {name: found[name] for name in sorted(sure, key=lambda name: -abs(found[name].value))}
 
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
@@ -59,42 +121,35 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     Differences have paired bootstrap intervals where both runs have their predictions, of the same images; else those
     of independent runs. `RunFolderError` for a folder without a diagnosis, or one that is named twice.
     """
-    import pandas as pd
-
     places = [folder.resolve() for folder in folders]
     if twice := next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None):
         got, do = f"{twice} twice", "name another: a run does not differ from itself"
         raise RunFolderError(expected="different runs", got=got, do=do)
-    runs = [_run(folder, _name(folder, folders)) for folder in folders]
-    first, others = runs[0], runs[1:]
-    layers = list(dict.fromkeys(row.name for run in runs for row in run.diagnosis.layers[1:]))
-    head = ["layer", *(run.name for run in runs), *(f"{run.name} - {first.name}" for run in others)]
-    paired = [_paired(first, other) for other in others]
-    rows, records = [], []
-    for layer in layers:
-        cells, record = [layer], dict[str, Any](layer=layer)
-        found = [run.row(layer) for run in runs]
-        values = [None if row is None else row.vulnerability for row in found]
-        values += [
-            None if values[0] is None or value is None else gaps[layer] if gaps else _apart(value, values[0])
-            for value, gaps in zip(values[1:], paired, strict=True)
-        ]
-        for name, value in zip(head[1:], values, strict=True):
-            cells.append("-" if value is None else f"{number(value.value, 100, sign=True)} {span(value)}")
-            if value is not None:
-                record |= {name: value.value, f"{name} low": value.low, f"{name} high": value.high}
-        rows.append(tuple(cell.replace("−", "-") for cell in cells))
-        records.append(record)
-    gaps_of = zip(others, paired, strict=True)
-    notes = [note for other, gaps in gaps_of for note in _notes(first, other, gaps is not None)]
-    return Comparison(tuple(head), tuple(rows), tuple(notes), pd.DataFrame(records))
+    first, *others = runs = [_run(folder, _name(folder, folders)) for folder in folders]
+    found = [_paired(first, other) for other in others]
+    paired = tuple(gaps is not None for gaps in found)
+    each = [_apart(first, other) if gaps is None else gaps for other, gaps in zip(others, found, strict=True)]
+    layers = _in_order(runs)
+    gaps = {layer: tuple(of_run.get(layer) for of_run in each) for layer in layers}
+    notes = [note for other, same in zip(others, paired, strict=True) for note in _notes(first, other, same)]
+    return Comparison(tuple(runs), tuple(layers), gaps, paired, tuple(notes))
 
 
 def _run(folder: Path, name: str) -> Run:
-    if not (folder / Diagnosis.file_name).exists():
-        expected, do = f"a finished diagnosis in {folder}", "run `interpretgan diagnose` first"
-        raise RunFolderError(expected=expected, got=f"no {Diagnosis.file_name}", do=do)
-    return Run(name, Diagnosis.load(folder), load_predictions(folder))
+    diagnosis = finished_diagnosis(folder)
+    return Run(name, folder, diagnosis, load_predictions(folder, len(diagnosis.layers)))
+
+
+def _in_order(runs: Sequence[Run]) -> list[str]:
+    """Names of all layers, those that a run has alone after what is before them there."""
+    names: list[str] = []
+    for run in runs:
+        place = 0
+        for row in run.diagnosis.layers[1:]:
+            if row.name not in names:
+                names.insert(place, row.name)
+            place = names.index(row.name) + 1
+    return names
 
 
 def _name(folder: Path, folders: Sequence[Path]) -> str:
@@ -133,12 +188,17 @@ def _vulnerability(run: Run, weights: Weights) -> Floats:
     return mean
 
 
-def _apart(value: Interval, base: Interval) -> Interval:
-    """The difference of two figures of independent runs."""
-    low = math.hypot(value.value - value.low, base.high - base.value)
-    high = math.hypot(value.high - value.value, base.value - base.low)
-    gap = value.value - base.value
-    return Interval(gap, gap - low, gap + high)
+def _apart(first: Run, other: Run) -> dict[str, Interval]:
+    """Differences of the vulnerability of shared layers of independent runs."""
+    gaps = {}
+    for row in other.diagnosis.layers[1:]:
+        if (same := first.row(row.name)) is not None:
+            value, base = row.vulnerability, same.vulnerability
+            low = math.hypot(value.value - value.low, base.high - base.value)
+            high = math.hypot(value.high - value.value, base.value - base.low)
+            gap = value.value - base.value
+            gaps[row.name] = Interval(gap, gap - low, gap + high)
+    return gaps
 
 
 def _notes(first: Run, other: Run, paired: bool) -> list[str]:
@@ -151,6 +211,11 @@ def _notes(first: Run, other: Run, paired: bool) -> list[str]:
     for what in ("threat_model", "judge"):
         here, there = getattr(other.diagnosis, what), getattr(first.diagnosis, what)
         if different := [key for key in here if here[key] != there.get(key)]:
-            changes = ", ".join(f"{key} {there.get(key)} and {here[key]}" for key in different)
+            changes = ", ".join(f"{key} {said(key, there.get(key))} and {said(key, here[key])}" for key in different)
             notes.append(f"{first.name} and {other.name} have another {what.replace('_', ' ')}: {changes}")
     return notes
+
+
+def said(name: str, value: object) -> object:
+    """The value of a setting in words, where it is a size of perturbations as people write it: 8/255."""
+    return fraction(value) if name.endswith(SIZES) and isinstance(value, float) and value else value

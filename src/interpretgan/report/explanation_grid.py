@@ -41,10 +41,11 @@ def load_explanation(path: str | Path) -> Explanation:
         raise RunFolderError(expected=f"explanations in {path}", got=got, do=do) from error
 
 
-def load_predictions(folder: Path) -> dict[str, Any] | None:
+def load_predictions(folder: Path, rows: int | None = None) -> dict[str, Any] | None:
     """What a run keeps of the judge's predictions, for `write_report`; `None` where there is nothing.
 
-    A `RunFolderError` where the file is damaged or something else.
+    A `RunFolderError` where the file is damaged or something else, or has not so many rows, one for the image and one
+    for each layer.
     """
     path = folder / "predictions.npz"
     if not path.exists():
@@ -58,6 +59,7 @@ def load_predictions(folder: Path) -> dict[str, Any] | None:
             known
             and array.shape[-1:] == arrays["labels"].shape
             and array.ndim == (1 if name == "labels" else 3 if name.endswith("_all") else 2)
+            and (rows is None or name == "labels" or array.shape[-2] == rows)
         )
         if not same or not np.issubdtype(array.dtype, np.integer) or array.size == 0 or array.min() < 0:
             expected, do = f"classes by layer and image in {path}", "delete it, or run the diagnosis again"

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -16,12 +16,16 @@ from markupsafe import Markup, escape
 from interpretgan.attacks import fraction
 from interpretgan.diagnosis.reliability import QUIET, failed_kinds, is_unreliable
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
+from interpretgan.errors import RunFolderError
 from interpretgan.interpreter import Explanation
 from interpretgan.report import explanation_grid, vulnerability_chart, wording
 from interpretgan.report.gallery import Gallery, on_the_page
 from interpretgan.statistics import Interval
 from interpretgan.store.files import atomic_write_text, plain
 from interpretgan.store.progress import duration
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NORMS = {"linf": "L∞", "l2": "L2"}
 TEMPLATES = Path(__file__).parent / "templates"
@@ -63,9 +67,7 @@ def write_report(
     examples, scales = ([], None) if explanation is None else explanation_grid.grid(explanation, classes)
     shown = None if gallery is None else on_the_page(gallery, classes)
     known = {image["number"] for image in shown["images"]} if shown else set()
-    script = (TEMPLATES / "report.js").read_text("utf-8")
     listed = json.dumps(plain(diagnosis.to_dict()), ensure_ascii=False, allow_nan=False).encode()
-    flags = [*diagnosis.flags, *(flag for layer in diagnosis.layers for flag in layer.flags)]
     context = {
         "diagnosis": diagnosis, "answer": answer, "model": str(diagnosis.classifier["name"]),
         "threat": threat_words(diagnosis.threat_model), "level": wording.level(diagnosis), "quiet": QUIET,
@@ -80,9 +82,8 @@ def write_report(
         "confusions": [
             _confusion(layer, classes, _cases(predictions, row, known)) for row, layer in enumerate(diagnosis.layers)
         ],
-        "flags": sorted(flags, key=wording.severity),
-        "script": script, "script_sha256": _base64(hashlib.sha256(script.encode()).digest()),
-        "csv": f"data:text/csv;base64,{_base64(diagnosis.to_frame().to_csv(index=False).encode())}",
+        "flags": [("", flag) for flag in wording.all_flags(diagnosis)],
+        "csv": csv_address(diagnosis.to_frame()), **script(),
         "json": f"data:application/json;base64,{_base64(listed)}" if len(listed) <= LARGEST_JSON else "",
     }  # fmt: skip
     environment = templates()
@@ -95,6 +96,14 @@ def write_report(
     return folder / "report.html"
 
 
+def finished_diagnosis(run: Path) -> Diagnosis:
+    """The diagnosis that a run folder has; a `RunFolderError` where there is none."""
+    if not (run / Diagnosis.file_name).exists():
+        expected, do = f"a finished diagnosis in {run}", "run `interpretgan diagnose` first"
+        raise RunFolderError(expected=expected, got=f"no {Diagnosis.file_name}", do=do)
+    return Diagnosis.load(run)
+
+
 def redraw_report(diagnosis: Diagnosis, run: Path, out: Path | None = None) -> Path:
     """Write the report of a run from what its folder has, there or into the folder `out`; see `write_report`."""
     pictures, gallery = run / "explanations.npz", run / "gallery.npz"
@@ -102,9 +111,20 @@ def redraw_report(diagnosis: Diagnosis, run: Path, out: Path | None = None) -> P
         diagnosis,
         out or run,
         explanation_grid.load_explanation(pictures) if pictures.exists() else None,
-        explanation_grid.load_predictions(run),
+        explanation_grid.load_predictions(run, len(diagnosis.layers)),
         Gallery.load(gallery) if gallery.exists() else None,
     )
+
+
+def script() -> dict[str, str]:
+    """The script of the pages that answer clicks, and its hash, for a template."""
+    text = (TEMPLATES / "report.js").read_text("utf-8")
+    return {"script": text, "script_sha256": _base64(hashlib.sha256(text.encode()).digest())}
+
+
+def csv_address(frame: "pd.DataFrame") -> str:
+    """The address that a page offers a table at, as CSV."""
+    return f"data:text/csv;base64,{_base64(frame.to_csv(index=False).encode())}"
 
 
 def templates() -> jinja2.Environment:
@@ -141,8 +161,8 @@ def _named(score: str) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """The name of a layer that may break after its separators."""
-    return Markup(re.sub(r"([._:/])", r"\1<wbr>", str(escape(name))))
+    """A text whose names of layers may break after their separators; numbers stay whole."""
+    return Markup(re.sub(r"([._:/])(?<!\d.)|([._:/])(?!\d)", r"\g<0><wbr>", str(escape(name))))
 
 
 def threat_words(threat: Mapping[str, Any]) -> str:

@@ -245,6 +245,11 @@ def severity(flag: Flag) -> int:
     return ("failure", "warning", "note").index(flag.severity)
 
 
+def all_flags(diagnosis: Diagnosis) -> list[Flag]:
+    """The flags of the whole and of every layer, the worst first."""
+    return sorted([*diagnosis.flags, *(flag for layer in diagnosis.layers for flag in layer.flags)], key=severity)
+
+
 def _first(reasons: Sequence[str], most: int = 2) -> str:
     """The first reasons, and how many more there are; a single one more is said itself."""
     reasons = list(dict.fromkeys(reasons))
@@ -294,5 +299,4 @@ def summary_table(diagnosis: Diagnosis) -> str:
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().replace("−", "-").splitlines()]  # not every terminal has it
-    flags = sorted([*diagnosis.flags, *(flag for layer in diagnosis.layers for flag in layer.flags)], key=severity)
-    return "\n".join([*lines, *(f"{flag.severity}: {_with_layer(flag)}" for flag in flags)])
+    return "\n".join([*lines, *(f"{flag.severity}: {_with_layer(flag)}" for flag in all_flags(diagnosis))])
