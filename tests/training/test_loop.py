@@ -292,6 +292,24 @@ def test_frozen_parameters_stay(train: ImageSet) -> None:
         run(classifier, train, Natural())
 
 
+class Viewing(nn.Sequential):
+    """A network that lays its maps out by `view`, which channels last do not allow."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self[0](images)
+        logits: Tensor = self[1](maps.view(len(maps), -1))
+        return logits
+
+
+def test_a_network_that_calls_view_is_trained(train: ImageSet) -> None:
+    torch.manual_seed(0)
+    size = train.shape[1] * train.shape[2]
+    classifier = Classifier(Viewing(nn.Conv2d(1, 2, 3, padding=1), nn.Linear(2 * size, 10)), train.bounds)
+    before = evaluate_accuracy(classifier, train)
+    run(classifier, train, Natural(), epochs=2)
+    assert evaluate_accuracy(classifier, train) > before + 0.2
+
+
 def test_progress_reports_every_epoch(train: ImageSet) -> None:
     seen: list[Progress] = []
     run(fresh(), train, Natural(), on_progress=seen.append)

@@ -7,7 +7,7 @@ from torch import nn
 from interpretgan.classifier import Classifier
 from interpretgan.models import build_model
 from interpretgan.store.machine import tf32
-from interpretgan.training.precision import channels_last, fast_convolutions, quick_layout
+from interpretgan.training.precision import fast_convolutions, laid_out, quick_layout
 
 
 @pytest.mark.parametrize("bf16", [True, False])
@@ -42,7 +42,7 @@ def test_a_network_of_the_package_is_quick_inside_plain_while_something_is_train
         see()
         with quick_layout(Classifier(network), training=True):
             see()
-        with channels_last(network):
+        with laid_out(network, torch.channels_last):
             see()
         see()
     see()

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, attack, predicted_right, seed_generators
 from interpretgan.classifier import Classifier
-from interpretgan.data import ImageSet, near, sent
+from interpretgan.data import ImageSet, ImageSource, near, sent
 from interpretgan.errors import ConfigError, DataError, ModelError
 from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import require_finite
 from interpretgan.training.objectives import Batch, Objective
-from interpretgan.training.precision import channels_last, fast_convolutions, has_fast_bf16
+from interpretgan.training.precision import fast_convolutions, has_fast_bf16, laid_out
 from interpretgan.training.recipes import Recipe, augment
 from interpretgan.training.steps import MovingAverage, State, copy_of, resumable, swapped
 
@@ -90,7 +90,8 @@ def train_classifier(
     _check_classes(classifier, train, place)
     source = near(train, place)
 
-    with _training(model, place), fast_convolutions(bf16=bf16):
+    layout = _layout(classifier, source)
+    with _training(model, place, layout), fast_convolutions(bf16=bf16):
         optimizer = _optimizer(recipe, parameters)
         average = MovingAverage(model, recipe.averaging)  # of decay 0: the weights themselves
         epochs, order, losses, steps_here = _Epochs(), torch.empty(0), list[Tensor](), 0
@@ -110,7 +111,7 @@ def train_classifier(
             # A replayed batch is the same batch, so its augmentation is that of its first step.
             drawn = generator if not replay else _generator(seed, "step", step - replay)
             images = augment(images, recipe.augmentation, drawn, fill=classifier.bounds[0])
-            images = images.to(memory_format=torch.channels_last)
+            images = images.to(memory_format=layout)
             rate = recipe.rate(step / total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -238,12 +239,23 @@ def _check_classes(classifier: Classifier, train: ImageSet, place: torch.device)
         raise DataError(expected=expected, got=f"{len(train.classes)} in {train.name}", do=do)
 
 
+def _layout(classifier: Classifier, images: ImageSource) -> torch.memory_format:
+    """Channels last, where convolutions are faster, unless the model cannot run so: some call `view`."""
+    x, _ = images.batch(torch.arange(min(2, len(images))))
+    try:
+        with laid_out(classifier.model, torch.channels_last):
+            classifier.logits(x.to(classifier.device, memory_format=torch.channels_last))
+    except ModelError:
+        return torch.contiguous_format
+    return torch.channels_last
+
+
 @contextmanager
-def _training(model: nn.Module, place: torch.device) -> Iterator[None]:
-    """The model in train mode with its channels last, with gradients; the global random state is kept."""
+def _training(model: nn.Module, place: torch.device, layout: torch.memory_format) -> Iterator[None]:
+    """The model in train mode in this layout, with gradients; the global random state is kept."""
     flags = [(module, module.training) for module in model.modules()]
     cuda = range(torch.cuda.device_count()) if place.type == "cuda" else ()
-    with torch.random.fork_rng(devices=cuda), torch.enable_grad(), channels_last(model):
+    with torch.random.fork_rng(devices=cuda), torch.enable_grad(), laid_out(model, layout):
         try:
             model.train()
             yield

@@ -50,11 +50,6 @@ def fast_convolutions(*, bf16: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def channels_last(model: nn.Module) -> AbstractContextManager[None]:
-    """A model with its channels last inside, where convolutions are faster; the last digits depend on the layout."""
-    return _laid_out(model, torch.channels_last)
-
-
 def quick_layout(classifier: Classifier, *, training: bool = False) -> AbstractContextManager[None]:
     """On a CPU, a network of this package with its channels last inside: an attack on LeNet-5 takes half the time.
 
@@ -63,13 +58,14 @@ def quick_layout(classifier: Classifier, *, training: bool = False) -> AbstractC
     """
     if classifier.device.type != "cpu" or not type(classifier.model).__module__.startswith("interpretgan.models."):
         return nullcontext()
-    return _laid_out(classifier.model, torch.contiguous_format if training else torch.channels_last)
+    return laid_out(classifier.model, torch.contiguous_format if training else torch.channels_last)
 
 
 @contextmanager
-def _laid_out(model: nn.Module, layout: torch.memory_format) -> Iterator[None]:
+def laid_out(model: nn.Module, layout: torch.memory_format) -> Iterator[None]:
+    """A model in this layout inside; the last digits of what it computes depend on it."""
     maps = [parameter for parameter in model.parameters() if parameter.ndim == 4]
-    last = all(parameter.is_contiguous(memory_format=torch.channels_last) for parameter in maps)
+    last = any(not parameter.is_contiguous() for parameter in maps)  # those of one channel are both
     _lay_out(model, layout)
     try:
         yield
