@@ -169,6 +169,26 @@ def test_runs_without_a_layer_in_common_are_not_said_to_differ(lenet: Diagnosis,
     assert "No layer of c surely differs from that of a" in shown
 
 
+def test_layers_that_are_mended_alike_keep_their_names(lenet: Diagnosis, tmp_path: Path) -> None:
+    folders = [finished(tmp_path / name, with_let_in(lenet, "fc2"), 3) for name in "ab"]
+    page, _ = compared(folders, tmp_path / "t.csv")
+    section = page.read_text().partition('<section id="let_in">')[2].partition("</section>")[0]
+    assert re.findall(r'<h3 class="name">(\w+)<', section) == [row.name for row in lenet.layers[1:]]
+
+
+def test_layers_that_cannot_be_read_are_not_said_to_agree(lenet: Diagnosis, tmp_path: Path) -> None:
+    unread = (UNRELIABLE(layer="x", value=0.2, threshold=0.9),)
+    folders = [finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", changed(lenet, "relu2", flags=unread), 3)]
+    folders.append(finished(tmp_path / "c", replace(lenet, layers=tuple(
+        replace(row, flags=unread) for row in lenet.layers
+    )), 5))  # fmt: skip
+    _, shown = compared(folders, tmp_path / "t.csv")
+    assert (
+        "Of the 7 layers that both explain, 1 cannot be read, and no interval of the others leaves out zero." in shown
+    )
+    assert "No layer of c surely differs from that of a. No layer that both explain can be read in both." in shown
+
+
 def test_a_table_in_place_of_the_page_is_refused(
     lenet: Diagnosis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,8 +99,9 @@ def _claim(found: Comparison, place: int) -> tuple[wording.Claim, str]:
     )
     among += f", {passed} cannot be read" if passed else ""
     if not sure:
-        none = f"{'and ' if passed else ''}no interval leaves out zero"
-        return ((f"No layer of {other} surely differs from that of {first}", False),), f"{among}, {none}."
+        none = f"{among}, {'and no interval of the others' if passed else 'no interval'} leaves out zero."
+        none = "No layer that both explain can be read in both." if passed == len(shared) else none
+        return ((f"No layer of {other} surely differs from that of {first}", False),), none
     layer, gap = next(iter(sure.items()))
     base, value = (wording.number(each.value, 100) for run in (found.runs[0], found.runs[1 + place])
                    if (each := run.vulnerability(layer)))  # fmt: skip
@@ -140,8 +141,8 @@ def _vulnerability(found: Comparison, answers: Sequence[wording.Answer]) -> tupl
     return axis, list(zip(groups[: len(profiles)], groups[len(profiles) :], strict=True))
 
 
-def _let_in(found: Comparison) -> tuple[Panel, list[Group]] | None:
-    """What comes back where each layer is mended alone, in the runs that measured it; `None`: in no run."""
+def _let_in(found: Comparison) -> tuple[Panel, list[tuple[str, Group]]] | None:
+    """What comes back where each layer is mended alone, by its name in the runs that measured it; `None`: in no run."""
     named = [run.diagnosis.let_in and run.diagnosis.let_in.answer for run in found.runs]
     groups = [
         [
@@ -150,7 +151,10 @@ def _let_in(found: Comparison) -> tuple[Panel, list[Group]] | None:
         ]
         for layer in found.layers
     ]  # fmt: skip
-    return _drawn(groups, "% of what the attack takes", signed=False) if any(groups) else None
+    if not any(groups):
+        return None
+    axis, drawn = _drawn(groups, "% of what the attack takes", signed=False)
+    return axis, [(layer, group) for layer, group in zip(found.layers, drawn, strict=True) if group.bars]
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
