@@ -116,6 +116,14 @@ def test_normalisation_is_applied_once_per_channel() -> None:
     torch.testing.assert_close(logits, expected)
 
 
+def test_after_it_was_exported_it_classifies_as_before() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 4))
+    classifier, images = Classifier(network, mean=(0.31, 0.32, 0.33), std=(0.21, 0.22, 0.23)), torch.rand(2, 3, 8, 8)
+    torch.export.export(classifier, (images,))
+    assert classifier.logits(images).shape == (2, 4)
+
+
 def test_called_as_a_module_it_gives_gradients_and_gives_the_model_back() -> None:
     """What attribution methods do: a forward pass, and the gradient of a class at the image."""
     model = Residual().train()

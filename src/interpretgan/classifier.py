@@ -18,8 +18,7 @@ from interpretgan.errors import ImageError, InterpretGANError, LabelError, Model
 from interpretgan.store.machine import tf32
 
 RANGE_TOLERANCE = 1e-5  #: How far a pixel may leave the bounds, as a share of their width, before it is an error.
-COMPILED = "_orig_mod"
-"""The attribute under which the module that `torch.compile` returns has the given one."""
+COMPILED = "_orig_mod"  #: The attribute under which the module that `torch.compile` returns has the given one.
 EXPORT_ANY_BATCH = (
     "export it with torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},))"
 )
@@ -246,7 +245,8 @@ class Classifier(nn.Module):
         given = images
         for values, change in ((self.mean, torch.sub), (self.std, torch.div)):
             if values is not None:
-                images = change(images, _per_channel(values, images.dtype, images.device))
+                made = _per_channel if type(images) is Tensor else _per_channel.__wrapped__  # no tracer's is kept
+                images = change(images, made(values, images.dtype, images.device))
         images = images.to(self.dtype)
         return images.clone() if images is given else images  # a model may change its input in place
 
