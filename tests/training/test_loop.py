@@ -293,18 +293,24 @@ def test_frozen_parameters_stay(train: ImageSet) -> None:
 
 
 class Viewing(nn.Sequential):
-    """A network that lays its maps out by `view`, which channels last do not allow."""
+    """A network that lays its maps out by `view`, which channels last do not allow, or does so in training alone."""
+
+    always = True
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self[0](images)
-        logits: Tensor = self[1](maps.view(len(maps), -1))
+        views = self.always or self.training
+        logits: Tensor = self[1](maps.view(len(maps), -1) if views else maps.flatten(1))
         return logits
 
 
-def test_a_network_that_calls_view_is_trained(train: ImageSet) -> None:
+@pytest.mark.parametrize("always", [True, False])
+def test_a_network_that_calls_view_is_trained(train: ImageSet, always: bool) -> None:
     torch.manual_seed(0)
     size = train.shape[1] * train.shape[2]
-    classifier = Classifier(Viewing(nn.Conv2d(1, 2, 3, padding=1), nn.Linear(2 * size, 10)), train.bounds)
+    network = Viewing(nn.Conv2d(1, 2, 3, padding=1), nn.Linear(2 * size, 10))
+    network.always = always
+    classifier = Classifier(network, train.bounds)
     before = evaluate_accuracy(classifier, train)
     run(classifier, train, Natural(), epochs=2)
     assert evaluate_accuracy(classifier, train) > before + 0.2

@@ -243,9 +243,11 @@ def _layout(classifier: Classifier, images: ImageSource) -> torch.memory_format:
     """Channels last, where convolutions are faster, unless the model cannot run so: some call `view`."""
     x, _ = images.batch(torch.arange(min(2, len(images))))
     try:
-        with laid_out(classifier.model, torch.channels_last):
-            classifier.logits(x.to(classifier.device, memory_format=torch.channels_last))
-    except ModelError:
+        with laid_out(classifier.model, torch.channels_last), classifier.borrowed(), torch.no_grad():
+            for training in (False, True):
+                classifier.model.train(training)
+                classifier.run(x.to(classifier.device, memory_format=torch.channels_last))
+    except Exception:  # noqa: BLE001  # the training itself tells what fails in any layout
         return torch.contiguous_format
     return torch.channels_last
 
