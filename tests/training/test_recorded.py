@@ -1,5 +1,8 @@
 """A recorded step is the step: on a CPU it is called, on a GPU it gives the same numbers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,3 +56,40 @@ def test_each_call_makes_one_step_with_what_it_is_given() -> None:
     made = Recorded(step, torch.device("cpu"))
     assert [float(made(torch.tensor(float(n)))["twice"]) for n in range(6)] == [0, 2, 4, 6, 8, 10]
     assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_it_is_recorded_on_its_own_gpu_and_a_failure_leaves_the_stream_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, now = torch.device("cuda", 1), {"gpu": 0, "stream": "usual of 0"}
+
+    @contextmanager
+    def device(wanted: torch.device) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setitem(now, "gpu", wanted.index)
+            patch.setitem(now, "stream", f"usual of {wanted.index}")
+            yield
+            assert now["stream"] == f"usual of {wanted.index}"
+
+    @contextmanager
+    def graph(_graph: object, *, stream: str, capture_error_mode: str) -> Iterator[None]:
+        assert (stream, capture_error_mode) == ("own of 1", "thread_local")
+        now["stream"] = stream
+        yield
+        raise RuntimeError("it cannot be recorded")
+
+    for name, fake in {
+        "device": device, "graph": graph, "CUDAGraph": object, "Stream": lambda: f"own of {now['gpu']}",
+        "current_stream": lambda: now["stream"], "set_stream": lambda stream: now.update(stream=stream),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, fake)
+    seen = list[object]()
+
+    def step(x: Tensor) -> dict[str, Tensor]:
+        seen.append(now["stream"])
+        return {"double": 2 * x}
+
+    recorded = Recorded(step, place)
+    shown = [float(recorded(torch.tensor(float(number)))["double"]) for number in range(WARM_UP + 2)]
+    assert shown == [0.0, 2.0, 4.0, 6.0, 8.0]
+    assert seen == ["usual of 0"] * WARM_UP + ["own of 1"] + ["usual of 0"] * 2

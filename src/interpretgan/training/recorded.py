@@ -25,7 +25,7 @@ class Recorded:
     """
 
     def __init__(self, step: Step, device: torch.device, *, wanted: bool = True) -> None:
-        self._step, self._calls = step, 0
+        self._step, self._device, self._calls = step, device, 0
         self._possible = wanted and device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
@@ -46,13 +46,16 @@ class Recorded:
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
         graph = torch.cuda.CUDAGraph()
         self._inputs = [given.clone() for given in inputs]
-        try:  # recording runs nothing, so whatever fails in it can be called as before
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._outputs = self._step(*self._inputs)
-        except Exception:  # noqa: BLE001  # a classifier may do what cannot be recorded, such as reading a tensor
-            self._possible = False
-        else:
-            self._graph = graph
+        with torch.cuda.device(self._device):  # a stream of another GPU would record nothing, and say nothing
+            before, own = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            try:  # recording runs nothing, so whatever fails in it can be called as before
+                with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
+                    self._outputs = self._step(*self._inputs)
+            except Exception:  # noqa: BLE001  # a classifier may do what cannot be recorded, such as reading a tensor
+                self._possible = False
+                torch.cuda.set_stream(before)  # a recording that fails stays in its own
+            else:
+                self._graph = graph
 
 
 def recordable(device: torch.device, rate: float) -> dict[str, Any]:
