@@ -17,6 +17,8 @@ OUT_OF_RANGE: list[tuple[type[Any], dict[str, Any]]] = [
     (GANConfig, {"learning_rate": 0.0}), (GANConfig, {"ema": 1.0}), (GANConfig, {"information": float("inf")}),
     (InformationConfig, {"steps": 0}), (InformationConfig, {"probe_rate": 0.0}),
     (InformationConfig, {"weight_decay": -1.0}), (InformationConfig, {"ema": 1.0}),
+    (GANConfig, {"discriminator_rate": 0.0}), (GANConfig, {"momentum": 1.0}), (GANConfig, {"momentum": "0.5"}),
+    (GANConfig, {"steps": 2.5}), (GANConfig, {"steps": "3"}), (Recipe, {"batch_size": 7.5}),
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Annotated, get_args, get_type_hints
 
 from interpretgan.errors import ConfigError, TrainingError
@@ -31,11 +32,15 @@ class Checked:
         """Refuse, by a `ConfigError`, a value out of its range, not finite, or not among its choices."""
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name, None)
-            for rule in (rule for part in (hint, *get_args(hint)) for rule in getattr(part, "__metadata__", ())):
-                choices = isinstance(rule, tuple)
-                fits = value in rule if choices else value is None or (math.isfinite(value) and RANGES[rule](value))
+            parts = [part for part in (hint, *get_args(hint)) if hasattr(part, "__metadata__")]
+            for rule, whole in ((rule, part.__origin__ is int) for part in parts for rule in part.__metadata__):
+                choices, number = isinstance(rule, tuple), isinstance(value, Integral if whole else Real)
+                fits = value in rule if choices else value is None or (
+                    number and math.isfinite(value) and RANGES[rule](value)
+                )  # fmt: skip
                 if not fits:
                     expected = f"{name} among {', '.join(rule)}" if choices else f"{name} {rule}"
+                    expected += ", a whole number" if whole and not number else ""
                     usual = getattr(type(self), name, None)
                     do = f"correct {name}" if usual is None else f"try {usual}"
                     raise ConfigError(expected=expected, got=repr(value), do=do)
