@@ -129,6 +129,10 @@ def test_planted_networks_on_photographs_are_told_as_they_were() -> None:
     highest, second = ([round(100 * sorted(one)[place]) for one in values] for place in (-1, -2))
     assert f"by {min(highest)} to {max(highest)} points; the next layer has {min(second)} to {max(second)}" in page
     assert sorted(sum(record["unreliable"]) for record in found) == [19, 19, 20, 20]
+    failed = [flag for record in found for flag in record["flags"] if flag["code"] == "noise_control_failed"]
+    (worst,) = [flag for flag in failed if "conv2_1" in flag["details"]["layers"] and flag["value"] > 0.1]
+    assert (len(failed), worst["details"]["layers"]) == (4, "conv2_1, pool2, relu4_1")
+    assert f"by up to {100 * worst['value']:.0f} points)" in page
     assert [record["lets_in"] for record in found].count(None) == 2
     right = {name: score["top"]["right"] for name, score in summary["questions"]["turns"]["scores"].items()}
     assert {name for name, count in right.items() if count == 4} == {
