@@ -195,6 +195,23 @@ def test_a_robust_recognition_network_makes_deep_explanations_readable() -> None
     assert last["the method, λ_z = 10"] < floor <= last["robust recognition network, λ_z = 2"]
 
 
+def test_a_slow_discriminator_tells_explanations_from_images_and_makes_deep_ones_sharper() -> None:
+    page, result = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/discriminator.json")
+    found = result["variants"]
+    for name, variant in found.items():
+        right, sharp = [each["value"] for each in variant["judge"]], variant["sharpness"]
+        assert f"| predicted right, {name} | {' | '.join(f'{share:.2f}' for share in right)} |" in page
+        assert f"| sharpness, {name} | {' | '.join(f'{each:.3f}' for each in sharp)} |" in page
+    fast, slow, moved = found.values()
+    assert [f"{loss:.2f}" for loss in fast["discriminator_loss"]].count("2.00") * 25 >= 120
+    told = (f"{variant['discriminator_loss'][-1]:.2f}" for variant in (fast, slow, moved))
+    assert "ends at {} at the same\nrate, {} at a twentieth, {} with momentum".format(*told) in page
+    deep = slice(result["layers"].index("pool3"), None)
+    assert all(new > old for new, old in zip(moved["sharpness"][deep], fast["sharpness"][deep], strict=True))
+    config = moved["config"]
+    assert (config["learning_rate"] / config["discriminator_rate"], config["momentum"]) == (20.0, 0.5)
+
+
 def test_layers_of_photographs_can_be_read() -> None:
     diagnosis = Diagnosis.load(RESULTS / "cifar10-vgg-small-max")
     image, *layers = diagnosis.layers

@@ -79,7 +79,7 @@ class GANConfig(Checked):
 
         A robust recognition network hardly recognises artefacts of its own, so less must hold it back: λ_z is 2 and the
         noise 0.05. The classifier itself needs 10 and 0.2. Images with colour need more steps, `COLOUR_STEPS`, and a
-        discriminator that learns slowly: at the generator's rate it never tells the two kinds of images apart.
+        discriminator that learns slowly: at the generator's rate it tells explanations from images late or never.
         """
         latent, noise = (2.0, 0.05) if recognition_network else (10.0, 0.2)
         steps, slower, momentum = (GREY_STEPS, 1.0, 0.0) if channels == 1 else (COLOUR_STEPS, 20.0, 0.5)
