@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from interpretgan.training.recorded import WARM_UP, Recorded, recordable, set_rate
 
-PLACES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+PLACES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 def trained(place: str, *, record: bool, read: bool = False) -> tuple[list[float], Tensor, Recorded]:
