@@ -73,7 +73,7 @@ def network(name: str, images: ImageSet, device: str, *, width: float = 1.0, see
 def agreement(device: str, small: bool) -> dict[str, Any]:
     """The same training in fp32, the same explanations and the same attack as on the CPU, up to rounding.
 
-    Without recognition noise, which a GPU draws itself: other noise moves explanations by 0.02 after 20 steps.
+    Without recognition noise, which a GPU draws itself: other noise gives other explanations.
     """
     images = image_set("mnist", "train", small=True)
     x, y = images.batch(range(32))

@@ -74,6 +74,9 @@ def test_the_mnist_diagnosis_is_sound_and_follows_from_its_predictions() -> None
     survival = adversarial / natural  # of each generator
     np.testing.assert_allclose([layer.natural for layer in found.layers], natural.mean(axis=0))
     np.testing.assert_allclose([layer.survival for layer in found.layers], survival.mean(axis=0))
+    seconds, told = found.provenance["seconds"], (ROOT / "README.md").read_text()
+    assert f"took {seconds['total'] / 60:.0f} minutes" in told
+    assert f"took {seconds['total'] / 60:.0f} minutes" in (ROOT / "docs" / "results.md").read_text()
     # What fc1 and its activation take together is sure, and how they share it is not.
     falls = {layer.name: fall for layer, fall in zip(found.layers[1:], -np.diff(survival, axis=1).T, strict=True)}
     assert np.ptp(falls["fc1"] + falls["relu3"]) < 0.05 < np.ptp(falls["fc1"])
@@ -219,6 +222,7 @@ def test_layers_of_photographs_can_be_read() -> None:
     assert [layer.name for layer in layers if layer.natural < image.natural - 0.05] == ["pool2", "relu3_1"]
     assert len(layers) == 12
     assert diagnosis.controls["noise_max_abs_vulnerability"] < 0.015
+    assert f"The run took {diagnosis.provenance['seconds']['total'] / 60:.0f} minutes" in page
     distances = []
     for name in ("diagnosis", "equal_rates", "training_of_0.1"):
         rows = {row["name"]: row for row in json.loads((folder / f"{name}.json").read_text())["layers"]}

@@ -319,7 +319,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
 
     def _header(self, network: Generator) -> Header:
         return {
-            "config": asdict(self.config.resolved(self.recognition_network_sha256 is not None, network.image_shape[0])),
+            "config": asdict(self.resolved_config),
             "image_shape": network.image_shape,
             "recognition_network_sha256": self.recognition_network_sha256,
         }
