@@ -69,14 +69,19 @@ def picture(images: Tensor, rows: dict[str, Tensor], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parsed(description: str | None, result: Path) -> argparse.Namespace:
+    """The options of a training on CIFAR-10 whose explanations are judged, `result` by default being its record."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder that holds cifar10/ as parquet")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=result)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parsed(__doc__, RESULT)
 
     classifier, recognition_network, judge = (
         load_classifier(name) for name in (CLASSIFIER, RECOGNITION_NETWORK, JUDGE)

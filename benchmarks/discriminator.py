@@ -7,7 +7,6 @@ natural explanations of held-out images. *Sharpness* is the mean difference of n
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.deep_layers import accuracy
+from benchmarks.deep_layers import accuracy, parsed
 from interpretgan import GANConfig, InterpretGAN, find_layers, load_classifier, load_data
 from interpretgan.store.files import write_json
 from interpretgan.store.machine import describe
@@ -35,13 +34,7 @@ def sharpness(images: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, help="folder that holds cifar10/ as parquet")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--examples", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
+    options = parsed(__doc__, RESULT)
 
     classifier, recognition_network, judge = map(load_classifier, (CLASSIFIER, RECOGNITION_NETWORK, JUDGE))
     train, test = (load_data("cifar10", split, data_dir=options.data_dir) for split in ("train", "test"))
