@@ -1,8 +1,8 @@
 """How fast the discriminator should learn from images with colour: an ablation on CIFAR-10.
 
 At the generator's rate its hinge loss is 2 for long, that of one that knows nothing, and realism has no part in the
-training so far. The classifier is the pretrained `vgg-small-max`; a judge that takes no other part predicts the class of
-natural explanations of held-out images. *Sharpness* is the mean difference of neighbouring pixels.
+training so far. The classifier is the pretrained `vgg-small-max`; a judge that takes no other part predicts the class
+of natural explanations of held-out images. *Sharpness* is the mean difference of neighbouring pixels.
 """
 
 from __future__ import annotations
