@@ -39,7 +39,7 @@ def scene() -> tuple[Tensor, list[Tensor]]:
 def test_what_a_latent_holds_is_drawn_and_else_the_mean(scene: tuple[Tensor, list[Tensor]]) -> None:
     images, latents = scene
     start = fitted(images, latents)
-    known, blind, mixed = start(latents).sigmoid().view(3, *images.shape)
+    known, blind, mixed = start(latents).view(3, *images.shape)
     variance = float(images.var(dim=0).sum())
 
     def unexplained(drawn: Tensor) -> float:
@@ -48,9 +48,9 @@ def test_what_a_latent_holds_is_drawn_and_else_the_mean(scene: tuple[Tensor, lis
     assert unexplained(known) < 0.1
     assert unexplained(mixed) < 0.1
     assert unexplained(blind) == pytest.approx(1, abs=0.1)
-    alone = start([None, latents[1], None]).sigmoid()
+    alone = start([None, latents[1], None])
     assert torch.equal(alone, blind)
-    assert start([10 * latents[0], None, None]).sigmoid().min() >= linear_start.PALEST - 1e-6
+    assert start([10 * latents[0], None, None]).min() >= linear_start.PALEST - 1e-6
 
 
 def test_layers_that_do_not_fit_in_memory_together_are_fitted_alike(
@@ -85,9 +85,9 @@ def test_patches_draw_detail_that_components_of_whole_images_do_not_hold(layout:
         shape, image_shape = tuple(latents.shape[1:]), (2, side, side)
         start = LinearStart([shape], image_shape)
         start.fit(images[:150], lambda _group, latents=latents: iter([[latents[:90]], [latents[90:150]]]))  # type: ignore[misc]  # bound now
-        error = float((start([latents[150:]]).sigmoid() - images[150:]).abs().mean())
+        error = float((start([latents[150:]]) - images[150:]).abs().mean())
         start._patch(0).set_zero()
-        components = float((start([latents[150:]]).sigmoid() - images[150:]).abs().mean())
+        components = float((start([latents[150:]]) - images[150:]).abs().mean())
         assert error < 0.02, side
         assert components > 0.15, side
 
@@ -101,7 +101,7 @@ def test_patches_are_left_out_where_they_draw_held_out_images_worse() -> None:
     start = LinearStart([(4, 8, 8)], (2, 16, 16))
     start.fit(images, lambda _group: iter([[latents]]))
     assert not start._patch(0).weight.any()
-    assert float((start([latents]).sigmoid() - images).abs().mean()) < 0.02
+    assert float((start([latents]) - images).abs().mean()) < 0.02
 
 
 def test_a_layer_without_places_has_no_patches() -> None:

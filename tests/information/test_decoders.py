@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,18 @@ class Chain(nn.Module):
         return logits
 
 
+class Few(nn.Module):
+    """A layer of twelve numbers, in which an image is mixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.few, self.head = nn.Linear(784, 12), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.few(x.flatten(1)))
+        return logits
+
+
 def layer(name: str, *shape: int) -> Layer:
     return Layer(name, name, 1, "Module", shape)
 
@@ -66,6 +79,20 @@ def decoders_of(classifier: Classifier, images: ImageSet) -> Decoders:
 
 def same(one: Measurement, other: Measurement) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
+
+
+def test_what_linear_decoders_leave_is_learnt(digits: tuple[ImageSet, ImageSet]) -> None:
+    torch.manual_seed(0)
+    classifier, left = Classifier(Few()), []
+    for steps in (1, 100):
+        config = dataclasses.replace(LONGER, steps=steps)
+        decoders = Decoders(classifier, [layer("few", 12)], config=config).fit(digits[0], on_progress=False)
+        found = decoders.measure(digits[1], on_progress=False)
+        left.append(found.errors[1].sum() / found.variance.sum())
+    start, trained = left
+    assert start < 0.5
+    # A trunk that does not see what it adds to stays at the start.
+    assert trained < 0.95 * start
 
 
 def test_what_each_layer_keeps_is_found(digits: tuple[ImageSet, ImageSet]) -> None:

@@ -131,8 +131,9 @@ class Generator(nn.Module):
     """`x̂ = G_l(z_l, n)` for every layer `l`, in one network; the layers have different latents.
 
     The trunk has `width` channels and `blocks` residual blocks. The noise `n ~ N(0, I)` has `noise` numbers. With
-    `linear_start` the trunk adds to what linear decoders draw (`LinearStart`), at first nothing. As fine detail comes
-    from these, what the trunk adds to images with colour is smooth (`SmoothShuffle`); grey digits gained nothing by it.
+    `linear_start` the trunk sees what linear decoders draw (`LinearStart`), and adds to it, at first nothing. As fine
+    detail comes from these, what the trunk adds to images with colour is smooth (`SmoothShuffle`); grey digits gained
+    nothing by it.
     """
 
     def __init__(
@@ -151,7 +152,9 @@ class Generator(nn.Module):
         self.image_shape, self.bounds = image_shape, bounds
         self.names = tuple(layer.name for layer in layers)
         self.grid = (coarse_grid(height), coarse_grid(wide))
-        self.stems = nn.ModuleList([Stem(layer.shape, self.grid, width, proportions=height / wide) for layer in layers])
+        shapes = [layer.shape for layer in layers]
+        self.stems = nn.ModuleList([Stem(shape, self.grid, width, proportions=height / wide) for shape in shapes])
+        self.look = Stem(image_shape, self.grid, width, proportions=height / wide) if linear_start else None
         self.mix = nn.Linear(noise, width * self.grid[0] * self.grid[1])
         self.blocks = nn.ModuleList([Block(width, len(layers)) for _ in range(blocks)])
         cells = (math.ceil(working_size(side) / grid) for side, grid in zip(image_shape[1:], self.grid, strict=True))
@@ -165,8 +168,9 @@ class Generator(nn.Module):
         if not stages:  # the grid is as fine as the image
             stages = [nn.Conv2d(width, channels, 3, padding=1)]
         self.stages = nn.ModuleList(stages)
-        self.start = LinearStart([layer.shape for layer in layers], image_shape) if linear_start else None
-        if self.start is not None:
+        self.start: LinearStart | None = None
+        if linear_start:
+            self.start = LinearStart(shapes, image_shape)
             last = stages[-2 if doublings else -1]
             assert isinstance(last, nn.Conv2d)
             assert last.bias is not None
@@ -188,6 +192,10 @@ class Generator(nn.Module):
         layer = torch.cat([torch.full((len(h),), i, device=h.device) for i, h in stems])
         hidden = torch.cat([h for _, h in stems])
         hidden = hidden + self.mix(noise).view_as(hidden)
+        start = None if self.start is None else self.start(latents)
+        if start is not None:
+            assert self.look is not None
+            hidden = hidden + self.look(2 * start - 1)
         hidden = hidden.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             hidden = block(hidden, layer)
@@ -195,6 +203,6 @@ class Generator(nn.Module):
             hidden = stage(F.relu(hidden) if isinstance(stage, nn.Conv2d) else hidden)
         low, high = self.bounds
         hidden = resize(hidden.float(), (self.image_shape[1], self.image_shape[2]))
-        if self.start is not None:
-            hidden = hidden + self.start(latents)
+        if start is not None:
+            hidden = hidden + start.logit()
         return low + (high - low) * torch.sigmoid(hidden)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from interpretgan.data import ImageSource
 from interpretgan.gan.latents import (
     as_map,
     channels_first,
@@ -25,6 +26,9 @@ from interpretgan.gan.latents import (
     token_grid,
 )
 
+IMAGES = 2000  # natural images that it is fitted to,
+IMAGE_PIXELS = 2**25  # fewer where this many pixels are reached before
+BATCH = 250  # of these that the classifier sees at a time
 INPUTS = 6144  # numbers of a latent that a decoder sees; larger maps are averaged over neighbouring places
 COMPONENTS = 64  # principal components of the images that it draws
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge regression, of which held-out images choose one
@@ -42,7 +46,7 @@ LatentsOf = Callable[[Sequence[int]], Iterator[Sequence[Tensor]]]
 
 
 class LinearStart(nn.Module):
-    """Images of latents by linear decoders: `[N_l, *shape_l] → [Σ N_l, C, H, W]`, as logits of the pixels.
+    """Images of latents by linear decoders: `[N_l, *shape_l] → [Σ N_l, C, H, W]`.
 
     Each layer has one of the whole image, from the whole latent. A layer whose latent is a map has a second one before
     it (`PatchDecoder`), and the first draws what that leaves, where held-out images are drawn better so. Their weights
@@ -150,7 +154,7 @@ class LinearStart(nn.Module):
         return groups
 
     def forward(self, latents: Sequence[Tensor | None]) -> Tensor:
-        """Logits `[Σ N_l, C, H, W]` of the latents of each layer, or `None`, in the order of the layers."""
+        """Pixels `[Σ N_l, C, H, W]` in (0, 1) of the latents of each layer, or `None`, in the order of the layers."""
         with torch.autocast(self.mean.device.type, enabled=False):
             chosen = [(index, latent) for index, latent in enumerate(latents) if latent is not None]
             drawn = [
@@ -167,7 +171,29 @@ class LinearStart(nn.Module):
                     for index, latent in chosen
                 ]
                 pixels = pixels + torch.cat(patches)
-            return pixels.clamp(PALEST, 1 - PALEST).logit().view(-1, *self.image_shape)
+            return pixels.clamp(PALEST, 1 - PALEST).view(-1, *self.image_shape)
+
+
+def fit_start(
+    start: LinearStart,
+    images: ImageSource,
+    order: Tensor,
+    bounds: tuple[float, float],
+    latents: Callable[[Tensor, Sequence[int]], Sequence[Tensor]],
+    *,
+    batch: int = BATCH,
+) -> None:
+    """Fit to the first images of this order, of which `latents(x, indices)` gives the latents of layers."""
+    count = max(4, min(IMAGES, IMAGE_PIXELS // math.prod(start.image_shape)))
+    (low, high), batches = bounds, torch.split(order[:count], batch)
+
+    def natural(indices: Tensor) -> Tensor:
+        return images.batch(indices)[0].to(start.mean.device, torch.float32)
+
+    def latents_of(group: Sequence[int]) -> Iterator[Sequence[Tensor]]:
+        return (latents(natural(indices), group) for indices in batches)
+
+    start.fit((torch.cat([natural(indices) for indices in batches]) - low) / (high - low), latents_of)
 
 
 class PatchDecoder(nn.Module):

@@ -9,7 +9,7 @@ drown the discriminator's, all explanations become one picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.gan import losses as objective
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
-from interpretgan.gan.linear_start import LinearStart
+from interpretgan.gan.linear_start import fit_start
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
@@ -33,15 +33,12 @@ from interpretgan.training.precision import Precision, autocast, fast_convolutio
 from interpretgan.training.recorded import Recorded, recordable, set_rate
 from interpretgan.training.steps import MovingAverage, OnStep, read_now, resumable, warm_up_and_cosine
 
-START_IMAGES = 2000  # natural images that the linear decoders of the start are fitted to,
-START_PIXELS = 2**25  # fewer where this many pixels are reached before
-START_BATCH = 250
 COLLAPSED = 0.05  # explanations that differ over images by less than this share of what the images do are one picture
 COLLAPSE_CHECKS = (20, 40, 60, 80, 100)  # steps after which that is looked for; two in a row are a collapse
 STRICTER = 10.0  # by this the gradients' limit is divided when a collapsed training is tried again
 CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
 CALIBRATION_PIXELS = 2**22  # fewer where this many pixels are reached before: their latents are in memory at once
-GREY_STEPS, COLOUR_STEPS = 300, 1200  # of a training where nothing is said
+GREY_STEPS, COLOUR_STEPS = 200, 1200  # of a training where nothing is said
 LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
 
 
@@ -173,8 +170,12 @@ def train_generator(
         discriminator = Discriminator(len(layers), classes, image_shape, **sizes).to(device)
     generator.calibrate(first_latents)
     if generator.start is not None:
-        most = max(4, min(START_IMAGES, START_PIXELS // pixels))
-        _fit_start(generator.start, classifier, layers, images, order[:most])
+
+        def latents_of(x: Tensor, chosen: Sequence[int]) -> list[Tensor]:
+            _, found = capture(classifier, x, [layers[index] for index in chosen])
+            return [found[layers[index].name] for index in chosen]
+
+        fit_start(generator.start, images, order, classifier.bounds, latents_of)
     average = MovingAverage(generator, config.ema)
     peaks = (config.learning_rate, config.discriminator_rate)
     adam_g, adam_d = (
@@ -286,23 +287,6 @@ def train_generator(
     generator.load_state_dict(average.state)
     generator.zero_grad()
     return generator.eval().requires_grad_(False)
-
-
-def _fit_start(
-    start: LinearStart, classifier: Classifier, layers: Sequence[Layer], images: ImageSource, indices: Tensor
-) -> None:
-    (low, high), batches = classifier.bounds, torch.split(indices, START_BATCH)
-
-    def natural(batch: Tensor) -> Tensor:
-        return images.batch(batch)[0].to(classifier.device, torch.float32)
-
-    def latents_of(group: Sequence[int]) -> Iterator[list[Tensor]]:
-        chosen = [layers[index] for index in group]
-        for batch in batches:
-            _, latents = capture(classifier, natural(batch), chosen)
-            yield [latents[layer.name] for layer in chosen]
-
-    start.fit((torch.cat([natural(batch) for batch in batches]) - low) / (high - low), latents_of)
 
 
 def limited(gradient: Tensor, most: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from interpretgan.errors import ConfigError
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.latents import Standardise
+from interpretgan.gan.linear_start import BATCH as START_BATCH, fit_start
 from interpretgan.information.measure import Measurement
 from interpretgan.information.probes import MLPProbes, RandomMixture, RandomProjection
 from interpretgan.layers import Layer, capture
@@ -39,11 +40,11 @@ LEAST_RATE = 0.02  # share of the peak learning rate at which the cosine ends
 class InformationConfig(Checked):
     """Settings of decoders and probes; one out of range is a `ConfigError`."""
 
-    steps: Count = 400
+    steps: Count = 250
     batch: Count = 128  #: Training images per step, all seen by every probe; fewer where their latents are very large.
     images_per_layer: Count = 8  #: How many of these each decoder sees.
-    learning_rate: Positive = 3e-3  #: Peak of the decoders' AdamW, after a short warm-up, falling along a cosine.
-    probe_rate: Positive = 3e-3  #: The same of the probes.
+    learning_rate: Positive = 5e-3  #: Peak of the decoders' AdamW, after a short warm-up, falling along a cosine.
+    probe_rate: Positive = 5e-3  #: The same of the probes.
     weight_decay: NotNegative = 0.1  #: Of the probes.
     width: Count = 96  #: Channels of the decoders' trunk.
     blocks: Count = 2  #: Residual blocks of the trunk.
@@ -56,7 +57,8 @@ class InformationConfig(Checked):
 class DecoderNetwork(nn.Module):
     """Decoders, controls and probes of a classifier's layers, which have different latents, in execution order.
 
-    The decoders are InterpretGAN's generator without its noise: a stem per layer, and one trunk that knows the layer.
+    The decoders are InterpretGAN's generator without its noise: linear decoders, and what a trunk that knows the layer
+    adds to them.
     Place 0 is the image, which has a probe and needs no decoder; place `l` is layer `l`. Controls are for those layers
     whose latent is smaller than the one before; `controls` has their indices, from 0. `random` draws the projections;
     the weights come from the global random state.
@@ -87,13 +89,10 @@ class DecoderNetwork(nn.Module):
         controls = [
             Layer(f"control of {layers[i].name}", "", 1, "RandomProjection", x.shape) for i, x in projections.items()
         ]
-        # It draws the difference to the mean image, with room to spare: a decoder that drew pixels within the bounds
-        # would start far from images that are mostly black, and some end there, saturated.
-        room = 2 * (bounds[1] - bounds[0])
-        self.bounds = bounds
         self.decoder = Generator(
-            [*layers, *controls], image_shape, bounds=(-room, room), width=config.width, blocks=config.blocks, noise=1
-        )
+            [*layers, *controls], image_shape,
+            bounds=bounds, width=config.width, blocks=config.blocks, noise=1, linear_start=True,
+        )  # fmt: skip
         self.probes = MLPProbes(len(shapes), config.features, config.hidden, classes)
 
     @torch.no_grad()
@@ -102,20 +101,23 @@ class DecoderNetwork(nn.Module):
         for standard, place in zip(self.standards, places, strict=True):
             assert isinstance(standard, Standardise)
             standard.calibrate(place)
-        self.decoder.calibrate(dict(zip(self.decoder.names, self.see(places)[0], strict=True)))
+        self.decoder.calibrate(dict(zip(self.decoder.names, self.inputs(places), strict=True)))
 
-    def see(self, places: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """What the decoders see, those of the layers and then the controls; what the probes see, `[P, N, features]`."""
-        standardised = [standard(place) for standard, place in zip(self.standards, places, strict=True)]
-        controls = [projection(standardised[i]) for i, projection in zip(self.controls, self.projections, strict=True)]
-        features = [mixture(z) for mixture, z in zip(self.mixtures, standardised, strict=True)]
-        return [*places[1:], *controls], torch.stack(features)
+    def inputs(self, places: Sequence[Tensor]) -> list[Tensor]:
+        """What the decoders see, those of the layers and then the controls."""
+        projected = zip(self.controls, self.projections, strict=True)
+        return [*places[1:], *(projection(self.standards[i](places[i])) for i, projection in projected)]
 
-    def decode(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Estimates of `E[x|z_l]`, `[Σ N, C, H, W]`, decoder after decoder; within the bounds in eval mode."""
-        count = sum(map(len, inputs))
-        decoded: Tensor = self.mean_image + self.decoder(inputs, torch.zeros(count, 1, device=inputs[0].device))
-        return decoded if self.training else decoded.clamp(*self.bounds)
+    def features(self, places: Sequence[Tensor]) -> Tensor:
+        """What the probes see, `[P, N, features]`."""
+        mixed = zip(self.mixtures, self.standards, places, strict=True)
+        return torch.stack([mixture(standard(place)) for mixture, standard, place in mixed])
+
+    def decode(self, inputs: Sequence[Tensor | None]) -> Tensor:
+        """Estimates of `E[x|z_l]`, `[Σ N, C, H, W]`, within the bounds, decoder after decoder."""
+        count = sum(len(z) for z in inputs if z is not None)
+        decoded: Tensor = self.decoder(inputs, self.mean_image.new_zeros(count, 1))
+        return decoded
 
 
 class Decoders(Fitted[InformationConfig, DecoderNetwork]):
@@ -158,12 +160,21 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         layers = self.distinct_layers
         random = torch.Generator().manual_seed(self.seed)
         count = min(config.batch, _most_images(layers))
-        first = torch.randperm(len(source), generator=random)[: max(2, min(CALIBRATION_IMAGES, _most_images(layers)))]
-        x = classifier.check_images(source.batch(first)[0])
+        order = torch.randperm(len(source), generator=random)
+        x, _ = source.batch(order[: max(2, min(CALIBRATION_IMAGES, _most_images(layers)))])
+        x = classifier.check_images(x)
         logits, _ = capture(classifier, x[:1], [])
         classes, image_shape = logits.shape[1], tuple(x.shape[1:])
         network = self._build({"image_shape": image_shape, "classes": classes}).to(device)
         network.calibrate(self._places(x))
+        assert network.decoder.start is not None
+
+        def latents_of(x: Tensor, chosen: Sequence[int]) -> list[Tensor]:
+            inputs = network.inputs(self._places(x))
+            return [inputs[index] for index in chosen]
+
+        at_once = min(START_BATCH, _most_images(layers))
+        fit_start(network.decoder.start, source, order, classifier.bounds, latents_of, batch=at_once)
         mean_image, class_bits = self._averages(source, classes, random)
         network.mean_image.copy_(mean_image)
         network.class_bits.copy_(class_bits)
@@ -188,11 +199,11 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
 
         def one_step(x: Tensor, y: Tensor) -> dict[str, Tensor]:
             places = self._places(x)
-            inputs, features = network.see(places)
+            chosen = zip(network.inputs(places), rows, strict=True)
             with autocast(device, config.precision):
-                decoded = network.decode([z[chosen] for z, chosen in zip(inputs, rows, strict=True)])
+                decoded = network.decode([z[its] for z, its in chosen])
             errors = (decoded - x[torch.cat(rows)]).square().mean(dim=(1, 2, 3)).view(decoders, -1).mean(dim=1)
-            probe_loss = F.cross_entropy(network.probes(features).flatten(0, 1), y.repeat(len(places)))
+            probe_loss = F.cross_entropy(network.probes(network.features(places)).flatten(0, 1), y.repeat(len(places)))
             adam.zero_grad()
             torch.autograd.backward(errors.clamp_min(1e-8).log().mean() + probe_loss)
             adam.step()
@@ -222,8 +233,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         """The estimate of `E[x|z_l]`, `[N, C, H, W]`, from latents `[N, *shape]` of one of the distinct layers."""
         network, others = self.network, [None] * len(self.network.controls)
         inputs = [*(latent if each == layer else None for each in self.distinct_layers), *others]
-        drawn: Tensor = network.decoder(inputs, latent.new_zeros(len(latent), 1, dtype=torch.float32))
-        return (network.mean_image + drawn).clamp(*network.bounds)
+        return network.decode(inputs)
 
     def _places(self, x: Tensor) -> list[Tensor]:
         """Images, and their latents at every layer."""
@@ -287,12 +297,11 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
     def _measure(self, network: DecoderNetwork, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """Errors, errors of the controls, variance, bits, and whether the probes are right, of one batch."""
         places = self._places(x)
-        inputs, features = network.see(places)
         with autocast(x.device, self.config.precision):  # as in the training
-            decoded = network.decode(inputs).view(-1, *x.shape)
+            decoded = network.decode(network.inputs(places)).view(-1, *x.shape)
         errors = (decoded - x).double().square().sum(dim=(2, 3, 4))
         count = len(self.distinct_layers)
-        log2 = network.probes(features).double().log_softmax(dim=2) / np.log(2)
+        log2 = network.probes(network.features(places)).double().log_softmax(dim=2) / np.log(2)
         return (
             torch.cat([torch.zeros_like(errors[:1]), errors[:count]]),
             errors[count:],

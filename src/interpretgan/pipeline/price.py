@@ -20,7 +20,7 @@ from interpretgan.diagnosis.diagnose import CHECKED, diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, let_in, mending_images
 from interpretgan.diagnosis.predictions import attacker, batch_size, collect
 from interpretgan.errors import ConfigError, Flag, FlagKind, ModelError
-from interpretgan.gan.train import START_IMAGES
+from interpretgan.gan.linear_start import IMAGES as START_IMAGES
 from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import ATTACKED, Judge
