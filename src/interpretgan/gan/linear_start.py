@@ -174,6 +174,11 @@ class LinearStart(nn.Module):
             return pixels.clamp(PALEST, 1 - PALEST).view(-1, *self.image_shape)
 
 
+def most_images(image_shape: tuple[int, ...]) -> int:
+    """How many natural images `[C, H, W]` a start is fitted to, at most."""
+    return max(4, min(IMAGES, IMAGE_PIXELS // math.prod(image_shape)))
+
+
 def fit_start(
     start: LinearStart,
     images: ImageSource,
@@ -184,8 +189,7 @@ def fit_start(
     batch: int = BATCH,
 ) -> None:
     """Fit to the first images of this order, of which `latents(x, indices)` gives the latents of layers."""
-    count = max(4, min(IMAGES, IMAGE_PIXELS // math.prod(start.image_shape)))
-    (low, high), batches = bounds, torch.split(order[:count], batch)
+    (low, high), batches = bounds, torch.split(order[: most_images(start.image_shape)], batch)
 
     def natural(indices: Tensor) -> Tensor:
         return images.batch(indices)[0].to(start.mean.device, torch.float32)

@@ -20,7 +20,7 @@ from interpretgan.diagnosis.diagnose import CHECKED, diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, let_in, mending_images
 from interpretgan.diagnosis.predictions import attacker, batch_size, collect
 from interpretgan.errors import ConfigError, Flag, FlagKind, ModelError
-from interpretgan.gan.linear_start import IMAGES as START_IMAGES
+from interpretgan.gan.linear_start import most_images
 from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import ATTACKED, Judge
@@ -164,11 +164,10 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
 
     layers = inputs.layers(classifier)
     config, stamps = replace(settings.generator.config(len(x[0])), steps=timed_steps(device)), Stamps()
-    start = min(START_IMAGES, len(train)) / min(STARTED, len(train))
     with PeakMemory(device) as memory:
         interpreter = InterpretGAN(classifier, layers, config=config)
         interpreter.fit(train.head(STARTED), recognition_network=recognition, on_progress=stamps)
-    before = stamps.before * start
+    before = stamps.before * _times_started(train)
     for number in range(seeds):
         if (stage := f"generator-{settings.run.seed + number}") not in there:
             per = {"generator_steps": stamps.step}
@@ -179,6 +178,12 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
         found.append(mended)
     found.append(_diagnosis(inputs, interpreter, judge, test))
     return found
+
+
+def _times_started(train: ImageSet) -> float:
+    """How often as many images as were tried the start of a generator is fitted to."""
+    most = min(most_images(train.shape), len(train))
+    return most / min(most, STARTED)
 
 
 def _epoch_seconds(classifier: Classifier, train: ImageSet, objective: Objective, recipe: Recipe) -> float:
@@ -220,7 +225,8 @@ def _information(inputs: Inputs, classifier: Classifier, train: ImageSet, test: 
         decoders.measure(few, on_progress=False)
         image = (time.perf_counter() - began) / len(few)
     per = {"examples": image} if there else {"information_steps": stamps.step, "examples": image}
-    return StagePrice("information", 0.0 if there else stamps.before, per, memory.mib, ("information_steps", 0))
+    before = 0.0 if there else stamps.before * _times_started(train)
+    return StagePrice("information", before, per, memory.mib, ("information_steps", 0))
 
 
 def _let_in(inputs: Inputs, classifier: Classifier, train: ImageSet, test: ImageSet) -> StagePrice | None:
