@@ -15,7 +15,6 @@ from interpretgan.gan.train import GANConfig
 from interpretgan.interpreter import Explanation, InterpretGAN
 from interpretgan.layers import capture, examine, find_layers
 from interpretgan.report import draw_explanation
-from interpretgan.store.network_files import read_network, write_network
 from tests import reference
 from tests.networks import ReusedReLU, Tiny
 
@@ -156,19 +155,6 @@ def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path)
     assert loaded.recognition_network_sha256 is fitted.recognition_network_sha256 is None
     images = torch.rand(2, 1, 12, 20)
     assert torch.equal(loaded.explain(images).natural_explanations, fitted.explain(images).natural_explanations)
-
-
-def test_a_file_of_before_says_how_its_generator_of_images_with_colour_was_trained(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    classifier, file = Classifier(Tiny(3, (12, 20))), tmp_path / "generator.safetensors"
-    fitted = InterpretGAN(classifier, config=CONFIG).fit(torch.rand(6, 3, 12, 20))
-    fitted.save(file)
-    with read_network(file, what="a generator") as (header, _):
-        for name in ("discriminator_rate", "momentum"):
-            del header["config"][name]
-    write_network(file, fitted.network, header)
-    loaded = InterpretGAN.load(file, classifier).resolved_config
-    assert (loaded.discriminator_rate, loaded.momentum) == (loaded.learning_rate, 0.0)
 
 
 def test_a_generator_of_another_classifier_is_refused(fitted: InterpretGAN, tmp_path: Path) -> None:

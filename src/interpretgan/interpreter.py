@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -326,8 +326,6 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
 
     def _build(self, header: Header) -> Generator:
         self.recognition_network_sha256 = header["recognition_network_sha256"]
-        if "momentum" not in header["config"]:  # both networks learned alike before
-            self.config = replace(self.config, discriminator_rate=self.config.learning_rate, momentum=0.0)
         return Generator(
             self.distinct_layers, tuple(header["image_shape"]), bounds=self.classifier.bounds, width=self.config.width,
             blocks=self.config.blocks, noise=self.config.noise, linear_start=self.config.linear_start,

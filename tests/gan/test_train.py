@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -173,18 +172,16 @@ def test_only_gradients_that_stand_out_are_limited() -> None:
 
 
 def test_a_loss_that_leaves_the_numbers_stops_the_training(classifier: Classifier, tmp_path: Path) -> None:
-    config = GANConfig(steps=30, images_per_layer=2, width=16, blocks=1, learning_rate=1e30, precision="fp32")
+    config = replace(CONFIG, steps=30, learning_rate=1e30, discriminator_rate=1e30)
     with pytest.raises(TrainingError, match="lower the learning rate"):
         train(classifier, config)
 
 
 def test_a_recognition_network_decides_the_defaults_in_one_place(classifier: Classifier) -> None:
-    grey: dict[str, Any] = {"steps": 200, "discriminator_rate": 4e-3, "momentum": 0.0}
-    assert GANConfig().resolved(False, 1) == GANConfig(latent=10.0, recognition_noise=0.2, **grey)
-    assert GANConfig().resolved(True, 1) == GANConfig(latent=2.0, recognition_noise=0.05, **grey)
-    colour: dict[str, Any] = {"steps": 1200, "discriminator_rate": 2e-4, "momentum": 0.5}
-    assert GANConfig().resolved(True, 3) == GANConfig(latent=2.0, recognition_noise=0.05, **colour)
-    stated = GANConfig(latent=0.0, recognition_noise=0.0, steps=7, discriminator_rate=0.1, momentum=0.2)
+    assert GANConfig().resolved(False, 1) == GANConfig(latent=10.0, recognition_noise=0.2, steps=200)
+    assert GANConfig().resolved(True, 1) == GANConfig(latent=2.0, recognition_noise=0.05, steps=200)
+    assert GANConfig().resolved(True, 3) == GANConfig(latent=2.0, recognition_noise=0.05, steps=1200)
+    stated = GANConfig(latent=0.0, recognition_noise=0.0, steps=7)
     assert stated.resolved(True, 3) == stated.resolved(False, 1) == stated
     torch.manual_seed(1)
     other = Classifier(Tiny(), mean=(0.2,), std=(0.3,))

@@ -50,8 +50,8 @@ class GANConfig(Checked):
     steps: Count | None = None
     images_per_layer: Count = 8  #: Natural images per layer and step.
     learning_rate: Positive = 4e-3  #: Peak of the generator's Adam, after a short warm-up, falling along a cosine.
-    discriminator_rate: Positive | None = None  #: The same of the discriminator's. `None`: see `resolved`.
-    momentum: Decay | None = None  #: Of both Adams. `None`: see `resolved`.
+    discriminator_rate: Positive = 2e-4  #: The same of the discriminator's: one that learns fast throws the generator.
+    momentum: Decay = 0.5  #: Of both Adams.
     realism: NotNegative = 1.0  #: Weight of the hinge term `L_adv`.
     information: NotNegative = 3.0  #: Weight λ_I of the information bound.
     #: Weight λ_z of the latent consistency; 0 is the plain method. `None`: see `resolved`.
@@ -75,15 +75,11 @@ class GANConfig(Checked):
         """The same settings, with those filled in that depend on the images and on whether there is another network.
 
         A robust recognition network hardly recognises artefacts of its own, so less must hold it back: λ_z is 2 and the
-        noise 0.05. The classifier itself needs 10 and 0.2. Images with colour need more steps, `COLOUR_STEPS`, and a
-        discriminator that learns slowly: at the generator's rate it tells explanations from images late or never.
+        noise 0.05. The classifier itself needs 10 and 0.2. Images with colour need more steps.
         """
         latent, noise = (2.0, 0.05) if recognition_network else (10.0, 0.2)
-        steps, slower, momentum = (GREY_STEPS, 1.0, 0.0) if channels == 1 else (COLOUR_STEPS, 20.0, 0.5)
-        usual: dict[str, Any] = {
-            "latent": latent, "recognition_noise": noise, "steps": steps,
-            "discriminator_rate": self.learning_rate / slower, "momentum": momentum,
-        }  # fmt: skip
+        steps = GREY_STEPS if channels == 1 else COLOUR_STEPS
+        usual: dict[str, Any] = {"latent": latent, "recognition_noise": noise, "steps": steps}
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
 
@@ -149,8 +145,6 @@ def train_generator(
     assert latent_weight is not None
     assert steps is not None
     assert config.recognition_noise is not None
-    assert config.discriminator_rate is not None
-    assert config.momentum is not None
     random = torch.Generator().manual_seed(seed)
     enough = min(CALIBRATION_IMAGES, max(2, CALIBRATION_PIXELS // pixels))
     order = torch.randperm(len(images), generator=random)
