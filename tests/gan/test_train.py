@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -178,10 +179,12 @@ def test_a_loss_that_leaves_the_numbers_stops_the_training(classifier: Classifie
 
 
 def test_a_recognition_network_decides_the_defaults_in_one_place(classifier: Classifier) -> None:
-    assert GANConfig().resolved(False, 1) == GANConfig(latent=10.0, recognition_noise=0.2, steps=200)
-    assert GANConfig().resolved(True, 1) == GANConfig(latent=2.0, recognition_noise=0.05, steps=200)
-    assert GANConfig().resolved(True, 3) == GANConfig(latent=2.0, recognition_noise=0.05, steps=1200)
-    stated = GANConfig(latent=0.0, recognition_noise=0.0, steps=7)
+    grey: dict[str, Any] = {"steps": 200, "discriminator_rate": 1e-3}
+    assert GANConfig().resolved(False, 1) == GANConfig(latent=10.0, recognition_noise=0.2, **grey)
+    assert GANConfig().resolved(True, 1) == GANConfig(latent=2.0, recognition_noise=0.05, **grey)
+    colour: dict[str, Any] = {"steps": 1200, "discriminator_rate": 2e-4}
+    assert GANConfig().resolved(True, 3) == GANConfig(latent=2.0, recognition_noise=0.05, **colour)
+    stated = GANConfig(latent=0.0, recognition_noise=0.0, steps=7, discriminator_rate=0.1)
     assert stated.resolved(True, 3) == stated.resolved(False, 1) == stated
     torch.manual_seed(1)
     other = Classifier(Tiny(), mean=(0.2,), std=(0.3,))
