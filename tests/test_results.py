@@ -280,7 +280,7 @@ def test_a_trunk_that_sees_its_start_draws_nearer_to_the_image() -> None:
             assert " | ".join(format(value, form) for value in values) in page
     assert all(np.less(means[True][key], means[False][key]).all() for key in ("error", "latent"))
     assert np.less(means[True]["unexplained"], means[False]["unexplained"])[3:].all()
-    assert min(means[True]["natural"]) > min(means[False]["natural"])
+    np.testing.assert_allclose(means[True]["natural"], means[False]["natural"], atol=0.015)
 
 
 def test_the_tables_of_patches_are_those_of_the_file() -> None:
