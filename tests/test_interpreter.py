@@ -147,6 +147,19 @@ def test_a_classifier_of_another_precision_is_explained(dtype: torch.dtype) -> N
     assert torch.isfinite(found.natural_explanations).all()
 
 
+def test_what_is_loaded_and_drawn_under_another_default_dtype_is_the_same(fitted: InterpretGAN, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "generator.safetensors")
+    images = torch.rand(2, 1, 12, 20)
+    drawn = fitted.draw(images, fitted.noise_of([0, 1]))
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded = InterpretGAN.load(tmp_path / "generator.safetensors", fitted.classifier)
+        again = loaded.draw(images, loaded.noise_of([0, 1]))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(again, drawn)
+
+
 def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path) -> None:
     fitted.save(tmp_path / "generator.safetensors")
     loaded = InterpretGAN.load(tmp_path / "generator.safetensors", fitted.classifier)

@@ -86,6 +86,18 @@ def test_the_mnist_diagnosis_is_sound_and_follows_from_its_predictions() -> None
     for falls in -np.diff(survival, axis=1):
         assert [names[place] for place in np.argsort(-falls)[:2]] == ["relu3", "fc1"]
     assert found.controls["seeds_same_top"] == 1.0
+    # The picture of the README and its caption are of this run.
+    with np.load(folder / "explanations.npz", allow_pickle=False) as saved:
+        (seven, _, _, _, four, _), names = (
+            saved["adversarial_predictions"].T.tolist(),
+            ["image", *saved["layers"].tolist()],
+        )
+    assert [name for name, seen in zip(names, seven, strict=True) if seen == 3] == ["relu3", "relu4", "fc3"]
+    assert [name for name, seen in zip(names, four, strict=True) if seen == 9] == names[names.index("fc1") :]
+    assert (
+        "attacked 7, at `relu3` a 3, at `fc2` a 7 once more, and from there on a 3. The 4 turns into a 9 at `fc1`."
+        in told
+    )
     blind = {row["name"]: row["vulnerability"] for row in read("mnist-lenet5-max/blind_trunk.json")["layers"]}
     assert blind["relu3"]["low"] < blind["fc1"]["value"] < blind["relu3"]["high"]
 
@@ -279,6 +291,7 @@ def test_a_trunk_that_sees_its_start_draws_nearer_to_the_image() -> None:
             form = ".3f" if key == "latent" else ".2f"
             assert " | ".join(format(value, form) for value in values) in page
     assert all(np.less(means[True][key], means[False][key]).all() for key in ("error", "latent"))
+    assert f"500 test images, of which the judge predicts {runs[0]['image']:.2f} right" in page
     assert np.less(means[True]["unexplained"], means[False]["unexplained"])[3:].all()
     np.testing.assert_allclose(means[True]["natural"], means[False]["natural"], atol=0.015)
 

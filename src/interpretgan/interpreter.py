@@ -229,7 +229,8 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
 
     def noise(self, count: int, *, generator: torch.Generator) -> Tensor:
         """Noise `n ~ N(0, I)` for `count` images, `[count, noise]`."""
-        return torch.randn(count, self.config.noise, generator=generator).to(self.classifier.device)
+        drawn = torch.randn(count, self.config.noise, generator=generator, dtype=torch.float32, device="cpu")
+        return drawn.to(self.classifier.device)
 
     def noise_of(self, indices: Sequence[int] | Tensor, *, seed: int | None = None) -> Tensor:
         """Noise of the images with these numbers in their set, `[N, noise]`; of a number it is always the same.

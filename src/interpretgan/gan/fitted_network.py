@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from torch import nn
 
-from interpretgan.classifier import Classifier, require_classifier
+from interpretgan.classifier import Classifier, plain_torch, require_classifier
 from interpretgan.data import ImageSource
 from interpretgan.errors import ConfigError, LayerError, WeightsError
 from interpretgan.layers import Layer, distinct, find_layers
@@ -78,6 +78,7 @@ class Fitted(ABC, Generic[Config, Network]):
         write_network(path, self.network, {**header, **self._header(self.network)})
 
     @classmethod
+    @plain_torch()
     def load(cls, path: Path, classifier: Classifier) -> Self:
         """Read what `save` wrote, for the same classifier; any other file is a `WeightsError`."""
         with read_network(path, what=f"a file that {cls.__name__}.save wrote") as (header, state):
