@@ -145,7 +145,7 @@ def test_where_explanations_vary_other_draws_of_the_same_latents_are_shown(
     layers = [layer for layer in ig.find_layers(classifier, pairs[0]) if layer.name in ("pool1", "fc1")]
     plain, fitted = (
         ig.InterpretGAN(
-            classifier, layers, config=ig.GANConfig(steps=40, images_per_layer=4, diversity=weight)
+            classifier, layers, config=ig.GANConfig(steps=80, images_per_layer=4, diversity=weight)
         ).fit(digits[0].head(100))
         for weight in (0.0, 1000.0)
     )  # fmt: skip
