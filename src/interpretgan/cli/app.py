@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-DEMO_STEPS, DEMO_INFORMATION_STEPS = 150, 120  # enough for the digits
+DEMO_STEPS, DEMO_INFORMATION_STEPS = 120, 90  # enough for the digits
 
 DryRun = Annotated[
     bool, Parameter(negative="", group="Run", help="Print the resolved settings, of a long run its price, and stop.")
