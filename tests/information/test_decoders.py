@@ -12,8 +12,10 @@ from interpretgan.baselines.explainers import ExplainerError
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, LabelError, LayerError, RunFolderError, TrainingError, WeightsError
+from interpretgan.gan.train import GANConfig
 from interpretgan.information import Decoders, InformationConfig, LayerInformation, Measurement
 from interpretgan.information.inversion import inversion_by_decoder
+from interpretgan.interpreter import InterpretGAN
 from interpretgan.layers import Layer, examine, find_layers
 from interpretgan.statistics import Interval, bootstrap_weights
 from interpretgan.store.progress import Progress
@@ -93,6 +95,19 @@ def test_what_linear_decoders_leave_is_learnt(digits: tuple[ImageSet, ImageSet])
     assert start < 0.5
     # A trunk that does not see what it adds to stays at the start.
     assert trained < 0.95 * start
+
+
+def test_a_start_of_a_generator_is_taken_over(digits: tuple[ImageSet, ImageSet]) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(Few())
+    config = GANConfig(steps=1, images_per_layer=2, width=16, blocks=1)
+    start = InterpretGAN(classifier, [layer("few", 12)], config=config).fit(digits[0], on_progress=False).network.start
+    own, taken = (
+        Decoders(classifier, [layer("few", 12)], config=SMALL).fit(digits[0], start=given, on_progress=False)
+        for given in (None, start)
+    )
+    assert len(own.network.controls) == 1  # which the generator's start knows nothing of
+    assert all(torch.equal(a, b) for a, b in zip(own.network.parameters(), taken.network.parameters(), strict=True))
 
 
 def test_what_each_layer_keeps_is_found(digits: tuple[ImageSet, ImageSet]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interpretgan.data import ImageSource
+from interpretgan.errors import ConfigError
 from interpretgan.gan.latents import (
     as_map,
     channels_first,
@@ -35,7 +36,7 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge regression, of which h
 HELD_OUT = 0.25  # share of the images that choose it
 PALEST = 0.02  # distance that a decoded pixel keeps from the bounds, as a share of their width
 LEAST_DEVIATION = 0.05  # of a number of the latent, as a share of the largest one's: what hardly moves tells nothing
-NUMBERS = 2**26  # of latents that are in memory at once, at most
+NUMBERS = 2**27  # of latents that are in memory at once, at most
 PATCH_INPUTS = 1200  # numbers around a place of a map from which its patch of the image is decoded, at most
 PATCH_SIDE = 16  # pixels a side that such a patch has for its own, at most: larger ones are left to the components
 PATCHES = 10_000  # that a local decoder is fitted to
@@ -58,7 +59,7 @@ class LinearStart(nn.Module):
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.image_shape, pixels = image_shape, math.prod(image_shape)
+        self.image_shape, self.shapes, pixels = image_shape, tuple(shapes), math.prod(image_shape)
         self.proportions = image_shape[1] / image_shape[2]
         components = min(COMPONENTS, pixels)
         self.register_buffer("basis", torch.zeros(components, pixels))
@@ -72,25 +73,25 @@ class LinearStart(nn.Module):
                 self.patches[str(index)] = decoder
 
     @torch.no_grad()
-    def fit(self, images: Tensor, latents_of: LatentsOf) -> None:
+    def fit(self, images: Tensor, latents_of: LatentsOf, *, known: int = 0) -> None:
         """Fit to natural images `[N, C, H, W]`, in [0, 1], and their latents.
 
         Ridge regression of the images' principal components on the standardised numbers of each latent:
         `W = argmin ‖Y − Z W‖² + λ‖W‖²`, with the λ that draws held-out images best.
+
+        So many of the first layers as are `known` stay as they are, of a start that was fitted to the same images.
         """
         pixels = images.flatten(1).double()
         mean = pixels.mean(dim=0)
         centred = pixels - mean
-        variances, directions = torch.linalg.eigh(centred @ centred.T)  # in N dimensions: images may be large
-        count = min(len(self.basis), int((variances > 1e-9 * variances[-1].clamp_min(1e-12)).sum()))
-        basis = torch.zeros_like(self.basis, dtype=torch.float64)
-        basis[:count] = F.normalize(directions[:, len(variances) - count :].T @ centred, dim=1)
-        self.mean.copy_(mean)
-        self.basis.copy_(basis)
+        if not known:
+            self.mean.copy_(mean)
+            self.basis.copy_(_principal(centred, len(self.basis)))
+        basis = self.basis.double()
         targets, images = centred @ basis.T, centred.float().view_as(images)
         unreached = centred.square().sum(dim=1) - targets.square().sum(dim=1)
         del pixels, centred
-        for group in self._groups(len(images)):
+        for group in self._groups(len(images), first=known):
             with_patches = [index for index in group if str(index) in self.patches]
             self._fit_patches(with_patches, images, latents_of)
             inputs: dict[int, list[Tensor]] = {index: [] for index in group}
@@ -108,7 +109,7 @@ class LinearStart(nn.Module):
                         # Whether patches help is told by the whole error, not by that in the components.
                         outside[index].append(missed - left[index][-1].square().sum(dim=1) - unreached[rows])
             for index in group:
-                latent = torch.cat(inputs.pop(index)).double()
+                latent = torch.cat(inputs.pop(index))
                 if index not in left:
                     (found,) = _ridge(latent, targets)
                 else:
@@ -132,8 +133,8 @@ class LinearStart(nn.Module):
             for index, latent in zip(group, latents, strict=True):
                 cells[index].append(self._patch(index).cells(latent, batch, math.ceil(PATCHES / len(images))))
         for index in group:
-            inputs, targets = (torch.cat(part).double() for part in zip(*cells.pop(index), strict=True))
-            (found,) = _ridge(inputs, targets)
+            inputs, targets = (torch.cat(part) for part in zip(*cells.pop(index), strict=True))
+            (found,) = _ridge(inputs, targets.double())
             self._patch(index).set(found.weight, found.bias)
 
     def _patch(self, index: int) -> PatchDecoder:
@@ -141,11 +142,19 @@ class LinearStart(nn.Module):
         assert isinstance(decoder, PatchDecoder)
         return decoder
 
-    def _groups(self, images: int) -> list[list[int]]:
-        """The indices of the layers, in groups whose latents are in memory together."""
+    def take(self, known: LinearStart) -> None:
+        """Take over the weights of another start, whose layers are the first of these; else it is a `ConfigError`."""
+        if known.image_shape != self.image_shape or known.shapes != self.shapes[: len(known.shapes)]:
+            expected, got = f"a start of layers {list(self.shapes)}", f"one of {list(known.shapes)}"
+            raise ConfigError(expected=expected, got=got, do="take that of an InterpretGAN of the same layers")
+        self.load_state_dict({**self.state_dict(), **known.state_dict()})
+
+    def _groups(self, images: int, *, first: int) -> list[list[int]]:
+        """The indices of the layers from the first on, in groups whose latents are in memory together."""
         groups: list[list[int]] = []
         size = NUMBERS
-        for index, inputs in enumerate(self.inputs):
+        for index in range(first, len(self.inputs)):
+            inputs = self.inputs[index]
             size += inputs * images
             if size > NUMBERS:
                 groups.append([])
@@ -182,13 +191,21 @@ def most_images(image_shape: tuple[int, ...]) -> int:
 def fit_start(
     start: LinearStart,
     images: ImageSource,
-    order: Tensor,
     bounds: tuple[float, float],
     latents: Callable[[Tensor, Sequence[int]], Sequence[Tensor]],
     *,
     batch: int = BATCH,
+    known: LinearStart | None = None,
 ) -> None:
-    """Fit to the first images of this order, of which `latents(x, indices)` gives the latents of layers."""
+    """Fit to some natural images, the same for every seed, of which `latents(x, indices)` gives the latents of layers.
+
+    The first layers may be `known`, from a start that was fitted to these images.
+    """
+    if known is not None:
+        start.take(known)
+        if len(known.shapes) == len(start.shapes):
+            return
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     (low, high), batches = bounds, torch.split(order[: most_images(start.image_shape)], batch)
 
     def natural(indices: Tensor) -> Tensor:
@@ -197,7 +214,8 @@ def fit_start(
     def latents_of(group: Sequence[int]) -> Iterator[Sequence[Tensor]]:
         return (latents(natural(indices), group) for indices in batches)
 
-    start.fit((torch.cat([natural(indices) for indices in batches]) - low) / (high - low), latents_of)
+    some = torch.cat([natural(indices) for indices in batches])
+    start.fit((some - low) / (high - low), latents_of, known=0 if known is None else len(known.shapes))
 
 
 class PatchDecoder(nn.Module):
@@ -301,6 +319,17 @@ def reduced(latent: Tensor, proportions: float) -> Tensor:
     return torch.cat([apart.flatten(1), cells.flatten(1)], dim=1)
 
 
+def _principal(centred: Tensor, most: int) -> Tensor:
+    """The principal components `[most, pixels]` of centred images `[N, pixels]`; zeros where there are fewer."""
+    many = len(centred) > centred.shape[1]
+    variances, directions = torch.linalg.eigh(centred.T @ centred if many else centred @ centred.T)
+    count = min(most, int((variances > 1e-9 * variances[-1].clamp_min(1e-12)).sum()))
+    chosen = directions[:, len(variances) - count :].T
+    components = centred.new_zeros(most, centred.shape[1])
+    components[:count] = chosen if many else F.normalize(chosen @ centred, dim=1)
+    return components
+
+
 def _held_out(rows: int) -> int:
     """How many of these rows, the first, choose a penalty."""
     return max(1, round(HELD_OUT * rows))
@@ -309,29 +338,35 @@ def _held_out(rows: int) -> int:
 class _Fit(NamedTuple):
     weight: Tensor  # [d, R]
     bias: Tensor  # [R]
-    error: Tensor  # sum of squares over the held-out rows
+    error: float  # sum of squares over the held-out rows
 
 
 def _ridge(latents: Tensor, *several: Tensor) -> list[_Fit]:
-    """Ridge regressions of several centred targets `[N, R]` on latents `[N, d]`.
+    """Ridge regressions of several centred targets `[N, R]`, float64, on latents `[N, d]`, float32.
 
     It is solved in the smaller space: `W = (Zᵀ Z + λ d)⁻¹ Zᵀ Y = Zᵀ (Z Zᵀ + λ d)⁻¹ Y`. Held-out rows choose each λ.
     """
     mean, deviation = latents.mean(dim=0), latents.std(dim=0, correction=0)
     scale = 1 / deviation.clamp_min(LEAST_DEVIATION * float(deviation.max()) + 1e-9)
-    standardised = (latents - mean) * scale
     held_out, root = _held_out(len(latents)), math.sqrt(latents.shape[1])
-    fitted, tested = standardised[held_out:] / root, standardised[:held_out]
+    standardised = (latents - mean) * (scale / root)
+    fitted, tested = standardised[held_out:], standardised[:held_out]
     targets, sizes = torch.cat(several, dim=1), [one.shape[1] for one in several]
-    many = len(fitted) > latents.shape[1]
-    right = targets[held_out:]
-    gram, right = (fitted.T @ fitted, fitted.T @ right) if many else (fitted @ fitted.T, right)
-    found: list[list[_Fit]] = [[] for _ in several]
+    right, wanted = targets[held_out:], targets[:held_out]
+    if many := len(fitted) > latents.shape[1]:
+        fitted, tested = fitted.double(), tested.double()  # sums of many rows, far larger than the least penalty
+        gram, right = fitted.T @ fitted, fitted.T @ right
+    else:
+        gram, tested = (fitted @ fitted.T).double(), (tested @ fitted.T).double()
+    least, best = [math.inf] * len(several), [0 * part for part in torch.split(right, sizes, 1)]
     for penalty in PENALTIES:
         solved = torch.cholesky_solve(right, torch.linalg.cholesky(gram + penalty * torch.eye(len(gram)).to(gram)))
-        weight = (solved if many else fitted.T @ solved) / root
-        errors = (tested @ weight - targets[:held_out]).square().sum(dim=0)
-        scaled = scale[:, None] * weight
-        for fits, part, error in zip(found, torch.split(scaled, sizes, 1), torch.split(errors, sizes), strict=True):
-            fits.append(_Fit(part, -mean @ part, error.sum()))
-    return [min(fits, key=lambda fit: float(fit.error)) for fits in found]
+        errors = torch.split((tested @ solved - wanted).square().sum(dim=0), sizes)
+        for place, part in enumerate(torch.split(solved, sizes, 1)):
+            if (error := float(errors[place].sum())) < least[place]:
+                least[place], best[place] = error, part
+    found = []
+    for error, part in zip(least, best, strict=True):
+        weight = (scale / root).double()[:, None] * (part if many else fitted.T.double() @ part)
+        found.append(_Fit(weight, -mean.double() @ weight, error))
+    return found

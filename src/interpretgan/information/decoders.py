@@ -17,7 +17,7 @@ from interpretgan.errors import ConfigError
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.latents import Standardise
-from interpretgan.gan.linear_start import BATCH as START_BATCH, fit_start
+from interpretgan.gan.linear_start import BATCH as START_BATCH, LinearStart, fit_start
 from interpretgan.information.measure import Measurement
 from interpretgan.information.probes import MLPProbes, RandomMixture, RandomProjection
 from interpretgan.layers import Layer, capture
@@ -139,6 +139,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         images: ImageData,
         labels: Tensor | None = None,
         *,
+        start: LinearStart | None = None,
         checkpoint: str | Path | None = None,
         checkpoint_seconds: float = 20.0,
         on_progress: OnProgress | bool = True,
@@ -153,6 +154,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
 
         Raises:
             ImageError, LabelError, TrainingError: Images or labels that the classifier refuses, a loss is not finite.
+            ConfigError: A start of other layers.
         """
         classifier, config, device = self.classifier, self.config, self.classifier.device
         source = as_source(images, labels, classifier.bounds, labelled=True)
@@ -174,7 +176,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
             return [inputs[index] for index in chosen]
 
         at_once = min(START_BATCH, _most_images(layers))
-        fit_start(network.decoder.start, source, order, classifier.bounds, latents_of, batch=at_once)
+        fit_start(network.decoder.start, source, classifier.bounds, latents_of, batch=at_once, known=start)
         mean_image, class_bits = self._averages(source, classes, random)
         network.mean_image.copy_(mean_image)
         network.class_bits.copy_(class_bits)

@@ -17,6 +17,7 @@ from interpretgan.baselines.patterns import pattern_explainers
 from interpretgan.classifier import Classifier
 from interpretgan.data import shared_images
 from interpretgan.errors import ConfigError
+from interpretgan.gan.linear_start import LinearStart
 from interpretgan.information import Decoders
 from interpretgan.information.inversion import inversion_by_decoder
 from interpretgan.interpreter import InterpretGAN
@@ -303,9 +304,11 @@ class Networks:
     @cached_property
     def interpreters(self) -> list[InterpretGAN]:
         """InterpretGAN, once per generator seed."""
-        return [self._interpreter(self.seed + number) for number in range(self.settings.generator.generator_seeds)]
+        first = self._interpreter(self.seed)
+        others = range(self.seed + 1, self.seed + self.settings.generator.generator_seeds)
+        return [first, *(self._interpreter(seed, first.network.start) for seed in others)]
 
-    def _interpreter(self, seed: int) -> InterpretGAN:
+    def _interpreter(self, seed: int, start: LinearStart | None = None) -> InterpretGAN:
         config = self.settings.generator.config(self.inputs.train.shape[0])
         recognition_network = self.recognition_network  # its training is a stage of its own, before this one
         return self.made(
@@ -314,6 +317,7 @@ class Networks:
             lambda checkpoint, log: InterpretGAN(self.classifier, self.layers, config=config, seed=seed).fit(
                 self.inputs.train,
                 recognition_network=recognition_network,
+                start=start,
                 checkpoint=checkpoint,
                 on_progress=log,
                 devices=self.settings.run.devices,
@@ -336,11 +340,12 @@ class Networks:
         config = self.settings.information.config(self.settings.generator.precision)
         if config is None:
             return None
+        start = self.interpreters[0].network.start  # of the same layers and images
         return self.made(
             "information",
             f"training decoders and probes for {len(self.layers)} layers",
             lambda checkpoint, log: Decoders(self.classifier, self.layers, config=config, seed=self.seed).fit(
-                self.inputs.train, checkpoint=checkpoint, on_progress=log
+                self.inputs.train, start=start, checkpoint=checkpoint, on_progress=log
             ),
             lambda file: Decoders.load(file, self.classifier),
             Decoders.save,
