@@ -177,6 +177,16 @@ def test_a_generator_of_another_classifier_is_refused(fitted: InterpretGAN, tmp_
         InterpretGAN.load(tmp_path / "generator.safetensors", Classifier(Tiny(1, (12, 20))))
 
 
+def test_a_file_of_another_version_is_refused(
+    fitted: InterpretGAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = fitted.network.state_dict()
+    monkeypatch.setattr(fitted.network, "state_dict", lambda: {k: v for k, v in state.items() if "look" not in k})
+    fitted.save(tmp_path / "generator.safetensors")
+    with pytest.raises(WeightsError, match=r"got weights of a network that is built differently, .*; fit it again$"):
+        InterpretGAN.load(tmp_path / "generator.safetensors", fitted.classifier)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no safetensors file at all"])
 def test_a_file_that_is_none_is_refused(fitted: InterpretGAN, tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "generator.safetensors"

@@ -17,7 +17,6 @@ from interpretgan.data.pictures import Example, Picture, difference_picture, pic
 from interpretgan.errors import ConfigError, ImageError, LabelError
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
-from interpretgan.gan.linear_start import LinearStart
 from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer, capture
@@ -187,7 +186,6 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         images: ImageData,
         *,
         recognition_network: Classifier | None = None,
-        start: LinearStart | None = None,
         checkpoint: str | Path | None = None,
         on_progress: OnProgress | bool = True,
         devices: int = 1,
@@ -200,15 +198,12 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             recognition_network: A robust classifier of the same classes, trained apart from the judge, that recognises
                 the explanations in place of the explained one. On natural photographs that one is satisfied with
                 textures that only it recognises.
-            start: `network.start` of another InterpretGAN of the same layers, fitted to the same images: it is the same
-                for every seed, and taking it over saves the time of fitting it. `None`: it is fitted.
             checkpoint: File for the state. Where it exists the training goes on from there.
             on_progress: Told how far it is; see `interpretgan.store.progress.OnProgress`.
             devices: How many devices share the training: the classifier's and the GPUs that follow it.
 
         Raises:
-            ConfigError: A recognition network of other classes or bounds, a start of other layers, or devices that
-                cannot share the training.
+            ConfigError: A recognition network of other classes or bounds, or devices that cannot share the training.
             ImageError, ModelError: Images that the classifier refuses, or no gradient through it.
             TrainingError, RunFolderError: A loss that is not finite, a lost process, or the checkpoint's file.
         """
@@ -221,9 +216,8 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         with reporting(on_progress) as report:
             self._network = train_generator(
                 self.classifier, self.distinct_layers, source, config, seed=self.seed,
-                recognition_network=recognition_network, start=start,
-                checkpoint=None if checkpoint is None else Path(checkpoint), devices=devices,
-                on_step=told(report, "generator", config.steps),
+                recognition_network=recognition_network, checkpoint=None if checkpoint is None else Path(checkpoint),
+                devices=devices, on_step=told(report, "generator", config.steps),
             )  # fmt: skip
         self.recognition_network_sha256 = None if recognition_network is None else recognition_network.state_sha256()
         return self

@@ -14,7 +14,6 @@ from interpretgan.data import TensorImages, load_data
 from interpretgan.errors import ConfigError, RunFolderError, TrainingError
 from interpretgan.gan import train as gan
 from interpretgan.gan.generator import Generator
-from interpretgan.gan.linear_start import LinearStart
 from interpretgan.gan.train import GANConfig, limited, train_generator
 from interpretgan.layers import examine
 from tests.networks import Tiny
@@ -123,18 +122,6 @@ def test_linear_decodings_are_where_a_training_starts(classifier: Classifier) ->
         config = replace(CONFIG, steps=1, linear_start=linear_start)
         train(classifier, config, on_step=lambda _, losses: first.append(losses))
     assert first[1]["latent"] < 0.5 * first[0]["latent"]
-
-
-def test_a_start_that_is_taken_over_is_the_one_that_would_be_fitted(
-    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone = train(classifier)
-    started = train(classifier, replace(CONFIG, noise=5)).start
-    monkeypatch.setattr(LinearStart, "fit", None)
-    assert same(train(classifier, start=started), alone)
-    stranger = LinearStart([(3,)], (1, 28, 28))
-    with pytest.raises(ConfigError, match=r"expected a start of layers .*, got one of \[\(3,\)\]"):
-        train(classifier, start=stranger)
 
 
 class Steep(nn.Module):

@@ -81,10 +81,14 @@ class Fitted(ABC, Generic[Config, Network]):
     @plain_torch()
     def load(cls, path: Path, classifier: Classifier) -> Self:
         """Read what `save` wrote, for the same classifier; any other file is a `WeightsError`."""
-        with read_network(path, what=f"a file that {cls.__name__}.save wrote") as (header, state):
+        what = f"a file that {cls.__name__}.save wrote"
+        with read_network(path, what=what) as (header, state):
             layers = [Layer(**{**layer, "shape": tuple(layer["shape"])}) for layer in header["layers"]]
             loaded = cls(classifier, layers, config=cls.config_type(**header["config"]), seed=header["seed"])
             network = loaded._build(header)
+            if state.keys() != network.state_dict().keys():
+                got = "weights of a network that is built differently, as by another version"
+                raise WeightsError(expected=f"{what} in {path}", got=got, do="fit it again")
             network.load_state_dict(state)
             fitted_to = header["fitted_to"]
         if fitted_to != _identity(classifier):

@@ -191,21 +191,21 @@ def most_images(image_shape: tuple[int, ...]) -> int:
 def fit_start(
     start: LinearStart,
     images: ImageSource,
+    order: Tensor,
     bounds: tuple[float, float],
     latents: Callable[[Tensor, Sequence[int]], Sequence[Tensor]],
     *,
     batch: int = BATCH,
     known: LinearStart | None = None,
 ) -> None:
-    """Fit to some natural images, the same for every seed, of which `latents(x, indices)` gives the latents of layers.
+    """Fit to the first images of this order, of which `latents(x, indices)` gives the latents of layers.
 
-    The first layers may be `known`, from a start that was fitted to these images.
+    The first layers may be `known`, from a start that was fitted to the same images.
     """
     if known is not None:
         start.take(known)
         if len(known.shapes) == len(start.shapes):
             return
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     (low, high), batches = bounds, torch.split(order[: most_images(start.image_shape)], batch)
 
     def natural(indices: Tensor) -> Tensor:

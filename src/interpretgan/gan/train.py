@@ -24,7 +24,7 @@ from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.gan import losses as objective
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator
-from interpretgan.gan.linear_start import LinearStart, fit_start
+from interpretgan.gan.linear_start import fit_start
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
@@ -105,7 +105,6 @@ def train_generator(
     *,
     seed: int,
     recognition_network: Classifier | None = None,
-    start: LinearStart | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
     on_step: OnStep | None = None,
@@ -122,8 +121,7 @@ def train_generator(
         check_team(devices, config.images_per_layer, classifier.device)
         task: dict[str, Any] = {
             "classifier": classifier, "layers": layers, "images": images, "config": config, "seed": seed,
-            "recognition_network": recognition_network, "start": start, "checkpoint": checkpoint,
-            "checkpoint_seconds": math.inf,
+            "recognition_network": recognition_network, "checkpoint": checkpoint, "checkpoint_seconds": math.inf,
         }  # fmt: skip
         own = {"checkpoint_seconds": checkpoint_seconds, "on_step": on_step}  # for this process alone
         for attempt in range(2):
@@ -178,7 +176,7 @@ def train_generator(
             _, found = capture(classifier, x, [layers[index] for index in chosen])
             return [found[layers[index].name] for index in chosen]
 
-        fit_start(generator.start, images, classifier.bounds, latents_of, known=start)
+        fit_start(generator.start, images, order, classifier.bounds, latents_of)
     average = MovingAverage(generator, config.ema)
     peaks = (config.learning_rate, config.discriminator_rate)
     adam_g, adam_d = (

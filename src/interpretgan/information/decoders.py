@@ -150,7 +150,8 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
 
         The logarithm weighs each decoder by the inverse of its own error, so that the layers which explain nearly
         everything are trained as well as those which explain little. For the arguments, see `InterpretGAN.fit`; the
-        labels `[N]` belong to a tensor of images.
+        labels `[N]` belong to a tensor of images. `start` is `network.start` of an InterpretGAN of the same layers and
+        seed, fitted to the same images: what is taken over need not be fitted again.
 
         Raises:
             ImageError, LabelError, TrainingError: Images or labels that the classifier refuses, a loss is not finite.
@@ -176,7 +177,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
             return [inputs[index] for index in chosen]
 
         at_once = min(START_BATCH, _most_images(layers))
-        fit_start(network.decoder.start, source, classifier.bounds, latents_of, batch=at_once, known=start)
+        fit_start(network.decoder.start, source, order, classifier.bounds, latents_of, batch=at_once, known=start)
         mean_image, class_bits = self._averages(source, classes, random)
         network.mean_image.copy_(mean_image)
         network.class_bits.copy_(class_bits)

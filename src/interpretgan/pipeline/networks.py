@@ -17,7 +17,6 @@ from interpretgan.baselines.patterns import pattern_explainers
 from interpretgan.classifier import Classifier
 from interpretgan.data import shared_images
 from interpretgan.errors import ConfigError
-from interpretgan.gan.linear_start import LinearStart
 from interpretgan.information import Decoders
 from interpretgan.information.inversion import inversion_by_decoder
 from interpretgan.interpreter import InterpretGAN
@@ -304,11 +303,9 @@ class Networks:
     @cached_property
     def interpreters(self) -> list[InterpretGAN]:
         """InterpretGAN, once per generator seed."""
-        first = self._interpreter(self.seed)
-        others = range(self.seed + 1, self.seed + self.settings.generator.generator_seeds)
-        return [first, *(self._interpreter(seed, first.network.start) for seed in others)]
+        return [self._interpreter(self.seed + number) for number in range(self.settings.generator.generator_seeds)]
 
-    def _interpreter(self, seed: int, start: LinearStart | None = None) -> InterpretGAN:
+    def _interpreter(self, seed: int) -> InterpretGAN:
         config = self.settings.generator.config(self.inputs.train.shape[0])
         recognition_network = self.recognition_network  # its training is a stage of its own, before this one
         return self.made(
@@ -317,7 +314,6 @@ class Networks:
             lambda checkpoint, log: InterpretGAN(self.classifier, self.layers, config=config, seed=seed).fit(
                 self.inputs.train,
                 recognition_network=recognition_network,
-                start=start,
                 checkpoint=checkpoint,
                 on_progress=log,
                 devices=self.settings.run.devices,
@@ -340,7 +336,7 @@ class Networks:
         config = self.settings.information.config(self.settings.generator.precision)
         if config is None:
             return None
-        start = self.interpreters[0].network.start  # of the same layers and images
+        start = self.interpreters[0].network.start  # of the same layers, images and seed
         return self.made(
             "information",
             f"training decoders and probes for {len(self.layers)} layers",

@@ -173,7 +173,7 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
             per = {"generator_steps": stamps.step}
             found.append(StagePrice(stage, before, per, memory.mib, ("generator_seeds", number)))
     if settings.information.information_steps:
-        found.append(_information(inputs, classifier, train, test, "information" in there))
+        found.append(_information(inputs, interpreter, train, test, "information" in there))
     if settings.diagnosis.let_in_steps and (mended := _let_in(inputs, classifier, train, test)) is not None:
         found.append(mended)
     found.append(_diagnosis(inputs, interpreter, judge, test))
@@ -214,13 +214,13 @@ def _judge(inputs: Inputs, train: ImageSet, tested: int, x: Any, y: Any) -> tupl
     return judge, StagePrice("judge", measured, per, memory.mib)
 
 
-def _information(inputs: Inputs, classifier: Classifier, train: ImageSet, test: ImageSet, there: bool) -> StagePrice:
+def _information(inputs: Inputs, started: InterpretGAN, train: ImageSet, test: ImageSet, there: bool) -> StagePrice:
     config, stamps = inputs.settings.information.config(inputs.settings.generator.precision), Stamps()
     assert config is not None
     with PeakMemory(inputs.device) as memory:
         short = replace(config, steps=timed_steps(inputs.device))
-        decoders = Decoders(classifier, inputs.layers(classifier), config=short)
-        decoders.fit(train.head(STARTED), on_progress=stamps)
+        decoders = Decoders(started.classifier, started.layers, config=short)
+        decoders.fit(train.head(STARTED), start=started.network.start, on_progress=stamps)
         began, few = time.perf_counter(), test.head(TRIED)
         decoders.measure(few, on_progress=False)
         image = (time.perf_counter() - began) / len(few)
