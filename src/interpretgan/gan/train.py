@@ -38,7 +38,7 @@ COLLAPSE_CHECKS = (20, 40, 60, 80, 100)  # steps after which that is looked for;
 STRICTER = 10.0  # by this the gradients' limit is divided when a collapsed training is tried again
 CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
 CALIBRATION_PIXELS = 2**22  # fewer where this many pixels are reached before: their latents are in memory at once
-GREY_STEPS, COLOUR_STEPS = 200, 1200  # of a training where nothing is said
+GREY_STEPS, COLOUR_STEPS = 300, 1200  # of a training where nothing is said
 LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
 
 
