@@ -53,6 +53,26 @@ def test_what_a_latent_holds_is_drawn_and_else_the_mean(scene: tuple[Tensor, lis
     assert start([10 * latents[0], None, None]).min() >= linear_start.PALEST - 1e-6
 
 
+def test_a_latent_that_stands_still_draws_the_mean_wherever_it_is_moved(scene: tuple[Tensor, list[Tensor]]) -> None:
+    images, _ = scene
+    for size in (20, 400):  # fewer and more numbers than images
+        start = fitted(images, [torch.randn(1, size).expand(300, -1).contiguous()])
+        assert not start.get_buffer("weight_0").any()
+        torch.testing.assert_close(start([torch.randn(1, size)]), images.mean(dim=0, keepdim=True))
+
+
+def test_what_the_caller_allows_products_to_lose_changes_no_start() -> None:
+    torch.manual_seed(4)
+    images, gate = torch.rand(800, 1, 4, 4), (torch.randn(800, 1) > 1).float().expand(-1, 3000).contiguous()
+    given, exact = torch.get_float32_matmul_precision(), fitted(images, [gate])([gate])
+    try:
+        torch.set_float32_matmul_precision("medium")  # bf16 where a processor is fast at it
+        lossy = fitted(images, [gate])
+    finally:
+        torch.set_float32_matmul_precision(given)
+    torch.testing.assert_close(lossy([gate]), exact, atol=0.01, rtol=0)
+
+
 def test_layers_that_do_not_fit_in_memory_together_are_fitted_alike(
     scene: tuple[Tensor, list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

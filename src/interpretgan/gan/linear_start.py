@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -335,6 +336,13 @@ def _held_out(rows: int) -> int:
     return max(1, round(HELD_OUT * rows))
 
 
+def _full_precision() -> bool:
+    """Whether float32 is multiplied as such: in TF32 or bf16, which a caller may have set, a Gram matrix is none."""
+    with suppress(RuntimeError):  # set by the names that torch has had since 2.9
+        return torch.get_float32_matmul_precision() == "highest"
+    return False
+
+
 class _Fit(NamedTuple):
     weight: Tensor  # [d, R]
     bias: Tensor  # [R]
@@ -346,10 +354,12 @@ def _ridge(latents: Tensor, *several: Tensor) -> list[_Fit]:
 
     It is solved in the smaller space: `W = (Zᵀ Z + λ d)⁻¹ Zᵀ Y = Zᵀ (Z Zᵀ + λ d)⁻¹ Y`. Held-out rows choose each λ.
     """
-    mean, deviation = latents.mean(dim=0), latents.std(dim=0, correction=0)
+    mean = latents.mean(dim=0, dtype=torch.float64).float()  # exact: a number that stands still has no deviation
+    standardised = latents - mean
+    deviation = standardised.std(dim=0, correction=0)
     scale = 1 / deviation.clamp_min(LEAST_DEVIATION * float(deviation.max()) + 1e-9)
     held_out, root = _held_out(len(latents)), math.sqrt(latents.shape[1])
-    standardised = (latents - mean) * (scale / root)
+    standardised *= scale / root
     fitted, tested = standardised[held_out:], standardised[:held_out]
     targets, sizes = torch.cat(several, dim=1), [one.shape[1] for one in several]
     right, wanted = targets[held_out:], targets[:held_out]
@@ -357,6 +367,8 @@ def _ridge(latents: Tensor, *several: Tensor) -> list[_Fit]:
         fitted, tested = fitted.double(), tested.double()  # sums of many rows, far larger than the least penalty
         gram, right = fitted.T @ fitted, fitted.T @ right
     else:
+        if not _full_precision():
+            fitted, tested = fitted.double(), tested.double()
         gram, tested = (fitted @ fitted.T).double(), (tested @ fitted.T).double()
     least, best = [math.inf] * len(several), [0 * part for part in torch.split(right, sizes, 1)]
     for penalty in PENALTIES:

@@ -238,7 +238,7 @@ class GeneratorOptions(Checked):
     """Layers to explain, a,b,c, as `interpretgan layers` names them; patterns like 'blocks.*'; or blocks, activations
     or all [default: all up to 15, of more that many, chosen by depth]."""
     generator_steps: int | None = None
-    """Training steps [default: 200, where images have colour 1200]."""
+    """Training steps [default: 300, where images have colour 1200]."""
     generator_seeds: int = 1
     """Generators to train; with five or more, the intervals cover their training."""
     images_per_layer: int = 8
