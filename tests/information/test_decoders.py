@@ -108,6 +108,9 @@ def test_a_start_of_a_generator_is_taken_over(digits: tuple[ImageSet, ImageSet])
     )
     assert len(own.network.controls) == 1  # which the generator's start knows nothing of
     assert all(torch.equal(a, b) for a, b in zip(own.network.parameters(), taken.network.parameters(), strict=True))
+    renamed = dataclasses.replace(layer("few", 12), name="other")  # of the same shape
+    with pytest.raises(ConfigError, match=r"expected a start of layers other, control of other .*, got one of few and"):
+        Decoders(classifier, [renamed], config=SMALL).fit(digits[0], start=start, on_progress=False)
 
 
 def test_what_each_layer_keeps_is_found(digits: tuple[ImageSet, ImageSet]) -> None:

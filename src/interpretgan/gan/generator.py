@@ -170,7 +170,7 @@ class Generator(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.start: LinearStart | None = None
         if linear_start:
-            self.start = LinearStart(shapes, image_shape)
+            self.start = LinearStart(shapes, image_shape, names=self.names)
             last = stages[-2 if doublings else -1]
             assert isinstance(last, nn.Conv2d)
             assert last.bias is not None

@@ -58,9 +58,12 @@ class LinearStart(nn.Module):
     basis: Tensor
     mean: Tensor
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]], image_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, shapes: Sequence[tuple[int, ...]], image_shape: tuple[int, int, int], *, names: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self.image_shape, self.shapes, pixels = image_shape, tuple(shapes), math.prod(image_shape)
+        self.image_shape, self.shapes, self.names = image_shape, tuple(shapes), tuple(names)
+        pixels = math.prod(image_shape)
         self.proportions = image_shape[1] / image_shape[2]
         components = min(COMPONENTS, pixels)
         self.register_buffer("basis", torch.zeros(components, pixels))
@@ -145,8 +148,11 @@ class LinearStart(nn.Module):
 
     def take(self, known: LinearStart) -> None:
         """Take over the weights of another start, whose layers are the first of these; else it is a `ConfigError`."""
-        if known.image_shape != self.image_shape or known.shapes != self.shapes[: len(known.shapes)]:
-            expected, got = f"a start of layers {list(self.shapes)}", f"one of {list(known.shapes)}"
+        count = len(known.shapes)
+        mine = (self.image_shape, self.names[:count], self.shapes[:count])
+        if mine != (known.image_shape, known.names, known.shapes):
+            expected = f"a start of layers {', '.join(self.names)} and images {self.image_shape}"
+            got = f"one of {', '.join(known.names)} and images {known.image_shape}"
             raise ConfigError(expected=expected, got=got, do="take that of an InterpretGAN of the same layers")
         self.load_state_dict({**self.state_dict(), **known.state_dict()})
 
