@@ -88,7 +88,7 @@ class Fitted(ABC, Generic[Config, Network]):
             network = loaded._build(header)
             if state.keys() != network.state_dict().keys():
                 got = "weights of a network that is built differently, as by another version"
-                raise WeightsError(expected=f"{what} in {path}", got=got, do="fit it again")
+                raise WeightsError(expected=f"{what} in {path}", got=got, do="delete it and fit it again")
             network.load_state_dict(state)
             fitted_to = header["fitted_to"]
         if fitted_to != _identity(classifier):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -113,7 +112,7 @@ class LinearStart(nn.Module):
                         # Whether patches help is told by the whole error, not by that in the components.
                         outside[index].append(missed - left[index][-1].square().sum(dim=1) - unreached[rows])
             for index in group:
-                latent = torch.cat(inputs.pop(index))
+                latent = torch.cat(inputs.pop(index)).double()
                 if index not in left:
                     (found,) = _ridge(latent, targets)
                 else:
@@ -137,8 +136,8 @@ class LinearStart(nn.Module):
             for index, latent in zip(group, latents, strict=True):
                 cells[index].append(self._patch(index).cells(latent, batch, math.ceil(PATCHES / len(images))))
         for index in group:
-            inputs, targets = (torch.cat(part) for part in zip(*cells.pop(index), strict=True))
-            (found,) = _ridge(inputs, targets.double())
+            inputs, targets = (torch.cat(part).double() for part in zip(*cells.pop(index), strict=True))
+            (found,) = _ridge(inputs, targets)
             self._patch(index).set(found.weight, found.bias)
 
     def _patch(self, index: int) -> PatchDecoder:
@@ -342,49 +341,32 @@ def _held_out(rows: int) -> int:
     return max(1, round(HELD_OUT * rows))
 
 
-def _full_precision() -> bool:
-    """Whether float32 is multiplied as such: in TF32 or bf16, which a caller may have set, a Gram matrix is none."""
-    with suppress(RuntimeError):  # set by the names that torch has had since 2.9
-        return torch.get_float32_matmul_precision() == "highest"
-    return False
-
-
 class _Fit(NamedTuple):
     weight: Tensor  # [d, R]
     bias: Tensor  # [R]
-    error: float  # sum of squares over the held-out rows
+    error: Tensor  # sum of squares over the held-out rows
 
 
 def _ridge(latents: Tensor, *several: Tensor) -> list[_Fit]:
-    """Ridge regressions of several centred targets `[N, R]`, float64, on latents `[N, d]`, float32.
+    """Ridge regressions of several centred targets `[N, R]` on latents `[N, d]`.
 
     It is solved in the smaller space: `W = (Zᵀ Z + λ d)⁻¹ Zᵀ Y = Zᵀ (Z Zᵀ + λ d)⁻¹ Y`. Held-out rows choose each λ.
     """
-    mean = latents.mean(dim=0, dtype=torch.float64).float()  # exact: a number that stands still has no deviation
-    standardised = latents - mean
-    deviation = standardised.std(dim=0, correction=0)
+    mean, deviation = latents.mean(dim=0), latents.std(dim=0, correction=0)
     scale = 1 / deviation.clamp_min(LEAST_DEVIATION * float(deviation.max()) + 1e-9)
+    standardised = (latents - mean) * scale
     held_out, root = _held_out(len(latents)), math.sqrt(latents.shape[1])
-    standardised *= scale / root
-    fitted, tested = standardised[held_out:], standardised[:held_out]
+    fitted, tested = standardised[held_out:] / root, standardised[:held_out]
     targets, sizes = torch.cat(several, dim=1), [one.shape[1] for one in several]
-    right, wanted = targets[held_out:], targets[:held_out]
-    if many := len(fitted) > latents.shape[1]:
-        fitted, tested = fitted.double(), tested.double()  # sums of many rows, far larger than the least penalty
-        gram, right = fitted.T @ fitted, fitted.T @ right
-    else:
-        if not _full_precision():
-            fitted, tested = fitted.double(), tested.double()
-        gram, tested = (fitted @ fitted.T).double(), (tested @ fitted.T).double()
-    least, best = [math.inf] * len(several), [0 * part for part in torch.split(right, sizes, 1)]
+    many = len(fitted) > latents.shape[1]
+    right = targets[held_out:]
+    gram, right = (fitted.T @ fitted, fitted.T @ right) if many else (fitted @ fitted.T, right)
+    found: list[list[_Fit]] = [[] for _ in several]
     for penalty in PENALTIES:
         solved = torch.cholesky_solve(right, torch.linalg.cholesky(gram + penalty * torch.eye(len(gram)).to(gram)))
-        errors = torch.split((tested @ solved - wanted).square().sum(dim=0), sizes)
-        for place, part in enumerate(torch.split(solved, sizes, 1)):
-            if (error := float(errors[place].sum())) < least[place]:
-                least[place], best[place] = error, part
-    found = []
-    for error, part in zip(least, best, strict=True):
-        weight = (scale / root).double()[:, None] * (part if many else fitted.T.double() @ part)
-        found.append(_Fit(weight, -mean.double() @ weight, error))
-    return found
+        weight = (solved if many else fitted.T @ solved) / root
+        errors = (tested @ weight - targets[:held_out]).square().sum(dim=0)
+        scaled = scale[:, None] * weight
+        for fits, part, error in zip(found, torch.split(scaled, sizes, 1), torch.split(errors, sizes), strict=True):
+            fits.append(_Fit(part, -mean @ part, error.sum()))
+    return [min(fits, key=lambda fit: float(fit.error)) for fits in found]
