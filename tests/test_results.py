@@ -161,6 +161,32 @@ def test_planted_networks_on_photographs_are_told_as_they_were() -> None:
     assert max(count for count in right.values() if count < 4) == 2
 
 
+def test_the_same_plants_with_the_code_as_it_is_are_told_as_they_were() -> None:
+    page, summary = (ROOT / "docs" / "planted.md").read_text(), read("planted-300-steps/planted.json")
+    now, before = ({record["key"]: record for record in map(json.loads, map(Path.read_text, files))} for files in (
+        (RESULTS / name / "records").rglob("*.json") for name in ("planted-300-steps", "planted")
+    ))  # fmt: skip
+    shorter = read("planted-300-steps/two_hundred_steps.json")["networks"]
+    diagnosed, then = (
+        {key for key, record in records.items() if record["status"] == "diagnosed"} for records in (now, before)
+    )
+    assert f"stopped after\n{len(now)} of the 94 networks" in page
+    assert f"The other {len(diagnosed)} are of LeNet-5" in page
+
+    def readable(records: dict[str, Any], keys: set[str]) -> str:
+        rows = [right >= records[key]["image"] - 0.05 for key in keys for right in records[key]["natural"]]
+        return f"{sum(rows)} of {len(rows)}"
+
+    assert f"- {readable(now, diagnosed)} rows" in page
+    assert f"it is {readable(now, diagnosed & then)}, and was {readable(before, diagnosed & then)}." in page
+    both = diagnosed & shorter.keys()
+    assert f"{readable(shorter, both)} rows were readable, and {readable(now, both)} after 300." in page
+    assert sum(bool(now[key]["named"]) for key in both) > sum(bool(shorter[key]["named"]) for key in both)
+    for question, ours in (("turns", "vulnerability"), ("let in", "let_in")):
+        top = summary["questions"][question]["scores"][ours]["top"]
+        assert f"in {top['right']} of {top['networks']}" in page
+
+
 def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:
     """What the bound of `LetIn.everywhere` was chosen by."""
     least: dict[bool, list[float]] = {True: [], False: []}
