@@ -185,6 +185,12 @@ def test_the_same_plants_with_the_code_as_it_is_are_told_as_they_were() -> None:
     for question, ours in (("turns", "vulnerability"), ("let in", "let_in")):
         top = summary["questions"][question]["scores"][ours]["top"]
         assert f"in {top['right']} of {top['networks']}" in page
+    two = summary["questions"]["turns"]["scores"]["vulnerability"]["two"]
+    assert (two["right"], two["networks"]) == (1, 2)
+    record = now["lenet5-max-pgd/two/relu1+fc1/0"]
+    scores = dict(zip(record["layers"], record["columns"]["vulnerability"]["values"], strict=True))
+    relu1, relu2, fc1 = (f"{100 * scores[name]:.0f}" for name in ("relu1", "relu2", "fc1"))
+    assert f"`relu1` takes {relu1} points, and `fc1`,\n  with {fc1}, comes after `relu2`, with {relu2}." in page
 
 
 def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:
