@@ -179,7 +179,7 @@ def test_a_loss_that_leaves_the_numbers_stops_the_training(classifier: Classifie
 
 
 def test_a_recognition_network_decides_the_defaults_in_one_place(classifier: Classifier) -> None:
-    grey: dict[str, Any] = {"steps": 200, "discriminator_rate": 1e-3}
+    grey: dict[str, Any] = {"steps": 300, "discriminator_rate": 1e-3}
     assert GANConfig().resolved(False, 1) == GANConfig(latent=10.0, recognition_noise=0.2, **grey)
     assert GANConfig().resolved(True, 1) == GANConfig(latent=2.0, recognition_noise=0.05, **grey)
     colour: dict[str, Any] = {"steps": 1200, "discriminator_rate": 2e-4}
