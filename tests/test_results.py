@@ -181,15 +181,19 @@ def test_the_same_plants_with_the_code_as_it_is_are_told_as_they_were() -> None:
     assert f"it is {readable(now, diagnosed & then)}, and was {readable(before, diagnosed & then)}." in page
     both = diagnosed & shorter.keys()
     assert f"{readable(shorter, both)} rows were readable, and {readable(now, both)} after 300." in page
-    assert sum(bool(now[key]["named"]) for key in both) > sum(bool(shorter[key]["named"]) for key in both)
+    named = {name: sum(bool(of[key]["named"]) for key in both) for name, of in (("then", shorter), ("now", now))}
+    assert f"named\n  a layer in {named['then']}, and does in {named['now']} now." in page
     for question, ours in (("turns", "vulnerability"), ("let in", "let_in")):
-        top = summary["questions"][question]["scores"][ours]["top"]
-        assert f"in {top['right']} of {top['networks']}" in page
+        scores = {name: score["top"] for name, score in summary["questions"][question]["scores"].items()}
+        assert f"in {scores[ours]['right']} of {scores[ours]['networks']}" in page
+        words = {"linear_probe": "linear probe", "mlp_probe": "MLP probe"} if question == "turns" else {}
+        for name, word in (words or {"secant_lipschitz": "secant Lipschitz"}).items():
+            assert f"{word} {scores[name]['right']}" in page
     two = summary["questions"]["turns"]["scores"]["vulnerability"]["two"]
     assert (two["right"], two["networks"]) == (1, 2)
     record = now["lenet5-max-pgd/two/relu1+fc1/0"]
-    scores = dict(zip(record["layers"], record["columns"]["vulnerability"]["values"], strict=True))
-    relu1, relu2, fc1 = (f"{100 * scores[name]:.0f}" for name in ("relu1", "relu2", "fc1"))
+    values = dict(zip(record["layers"], record["columns"]["vulnerability"]["values"], strict=True))
+    relu1, relu2, fc1 = (f"{100 * values[name]:.0f}" for name in ("relu1", "relu2", "fc1"))
     assert f"`relu1` takes {relu1} points, and `fc1`,\n  with {fc1}, comes after `relu2`, with {relu2}." in page
 
 
