@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -115,17 +117,52 @@ def test_channels_are_the_last_axis_where_a_network_keeps_its_maps_so() -> None:
 
 
 class Torchs(nn.Module):
-    """A transformer block of torch's own."""
+    """A transformer block of torch's own, which in eval mode runs as one function."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, batch_first: bool) -> None:
         super().__init__()
+        self.axes = (0, 1, 2) if batch_first else (1, 0, 2)
         self.first = nn.Conv2d(1, 8, 4, stride=4)
-        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first, norm_first=True)
         self.fc = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.fc(self.block(self.first(x).flatten(2).transpose(1, 2)).mean(dim=1))
+        tokens = self.block(self.first(x).flatten(2).transpose(1, 2).permute(self.axes))
+        logits: Tensor = self.fc(tokens.permute(self.axes).mean(dim=1))
         return logits
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_the_heads_of_torchs_own_attention_are_patched_though_it_calls_no_projection(*, batch_first: bool) -> None:
+    torch.manual_seed(0)
+    model = Torchs(batch_first=batch_first)
+    nn.init.normal_(model.block.self_attn.out_proj.bias)
+    classifier, (natural, attacked) = Classifier(model), torch.rand(2, 4, 1, 12, 8)
+    before, fast = classifier.logits(natural), torch.backends.mha.get_fastpath_enabled()
+    (block,) = blocks(classifier, {"block.self_attn": "heads"}, natural)
+    assert [(branch.name, len(branch.groups)) for branch in block.branches] == [
+        ("skip", 0), ("self_attn", 2), ("linear2", 0)
+    ]  # fmt: skip
+
+    layer, heads, tokens, mlps = model.block, list[Tensor](), list[Tensor](), list[Tensor]()
+    with torch.no_grad():
+        for images in (natural, attacked):
+            x = model.first(images).flatten(2).transpose(1, 2)
+            weight, bias = layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias
+            read = nn.functional.linear(layer.norm1(x), weight, bias).chunk(3, dim=2)
+            q, k, v = (part.reshape(4, -1, 2, 4).transpose(1, 2) for part in read)
+            each = torch.softmax(q @ k.transpose(2, 3) / 2, dim=3) @ v
+            heads.append(each.transpose(1, 2).flatten(2))
+            y = x + layer.self_attn.out_proj(heads[-1])
+            tokens.append(x)
+            mlps.append(layer.linear2(torch.relu(layer.linear1(layer.norm2(y)))))
+        for coalition, latent in patched_latents(classifier, block, natural, attacked):
+            skip, first, second, mlp = (place in coalition for place in range(4))
+            mixed = torch.cat([heads[first][..., :4], heads[second][..., 4:]], dim=2)
+            torch.testing.assert_close(latent, tokens[skip] + layer.self_attn.out_proj(mixed) + mlps[mlp])
+    assert torch.equal(classifier.logits(natural), before)
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert all("forward" not in vars(module) for module in model.modules())
 
 
 @pytest.mark.parametrize(
@@ -156,8 +193,16 @@ def test_what_cannot_be_split_is_told_in_one_line(vit: Classifier, groups: dict[
 
 
 def test_an_attention_that_calls_no_projection_is_told() -> None:
-    with pytest.raises(InterpretGANError, match=r"as torch's nn\.MultiheadAttention does not"):
-        blocks(Classifier(Torchs()), {"block.self_attn": "heads"}, torch.rand(3, 1, 12, 8))
+    class Own(nn.MultiheadAttention):
+        def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return super().forward(query, *args, **kwargs)
+
+    model = Torchs(batch_first=True)
+    model.block.self_attn = Own(8, 2, batch_first=True)
+    with pytest.raises(
+        InterpretGANError, match=r"an attention that calls its output projection, got 'block\.self_attn'"
+    ):
+        blocks(Classifier(model), {"block.self_attn": "heads"}, torch.rand(3, 1, 12, 8))
 
 
 def test_groups_are_read_from_one_line() -> None:

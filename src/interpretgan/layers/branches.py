@@ -101,7 +101,7 @@ def subsets(items: Sequence[Item]) -> list[tuple[Item, ...]]:
 
 
 @dataclass(eq=False)
-class _Call:
+class Call:
     """One call of a module in a pass of one image, and how it can be patched."""
 
     module: str
@@ -119,7 +119,7 @@ class _Segment:
     """The calls between one layer and the next one: those that may be branches, and those that were found to be."""
 
     end: Layer
-    calls: list[_Call]  # all but those that return the tensor at either end
+    calls: list[Call]  # all but those that return the tensor at either end
     candidates: list[Layer]
     found: list[Layer] = field(default_factory=list)
     around: bool = False
@@ -188,12 +188,12 @@ def probe_and_noise(classifier: Classifier, images: ImageData) -> tuple[Tensor, 
     return probe, low + (high - low) * torch.rand(probe.shape, generator=torch.Generator().manual_seed(seed)).to(probe)
 
 
-def module_calls(classifier: Classifier, probe: Tensor, noise: Tensor) -> list[_Call]:
+def module_calls(classifier: Classifier, probe: Tensor, noise: Tensor) -> list[Call]:
     """Every call of a pass of one image, in the order of their returns."""
-    calls: list[_Call] = []
+    calls: list[Call] = []
 
     def see(name: str, index: int, module: nn.Module, output: object) -> None:
-        call = _Call(name, index, class_of(module))
+        call = Call(name, index, class_of(module))
         call.place, call.output = next(((p, t) for p, t in parts(output) if t.is_floating_point()), ("", None))
         call.value = None if call.output is None else call.output.clone()
         calls.append(call)
@@ -245,7 +245,7 @@ def _values(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> 
 
 
 def _segments(
-    anatomy: Anatomy, layers: Sequence[Layer], calls: Sequence[_Call], patchable: set[Layer]
+    anatomy: Anatomy, layers: Sequence[Layer], calls: Sequence[Call], patchable: set[Layer]
 ) -> list[_Segment]:
     order = [(call.module, call.index) for call in calls]
     places = {call: place for place, call in enumerate(order)}
@@ -263,7 +263,7 @@ def _segments(
 
 
 def _within(
-    call: _Call, candidates: Sequence[_Call], order: Sequence[tuple[str, int]], places: Mapping[tuple[str, int], int]
+    call: Call, candidates: Sequence[Call], order: Sequence[tuple[str, int]], places: Mapping[tuple[str, int], int]
 ) -> bool:
     """Whether a call was made inside that of another candidate: the first of an outer module that returns after it."""
     place = places[call.module, call.index]
@@ -326,7 +326,7 @@ def _tried(calls: list[Layer], changing: Callable[[Sequence[Layer]], set[Layer]]
         return found
 
 
-def _block(segment: _Segment, calls: Sequence[_Call]) -> Block | None:
+def _block(segment: _Segment, calls: Sequence[Call]) -> Block | None:
     branches = [Branch(_named(call, segment, calls), (call,)) for call in segment.found]
     room = MOST - segment.around
     if len(branches) > room:
@@ -340,7 +340,7 @@ def _block(segment: _Segment, calls: Sequence[_Call]) -> Block | None:
     return Block(segment.end, (*around, *branches)) if len(around + branches) > 1 else None
 
 
-def _named(branch: Layer, segment: _Segment, calls: Sequence[_Call]) -> str:
+def _named(branch: Layer, segment: _Segment, calls: Sequence[Call]) -> str:
     """The name of the first outer module that returns the same tensor, else of the call that returned it first."""
     (call,) = [each for each in segment.calls if each.layer == branch]
     same = [each for each in segment.calls[: segment.calls.index(call) + 1] if _same(each, call)]
@@ -351,7 +351,7 @@ def _named(branch: Layer, segment: _Segment, calls: Sequence[_Call]) -> str:
     return f"{name}:{named.index}" if several else name
 
 
-def _same(call: _Call, other: _Call) -> bool:
+def _same(call: Call, other: Call) -> bool:
     if call.output is None or other.output is None or call.value is None or other.value is None:
         return False
     if call.output.data_ptr() != other.output.data_ptr():

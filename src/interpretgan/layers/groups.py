@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,20 @@ from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageData
 from interpretgan.errors import ConfigError, LayerError
 from interpretgan.layers.anatomy import Anatomy
-from interpretgan.layers.branches import Block, Branch, Group, find_branches, module_calls, probe_and_noise
+from interpretgan.layers.branches import Block, Branch, Call, Group, find_branches, module_calls, probe_and_noise
 from interpretgan.layers.find import as_latent, batch_axis, channels_are_last, first_quarter_changed
-from interpretgan.layers.hooks import INPUT, Layer, capture, named_modules, replacing, visiting
+from interpretgan.layers.hooks import (
+    INPUT,
+    PROJECTION,
+    Layer,
+    capture,
+    class_of,
+    is_torchs_attention,
+    named_modules,
+    replacing,
+    visiting,
+)
 from interpretgan.layers.proof import SPREAD_TOLERANCE
-
-if TYPE_CHECKING:
-    from interpretgan.layers.branches import _Call
 
 MOST_GROUPS = 8  #: That a layer or a branch is split among.
 HEADS = "heads"  #: In place of a number of groups: one for each head of an attention.
@@ -99,6 +105,8 @@ class _Grouping:
                 call.layer.name if call.layer else call.module: call
                 for call in module_calls(classifier, self.probe, self.noise)
             }
+        self.modules = dict(named_modules(classifier.model))
+        self.linears = self._linear_calls()
         given = [call for block in blocks for branch in block.branches for call in branch.calls]
         self.ends = list(dict.fromkeys([*given, *(block.layer for block in blocks)]))  # of branches and blocks
 
@@ -197,31 +205,34 @@ class _Grouping:
         return channels_are_last(other - usual)
 
     def _is_linear(self, module: str) -> bool:
-        return isinstance(dict(named_modules(self.classifier.model)).get(module), nn.Linear)
+        return isinstance(self.modules.get(module), nn.Linear)
+
+    def _linear_calls(self) -> list[Call]:
+        """The calls of linear layers, with those that torch's own attention does not make but can be made to."""
+        found = []
+        for call in self.calls.values():
+            module = self.modules.get(call.module)
+            if module is not None and is_torchs_attention(module):
+                found.append(Call(f"{call.module}.{PROJECTION}", call.index, class_of(module.out_proj)))
+            elif self._is_linear(call.module):
+                found.append(call)
+        return found
 
     def _projection(self, name: str, number: str) -> tuple[Layer, tuple[int, int]]:
         """What enters the last linear layer of an attention, its number of heads, and how many groups they make."""
-        modules = dict(named_modules(self.classifier.model))
-        if name not in modules:
-            near = get_close_matches(name, list(modules), n=1)
+        if name not in self.modules:
+            near = get_close_matches(name, list(self.modules), n=1)
             do = f"did you mean '{near[0]}'?" if near else "name a module of the network"
             raise LayerError(expected="an attention of the network", got=f"'{name}'", do=do)
-        inside = [
-            call
-            for call in self.calls.values()
-            if (call.module == name or call.module.startswith(f"{name}.")) and self._is_linear(call.module)
-        ]
+        inside = [call for call in self.linears if call.module == name or call.module.startswith(f"{name}.")]
         if not inside:
-            got = f"'{name}', which calls none"
-            if any(isinstance(module, nn.MultiheadAttention) for module in modules[name].modules()):
-                got += ", as torch's nn.MultiheadAttention does not"
-            do = "leave it out, or write the attention with a linear layer of its own at the end"
+            got, do = f"'{name}', which calls none", "leave it out, or give it a linear layer of its own at the end"
             raise LayerError(expected="an attention that calls its output projection", got=got, do=do)
         call = self._entering(inside[-1])
         owner, known = next(
             (
                 (f"{name}.{path}" if path else name, count)
-                for path, module in modules[name].named_modules()
+                for path, module in self.modules[name].named_modules()
                 for count in (getattr(module, each, None) for each in HEAD_COUNTS)
                 if isinstance(count, int) and count > 0
             ),
@@ -237,9 +248,9 @@ class _Grouping:
         groups = known if number == HEADS else int(number.removeprefix(f"{HEADS}:"))
         return call, (known or groups or 0, groups or 0)
 
-    def _entering(self, linear: _Call) -> Layer:
+    def _entering(self, linear: Call) -> Layer:
         """What a call of a linear layer is given."""
-        name, count = f"{INPUT}{linear.module}", sum(call.module == linear.module for call in self.calls.values())
+        name, count = f"{INPUT}{linear.module}", sum(call.module == linear.module for call in self.linears)
         many = torch.cat([self.probe, self.noise])
         shapes: list[tuple[int, ...]] = []
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,7 @@ class Layer:
         return (number - 1) % self.calls + 1 == self.call
 
 
+PROJECTION = "out_proj"  #: Name of the output projection in torch's own attention.
 INPUT = "input of "  #: In front of the name of a module: its calls' first input, visited before they run.
 
 Visit = Callable[[str, int, nn.Module, object], object | None]
@@ -91,7 +92,8 @@ def visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | None
     """Run `visit` after every call of every module, or of the named ones. The name of the whole network is empty.
 
     Calls of `module.forward(...)` are calls too, though torch runs no hook in them. A name behind `INPUT` stands for
-    what the module is given; what `visit` returns then replaces that.
+    what the module is given; what `visit` returns then replaces that. So does that of the output projection of torch's
+    own attention, which otherwise is never called.
     """
     calls, current, called, depth = Counter[str](), Pass(0, Counter()), set[str](), 0
 
@@ -138,6 +140,8 @@ def visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | None
                 hooks.enter_context(_instead_of_forward(module, partial(forward, name, module, module.forward)))
             if modules is not None and f"{INPUT}{name}" in modules:
                 hooks.enter_context(_instead_of_forward(module, partial(entered, name, module, module.forward)))
+            if modules is not None and f"{INPUT}{name}.{PROJECTION}" in modules and is_torchs_attention(module):
+                hooks.enter_context(_calling_its_projection(module))
         hooks.enter_context(classifier.model.register_forward_hook(leave, always_call=True))
         yield current
 
@@ -153,6 +157,34 @@ def _instead_of_forward(module: nn.Module, forward: Callable[..., object]) -> It
             del module.__dict__["forward"]
         else:
             module.__dict__["forward"] = own
+
+
+def is_torchs_attention(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
+    """Whether it is torch's own attention, which hands the weights of its output projection to a function."""
+    return isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward
+
+
+@contextmanager
+def _calling_its_projection(attention: nn.MultiheadAttention) -> Iterator[None]:
+    """Torch's attention gives what it always gave, but calls its output projection like any module."""
+    own, projection, fast = attention.forward, attention.out_proj, torch.backends.mha.get_fastpath_enabled()
+    handed_on = nn.Linear(attention.embed_dim, attention.embed_dim, bias=False, device="meta")
+    handed_on.weight = nn.Parameter(torch.eye(attention.embed_dim).to(projection.weight), requires_grad=False)
+
+    def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        attention._modules[PROJECTION] = handed_on
+        try:
+            heads, weights = own(*args, **kwargs)
+        finally:
+            attention._modules[PROJECTION] = projection
+        return projection(heads), weights
+
+    torch.backends.mha.set_fastpath_enabled(False)  # one function for a whole block, which calls nothing
+    try:
+        with _instead_of_forward(attention, forward):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager
