@@ -149,6 +149,8 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
         expected = "package.module:factory, a callable that returns a torch.nn.Module"
         do = "check the name and that the module imports on its own; give its other parameters defaults (it gets those "
         do += "of in_channels, num_classes, image_size, pool and width that it names)"
+        if where.endswith(".py"):
+            do = f"say {Path(where).stem}:{attribute}, in the folder of {Path(where).name}"
         raise ModelError(expected=expected, got=f"{name!r}, which {problem}", do=do) from cause
     return model
 
