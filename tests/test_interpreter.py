@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from interpretgan.classifier import Classifier
@@ -15,6 +16,7 @@ from interpretgan.gan.train import GANConfig
 from interpretgan.interpreter import Explanation, InterpretGAN
 from interpretgan.layers import capture, examine, find_layers
 from interpretgan.report import draw_explanation
+from interpretgan.store.network_files import read_network, write_network
 from tests import reference
 from tests.networks import ReusedReLU, Tiny
 
@@ -168,6 +170,26 @@ def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path)
     assert loaded.recognition_network_sha256 is fitted.recognition_network_sha256 is None
     images = torch.rand(2, 1, 12, 20)
     assert torch.equal(loaded.explain(images).natural_explanations, fitted.explain(images).natural_explanations)
+
+
+@pytest.mark.parametrize(("channels", "smooth"), [(1, True), (1, False), (3, True)])
+def test_a_loaded_generator_draws_as_smoothly_as_the_saved_one(channels: int, smooth: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(6, channels, 12, 20)
+    if smooth and channels == 1:
+        images = F.interpolate(images[..., ::4, ::5], size=(12, 20), mode="bicubic").clamp(0, 1)
+    classifier = Classifier(Tiny(channels, (12, 20)))
+    saved = InterpretGAN(classifier, find_layers(classifier, images), config=CONFIG).fit(images)
+    drawn, path = saved.explain(images).natural_explanations, tmp_path / "generator.safetensors"
+    saved.save(path)
+    assert saved.network.smooth is smooth
+    assert torch.equal(InterpretGAN.load(path, classifier).explain(images).natural_explanations, drawn)
+    if channels == 1 and smooth:
+        return
+    with read_network(path, what="a generator") as (header, _):  # files of before smooth images with colour
+        del header["smooth"]
+    write_network(path, saved.network, header)
+    assert torch.equal(InterpretGAN.load(path, classifier).explain(images).natural_explanations, drawn)
 
 
 def test_a_generator_of_another_classifier_is_refused(fitted: InterpretGAN, tmp_path: Path) -> None:

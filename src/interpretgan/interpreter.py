@@ -322,14 +322,17 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         return {
             "config": asdict(self.resolved_config),
             "image_shape": network.image_shape,
+            "smooth": network.smooth,
             "recognition_network_sha256": self.recognition_network_sha256,
         }
 
     def _build(self, header: Header) -> Generator:
         self.recognition_network_sha256 = header["recognition_network_sha256"]
+        config, shape = self.config, tuple(header["image_shape"])
+        before = config.linear_start and shape[0] > 1  # files that do not say it
         return Generator(
-            self.distinct_layers, tuple(header["image_shape"]), bounds=self.classifier.bounds, width=self.config.width,
-            blocks=self.config.blocks, noise=self.config.noise, linear_start=self.config.linear_start,
+            self.distinct_layers, shape, bounds=self.classifier.bounds, width=config.width, blocks=config.blocks,
+            noise=config.noise, linear_start=config.linear_start, smooth=header.get("smooth", before),
         )  # fmt: skip
 
 

@@ -4,9 +4,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from interpretgan.data import load_data
 from interpretgan.gan.discriminator import Discriminator
-from interpretgan.gan.generator import Generator, SmoothShuffle, Stem, coarse_grid
-from interpretgan.gan.latents import as_map, channels_first, depth_to_space, smoothed, space_to_depth, token_grid
+from interpretgan.gan.generator import Generator, SmoothShuffle, Stem, coarse_grid, should_be_smooth
+from interpretgan.gan.latents import (
+    are_smooth,
+    as_map,
+    channels_first,
+    depth_to_space,
+    smoothed,
+    space_to_depth,
+    token_grid,
+)
 from interpretgan.layers import Layer
 
 SHAPES = [(4, 28, 20), (6, 14, 10), (5, 9, 7), (7, 3, 2), (11,), (3, 5), (300, 2, 2), (90, 13)]
@@ -147,3 +156,14 @@ def test_upsampling_leaves_no_pattern_of_period_two() -> None:
     assert torch.equal(smoothed(torch.ones(1, 1, 4, 6)), torch.ones(1, 1, 4, 6))
     cells = torch.randn(3, 8, 5, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(SmoothShuffle(2)(cells), smoothed(F.pixel_shuffle(cells, 2)))
+
+
+def test_what_is_added_is_smooth_where_the_images_are() -> None:
+    digits, _ = load_data("digits", "test").batch(range(100))
+    assert should_be_smooth(digits)
+    strokes = (digits > 0.5).float()
+    assert not should_be_smooth(strokes)
+    assert should_be_smooth(strokes.expand(-1, 3, -1, -1))  # photographs always
+    large = F.interpolate(strokes, size=(224, 224))  # as fine as before at the size that the trunk draws
+    assert are_smooth(large)
+    assert not should_be_smooth(large)

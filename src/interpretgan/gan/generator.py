@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from interpretgan.gan.latents import (
     Standardise,
+    are_smooth,
     as_map,
     channels_first_shape,
     resize,
@@ -127,13 +128,22 @@ class SmoothShuffle(nn.PixelShuffle):
         return smoothed(super().forward(input))
 
 
+def should_be_smooth(images: Tensor) -> bool:
+    """Whether what the trunk adds to a linear start is to be smooth, for images `[N, C, H, W]` like these.
+
+    Where they have colour; and where smoothing takes nothing from them at the size that the trunk draws, as from
+    enlarged ones. MNIST's strokes are as fine as pixels, and with it explanations are farther from their images.
+    """
+    height, width = images.shape[2:]
+    return images.shape[1] > 1 or are_smooth(resize(images, (working_size(height), working_size(width))))
+
+
 class Generator(nn.Module):
     """`x̂ = G_l(z_l, n)` for every layer `l`, in one network; the layers have different latents.
 
     The trunk has `width` channels and `blocks` residual blocks. The noise `n ~ N(0, I)` has `noise` numbers. With
-    `linear_start` the trunk sees what linear decoders draw (`LinearStart`), and adds to it, at first nothing. As fine
-    detail comes from these, what the trunk adds to images with colour is smooth (`SmoothShuffle`); grey digits gained
-    nothing by it.
+    `linear_start` the trunk sees what linear decoders draw (`LinearStart`), and adds to it, at first nothing. `smooth`:
+    what the trunk draws has no checkerboard (`SmoothShuffle`), nor the finest detail.
     """
 
     def __init__(
@@ -146,10 +156,11 @@ class Generator(nn.Module):
         blocks: int = 2,
         noise: int = 16,
         linear_start: bool = False,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
         channels, height, wide = image_shape
-        self.image_shape, self.bounds = image_shape, bounds
+        self.image_shape, self.bounds, self.smooth = image_shape, bounds, smooth
         self.names = tuple(layer.name for layer in layers)
         self.grid = (coarse_grid(height), coarse_grid(wide))
         shapes = [layer.shape for layer in layers]
@@ -160,7 +171,7 @@ class Generator(nn.Module):
         cells = (math.ceil(working_size(side) / grid) for side, grid in zip(image_shape[1:], self.grid, strict=True))
         doublings = math.ceil(math.log2(max(cells)))
         stages: list[nn.Module] = []
-        finer = SmoothShuffle if linear_start and channels > 1 else nn.PixelShuffle
+        finer = SmoothShuffle if smooth else nn.PixelShuffle
         for left in reversed(range(doublings)):
             narrow = channels if left == 0 else max(width // 2, 16)
             stages += [nn.Conv2d(width, 4 * narrow, 3, padding=1), finer(2)]

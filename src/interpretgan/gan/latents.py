@@ -94,6 +94,11 @@ def smoothed(images: Tensor) -> Tensor:
     return F.avg_pool2d(F.avg_pool2d(around, 2, stride=1), 2, stride=1)
 
 
+def are_smooth(images: Tensor) -> bool:
+    """Whether `smoothed` takes next to nothing from images `[N, C, H, W]`: a hundredth of their variance, at most."""
+    return float((images - smoothed(images)).var()) <= 0.01 * float(images.var())
+
+
 def space_to_depth(images: Tensor, fold: tuple[int, int]) -> Tensor:
     """`[N, C, H, W] → [N, C·fh·fw, H/fh, W/fw]`: each block of pixels becomes one cell's channels."""
     n, c, h, w = images.shape

@@ -23,7 +23,7 @@ from interpretgan.data import ImageSource, content_of, near, sent
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.gan import losses as objective
 from interpretgan.gan.discriminator import Discriminator
-from interpretgan.gan.generator import Generator
+from interpretgan.gan.generator import Generator, should_be_smooth
 from interpretgan.gan.linear_start import fit_start
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.layers import Layer, capture, capturing
@@ -165,9 +165,9 @@ def train_generator(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sizes: dict[str, Any] = {"bounds": classifier.bounds, "width": config.width, "blocks": config.blocks}
-        generator = Generator(layers, image_shape, noise=config.noise, linear_start=config.linear_start, **sizes).to(
-            device
-        )
+        smooth = config.linear_start and should_be_smooth(first)
+        start: dict[str, Any] = {"linear_start": config.linear_start, "smooth": smooth}
+        generator = Generator(layers, image_shape, noise=config.noise, **start, **sizes).to(device)
         discriminator = Discriminator(len(layers), classes, image_shape, **sizes).to(device)
     generator.calibrate(first_latents)
     if generator.start is not None:
