@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -179,7 +181,7 @@ def test_the_heads_of_torchs_own_attention_are_patched_though_it_calls_no_projec
         ({"blocks.1.mlp": 4, "blocks.1": 4}, "expected 'blocks.1', or a part of it, once"),
         ({"blocks.1": 4, "blocks.*": 2}, "expected 'blocks.1', or a part of it, once"),
         ({"blocks.1.mlp": "heads"}, "say how many, e.g. blocks.1.mlp=heads:4"),
-        ({"blocks.4.mlp": 2}, "of an explained block, got 'blocks.4.mlp', which is neither"),
+        ({"blocks.4.mlp": 2}, "that fixes one or a branch of one, got 'blocks.4.mlp', which is neither"),
         ({"blocks.1.mlp": 2, "blocks.1.mlp.1": 2}, "one name for the branch mlp of blocks.1"),
         ({"blocks.1": "all"}, "NAME=heads"),
         ({"blocks.1": -2}, "NAME=heads"),
@@ -190,6 +192,58 @@ def test_what_cannot_be_split_is_told_in_one_line(vit: Classifier, groups: dict[
         blocks(vit, groups, torch.rand(3, 1, 12, 8), "blocks.0", "blocks.1", "fc")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+class Pooled(nn.Module):
+    """Attention in the place of pooling: one query reads all tokens, and nothing flows around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.query = nn.Conv2d(1, 8, 4, stride=4), nn.Parameter(torch.randn(1, 1, 8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.first(x).flatten(2).transpose(1, 2)
+        logits: Tensor = self.fc(self.attention(self.query.expand(len(x), -1, -1), tokens, tokens)[0][:, 0])
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("names", "groups", "split"),
+    [
+        (("first", "attention", "fc"), {"attention": "heads"}, "attention"),
+        (("first", "fc"), {"attention": "heads"}, "fc"),
+        (("first", "fc"), {"attention": 2}, "fc"),
+    ],
+)
+def test_a_layer_is_split_among_groups_of_a_call_that_fixes_it(
+    names: tuple[str, ...], groups: dict[str, int | str], split: str
+) -> None:
+    torch.manual_seed(0)
+    model = Pooled()
+    classifier, (natural, attacked) = Classifier(model), torch.rand(2, 4, 1, 12, 8)
+    (block,) = blocks(classifier, groups, natural, *names)
+    assert (block.layer.name, len(block.branches), len(block.branches[0].groups)) == (split, 1, 2)
+    entering = groups["attention"] == "heads"
+    pieces = list[Tensor]()
+    for images in (natural, attacked):
+        with torch.no_grad(), _identity_projection(model.attention) if entering else nullcontext():
+            tokens = model.first(images).flatten(2).transpose(1, 2)
+            pieces.append(model.attention(model.query.expand(4, -1, -1), tokens, tokens)[0])
+    for coalition, latent in patched_latents(classifier, block, natural, attacked):
+        mixed = torch.cat([pieces[0 in coalition][..., :4], pieces[1 in coalition][..., 4:]], dim=2)
+        with torch.no_grad():
+            given = model.attention.out_proj(mixed) if entering else mixed
+            torch.testing.assert_close(latent, given if split == "attention" else model.fc(given[:, 0]))
+
+
+@contextmanager
+def _identity_projection(attention: nn.MultiheadAttention) -> Iterator[None]:
+    weight, bias = attention.out_proj.weight, attention.out_proj.bias
+    attention.out_proj.weight, attention.out_proj.bias = nn.Parameter(torch.eye(len(bias))), nn.Parameter(0 * bias)
+    yield
+    attention.out_proj.weight, attention.out_proj.bias = weight, bias
 
 
 def test_an_attention_that_calls_no_projection_is_told() -> None:

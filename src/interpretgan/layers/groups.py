@@ -60,9 +60,9 @@ def find_blocks(
 ) -> tuple[Block, ...]:
     """What the vulnerability of some layers can be split among: branches of blocks, and groups of channels.
 
-    A name of `groups` is one of these layers, or a module call that fixes one branch of a block among them, which is
-    found by trying; or a pattern of such names. Its channels are taken in so many equal groups, neighbours together. A
-    layer whose channels are grouped is split among these groups, not among its branches.
+    A name of `groups` is one of these layers, or a module call that fixes one branch of a block among them or else a
+    layer, which is found by trying; or a pattern of such names. Its channels are taken in so many equal groups,
+    neighbours together. A layer that they fix is split among these groups, not among its branches.
 
     A head is a group of the channels that enter the last linear layer of an attention, its output projection. `heads`
     makes a group of each, `heads:4` four groups of neighbours; where no attribute of the attention's modules says how
@@ -108,7 +108,7 @@ class _Grouping:
         self.modules = dict(named_modules(classifier.model))
         self.linears = self._linear_calls()
         given = [call for block in blocks for branch in block.branches for call in branch.calls]
-        self.ends = list(dict.fromkeys([*given, *(block.layer for block in blocks)]))  # of branches and blocks
+        self.ends = list(dict.fromkeys([*given, *layers]))  # of branches, and layers
 
     def add(self, name: str, number: str) -> None:
         """Split what the name stands for, each that a pattern stands for."""
@@ -134,14 +134,10 @@ class _Grouping:
     def _add(self, name: str, number: str) -> None:
         if number.startswith(HEADS):
             call, heads = self._projection(name, number)
-            self._split_branch(name, call, heads)
+            self._split(name, call, heads)
         elif name in self.layers:
             layer = self.layers[name]
-            if any(branch.groups for each in self.blocks if each.layer == layer for branch in each.branches):
-                expected, got = f"'{name}', or a part of it, once", "both, or one of them twice"
-                raise LayerError(expected=expected, got=got, do="leave one of them out of --groups")
-            block = Block(layer, (Branch(name, (layer,), _groups(name, layer, int(number), _axis(layer))),))
-            self.blocks = [each for each in self.blocks if each.layer != layer] + [block]
+            self._split_layer(name, layer, _groups(name, layer, int(number), _axis(layer)))
         else:
             if name not in self.calls:
                 near = get_close_matches(name, list(self.calls), n=1)
@@ -151,15 +147,16 @@ class _Grouping:
             if found is None:
                 expected, do = "a module call that returns real numbers for each image", "name the call before it"
                 raise LayerError(expected=expected, got=f"'{name}', which does not", do=do)
-            self._split_branch(name, found, int(number))
+            self._split(name, found, int(number))
 
-    def _split_branch(self, name: str, call: Layer, number: int | tuple[int, int]) -> None:
-        """Split the branch that a call fixes among groups of its channels, or among groups of so many heads."""
+    def _split(self, name: str, call: Layer, number: int | tuple[int, int]) -> None:
+        """Split what a call fixes, a branch or else a layer, among groups of its channels, or of so many heads."""
         fixes = self._fixed(call)
+        layer = next((each for each in self.layers.values() if each in fixes), None)
         for place, block in enumerate(self.blocks):
             fixed = [i for i, each in enumerate(block.branches) if each.calls and fixes.issuperset(each.calls)]
             if block.layer in fixes:
-                break  # it is a layer itself
+                break
             if not fixed:
                 continue
             branch = block.branches[fixed[0]]
@@ -167,23 +164,32 @@ class _Grouping:
                 got = f"'{name}' beside {branch.groups[0].call.name}"
                 expected = f"one name for the branch {branch.name} of {block.layer.name}"
                 raise LayerError(expected=expected, got=got, do="leave one of them out of --groups")
-            short = name.removeprefix(f"{block.layer.module}.")
-            last = block.layer.axes == CHANNELS_LAST or self._has_channels_last(call)
-            axis = len(call.shape) if last else 1
-            if isinstance(number, tuple):
-                groups = _heads(name, call, axis, *number)
-            else:
-                groups = _groups(short, call, number, axis)
             branches = list(block.branches)
-            branches[fixed[0]] = replace(branch, groups=groups)
+            branches[fixed[0]] = replace(branch, groups=self._groups_of(name, call, block.layer, number))
             self.blocks[place] = replace(block, branches=tuple(branches))
             return
-        expected = "channels of an explained layer, or of a call that fixes one branch of an explained block"
-        do = "explain that layer or block too (--layers, and no --no-branches), or choose another name"
-        raise _NothingToSplit(expected=expected, got=f"'{name}', which is neither", do=do)
+        if layer is None:
+            expected = "channels of an explained layer, or of a call that fixes one or a branch of one"
+            do = "explain that layer or block too (--layers, and no --no-branches), or choose another name"
+            raise _NothingToSplit(expected=expected, got=f"'{name}', which is neither", do=do)
+        self._split_layer(name, layer, self._groups_of(name, call, layer, number))
+
+    def _split_layer(self, name: str, layer: Layer, groups: tuple[Group, ...]) -> None:
+        if any(branch.groups for each in self.blocks if each.layer == layer for branch in each.branches):
+            expected, got = f"'{layer.name}', or a part of it, once", f"'{name}' and another, or one of them twice"
+            raise LayerError(expected=expected, got=got, do="leave one of them out of --groups")
+        block = Block(layer, (Branch(layer.name, (layer,), groups),))
+        self.blocks = [each for each in self.blocks if each.layer != layer] + [block]
+
+    def _groups_of(self, name: str, call: Layer, layer: Layer, number: int | tuple[int, int]) -> tuple[Group, ...]:
+        last = layer.axes == CHANNELS_LAST or self._has_channels_last(call)
+        axis = len(call.shape) if last else 1
+        if isinstance(number, tuple):
+            return _heads(name, call, axis, *number)
+        return _groups(name.removeprefix(f"{layer.module}."), call, number, axis)
 
     def _fixed(self, call: Layer) -> set[Layer]:
-        """The branches, and the latents of blocks, that are as usual on other images where the call gives as usual."""
+        """The branches, and the layers, that are as usual on other images where the call gives as usual."""
         usual, other = (capture(self.classifier, images, [call, *self.ends])[1] for images in (self.probe, self.noise))
         with self.classifier.borrowed(), torch.no_grad(), replacing(self.classifier, call, usual[call.name]):
             replaced = capture(self.classifier, self.noise, self.ends)[1]
