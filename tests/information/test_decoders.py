@@ -101,7 +101,8 @@ def test_a_start_of_a_generator_is_taken_over(digits: tuple[ImageSet, ImageSet])
     torch.manual_seed(0)
     classifier = Classifier(Few())
     config = GANConfig(steps=1, images_per_layer=2, width=16, blocks=1)
-    start = InterpretGAN(classifier, [layer("few", 12)], config=config).fit(digits[0], on_progress=False).network.start
+    interpreter = InterpretGAN(classifier, [layer("few", 12)], config=config).fit(digits[0], on_progress=False)
+    start = interpreter.network.start
     own, taken = (
         Decoders(classifier, [layer("few", 12)], config=SMALL).fit(digits[0], start=given, on_progress=False)
         for given in (None, start)
@@ -111,6 +112,8 @@ def test_a_start_of_a_generator_is_taken_over(digits: tuple[ImageSet, ImageSet])
     renamed = dataclasses.replace(layer("few", 12), name="other")  # of the same shape
     with pytest.raises(ConfigError, match=r"expected a start of layers other, control of other .*, got one of few and"):
         Decoders(classifier, [renamed], config=SMALL).fit(digits[0], start=start, on_progress=False)
+    with pytest.raises(ConfigError, match=r"pass interpreter\.network\.start"):
+        Decoders(classifier, [renamed], config=SMALL).fit(digits[0], start=interpreter, on_progress=False)  # type: ignore[arg-type]
 
 
 def test_what_each_layer_keeps_is_found(digits: tuple[ImageSet, ImageSet]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interpretgan.data import ImageSource
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, kind_of
 from interpretgan.gan.latents import (
     as_map,
     channels_first,
@@ -147,6 +147,10 @@ class LinearStart(nn.Module):
 
     def take(self, known: LinearStart) -> None:
         """Take over the weights of another start, whose layers are the first of these; else it is a `ConfigError`."""
+        given: object = known  # whatever a caller without type checks hands in
+        if not isinstance(given, LinearStart):
+            do = "pass interpreter.network.start"
+            raise ConfigError(expected="the start of an InterpretGAN", got=kind_of(given), do=do)
         count = len(known.shapes)
         mine = (self.image_shape, self.names[:count], self.shapes[:count])
         if mine != (known.image_shape, known.names, known.shapes):
