@@ -227,6 +227,22 @@ def test_smoothing_takes_the_checkerboards_away() -> None:
         assert found["error"] < plain[layer]["error"]
 
 
+def test_smoothing_takes_the_dots_out_of_enlarged_digits() -> None:
+    page, record = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/checkerboards_digits.json")
+    image, smoothed, plain = record["image"], record["variants"]["smoothed"], record["variants"]["plain"]
+    shown = ("conv1", "pool1", "relu2", "pool2", "fc1", "relu3", "fc2", "relu4", "fc3")
+    for variant, quantity, form in (
+        (smoothed, "checkerboard", ".2f"), (plain, "checkerboard", ".1f"), (smoothed, "error", ".3f"),
+        (plain, "error", ".3f"), (smoothed, "right", ".2f"), (plain, "right", ".2f"),
+    ):  # fmt: skip
+        assert " | ".join(format(variant[layer][quantity], form) for layer in shown) in page
+    assert f"in the images the checkerboard is {image['checkerboard']:.2f})" in page
+    for layer, found in smoothed.items():
+        assert found["checkerboard"] < 1.1 * image["checkerboard"] < plain[layer]["checkerboard"] / 2
+        assert found["error"] < plain[layer]["error"]
+        assert found["right"] > plain[layer]["right"] - 0.005
+
+
 def test_the_first_run_on_photographs_said_what_its_history_says() -> None:
     first = read("studies/pooling-photographs/first_run.json")["verdicts"][0]
     history = (RESULTS / "studies" / "pooling-photographs" / "history.md").read_text()
