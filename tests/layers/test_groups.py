@@ -177,7 +177,7 @@ def test_the_heads_of_torchs_own_attention_are_patched_though_it_calls_no_projec
         ({"blocks.1": 96}, "2 to 8 groups"),
         ({"blocks.1.attention": "heads:12"}, "6 heads of blocks.1.attention, got 12; try blocks.1.attention=heads:6"),
         ({"blocks.1": "heads"}, "name the attention in it, as blocks.1.attention"),
-        ({"blocks.*": "heads"}, "name the attention in it, as blocks.0.attention"),
+        ({"blocks.*": "heads"}, "name the attention in it, as blocks.5.attention"),
         ({"blocks.1.mlp": 4, "blocks.1": 4}, "expected 'blocks.1', or a part of it, once"),
         ({"blocks.1": 4, "blocks.*": 2}, "expected 'blocks.1', or a part of it, once"),
         ({"blocks.1.mlp": "heads"}, "say how many, e.g. blocks.1.mlp=heads:4"),
@@ -236,6 +236,115 @@ def test_a_layer_is_split_among_groups_of_a_call_that_fixes_it(
         with torch.no_grad():
             given = model.attention.out_proj(mixed) if entering else mixed
             torch.testing.assert_close(latent, given if split == "attention" else model.fc(given[:, 0]))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "split"),
+    [
+        ("blocks.*", ("blocks.0", "blocks.2", "fc"), {"blocks.0": 0, "blocks.2": 2, "fc": 5}),
+        ("blocks.*", ("blocks.0", "blocks.1"), {"blocks.0": 0, "blocks.1": 1}),
+        ("blocks.[1-3]", ("blocks.0", "fc"), {"fc": 3}),
+    ],
+)
+def test_of_calls_of_a_pattern_that_fix_one_layer_the_last_splits_it(
+    vit: Classifier, pattern: str, names: tuple[str, ...], split: dict[str, int]
+) -> None:
+    found = blocks(vit, {pattern: 4}, torch.rand(3, 1, 12, 8), *names)
+    called = {block.layer.name: block.branches[0].groups[0].call.name for block in found if block.branches[0].groups}
+    assert called == {layer: f"blocks.{number}" for layer, number in split.items()}
+
+
+class Turned(nn.Module):
+    """A map with channels first becomes one with channels last, and attention without a skip gives the logits."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.first, self.norm, self.drop = nn.Conv2d(1, 8, 2, stride=2), nn.LayerNorm(8), nn.Dropout()
+        self.attention, self.fc = attention, nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.drop(self.norm(self.first(x).permute(0, 2, 3, 1))).flatten(1, 2)
+        given = self.attention(tokens) if isinstance(self.attention, Around) else self.attention.forward(*3 * [tokens])
+        logits: Tensor = self.fc(given[0].mean(dim=1) if isinstance(given, tuple) else given.mean(dim=1))
+        return logits
+
+
+class Around(nn.Module):
+    """Attention, and a linear layer that is not its projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outer: Tensor = self.outer(self.inner(x, x, x)[0].tanh())
+        return outer
+
+
+def test_channels_of_a_call_need_not_stand_where_those_of_its_layer_do() -> None:
+    classifier, images = Classifier(Turned(Around())), torch.rand(3, 1, 16, 16)
+    (block,) = blocks(classifier, {"first": 4}, images, "norm", "fc")
+    assert [(group.axis, group.start, group.stop) for group in block.branches[0].groups][-1] == (1, 6, 8)
+    (block,) = blocks(classifier, {"norm": 4}, images, "fc")
+    assert block.branches[0].groups[0].axis == 3
+    (block,) = blocks(classifier, {"drop": 4}, images, "norm", "fc")  # the same tensor
+    assert block.branches[0].groups[0].call.name == "norm"
+
+
+def test_an_attention_that_is_a_layer_is_split_though_its_projection_returns_the_same() -> None:
+    class Own(TransformerBlock):
+        def forward(self, x: Tensor) -> Tensor:
+            attended: Tensor = self.attention(x)
+            return attended
+
+    torch.manual_seed(0)
+    model = build_model("vit-small", in_channels=1, num_classes=10, image_size=(12, 8))
+    model.get_submodule("blocks.2").__class__ = Own
+    classifier, images = Classifier(model), torch.rand(3, 1, 12, 8)
+    (layer,) = [each for each in examine(classifier, images).layers if each.name == "blocks.2.attention"]
+    assert layer.same_as
+    found = blocks(classifier, {"blocks.2.attention": "heads"}, images, "blocks.1", "blocks.2", "fc")
+    groups = {block.layer.name: block.branches[0].groups for block in found}
+    assert [group.name for group in groups["blocks.2"]] == [f"head {number}" for number in range(6)]
+
+
+def test_the_heads_of_a_torchs_attention_are_not_looked_for_behind_its_projection() -> None:
+    images = torch.rand(3, 1, 16, 16)
+    with pytest.raises(InterpretGANError, match=r"calls attention\.outer as well; name .* as attention\.inner"):
+        blocks(Classifier(Turned(Around())), {"attention": "heads"}, images, "fc")
+
+
+def _wrapped(attention: nn.MultiheadAttention) -> nn.MultiheadAttention:
+    """As code does that keeps the weights."""
+    own = attention.forward
+    attention.__dict__["forward"] = lambda *args: own(*args)[0]
+    return attention
+
+
+@pytest.mark.parametrize("change", [lambda attention: attention, _wrapped])
+def test_an_attention_whose_forward_is_called_or_changed_is_split(change: Any) -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    attention.out_proj.register_forward_hook(lambda *_: pytest.fail("it is never called"))
+    model = Turned(change(attention))
+    classifier, images, kept = Classifier(model), torch.rand(3, 1, 16, 16), vars(model.attention).get("forward")
+    (block,) = blocks(classifier, {"attention": "heads"}, images, "norm", "attention", "fc")
+    assert (block.layer.name, len(block.branches[0].groups)) == ("attention", 2)
+    usual = capture(classifier, images, [block.layer])[1]["attention"]
+    for _, latent in patched_latents(classifier, block, images, images):
+        torch.testing.assert_close(latent, usual)
+    assert vars(model.attention).get("forward") is kept
+
+
+def test_a_projection_that_would_give_something_else_is_not_called() -> None:
+    class Own(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+            return super().forward(input).sin()
+
+    model = Torchs(batch_first=False)
+    model.block.self_attn._modules["out_proj"] = Own(8, 8)  # torch's attention reads its weights
+    with pytest.raises(InterpretGANError, match=r"'block\.self_attn', which calls none"):
+        blocks(Classifier(model), {"block.self_attn": "heads"}, torch.rand(3, 1, 12, 8))
 
 
 @contextmanager

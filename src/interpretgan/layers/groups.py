@@ -84,10 +84,9 @@ def find_blocks(
     if not groups:
         return blocks
     wanted = parse_groups(",".join(f"{name}={number}" for name, number in groups.items()))
-    grouping = _Grouping(classifier, layers, blocks, images)
-    same = {layer.name: layer.same_as for layer in anatomy.layers if layer.same_as}
+    grouping = _Grouping(classifier, anatomy, layers, blocks, images)
     for name, number in wanted.items():
-        grouping.add(same.get(name, name), number)
+        grouping.add(name, number)
     found = {block.layer: block for block in grouping.blocks}
     return tuple(found[layer] for layer in layers if layer in found)
 
@@ -96,8 +95,14 @@ class _Grouping:
     """Blocks, some of which get groups."""
 
     def __init__(
-        self, classifier: Classifier, layers: Sequence[Layer], blocks: Sequence[Block], images: ImageData
+        self,
+        classifier: Classifier,
+        anatomy: Anatomy,
+        layers: Sequence[Layer],
+        blocks: Sequence[Block],
+        images: ImageData,
     ) -> None:
+        self.same = {layer.name: layer.same_as for layer in anatomy.layers if layer.same_as}
         self.classifier, self.layers, self.blocks = classifier, {layer.name: layer for layer in layers}, list(blocks)
         self.probe, self.noise = probe_and_noise(classifier, images)
         with classifier.borrowed(), torch.no_grad():
@@ -120,13 +125,16 @@ class _Grouping:
             expected="a pattern of layers or module calls", got=f"'{name}', which has none here",
             do="choose among what `interpretgan layers` lists",
         )  # fmt: skip
-        added = False
-        for call in outer:
+        added, before = False, {block.layer for block in self.blocks if any(branch.groups for branch in block.branches)}
+        for call in reversed(outer):  # of several that fix one layer the last splits it
             try:
                 self._add(call, number)
                 added = True
             except _NothingToSplit as nothing:  # blocks that are not explained
                 error = nothing
+            except _SplitAlready as already:
+                if already.layer in before:
+                    raise
         if not added:
             raise error
         return None
@@ -134,8 +142,10 @@ class _Grouping:
     def _add(self, name: str, number: str) -> None:
         if number.startswith(HEADS):
             call, heads = self._projection(name, number)
-            self._split(name, call, heads)
-        elif name in self.layers:
+            return self._split(name, call, heads)
+        if name not in self.layers:
+            name = self.same.get(name, name)
+        if name in self.layers:
             layer = self.layers[name]
             self._split_layer(name, layer, _groups(name, layer, int(number), _axis(layer)))
         else:
@@ -148,6 +158,7 @@ class _Grouping:
                 expected, do = "a module call that returns real numbers for each image", "name the call before it"
                 raise LayerError(expected=expected, got=f"'{name}', which does not", do=do)
             self._split(name, found, int(number))
+        return None
 
     def _split(self, name: str, call: Layer, number: int | tuple[int, int]) -> None:
         """Split what a call fixes, a branch or else a layer, among groups of its channels, or of so many heads."""
@@ -177,13 +188,12 @@ class _Grouping:
     def _split_layer(self, name: str, layer: Layer, groups: tuple[Group, ...]) -> None:
         if any(branch.groups for each in self.blocks if each.layer == layer for branch in each.branches):
             expected, got = f"'{layer.name}', or a part of it, once", f"'{name}' and another, or one of them twice"
-            raise LayerError(expected=expected, got=got, do="leave one of them out of --groups")
+            raise _SplitAlready(layer, expected=expected, got=got, do="leave one of them out of --groups")
         block = Block(layer, (Branch(layer.name, (layer,), groups),))
         self.blocks = [each for each in self.blocks if each.layer != layer] + [block]
 
     def _groups_of(self, name: str, call: Layer, layer: Layer, number: int | tuple[int, int]) -> tuple[Group, ...]:
-        last = layer.axes == CHANNELS_LAST or self._has_channels_last(call)
-        axis = len(call.shape) if last else 1
+        axis = len(call.shape) if self._has_channels_last(call, layer) else 1
         if isinstance(number, tuple):
             return _heads(name, call, axis, *number)
         return _groups(name.removeprefix(f"{layer.module}."), call, number, axis)
@@ -201,14 +211,18 @@ class _Grouping:
                 found.add(layer)
         return found
 
-    def _has_channels_last(self, call: Layer) -> bool:
+    def _has_channels_last(self, call: Layer, layer: Layer) -> bool:
+        """By how it changes with a part of the image; where that does not tell, as in the layer that is split."""
         if call.module.startswith(INPUT) or self._is_linear(call.module) or len(call.shape) != 3:
             return True
         rows = torch.cat([self.probe[:1], self.noise[:1]])
         usual, other = (
             capture(self.classifier, images, [call])[1][call.name] for images in (rows[:1], first_quarter_changed(rows))
         )
-        return channels_are_last(other - usual)
+        change = other - usual
+        if channels_are_last(change):
+            return True
+        return layer.axes == CHANNELS_LAST and not channels_are_last(change.movedim(1, 3))
 
     def _is_linear(self, module: str) -> bool:
         return isinstance(self.modules.get(module), nn.Linear)
@@ -245,7 +259,8 @@ class _Grouping:
             (name, None),
         )
         beside = [call.module for call in inside if call.module != owner and not call.module.startswith(f"{owner}.")]
-        if len(beside) > 1:  # the output projection may stand beside what has the heads, and nothing else
+        # The output projection may stand beside what has the heads, and nothing else; torch's own has it in it.
+        if len(beside) > (0 if is_torchs_attention(self.modules[owner]) else 1):
             got = f"'{name}', which calls {', '.join(beside)} as well"
             raise LayerError(expected="an attention", got=got, do=f"name the attention in it, as {owner}")
         if known is None and number == HEADS:
@@ -277,6 +292,14 @@ class _Grouping:
 
 class _NothingToSplit(LayerError):
     """A call that no explained layer's branch follows from."""
+
+
+class _SplitAlready(LayerError):
+    """A layer that has groups."""
+
+    def __init__(self, layer: Layer, *, expected: str, got: str, do: str) -> None:
+        super().__init__(expected=expected, got=got, do=do)
+        self.layer = layer
 
 
 def _axis(layer: Layer) -> int:

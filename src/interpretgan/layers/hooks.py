@@ -134,14 +134,14 @@ def visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | None
         # Registered first, so that each pass through the network counts its calls from one.
         hooks.enter_context(classifier.model.register_forward_pre_hook(enter))
         for name, module in named_modules(classifier.model):
+            if modules is not None and f"{INPUT}{name}.{PROJECTION}" in modules and is_torchs_attention(module):
+                hooks.enter_context(_calling_its_projection(module))
             if modules is None or name in modules:
                 hooks.enter_context(module.register_forward_pre_hook(lambda *_, name=name: called.add(name)))
                 hooks.enter_context(module.register_forward_hook(partial(see, name)))
                 hooks.enter_context(_instead_of_forward(module, partial(forward, name, module, module.forward)))
             if modules is not None and f"{INPUT}{name}" in modules:
                 hooks.enter_context(_instead_of_forward(module, partial(entered, name, module, module.forward)))
-            if modules is not None and f"{INPUT}{name}.{PROJECTION}" in modules and is_torchs_attention(module):
-                hooks.enter_context(_calling_its_projection(module))
         hooks.enter_context(classifier.model.register_forward_hook(leave, always_call=True))
         yield current
 
@@ -161,23 +161,31 @@ def _instead_of_forward(module: nn.Module, forward: Callable[..., object]) -> It
 
 def is_torchs_attention(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
     """Whether it is torch's own attention, which hands the weights of its output projection to a function."""
-    return isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward
+    if not isinstance(module, nn.MultiheadAttention) or type(module).forward is not nn.MultiheadAttention.forward:
+        return False
+    return type(module.out_proj).forward is nn.Linear.forward  # else calling it would give something else
 
 
 @contextmanager
 def _calling_its_projection(attention: nn.MultiheadAttention) -> Iterator[None]:
     """Torch's attention gives what it always gave, but calls its output projection like any module."""
-    own, projection, fast = attention.forward, attention.out_proj, torch.backends.mha.get_fastpath_enabled()
-    handed_on = nn.Linear(attention.embed_dim, attention.embed_dim, bias=False, device="meta")
-    handed_on.weight = nn.Parameter(torch.eye(attention.embed_dim).to(projection.weight), requires_grad=False)
+    own: Callable[..., Any] = attention.forward
+    fast, size = torch.backends.mha.get_fastpath_enabled(), attention.embed_dim
+    handed_on = nn.Linear(size, size, bias=False, device="meta")
+    handed_on.weight = nn.Parameter(torch.eye(size).to(attention.out_proj.weight), requires_grad=False)
 
-    def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    def forward(*args: Any, **kwargs: Any) -> object:
+        projection = attention.out_proj
         attention._modules[PROJECTION] = handed_on
         try:
-            heads, weights = own(*args, **kwargs)
+            output = own(*args, **kwargs)
         finally:
             attention._modules[PROJECTION] = projection
-        return projection(heads), weights
+        # Not `projection(...)`: hooks that never ran do not run now.
+        if isinstance(output, Tensor):  # of a `forward` that a user put in the place of torch's
+            return projection.forward(output)
+        heads, *others = output
+        return (projection.forward(heads), *others)
 
     torch.backends.mha.set_fastpath_enabled(False)  # one function for a whole block, which calls nothing
     try:
