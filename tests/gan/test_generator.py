@@ -164,6 +164,7 @@ def test_what_is_added_is_smooth_where_the_images_are() -> None:
     strokes = (digits > 0.5).float()
     assert not should_be_smooth(strokes)
     assert should_be_smooth(strokes.expand(-1, 3, -1, -1))  # photographs always
+    assert should_be_smooth(torch.ones(1, 1, 1, 1))
     large = F.interpolate(strokes, size=(224, 224))  # as fine as before at the size that the trunk draws
     assert are_smooth(large)
     assert not should_be_smooth(large)

@@ -238,6 +238,7 @@ def test_own_factories_get_pool_and_width_where_they_are_given(own_models: str) 
         ("no_such_package.models:net", "ModuleNotFoundError"),
         (":net", "fails with"),
         ("some/models.py:net", "say models:net, in the folder of models.py"),
+        ("some/models.py", "say models:factory, in the folder of models.py"),
     ],
 )
 def test_refused_factories(own_models: str, name: str, words: str) -> None:

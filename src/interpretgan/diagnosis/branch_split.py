@@ -69,7 +69,7 @@ def branch_figures(
     """The figures of a block's branches, means over the generators.
 
     There are predictions of each generator, for the same images; `row` is the block's among theirs, at least 1. Of a
-    layer that is split among groups of its own channels these are the groups.
+    layer that is split among groups of channels these are the groups.
     """
     of_all: dict[str, list[Floats]] = {"vulnerability": [], "carried": [], "alone": [], "others": []}
     members, whole = block.members, list[Floats]()

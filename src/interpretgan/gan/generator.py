@@ -132,7 +132,7 @@ def should_be_smooth(images: Tensor) -> bool:
     """Whether what the trunk adds to a linear start is to be smooth, for images `[N, C, H, W]` like these.
 
     Where they have colour; and where smoothing takes nothing from them at the size that the trunk draws, as from
-    enlarged ones. MNIST's strokes are as fine as pixels, and with it explanations are farther from their images.
+    enlarged ones. MNIST's strokes are as fine as pixels: smoothed, explanations are farther from their images.
     """
     height, width = images.shape[2:]
     return images.shape[1] > 1 or are_smooth(resize(images, (working_size(height), working_size(width))))

@@ -96,7 +96,7 @@ def smoothed(images: Tensor) -> Tensor:
 
 def are_smooth(images: Tensor) -> bool:
     """Whether `smoothed` takes next to nothing from images `[N, C, H, W]`: a hundredth of their variance, at most."""
-    return float((images - smoothed(images)).var()) <= 0.01 * float(images.var())
+    return float((images - smoothed(images)).var(correction=0)) <= 0.01 * float(images.var(correction=0))
 
 
 def space_to_depth(images: Tensor, fold: tuple[int, int]) -> Tensor:

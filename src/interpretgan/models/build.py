@@ -128,6 +128,8 @@ def _spec(name: str) -> ModelSpec:
     nearest = get_close_matches(name.lower(), MODELS, n=1, cutoff=0.3)
     expected = f"a model among {', '.join(MODELS)}, wrn-D-K, {':NAME, '.join(HUBS)}:NAME or package.module:factory"
     do = f"did you mean {nearest[0]}?" if nearest else "choose one of them"
+    if name.endswith(".py"):
+        do = _named_by_file(name, "factory")
     raise ModelError(expected=expected, got=repr(name), do=do)
 
 
@@ -150,9 +152,13 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
         do = "check the name and that the module imports on its own; give its other parameters defaults (it gets those "
         do += "of in_channels, num_classes, image_size, pool and width that it names)"
         if where.endswith(".py"):
-            do = f"say {Path(where).stem}:{attribute}, in the folder of {Path(where).name}"
+            do = _named_by_file(where, attribute)
         raise ModelError(expected=expected, got=f"{name!r}, which {problem}", do=do) from cause
     return model
+
+
+def _named_by_file(file: str, attribute: str) -> str:
+    return f"say {Path(file).stem}:{attribute}, in the folder of {Path(file).name}"
 
 
 def _accepted(factory: Callable[..., object], arguments: dict[str, Any]) -> dict[str, Any]:
