@@ -185,7 +185,7 @@ def train_generator(
     )
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
-        config, seed, [(layer.name, layer.shape) for layer in layers], content, image_shape,
+        config, seed, [(layer.name, layer.shape) for layer in layers], content, image_shape, smooth,
         *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
     state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)

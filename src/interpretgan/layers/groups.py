@@ -125,26 +125,27 @@ class _Grouping:
             expected="a pattern of layers or module calls", got=f"'{name}', which has none here",
             do="choose among what `interpretgan layers` lists",
         )  # fmt: skip
-        added, before = False, {block.layer for block in self.blocks if any(branch.groups for branch in block.branches)}
-        for call in reversed(outer):  # of several that fix one layer the last splits it
+        added = False
+        for call in dict.fromkeys(outer if number.startswith(HEADS) else map(self._layer_or_call, outer)):
             try:
-                self._add(call, number)
+                self._add(call, number, alone=False)
                 added = True
             except _NothingToSplit as nothing:  # blocks that are not explained
                 error = nothing
-            except _SplitAlready as already:
-                if already.layer in before:
-                    raise
         if not added:
             raise error
         return None
 
-    def _add(self, name: str, number: str) -> None:
+    def _layer_or_call(self, name: str) -> str:
+        """The name of the explained layer that returns the same tensor, or this one."""
+        return name if name in self.layers else self.same.get(name, name)
+
+    def _add(self, name: str, number: str, *, alone: bool = True) -> None:
+        """Split what a layer or call fixes; where a pattern stands for several, only layers that are explained."""
         if number.startswith(HEADS):
             call, heads = self._projection(name, number)
             return self._split(name, call, heads)
-        if name not in self.layers:
-            name = self.same.get(name, name)
+        name = self._layer_or_call(name)
         if name in self.layers:
             layer = self.layers[name]
             self._split_layer(name, layer, _groups(name, layer, int(number), _axis(layer)))
@@ -157,10 +158,10 @@ class _Grouping:
             if found is None:
                 expected, do = "a module call that returns real numbers for each image", "name the call before it"
                 raise LayerError(expected=expected, got=f"'{name}', which does not", do=do)
-            self._split(name, found, int(number))
+            self._split(name, found, int(number), whole=alone)
         return None
 
-    def _split(self, name: str, call: Layer, number: int | tuple[int, int]) -> None:
+    def _split(self, name: str, call: Layer, number: int | tuple[int, int], *, whole: bool = True) -> None:
         """Split what a call fixes, a branch or else a layer, among groups of its channels, or of so many heads."""
         fixes = self._fixed(call)
         layer = next((each for each in self.layers.values() if each in fixes), None)
@@ -179,7 +180,7 @@ class _Grouping:
             branches[fixed[0]] = replace(branch, groups=self._groups_of(name, call, block.layer, number))
             self.blocks[place] = replace(block, branches=tuple(branches))
             return
-        if layer is None:
+        if layer is None or not whole:
             expected = "channels of an explained layer, or of a call that fixes one or a branch of one"
             do = "explain that layer or block too (--layers, and no --no-branches), or choose another name"
             raise _NothingToSplit(expected=expected, got=f"'{name}', which is neither", do=do)
@@ -188,7 +189,7 @@ class _Grouping:
     def _split_layer(self, name: str, layer: Layer, groups: tuple[Group, ...]) -> None:
         if any(branch.groups for each in self.blocks if each.layer == layer for branch in each.branches):
             expected, got = f"'{layer.name}', or a part of it, once", f"'{name}' and another, or one of them twice"
-            raise _SplitAlready(layer, expected=expected, got=got, do="leave one of them out of --groups")
+            raise LayerError(expected=expected, got=got, do="leave one of them out of --groups")
         block = Block(layer, (Branch(layer.name, (layer,), groups),))
         self.blocks = [each for each in self.blocks if each.layer != layer] + [block]
 
@@ -292,14 +293,6 @@ class _Grouping:
 
 class _NothingToSplit(LayerError):
     """A call that no explained layer's branch follows from."""
-
-
-class _SplitAlready(LayerError):
-    """A layer that has groups."""
-
-    def __init__(self, layer: Layer, *, expected: str, got: str, do: str) -> None:
-        super().__init__(expected=expected, got=got, do=do)
-        self.layer = layer
 
 
 def _axis(layer: Layer) -> int:
