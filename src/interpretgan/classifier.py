@@ -340,20 +340,20 @@ def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.de
 
 @contextmanager
 def _eager() -> Iterator[None]:
-    """No TF32, nothing compiled, where no hook runs, nor computed twice for gradients, where hooks run again."""
+    """No TF32; nothing compiled, nor attention in one function, where no hook runs; nothing twice for its gradients."""
     from torch.utils import checkpoint
-
-    def once(*_: object, **__: object) -> Iterator[None]:
-        yield
 
     with ExitStack() as stack:
         stack.enter_context(tf32(False))  # with it an image may have other logits in another batch
+        # The function for whole attentions and encoders, which packs padded tokens into nested tensors.
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         if "torch._dynamo" in sys.modules:  # it compiles, and takes long to import
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         # The first is public; the second is what `checkpoint` goes through where it is not reentrant.
         for owner, name, instead in (
             (checkpoint.CheckpointFunction, "apply", lambda run, _, *given: run(*given)),
-            (checkpoint, "_checkpoint_without_reentrant_generator", once),
+            (checkpoint, "_checkpoint_without_reentrant_generator", lambda *_, **__: iter([None])),
         ):
             stack.callback(_restore, owner, name, vars(owner).get(name))
             setattr(owner, name, instead)

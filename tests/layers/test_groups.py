@@ -243,6 +243,10 @@ def test_a_pattern_splits_the_layers_that_are_explained_and_no_others(vit: Class
     found = blocks(vit, {"blocks.*": 4}, torch.rand(3, 1, 12, 8), *names)
     called = {block.layer.name: block.branches[0].groups[0].call.name for block in found if block.branches[0].groups}
     assert called == {name: name for name in names if name != "fc"}
+    with pytest.raises(
+        InterpretGANError, match=r"expected a pattern of explained layers, got 'blocks\.5', which is not"
+    ):
+        blocks(vit, {"blocks.[45]": 4}, torch.rand(3, 1, 12, 8), "blocks.0", "fc")
 
 
 class Turned(nn.Module):

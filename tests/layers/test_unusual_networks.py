@@ -252,6 +252,29 @@ def test_the_batch_may_be_behind_the_tokens() -> None:
     torch.testing.assert_close(drawn[0], drawn[1])
 
 
+def test_an_encoder_may_leave_padding_out() -> None:
+    """Torch packs what is no padding into a nested tensor, where one function runs the whole encoder."""
+
+    class Padded(Encoder):
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patch(x).flatten(2).transpose(1, 2)
+            padding = torch.zeros(tokens.shape[:2], dtype=torch.bool)
+            padding[:, -3:] = True
+            logits: Tensor = self.head(self.encoder(tokens, src_key_padding_mask=padding)[:, 0])
+            return logits
+
+    torch.manual_seed(0)
+    model = Padded(batch_first=True)
+    model.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+    expected = model.eval()(IMAGES)
+    classifier = Classifier(model)
+    layers = find_layers(classifier, IMAGES)
+    assert [layer.name for layer in layers][-2:] == ["encoder.layers.1", "head"]
+    replays(classifier, layers, IMAGES)
+    torch.testing.assert_close(classifier(IMAGES), expected)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 @pytest.mark.parametrize("size", [(28, 28), (20, 31)])
 def test_channels_may_be_behind_the_map(size: tuple[int, int]) -> None:
     class Layouts(nn.Module):

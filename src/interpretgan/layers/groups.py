@@ -180,10 +180,13 @@ class _Grouping:
             branches[fixed[0]] = replace(branch, groups=self._groups_of(name, call, block.layer, number))
             self.blocks[place] = replace(block, branches=tuple(branches))
             return
-        if layer is None or not whole:
+        if layer is None:
             expected = "channels of an explained layer, or of a call that fixes one or a branch of one"
             do = "explain that layer or block too (--layers, and no --no-branches), or choose another name"
             raise _NothingToSplit(expected=expected, got=f"'{name}', which is neither", do=do)
+        if not whole:
+            expected, do = "a pattern of explained layers", "explain it too (--layers), or name it without a pattern"
+            raise _NothingToSplit(expected=expected, got=f"'{name}', which is not explained", do=do)
         self._split_layer(name, layer, self._groups_of(name, call, layer, number))
 
     def _split_layer(self, name: str, layer: Layer, groups: tuple[Group, ...]) -> None:

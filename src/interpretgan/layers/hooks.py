@@ -170,7 +170,7 @@ def is_torchs_attention(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
 def _calling_its_projection(attention: nn.MultiheadAttention) -> Iterator[None]:
     """Torch's attention gives what it always gave, but calls its output projection like any module."""
     own: Callable[..., Any] = attention.forward
-    fast, size = torch.backends.mha.get_fastpath_enabled(), attention.embed_dim
+    size = attention.embed_dim
     handed_on = nn.Linear(size, size, bias=False, device="meta")
     handed_on.weight = nn.Parameter(torch.eye(size).to(attention.out_proj.weight), requires_grad=False)
 
@@ -187,12 +187,8 @@ def _calling_its_projection(attention: nn.MultiheadAttention) -> Iterator[None]:
         heads, *others = output
         return (projection.forward(heads), *others)
 
-    torch.backends.mha.set_fastpath_enabled(False)  # one function for a whole block, which calls nothing
-    try:
-        with _instead_of_forward(attention, forward):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with _instead_of_forward(attention, forward):
+        yield
 
 
 @contextmanager
