@@ -92,7 +92,7 @@ class DecoderNetwork(nn.Module):
         self.decoder = Generator(
             [*layers, *controls], image_shape,
             bounds=bounds, width=config.width, blocks=config.blocks, noise=1, linear_start=True,
-            smooth=image_shape[0] > 1,
+            smooth=image_shape[0] > 1,  # of enlarged grey images as much is left either way
         )  # fmt: skip
         self.probes = MLPProbes(len(shapes), config.features, config.hidden, classes)
 
