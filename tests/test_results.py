@@ -161,40 +161,49 @@ def test_planted_networks_on_photographs_are_told_as_they_were() -> None:
     assert max(count for count in right.values() if count < 4) == 2
 
 
-def test_the_same_plants_with_the_code_as_it_is_are_told_as_they_were() -> None:
-    page, summary = (ROOT / "docs" / "planted.md").read_text(), read("planted-300-steps/planted.json")
-    now, before = ({record["key"]: record for record in map(json.loads, map(Path.read_text, files))} for files in (
-        (RESULTS / name / "records").rglob("*.json") for name in ("planted-300-steps", "planted")
-    ))  # fmt: skip
-    shorter = read("planted-300-steps/two_hundred_steps.json")["networks"]
-    diagnosed, then = (
-        {key for key, record in records.items() if record["status"] == "diagnosed"} for records in (now, before)
+def test_what_the_page_on_plants_says_of_its_records() -> None:
+    page, summary = (ROOT / "docs" / "planted.md").read_text(), read("planted/planted.json")
+    files = (RESULTS / "planted" / "records").rglob("*.json")
+    now = {record["key"]: record for record in map(json.loads, map(Path.read_text, files))}
+    diagnosed = {key for key, record in now.items() if record["status"] == "diagnosed"}
+    assert len(diagnosed) == summary["counts"]["diagnosed"]
+
+    one = [now[key] for key in diagnosed if len(now[key]["planted"]) == 1]
+    for question, said, last in (("turns", "named", "in {} of them"), ("let in", "lets_in", "in all {}")):
+        known = [record for record in one if record["truth"].get(question)]
+        named = [([record[said]] if said == "lets_in" else record[said], record) for record in known if record[said]]
+        assert all(layers == record["truth"][question][: len(layers)] for layers, record in named)
+        words = f"is known {last.format(len(known))}. The sentence names a layer in {len(named)}, the planted one each"
+        assert words in page
+
+    two = {name: summary["questions"][question]["scores"][name]["two"] for question, name in (
+        ("turns", "vulnerability"), ("let in", "let_in")
+    )}  # fmt: skip
+    V, let_in = two["vulnerability"], two["let_in"]
+    assert f"on top in {V['right']} of {V['networks']}, the let-in score in {let_in['right']}." in page
+    points = [
+        {name: f"{100 * value:.0f}" for name, value in zip(
+            now[key]["layers"], now[key]["columns"]["vulnerability"]["values"], strict=True
+        )}
+        for key in ("lenet5-max-pgd/two/relu1+fc1/0", "mnist-wide/two/pool1+fc1/0")
+    ]  # fmt: skip
+    max_pgd, wide = points
+    told = f"`relu1` has {max_pgd['relu1']} points, and `fc1`, with {max_pgd['fc1']}, comes after `relu2`, with "
+    assert (
+        told + f"{max_pgd['relu2']}; in `mnist-wide` `pool1` has {wide['pool1']}, and `fc1`, with {wide['fc1']}" in page
     )
-    assert f"stopped after\n{len(now)} of the 94 networks" in page
-    assert f"The other {len(diagnosed)} are of LeNet-5" in page
 
-    def readable(records: dict[str, Any], keys: set[str]) -> str:
-        rows = [right >= records[key]["image"] - 0.05 for key in keys for right in records[key]["natural"]]
-        return f"{sum(rows)} of {len(rows)}"
-
-    assert f"- {readable(now, diagnosed)} rows" in page
-    assert f"it is {readable(now, diagnosed & then)}, and was {readable(before, diagnosed & then)}." in page
+    shorter = read("planted/two_hundred_steps.json")["networks"]
     both = diagnosed & shorter.keys()
-    assert f"{readable(shorter, both)} rows were readable, and {readable(now, both)} after 300." in page
-    named = {name: sum(bool(of[key]["named"]) for key in both) for name, of in (("then", shorter), ("now", now))}
-    assert f"named\n  a layer in {named['then']}, and does in {named['now']} now." in page
-    for question, ours in (("turns", "vulnerability"), ("let in", "let_in")):
-        scores = {name: score["top"] for name, score in summary["questions"][question]["scores"].items()}
-        assert f"in {scores[ours]['right']} of {scores[ours]['networks']}" in page
-        words = {"linear_probe": "linear probe", "mlp_probe": "MLP probe"} if question == "turns" else {}
-        for name, word in (words or {"secant_lipschitz": "secant Lipschitz"}).items():
-            assert f"{word} {scores[name]['right']}" in page
-    two = summary["questions"]["turns"]["scores"]["vulnerability"]["two"]
-    assert (two["right"], two["networks"]) == (1, 2)
-    record = now["lenet5-max-pgd/two/relu1+fc1/0"]
-    values = dict(zip(record["layers"], record["columns"]["vulnerability"]["values"], strict=True))
-    relu1, relu2, fc1 = (f"{100 * values[name]:.0f}" for name in ("relu1", "relu2", "fc1"))
-    assert f"`relu1` takes {relu1} points, and `fc1`,\n  with {fc1}, comes after `relu2`, with {relu2}." in page
+    assert f"\n{len(both)} of the networks below were diagnosed after 200 steps" in page
+    readable, silent = [], []
+    for records in (shorter, now):
+        rows = [right >= records[key]["image"] - 0.05 for key in both for right in records[key]["natural"]]
+        readable.append(f"{sum(rows)} of {len(rows)}")
+        silent.append(sum(bool(records[key]["named"]) for key in both))
+    assert f"{readable[0]} rows had natural" in page
+    assert f"and {readable[1]} have after 300." in page
+    assert f"where the class turns in {silent[0]}, and does in {silent[1]} now." in page
 
 
 def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:
