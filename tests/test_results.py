@@ -172,9 +172,22 @@ def test_what_the_page_on_plants_says_of_its_records() -> None:
     for question, said, last in (("turns", "named", "in {} of them"), ("let in", "lets_in", "in all {}")):
         known = [record for record in one if record["truth"].get(question)]
         named = [([record[said]] if said == "lets_in" else record[said], record) for record in known if record[said]]
-        assert all(layers == record["truth"][question][: len(layers)] for layers, record in named)
-        words = f"is known {last.format(len(known))}. The sentence names a layer in {len(named)}, the planted one each"
-        assert words in page
+        wrong = [record for layers, record in named if layers != record["truth"][question][: len(layers)]]
+        assert [record["key"] for record in wrong] == ([] if question == "turns" else ["residual/twin/conv1/0"])
+        words = f"is known {last.format(len(known))}. The sentence names a layer in {len(named)}, the planted one "
+        assert words + ("each time." if not wrong else f"in {len(named) - len(wrong)}.") in page
+    missed, leads = wrong[0], []
+    mended = dict(zip(missed["layers"], missed["columns"]["let_in"]["values"], strict=True))
+    conv1, first, second = (f"{100 * mended[name]:.0f} %" for name in ("conv1", "block1.layer.0", "block2.layer.0"))
+    assert f"`conv1` brings {conv1} back, mending `block1.layer.0`\n  {first} and `block2.layer.0` {second}:" in page
+    for layers, record in named:
+        highest, next_one = sorted(record["columns"]["let_in"]["values"])[:-3:-1]
+        if record is missed:
+            assert f"The lead, {100 * (highest - next_one):.0f} points" in page
+        else:
+            leads.append(highest - next_one)
+            assert layers == record["planted"]
+    assert f"the least lead is {100 * min(leads):.0f} points." in page
 
     two = {name: summary["questions"][question]["scores"][name]["two"] for question, name in (
         ("turns", "vulnerability"), ("let in", "let_in")
