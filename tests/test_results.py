@@ -265,6 +265,21 @@ def test_smoothing_takes_the_dots_out_of_enlarged_digits() -> None:
         assert found["right"] > plain[layer]["right"] - 0.005
 
 
+def test_smoothing_costs_sharp_digits_what_the_page_says() -> None:
+    page = (ROOT / "docs" / "method.md").read_text()
+    smooth, usual = (read(f"mnist-lenet5-max/{name}.json") for name in ("smoothed", "diagnosis"))
+    pairs = list(zip(smooth["layers"], usual["layers"], strict=True))
+    fewer = max(before["natural"] - after["natural"] for after, before in pairs)
+    assert f"up to {100 * fewer:.1f} points fewer" in page
+    deep = [[each["value"] for each in record["realism"]["layers"][6:]] for record in (smooth, usual)]
+    (least, most), (less, more) = ((f"{abs(min(one)):.2f}", f"{max(one):.2f}") for one in deep)
+    assert f"is {least} to {most} in place of {less} to {more}." in page
+    tops = [max(record["layers"][1:], key=lambda row: row["vulnerability"]["value"]) for record in (smooth, usual)]
+    assert [top["name"] for top in tops] == ["relu3", "relu3"]
+    with_it, without = (f"{100 * top['vulnerability']['value']:.0f}" for top in tops)
+    assert f"with {with_it} points in place of {without}." in page
+
+
 def test_the_first_run_on_photographs_said_what_its_history_says() -> None:
     first = read("studies/pooling-photographs/first_run.json")["verdicts"][0]
     history = (RESULTS / "studies" / "pooling-photographs" / "history.md").read_text()
