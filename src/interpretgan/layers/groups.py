@@ -141,7 +141,7 @@ class _Grouping:
         return name if name in self.layers else self.same.get(name, name)
 
     def _add(self, name: str, number: str, *, alone: bool = True) -> None:
-        """Split what a layer or call fixes; where a pattern stands for several, only layers that are explained."""
+        """Split a layer, or what a call fixes; a call that a pattern found (not `alone`), branches only."""
         if number.startswith(HEADS):
             call, heads = self._projection(name, number)
             return self._split(name, call, heads)
