@@ -90,3 +90,35 @@ def test_every_contender_has_its_cost_and_the_chart_shows_it(
     chart = write_chart(result, tmp_path / "speed.svg")
     assert ET.parse(chart).getroot().tag.endswith("svg")  # our own file
     print_table(("network", *CONTENDERS, "training"), rows_of(result))
+
+
+def test_a_run_that_was_stopped_goes_on_after_the_parts_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, asked = dataclasses.replace(TINY, layers=(2, 3), pixels=(28,), widths=(16,)), list[int]()
+    alone, cost = {"seconds": 3.0}, {"seconds": 1.0}
+
+    def costs(*, layers: int, **_: Any) -> dict[str, Any]:
+        asked.append(layers)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return {"parameters": 9, "cost": {OURS: cost, ALONE: alone}, "errors": {}, "training_speedup": 3.0}
+
+    def at_equal_quality(*_: Any, **__: Any) -> dict[str, Any]:
+        asked.append(0)
+        return {"speedup": 2.0}
+
+    monkeypatch.setattr(benchmark, "at_equal_quality", at_equal_quality)
+    monkeypatch.setattr(benchmark, "costs", costs)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.run_speed(size, tmp_path, device=CPU, say=lambda _: None)
+    assert not (tmp_path / benchmark.SUMMARY_FILE).exists()
+    result = benchmark.run_speed(size, tmp_path, device=CPU, say=lambda _: None)
+    assert asked == [0, 2, 3, 3, 11]  # the case that two axes share once
+    assert [case["axis"] for case in result["cases"]] == ["layers", "layers", "pixels", "width"]
+    assert result["machine"]["matmul_gflops"]["fp32"] > 0
+    assert result["equal_quality"] == {"speedup": 2.0}
+    benchmark.run_speed(size, tmp_path, device=CPU, say=lambda _: None, seed=1)
+    assert asked[5:] == [0, 2, 3, 11]  # of another seed: all of it
+    (tmp_path / "parts/equal-quality.json").write_text("{")  # damaged
+    again = benchmark.run_speed(size, tmp_path, device=CPU, say=lambda _: None, seed=1)
+    assert asked[9:] == [0]
+    assert again["cases"] == result["cases"]

@@ -8,7 +8,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from interpretgan.baselines.inputs import ScoreInputs
 from interpretgan.baselines.inversion import STEPS as INVERSION_STEPS, invert
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, TensorImages, load_data
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, RunFolderError
 from interpretgan.gan.train import GREY_STEPS, GANConfig
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, train_judge
@@ -32,13 +34,15 @@ from interpretgan.speed.flops import Flops
 from interpretgan.speed.one_by_one import Alone, train_alone
 from interpretgan.speed.page import write_chart
 from interpretgan.speed.per_image import integrated_gradients
-from interpretgan.store.files import write_json
+from interpretgan.store.files import read_json, write_json
 from interpretgan.store.machine import PeakMemory, describe, wait_for
+from interpretgan.store.provenance import package_version, provenance
+from interpretgan.store.training_checkpoint import fingerprint_of
 from interpretgan.training import Natural, default_recipe, train_classifier
 from interpretgan.training.precision import uses_bf16
 
 SCHEMA = 1
-SUMMARY_FILE, CHART_FILE = "speed.json", "speed.svg"
+SUMMARY_FILE, CHART_FILE, PARTS = "speed.json", "speed.svg", "parts"
 OURS, ALONE, LSA, GRADIENTS, INVERSION = "ours", "one_by_one", "lsa", "integrated_gradients", "inversion"
 CONTENDERS = {
     OURS: "one generator for all layers", ALONE: "one generator a layer, fp32, as in the paper",
@@ -75,16 +79,38 @@ def run_speed(
     """Measure, write `speed.json` and `speed.svg` to a folder, and return what the former has.
 
     Seconds depend on the machine and on what else it does; the contenders take turns, so that their ratios hardly do.
+    Each part is kept in the folder as soon as it is measured: a run that was stopped goes on after the last.
     """
-    machine = describe(device=str(device), repeats=3, convolutions=True, fp32="float32", bf16="bfloat16")
-    say(f"at equal quality: LeNet-5 on {size.data}")
-    equal = at_equal_quality(size, machine, device=device, say=say, seed=seed)
+    here = provenance(seed, device=str(device))
+    here["created"], here["captum"] = None, package_version("captum")
+
+    def part(name: str, what: str, work: Callable[[], dict[str, Any]], after: object = None) -> dict[str, Any]:
+        file, wanted = out / PARTS / f"{name}.json", fingerprint_of(SCHEMA, size, here, after)
+        with suppress(RunFolderError):  # none, or damaged
+            found = read_json(file)
+            if isinstance(found, dict) and found.get("fingerprint") == wanted:
+                say(f"{what}: measured before")
+                return dict(found["part"])
+        say(what)
+        write_json(file, {"fingerprint": wanted, "part": work()})
+        return dict(read_json(file)["part"])
+
+    def peaks() -> dict[str, Any]:
+        return describe(device=str(device), repeats=3, convolutions=True, fp32="float32", bf16="bfloat16")
+
+    def quality() -> dict[str, Any]:
+        return at_equal_quality(size, machine, device=device, say=say, seed=seed)
+
+    machine = part("machine", "the machine", peaks)
+    equal = part("equal-quality", f"at equal quality: LeNet-5 on {size.data}", quality, after=machine)
     cases = []
     for axis, values in (("layers", size.layers), ("pixels", size.pixels), ("width", size.widths)):
         for value in values:
             chosen = {"layers": 11, "pixels": 28, "width": 16} | {axis: value}
-            say(f"cost: {chosen['layers']} layers, {chosen['pixels']} pixels, width {chosen['width']}")
-            cases.append({"axis": axis, **chosen, **costs(**chosen, size=size, equal=equal, device=device, seed=seed)})
+            name, what = "{layers}-{pixels}-{width}", "cost: {layers} layers, {pixels} pixels, width {width}"
+            work = partial(costs, **chosen, size=size, equal=equal, device=device, seed=seed)
+            measured = part(name.format(**chosen), what.format(**chosen), work, after=equal)
+            cases.append({"axis": axis, **chosen, **measured})
     result = {
         "schema": SCHEMA, "benchmark": "speed", "size": dataclasses.asdict(size), "machine": machine,
         "contenders": CONTENDERS, "explained": EXPLAINED, "equal_quality": equal, "cases": cases,
