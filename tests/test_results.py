@@ -99,6 +99,31 @@ def test_the_mnist_diagnosis_is_sound_and_follows_from_its_predictions() -> None
     assert blind["relu3"]["low"] < blind["fc1"]["value"] < blind["relu3"]["high"]
 
 
+def test_what_the_page_says_of_speed_was_measured() -> None:
+    page, record = (ROOT / "docs" / "results.md").read_text(), read("benchmarks/speed.json")
+    equal, machine = record["equal_quality"], record["machine"]
+    ours, alone, peak = equal["ours"], equal["one_by_one"], machine["matmul_gflops"]
+    steps = {row["layer"]: row["steps"] for row in alone["trained"]}
+    assert alone["reached"] == len(equal["layers"]) == len(steps) == 11
+    assert {name for name, most in steps.items() if most == max(steps.values())} == {"conv2", "fc3"}
+    for told in (
+        f"trains {equal['speedup']:.1f} times as fast as one generator a layer, at equal quality**",
+        f"{ours['seconds']:.0f} s against {alone['seconds']:.0f} s",
+        f"`conv1` after {steps['conv1']} steps, `conv2` and `fc3` after {max(steps.values()):,}",
+        f"of ours runs at {100 * ours['share_of_matmul_peak']:.0f} % of the peak",
+        f"The most memory held was {ours['memory_mib']:,} MiB",
+        f"reached {peak['bf16']:.0f} GFLOP/s in bf16\nand {peak['fp32']:.0f} in fp32",
+    ):
+        assert told in page, told
+    for case in record["cases"]:
+        seconds = [row["seconds"] for row in case["cost"].values()]
+        shown = [f"{value:.1f}" if value < 100 else f"{value:,.0f}" for value in seconds]
+        cells = [case["layers"], case["pixels"], f"{case['parameters']:,}", *shown, f"{case['training_speedup']:.1f}"]
+        assert f"| {' | '.join(map(str, cells))} |" in page
+    told = f"| {ours['seconds']:.0f} s on two cores | one generator a layer takes {equal['speedup']:.1f} times as long"
+    assert told in (ROOT / "README.md").read_text()
+
+
 def test_one_generator_for_all_layers_is_faster_and_blames_the_same() -> None:
     result = read("benchmarks/shared_trunk.json")
     trunk = result["shared"]["steps"] * result["shared"]["fp32_step_seconds"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from interpretgan.report.chart_style import COLOURS, legend, panels, svg
+from interpretgan.report.chart_style import COLOURS, panels, svg
 from interpretgan.store.files import atomic_write_bytes
 
 AXES = {"layers": "layers", "pixels": "pixels a side", "width": "parameters of the classifier"}
@@ -17,13 +18,18 @@ def write_chart(result: Mapping[str, Any], file: Path) -> Path:
     figure, axes = panels([f"against {what}" for what in AXES.values()])
     for panel, (axis, what) in zip(axes, AXES.items(), strict=True):
         rows = [case for case in result["cases"] if case["axis"] == axis]
+        values = [row["parameters" if axis == "width" else axis] for row in rows]
         for colour, name in zip(COLOURS, result["contenders"], strict=False):
-            known = [row for row in rows if name in row["cost"]]
-            at = [row["parameters" if axis == "width" else axis] for row in known]
-            panel.plot(at, [row["cost"][name]["seconds"] for row in known], "o-", color=colour, linewidth=1.2,
-                       markersize=3, label=name.replace("_", " "))  # fmt: skip
-        panel.set(xscale="log", yscale="log", xlabel=what, ylabel=f"seconds for {result['explained']} images")
-    legend(axes[0])
+            seconds = [row["cost"].get(name, {}).get("seconds", math.nan) for row in rows]
+            panel.plot(values, seconds, "o-", color=colour, linewidth=1.2, markersize=3)
+            if panel is axes[-1] and not math.isnan(seconds[-1]):
+                panel.annotate(
+                    name.replace("_", " "), (values[-1], seconds[-1]), (6, -2), textcoords="offset points",
+                    color=colour, fontsize=7,
+                )  # fmt: skip
+        panel.set(xscale="log", yscale="log", xlabel=what, ylabel=f"seconds for {result['explained']:,} images")
+        panel.set_xticks(values, [f"{value:,}" for value in values])
+        panel.minorticks_off()
     atomic_write_bytes(file, svg(figure))
     return file
 
