@@ -179,6 +179,7 @@ def test_the_heads_of_torchs_own_attention_are_patched_though_it_calls_no_projec
         ({"blocks.1": "heads"}, "name the attention in it, as blocks.1.attention"),
         ({"blocks.*": "heads"}, "name the attention in it, as blocks.0.attention"),
         ({"blocks.1.mlp": 4, "blocks.1": 4}, "expected 'blocks.1', or a part of it, once"),
+        ({"blocks.1": 4, "blocks.1.mlp": 4}, "expected 'blocks.1', or a part of it, once"),
         ({"blocks.1": 4, "blocks.*": 2}, "expected 'blocks.1', or a part of it, once"),
         ({"blocks.1.mlp": "heads"}, "say how many, e.g. blocks.1.mlp=heads:4"),
         ({"blocks.4.mlp": 2}, "that fixes one or a branch of one, got 'blocks.4.mlp', which is neither"),

@@ -84,6 +84,9 @@ def test_nothing_is_printed_where_the_table_cannot_be_written(
     assert run_command(["compare", str(first), str(other), "--out", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
+    (tmp_path / "both" / "comparison.html").mkdir(parents=True)  # in the place of the page
+    assert run_command(["compare", str(first), str(other), "--out", str(tmp_path / "both" / "t.csv")]) == 2
+    assert [file.name for file in (tmp_path / "both").iterdir()] == ["comparison.html"]
 
 
 # --- the page

@@ -103,7 +103,8 @@ class _Grouping:
         images: ImageData,
     ) -> None:
         self.same = {layer.name: layer.same_as for layer in anatomy.layers if layer.same_as}
-        self.classifier, self.layers, self.blocks = classifier, {layer.name: layer for layer in layers}, list(blocks)
+        self.classifier, self.layers = classifier, {layer.name: layer for layer in layers}
+        self.given, self.blocks = blocks, list(blocks)  # before anything is split, and now
         self.probe, self.noise = probe_and_noise(classifier, images)
         with classifier.borrowed(), torch.no_grad():
             self.calls = {
@@ -180,6 +181,10 @@ class _Grouping:
             branches[fixed[0]] = replace(branch, groups=self._groups_of(name, call, block.layer, number))
             self.blocks[place] = replace(block, branches=tuple(branches))
             return
+        for block in self.given:
+            known = any(branch.calls and fixes.issuperset(branch.calls) for branch in block.branches)
+            if known and block.layer not in fixes:  # its branches have made place for groups of the whole
+                raise _twice(name, block.layer)
         if layer is None:
             expected = "channels of an explained layer, or of a call that fixes one or a branch of one"
             do = "explain that layer or block too (--layers, and no --no-branches), or choose another name"
@@ -191,8 +196,7 @@ class _Grouping:
 
     def _split_layer(self, name: str, layer: Layer, groups: tuple[Group, ...]) -> None:
         if any(branch.groups for each in self.blocks if each.layer == layer for branch in each.branches):
-            expected, got = f"'{layer.name}', or a part of it, once", f"'{name}' and another, or one of them twice"
-            raise LayerError(expected=expected, got=got, do="leave one of them out of --groups")
+            raise _twice(name, layer)
         block = Block(layer, (Branch(layer.name, (layer,), groups),))
         self.blocks = [each for each in self.blocks if each.layer != layer] + [block]
 
@@ -296,6 +300,11 @@ class _Grouping:
 
 class _NothingToSplit(LayerError):
     """A call that no explained layer's branch follows from."""
+
+
+def _twice(name: str, layer: Layer) -> LayerError:
+    expected, got = f"'{layer.name}', or a part of it, once", f"'{name}' and another, or one of them twice"
+    return LayerError(expected=expected, got=got, do="leave one of them out of --groups")
 
 
 def _axis(layer: Layer) -> int:

@@ -15,7 +15,7 @@ from interpretgan.report.comparison import Comparison, Run, said
 from interpretgan.report.page import csv_address, script, templates, threat_words
 from interpretgan.report.vulnerability_chart import Panel, panel
 from interpretgan.statistics import Interval
-from interpretgan.store.files import atomic_write_text, read_json
+from interpretgan.store.files import atomic_file, atomic_write_text, read_json
 
 PAGE = "comparison.html"
 HASH = 64  #: Digits of a hash,
@@ -76,8 +76,9 @@ def write_comparison(found: Comparison, table: str | Path) -> Path:
         "csv": csv_address(found.frame), **script(),
     }  # fmt: skip
     content = templates().get_template("comparison.html.j2").render(context)
-    atomic_write_text(table, found.frame.to_csv(index=False))
-    atomic_write_text(page, content)
+    with atomic_file(table) as file:  # both, or neither
+        file.write(found.frame.to_csv(index=False).encode())
+        atomic_write_text(page, content)
     return page
 
 
