@@ -94,8 +94,8 @@ def speed(
     gradients for each image and layer (extra captum); inversion of each latent by optimisation. Against the number of
     layers, the size of images and that of the classifier, with peak memory and the share of the machine's own peak.
 
-    Writes OUT/speed.json and OUT/speed.svg. Leave the machine alone meanwhile; its load is in the record. The same
-    command goes on after the last part that a stopped run has measured.
+    Writes OUT/speed.json and OUT/speed.svg. Leave the machine alone meanwhile, for half an hour on two cores; its load
+    is in the record. The same command goes on after the last part that a stopped run has measured.
 
     Args:
         small: A reduced size, about three minutes on one core.
