@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,15 @@ def test_nothing_is_printed_where_the_table_cannot_be_written(
     lenet: Diagnosis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, other = finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", lenet, 5)
-    assert run_command(["compare", str(first), str(other), "--out", str(tmp_path)]) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    (tmp_path / "both" / "comparison.html").mkdir(parents=True)  # in the place of the page
-    assert run_command(["compare", str(first), str(other), "--out", str(tmp_path / "both" / "t.csv")]) == 2
-    assert [file.name for file in (tmp_path / "both").iterdir()] == ["comparison.html"]
+    there = tmp_path / "both"
+    for folder, table in (("t.csv", there / "t.csv"), ("comparison.html", there / "t.csv"), ("", there), ("", ".")):
+        shutil.rmtree(there, ignore_errors=True)
+        (there / folder).mkdir(parents=True)
+        assert run_command(["compare", str(first), str(other), "--out", str(table)]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert [file.name for file in there.iterdir()] == [folder] * (folder != "")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b", "both"]
 
 
 # --- the page

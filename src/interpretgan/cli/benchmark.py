@@ -95,10 +95,11 @@ def speed(
     layers, the size of images and that of the classifier, with peak memory and the share of the machine's own peak.
 
     Writes OUT/speed.json and OUT/speed.svg. Leave the machine alone meanwhile, for half an hour on two cores; its load
-    is in the record. The same command goes on after the last part that a stopped run has measured.
+    at the start is in the record. The same command goes on after the last part that a stopped run has measured, and
+    measures nothing again that is in OUT/parts.
 
     Args:
-        small: A reduced size, about three minutes on one core.
+        small: A reduced size, some minutes on one core.
         device: auto (a GPU if there is one), cpu, or cuda[:k].
         seed: Of everything random.
         out: Folder.

@@ -184,7 +184,7 @@ class _Grouping:
         for block in self.given:
             known = any(branch.calls and fixes.issuperset(branch.calls) for branch in block.branches)
             if known and block.layer not in fixes:  # its branches have made place for groups of the whole
-                raise _twice(name, block.layer)
+                raise _twice(name, block.layer, _NothingToSplit)
         if layer is None:
             expected = "channels of an explained layer, or of a call that fixes one or a branch of one"
             do = "explain that layer or block too (--layers, and no --no-branches), or choose another name"
@@ -302,9 +302,9 @@ class _NothingToSplit(LayerError):
     """A call that no explained layer's branch follows from."""
 
 
-def _twice(name: str, layer: Layer) -> LayerError:
+def _twice(name: str, layer: Layer, kind: type[LayerError] = LayerError) -> LayerError:
     expected, got = f"'{layer.name}', or a part of it, once", f"'{name}' and another, or one of them twice"
-    return LayerError(expected=expected, got=got, do="leave one of them out of --groups")
+    return kind(expected=expected, got=got, do="leave one of them out of --groups")
 
 
 def _axis(layer: Layer) -> int:

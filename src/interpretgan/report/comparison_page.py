@@ -15,7 +15,7 @@ from interpretgan.report.comparison import Comparison, Run, said
 from interpretgan.report.page import csv_address, script, templates, threat_words
 from interpretgan.report.vulnerability_chart import Panel, panel
 from interpretgan.statistics import Interval
-from interpretgan.store.files import atomic_file, atomic_write_text, read_json
+from interpretgan.store.files import atomic_write_text, read_json
 
 PAGE = "comparison.html"
 HASH = 64  #: Digits of a hash,
@@ -53,11 +53,15 @@ def write_comparison(found: Comparison, table: str | Path) -> Path:
         The path of comparison.html. It lies beside the table, and links to the reports of the runs that have one.
 
     Raises:
-        ConfigError: The table has the page's name.
+        ConfigError: The table has the page's name, or there is a folder in the place of one of them.
         RunFolderError: A file cannot be written, or a run's config.json is damaged.
     """
     table = Path(table)
-    page = table.with_name(PAGE)
+    page = table.parent / PAGE
+    for file in (table, page):  # before either is written
+        if file.is_dir():
+            expected, do = "a table and a page that can be written", "name another file for the table"
+            raise ConfigError(expected=expected, got=f"the folder {file}", do=do)
     if table == page:
         expected, do = f"another file for the table than {PAGE}", "name it e.g. comparison.csv"
         raise ConfigError(expected=expected, got=str(table), do=do)
@@ -76,9 +80,8 @@ def write_comparison(found: Comparison, table: str | Path) -> Path:
         "csv": csv_address(found.frame), **script(),
     }  # fmt: skip
     content = templates().get_template("comparison.html.j2").render(context)
-    with atomic_file(table) as file:  # both, or neither
-        file.write(found.frame.to_csv(index=False).encode())
-        atomic_write_text(page, content)
+    atomic_write_text(table, found.frame.to_csv(index=False))
+    atomic_write_text(page, content)
     return page
 
 

@@ -83,14 +83,15 @@ def run_speed(
     """
     here = provenance(seed, device=str(device))
     here["created"], here["captum"] = None, package_version("captum")
+    folder = out / PARTS / fingerprint_of(SCHEMA, size, here)[:8]  # what is measured otherwise replaces none of them
 
     def part(name: str, what: str, work: Callable[[], dict[str, Any]], after: object = None) -> dict[str, Any]:
-        file, wanted = out / PARTS / f"{name}.json", fingerprint_of(SCHEMA, size, here, after)
+        file, wanted = folder / f"{name}.json", fingerprint_of(SCHEMA, size, here, after)
         with suppress(RunFolderError):  # none, or damaged
-            found = read_json(file)
-            if isinstance(found, dict) and found.get("fingerprint") == wanted:
-                say(f"{what}: measured before")
-                return dict(found["part"])
+            match read_json(file):
+                case {"fingerprint": made, "part": dict(found)} if made == wanted:
+                    say(f"{what}: measured before")
+                    return found
         say(what)
         write_json(file, {"fingerprint": wanted, "part": work()})
         return dict(read_json(file)["part"])
