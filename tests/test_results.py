@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -125,6 +126,30 @@ def test_what_the_page_says_of_speed_was_measured() -> None:
         assert f"| {' | '.join(map(str, cells))} |" in page
     row = f"| one generator a layer, as in the paper, takes {equal['speedup']:.1f} times as long to equal quality |"
     assert f"| {ours['seconds']:.0f} s on two cores {row}" in (ROOT / "README.md").read_text()
+
+
+def test_what_the_page_says_of_controls_over_seeds_was_measured() -> None:
+    page, found = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/controls.json")["diagnoses"]
+    trained = {"lenet5-max": "naturally", "lenet5-max-pgd": "against PGD", "lenet5-max-trades": "with TRADES"}
+    for (network, how), eps in itertools.product(trained.items(), (0.2, 0.3)):
+        runs = [run for run in found if (run["network"], run["eps"]) == (network, eps)]
+        assert len(runs) == 5
+        lost = np.mean([sum(layer["attack"]["value"] for layer in run["layers"]) for run in runs])
+        cells = []
+        for control in ("noise", "smooth", "foreign"):
+            most = max(abs(layer[control]["value"]) for run in runs for layer in run["layers"])
+            cells.append(f"{100 * most:.1f}, {sum(control not in run['failed'] for run in runs)} of 5")
+        assert f"| {how} | {eps} | {100 * lost:.0f} | {' | '.join(cells)} |" in page
+    beyond = [run["layers"] for run in found if run["network"] != "lenet5-max" and run["eps"] == 0.3]
+    back = [min(rows, key=lambda row: row["smooth"]["value"]) for rows in beyond]
+    assert [row["name"] for row in back] == 10 * ["relu2"]
+    gains = [-100 * row["smooth"]["value"] for row in back]
+    assert (round(min(gains)), round(max(gains))) == (6, 10)
+    pgd = [
+        max(run["layers"], key=lambda row: row["attack"]["value"])["name"] for run in found if "pgd" in run["network"]
+    ]
+    assert pgd == 10 * ["pool1"]
+    assert min(run["controls"]["positive_least"] for run in found) == pytest.approx(0.997, abs=5e-4)
 
 
 def test_one_generator_for_all_layers_is_faster_and_blames_the_same() -> None:
