@@ -83,10 +83,11 @@ def run_speed(
     """
     here = provenance(seed, device=str(device))
     here["created"], here["captum"] = None, package_version("captum")
-    folder = out / PARTS / fingerprint_of(SCHEMA, size, here)[:8]  # what is measured otherwise replaces none of them
+    settings = fingerprint_of(SCHEMA, size, here)
+    folder = out / PARTS / settings[:8]  # what is measured otherwise replaces none of them
 
     def part(name: str, what: str, work: Callable[[], dict[str, Any]], after: object = None) -> dict[str, Any]:
-        file, wanted = folder / f"{name}.json", fingerprint_of(SCHEMA, size, here, after)
+        file, wanted = folder / f"{name}.json", fingerprint_of(settings, after)
         with suppress(RunFolderError):  # none, or damaged
             match read_json(file):
                 case {"fingerprint": made, "part": dict(found)} if made == wanted:
