@@ -1,7 +1,8 @@
 """Whether perturbations that aim at nothing leave a diagnosis alone: its controls, over seeds of the generator.
 
-LeNet-5, trained naturally, on PGD and with TRADES, is diagnosed within and beyond the size that it withstands. Each
-generator is trained once for both sizes. The result has V of every layer under the attack and under each control.
+LeNet-5, trained naturally, on PGD and with TRADES, is diagnosed at the size that the robust ones were trained against
+and at a smaller one. Each generator is trained once for both sizes. The result has V of every layer under the attack
+and under each control.
 """
 
 from __future__ import annotations
