@@ -26,6 +26,7 @@ from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator, should_be_smooth
 from interpretgan.gan.linear_start import fit_start
 from interpretgan.gan.multi_device import Team, check_team, gathered
+from interpretgan.gan.waiting import Waiting, layers_that_wait
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
@@ -39,6 +40,7 @@ STRICTER = 10.0  # by this the gradients' limit is divided when a collapsed trai
 CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
 CALIBRATION_PIXELS = 2**22  # fewer where this many pixels are reached before: their latents are in memory at once
 GREY_STEPS, COLOUR_STEPS = 300, 1200  # of a training where nothing is said
+SLOWER = 0.5  # learning rates where layers wait, as a share: at the usual ones they never take hold
 LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
 
 
@@ -177,8 +179,11 @@ def train_generator(
             return [found[layers[index].name] for index in chosen]
 
         fit_start(generator.start, images, order, classifier.bounds, latents_of)
+    waiting = Waiting(layers_that_wait(generator, recognition, first_logits, first_latents)).to(device)
+    some_wait = bool(waiting.waits.any())
     average = MovingAverage(generator, config.ema)
-    peaks = (config.learning_rate, config.discriminator_rate)
+    slower = SLOWER if some_wait else 1.0
+    peaks = (slower * config.learning_rate, slower * config.discriminator_rate)
     adam_g, adam_d = (
         torch.optim.Adam(network.parameters(), betas=(config.momentum, 0.99), fused=True, **recordable(device, peak))
         for network, peak in zip((generator, discriminator), peaks, strict=True)
@@ -186,11 +191,12 @@ def train_generator(
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
         config, seed, [(layer.name, layer.shape) for layer in layers], content, image_shape, smooth,
-        *((network.identity(), network.state_sha256()) for network in networks),
+        waiting.waits.tolist(), *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
     state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
     parts = {
-        "generator": generator, "discriminator": discriminator, "average": average, "adam_g": adam_g, "adam_d": adam_d
+        "generator": generator, "discriminator": discriminator, "average": average, "adam_g": adam_g, "adam_d": adam_d,
+        "waiting": waiting,
     }  # fmt: skip
 
     drawn = config.images_per_layer * len(layers)  # by all processes together
@@ -231,15 +237,21 @@ def train_generator(
             explained = recognition.run((image + deviation * blur).clamp(*classifier.bounds))
             realism = objective.generator_hinge(discriminator(image, layer_index, seen).float())
         information = objective.information_bound(logits, explained)
-        latent = torch.stack(
+        errors = torch.stack(
             [objective.latent_consistency(z[i], latents[layer.name], norms[i]) for i, layer in enumerate(layers)]
-        ).mean()
-        of_classifier = latent_weight * latent - config.information * information
-        loss_g, score = config.realism * realism + of_classifier, dict[str, Tensor]()
+        )
+        latent, score = errors.mean(), dict[str, Tensor]()
+        loss_g = config.realism * realism + latent_weight * latent - config.information * information
         (from_discriminator,) = torch.autograd.grad(config.realism * realism, image)
-        (from_classifier,) = torch.autograd.grad(of_classifier, image)
+        (from_latent,) = torch.autograd.grad(latent_weight * latent, image)
+        (from_recognition,) = torch.autograd.grad(-config.information * information, image)
         limit = config.gradient_limit * team.mean(_norms(from_discriminator).mean())
-        gradient = from_discriminator + limited(from_classifier, limit)
+        if some_wait:
+            usual = team.mean(_norms(from_latent).view(len(layers), -1).mean(dim=1))
+            most = torch.where(waiting.waits, usual, math.inf).repeat_interleave(per_layer)
+            asked = waiting(team.mean(errors.detach())).repeat_interleave(per_layer).view(-1, 1, 1, 1)
+            from_discriminator, from_recognition = asked * from_discriminator, asked * limited(from_recognition, most)
+        gradient = from_discriminator + limited(from_latent + from_recognition, limit)
         adam_g.zero_grad()
         if other is not None:
             with autocast(device, config.precision):

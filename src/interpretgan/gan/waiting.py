@@ -1,0 +1,72 @@
+"""Layers that wait, because nothing can be read in what a generator draws of them at first.
+
+There, what realism and the recognition network ask leads nowhere, and it keeps the generator from learning by latent
+consistency, which can teach it such a layer. So that goes first, and the others come as the layer is learnt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from interpretgan.classifier import Classifier
+from interpretgan.gan.generator import Generator
+
+START_IMAGES = 256  # natural images, at most, whose linear starts are read
+SURE = 3.0  # standard errors by which their readings must agree with the predictions more than by chance
+NONE, ALL = 0.5, 0.2  # relative errors of its latents at which a waiting layer is asked the first bit, and everything
+REMEMBERED = 0.9  # decay per step of the moving average of these errors
+
+
+class Waiting(nn.Module):
+    """How much of realism and information is asked of each layer's explanations: shares `[L]` in [0, 1].
+
+    Everything of a layer that does not wait. Of one that does, by the moving average of the relative error of its
+    latents, `e_l = ‖f_{<=l}(x̂) - z_l‖² / ‖z_l‖²`: nothing above `NONE`, everything below `ALL`, a share between.
+    """
+
+    waits: Tensor
+    error: Tensor
+
+    def __init__(self, waits: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("waits", waits)
+        self.register_buffer("error", torch.ones(len(waits)))
+
+    @torch.no_grad()
+    def forward(self, errors: Tensor) -> Tensor:
+        """The shares after a step with relative errors `[L]`."""
+        self.error.lerp_(errors, 1 - REMEMBERED)
+        return torch.where(self.waits, ((NONE - self.error) / (NONE - ALL)).clamp(0, 1), 1.0)
+
+
+@torch.no_grad()
+def layers_that_wait(
+    generator: Generator, recognition: Classifier, logits: Tensor, latents: Mapping[str, Tensor]
+) -> Tensor:
+    """Layers `[L]` in whose linear start the recognition network recognises nothing. Without a start none waits.
+
+    The logits `[N, K]` and the latents, `{layer name: [N, *shape]}`, are those of natural images.
+    """
+    predictions, waits = logits[:START_IMAGES].argmax(dim=1), list[bool]()
+    noise = torch.zeros(len(predictions), generator.mix.in_features, device=logits.device)
+    for index, name in enumerate(generator.names if generator.start is not None else ()):
+        chosen: list[Tensor | None] = [None] * len(generator.names)
+        chosen[index] = latents[name][:START_IMAGES]
+        readings = recognition.logits(generator(chosen, noise)).argmax(dim=1)
+        waits.append(not beyond_chance(predictions, readings))
+    return torch.tensor(waits or [False] * len(generator.names))
+
+
+def beyond_chance(predictions: Tensor, readings: Tensor) -> bool:
+    """Whether more of `readings` equal `predictions`, both classes `[N]`, than would if they were paired by chance."""
+    classes = int(torch.cat([predictions, readings]).max()) + 1
+    first, second = (
+        torch.bincount(found, minlength=classes).double() / len(found) for found in (predictions, readings)
+    )
+    chance = float(first @ second)
+    error = math.sqrt(chance * (1 - chance) / len(predictions))
+    return float((predictions == readings).double().mean()) > chance + SURE * error
