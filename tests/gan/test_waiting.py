@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, load_data
+from interpretgan.gan import waiting
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.linear_start import fit_start
 from interpretgan.gan.train import GANConfig, train_generator
@@ -29,14 +34,14 @@ def test_what_agrees_more_than_by_chance_is_read() -> None:
 
 
 def test_a_layer_is_asked_as_much_as_it_has_learnt() -> None:
-    waiting = Waiting(torch.tensor([True, True, False]))
+    layers = Waiting(torch.tensor([True, True, False]))
     middle = (NONE + ALL) / 2
-    assert waiting(torch.tensor([0.0, 0.9, 0.9])).tolist() == [0, 0, 1]  # one good step is not enough
+    assert layers(torch.tensor([0.0, 0.9, 0.9])).tolist() == [0, 0, 1]  # one good step is not enough
     for _ in range(200):
-        shares = waiting(torch.tensor([ALL / 2, middle, 0.9]))
+        shares = layers(torch.tensor([ALL / 2, middle, 0.9]))
     torch.testing.assert_close(shares, torch.tensor([1.0, 0.5, 1.0]))
     for _ in range(200):  # what is lost again waits again
-        shares = waiting(torch.full((3,), 0.9))
+        shares = layers(torch.full((3,), 0.9))
     assert shares.tolist() == [0, 0, 1]
 
 
@@ -45,10 +50,10 @@ def networks(seed: int) -> Classifier:
     return Classifier(Tiny())
 
 
-def trained(classifier: Classifier, recognition: Classifier, config: GANConfig) -> Generator:
+def trained(classifier: Classifier, recognition: Classifier, config: GANConfig, **more: Any) -> Generator:
     digits = load_data("digits", "train")
     layers = examine(classifier, digits.batch([0, 1, 2])[0]).distinct
-    return train_generator(classifier, layers, digits, config, seed=1, recognition_network=recognition)
+    return train_generator(classifier, layers, digits, config, seed=1, recognition_network=recognition, **more)
 
 
 def same(one: Generator, other: Generator) -> bool:
@@ -59,6 +64,22 @@ def test_of_layers_that_nobody_reads_nothing_but_consistency_is_asked_at_first()
     classifier, other = networks(0), networks(1)  # untrained ones agree about nothing
     consistency_alone = GANConfig(**(vars(CONFIG) | {"realism": 0.0, "information": 0.0}))
     assert same(trained(classifier, other, CONFIG), trained(classifier, other, consistency_alone))
+
+
+def test_a_resumed_training_knows_how_far_its_layers_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(waiting, "NONE", 1.5)  # they are asked something from the first step on
+    classifier, other = networks(0), networks(1)
+
+    def interrupt(step: int, _losses: dict[str, float]) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    kept = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        trained(classifier, other, CONFIG, on_step=interrupt, **kept)
+    assert same(trained(classifier, other, CONFIG, **kept), unbroken := trained(classifier, other, CONFIG))
+    monkeypatch.undo()
+    assert not same(unbroken, trained(classifier, other, CONFIG))
 
 
 def test_a_layer_waits_where_nothing_is_recognised_in_its_start(digits: tuple[ImageSet, ImageSet]) -> None:
@@ -77,5 +98,6 @@ def test_a_layer_waits_where_nothing_is_recognised_in_its_start(digits: tuple[Im
     )  # fmt: skip
     assert not layers_that_wait(generator, classifier, logits, latents).any()
     assert layers_that_wait(generator, networks(1), logits, latents).all()  # an untrained network recognises nothing
+    assert not layers_that_wait(generator, None, logits, latents).any()  # then the classifier itself recognises
     generator.start = None
     assert not layers_that_wait(generator, networks(1), logits, latents).any()

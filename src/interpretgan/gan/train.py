@@ -179,7 +179,7 @@ def train_generator(
             return [found[layers[index].name] for index in chosen]
 
         fit_start(generator.start, images, order, classifier.bounds, latents_of)
-    waiting = Waiting(layers_that_wait(generator, recognition, first_logits, first_latents)).to(device)
+    waiting = Waiting(layers_that_wait(generator, recognition_network, first_logits, first_latents)).to(device)
     some_wait = bool(waiting.waits.any())
     average = MovingAverage(generator, config.ema)
     slower = SLOWER if some_wait else 1.0
