@@ -437,6 +437,24 @@ def test_a_trunk_that_sees_its_start_draws_nearer_to_the_image() -> None:
     np.testing.assert_allclose(means[True]["natural"], means[False]["natural"], atol=0.015)
 
 
+def test_the_table_of_layers_that_wait_is_that_of_the_file() -> None:
+    page, runs = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/waiting.json")["runs"]
+    for run in runs:
+        assert run["errors"][0] == 0.5
+        figures = " | ".join(f"{layer['judge']:.2f}" for layer in run["layers"])
+        assert f"from {'an error of ' * (run is runs[0])}{run['errors'][1]} | {figures} |" in page
+    first = {layer["name"]: layer["judge"] for layer in runs[0]["layers"]}
+    assert " | ".join(f"{layer['latent']:.2f}" for layer in runs[0]["layers"]) in page
+    assert (
+        f"{runs[0]['images']} test images, of which the judge predicts {runs[0]['judge_of_images']:.3f} right" in page
+    )
+    near = [name for name, right in first.items() if right >= runs[0]["judge_of_images"] - 0.05]
+    others = [right for name, right in first.items() if name not in (*near, "relu5_2", "pool5")]
+    assert f"So {len(near)} of {len(first)} layers are within 5 points" in page
+    assert len(others) == 8
+    assert f"read in {100 * min(others):.0f} to {100 * max(others):.0f} % of the cases" in page
+
+
 def test_the_tables_of_patches_are_those_of_the_file() -> None:
     page, result = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/patches.json")
     rows: dict[tuple[str | None, bool], list[str]] = {}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Draws folders of textured shapes, trains a classifier for each size and one judge for all, and diagnoses the classifiers whole.
-# Written for a GPU. On an H200 the diagnosis at 128 pixels took 141 s, but from relu3_2 on the judge predicted a tenth of the
-# natural explanations right: no record is committed.
+# Written for a GPU. On an H200 the diagnosis at 128 pixels took 141 s, before layers could wait; from relu3_2 on the judge predicted
+# a tenth of the natural explanations right. It has not been run since, and no record is committed.
 #
 #   results/shapes/make.sh             images of 128 pixels a side
 #   results/shapes/make.sh 128 224     of these sizes

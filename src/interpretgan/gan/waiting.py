@@ -17,7 +17,7 @@ from interpretgan.gan.generator import Generator
 
 START_IMAGES = 256  # natural images, at most, whose linear starts are read
 SURE = 3.0  # standard errors by which their readings must agree with the predictions more than by chance
-NONE, ALL = 0.5, 0.35  # relative errors of its latents at which a waiting layer is asked the first bit, and everything
+NONE, ALL = 0.5, 0.2  # relative errors of its latents at which a waiting layer is asked the first bit, and everything
 REMEMBERED = 0.9  # decay per step of the moving average of these errors
 
 
