@@ -1,7 +1,7 @@
 """What it is worth that layers wait whose linear start shows nothing: an ablation on shapes of 128 pixels.
 
-Generators of the same settings and seed for a VGG-11 that tells textured shapes by their outlines, with layers waiting,
-and with none: how many natural explanations a judge predicts right, and how far their latents are from the images'.
+A generator for a VGG-11 that tells textured shapes by their outlines, with layers waiting or, with `--no-waiting`,
+none: how many natural explanations a judge predicts right, and how far their latents are from the images'.
 The images and networks are made by
 
     python -m examples.textured_shapes shapes --side 128 --train 1000 --test 100
@@ -57,6 +57,9 @@ def main() -> None:
     parser.add_argument("--recognition-network", type=Path, required=True, help="weights of another make_judge")
     parser.add_argument("--steps", type=int, default=600, help="of the generators")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--all-from", type=float, default=waiting.ALL, help="error from which a layer is asked everything"
+    )
     parser.add_argument("--no-waiting", action="store_true", help="no layer waits")
     parser.add_argument("--every", type=int, default=5, help="every so many of the test images are explained")
     parser.add_argument("--out", type=Path, default=RESULT, help="record that the run is added to")
@@ -72,7 +75,7 @@ def main() -> None:
     classifier, judge, recognition = (Classifier(network) for network in networks)
     x, labels = test.batch(range(0, len(test), options.every))
     layers = choose_layers(examine(classifier, x[:2]))
-    with layers_wait(not options.no_waiting):
+    with layers_wait(not options.no_waiting), mock.patch.object(waiting, "ALL", options.all_from):
         interpreter = InterpretGAN(classifier, layers, config=GANConfig(steps=options.steps), seed=options.seed)
         interpreter.fit(images, recognition_network=recognition)
     noise = interpreter.noise(len(x), generator=torch.Generator().manual_seed(0))
@@ -96,7 +99,7 @@ def main() -> None:
             "latent": float(latent_consistency(natural, again)),
         })  # fmt: skip
     run = {
-        "waiting": not options.no_waiting, "errors": [waiting.NONE, waiting.ALL],
+        "waiting": not options.no_waiting, "errors": [waiting.NONE, options.all_from],
         "seed": options.seed, "steps": options.steps, "images": len(x),
         "judge_of_images": right(judge, x), "classifier_of_images": right(classifier, x), "layers": rows,
         "machine": describe(fp32="float32"),

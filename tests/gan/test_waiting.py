@@ -66,6 +66,12 @@ def test_of_layers_that_nobody_reads_nothing_but_consistency_is_asked_at_first()
     assert same(trained(classifier, other, CONFIG), trained(classifier, other, consistency_alone))
 
 
+def test_nothing_waits_for_a_term_that_is_not_there() -> None:
+    classifier, other, plain = networks(0), networks(1), GANConfig(**(vars(CONFIG) | {"latent": 0.0}))
+    without = GANConfig(**(vars(plain) | {"information": 0.0}))
+    assert not same(trained(classifier, other, plain), trained(classifier, other, without))
+
+
 def test_a_resumed_training_knows_how_far_its_layers_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(waiting, "NONE", 1.5)  # they are asked something from the first step on
     classifier, other = networks(0), networks(1)
@@ -98,6 +104,8 @@ def test_a_layer_waits_where_nothing_is_recognised_in_its_start(digits: tuple[Im
     )  # fmt: skip
     assert not layers_that_wait(generator, classifier, logits, latents).any()
     assert layers_that_wait(generator, networks(1), logits, latents).all()  # an untrained network recognises nothing
+    few = {name: latent[:3] for name, latent in latents.items()}
+    assert not layers_that_wait(generator, networks(1), logits[:3], few).any()  # three images do not tell
     assert not layers_that_wait(generator, None, logits, latents).any()  # then the classifier itself recognises
     generator.start = None
     assert not layers_that_wait(generator, networks(1), logits, latents).any()

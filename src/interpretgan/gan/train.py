@@ -179,8 +179,9 @@ def train_generator(
             return [found[layers[index].name] for index in chosen]
 
         fit_start(generator.start, images, order, classifier.bounds, latents_of)
-    waiting = Waiting(layers_that_wait(generator, recognition_network, first_logits, first_latents)).to(device)
-    some_wait = bool(waiting.waits.any())
+    waits = layers_that_wait(generator, recognition_network, first_logits, first_latents) & (latent_weight > 0)
+    waiting = Waiting(waits).to(device)
+    some_wait = bool(waits.any())
     average = MovingAverage(generator, config.ema)
     slower = SLOWER if some_wait else 1.0
     peaks = (slower * config.learning_rate, slower * config.discriminator_rate)
@@ -191,7 +192,7 @@ def train_generator(
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
         config, seed, [(layer.name, layer.shape) for layer in layers], content, image_shape, smooth,
-        waiting.waits.tolist(), *((network.identity(), network.state_sha256()) for network in networks),
+        waits.tolist(), *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
     state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
     parts = {
@@ -248,7 +249,7 @@ def train_generator(
         limit = config.gradient_limit * team.mean(_norms(from_discriminator).mean())
         if some_wait:
             usual = team.mean(_norms(from_latent).view(len(layers), -1).mean(dim=1))
-            most = torch.where(waiting.waits, usual, math.inf).repeat_interleave(per_layer)
+            most = usual.masked_fill(~waiting.waits, math.inf).repeat_interleave(per_layer)
             asked = waiting(team.mean(errors.detach())).repeat_interleave(per_layer).view(-1, 1, 1, 1)
             from_discriminator, from_recognition = asked * from_discriminator, asked * limited(from_recognition, most)
         gradient = from_discriminator + limited(from_latent + from_recognition, limit)

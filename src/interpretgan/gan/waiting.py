@@ -40,7 +40,7 @@ class Waiting(nn.Module):
     def forward(self, errors: Tensor) -> Tensor:
         """The shares after a step with relative errors `[L]`."""
         self.error.lerp_(errors, 1 - REMEMBERED)
-        return torch.where(self.waits, ((NONE - self.error) / (NONE - ALL)).clamp(0, 1), 1.0)
+        return ((NONE - self.error) / (NONE - ALL)).clamp(0, 1).masked_fill(~self.waits, 1.0)
 
 
 @torch.no_grad()
@@ -50,17 +50,18 @@ def layers_that_wait(
     """Layers `[L]` in whose linear start the recognition network recognises nothing.
 
     The logits `[N, K]` and the latents, `{layer name: [N, *shape]}`, are those of natural images. Without a start none
-    waits, nor where the classifier itself recognises (`None`): a fragile one may misread what is drawn well.
+    waits, nor where the classifier itself recognises (`None`), for a fragile one may misread what is drawn well, nor
+    where the images are too few, or too much of one class, to tell.
     """
-    if recognition_network is None or generator.start is None:
-        return torch.zeros(len(generator.names), dtype=torch.bool)
     predictions, waits = logits[:START_IMAGES].argmax(dim=1), list[bool]()
-    noise = torch.zeros(len(predictions), generator.mix.in_features, device=logits.device)
+    if recognition_network is None or generator.start is None or not beyond_chance(predictions, predictions):
+        return torch.zeros(len(generator.names), dtype=torch.bool)
+    low, high = generator.bounds
     for index, name in enumerate(generator.names):
         chosen: list[Tensor | None] = [None] * len(generator.names)
         chosen[index] = latents[name][:START_IMAGES]
-        readings = recognition_network.logits(generator(chosen, noise)).argmax(dim=1)
-        waits.append(not beyond_chance(predictions, readings))
+        drawn = low + (high - low) * generator.start(chosen)
+        waits.append(not beyond_chance(predictions, recognition_network.logits(drawn).argmax(dim=1)))
     return torch.tensor(waits)
 
 
