@@ -15,18 +15,16 @@ and the recognition network as the judge, with `--seed 2`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from matplotlib.figure import Figure
 
 from examples.textured_shapes import make_judge
-from interpretgan import Classifier, GANConfig, InterpretGAN, capture, load_data
-from interpretgan.gan import train, waiting
+from interpretgan import Classifier, GANConfig, InterpretGAN, Judge, capture, load_data
+from interpretgan.gan import waiting
 from interpretgan.gan.losses import latent_consistency
 from interpretgan.layers import examine
 from interpretgan.models import build_model, load_weights
@@ -37,16 +35,6 @@ from interpretgan.store.machine import describe
 RESULT = Path("results/benchmarks/waiting.json")
 BATCH = 50  # images that are explained at a time
 SHOWN = 8  # images whose explanations are drawn
-
-
-@contextmanager
-def layers_wait(wait: bool) -> Iterator[None]:
-    """Trainings inside have layers wait, or none."""
-    if wait:
-        yield
-        return
-    with mock.patch.object(train, "layers_that_wait", lambda made, *_: torch.zeros(len(made.names), dtype=torch.bool)):
-        yield
 
 
 def main() -> None:
@@ -75,7 +63,8 @@ def main() -> None:
     classifier, judge, recognition = (Classifier(network) for network in networks)
     x, labels = test.batch(range(0, len(test), options.every))
     layers = choose_layers(examine(classifier, x[:2]))
-    with layers_wait(not options.no_waiting), mock.patch.object(waiting, "ALL", options.all_from):
+    sure = -math.inf if options.no_waiting else waiting.SURE
+    with mock.patch.multiple(waiting, ALL=options.all_from, SURE=sure):
         interpreter = InterpretGAN(classifier, layers, config=GANConfig(steps=options.steps), seed=options.seed)
         interpreter.fit(images, recognition_network=recognition)
     noise = interpreter.noise(len(x), generator=torch.Generator().manual_seed(0))
@@ -106,23 +95,11 @@ def main() -> None:
     }  # fmt: skip
     runs = read_json(options.out)["runs"] if options.out.exists() else []
     write_json(options.out, {"runs": [*runs, run]})
-    shown = torch.cat([torch.cat(list(some[:SHOWN]), dim=2) for some in (x, *explained)], dim=1)
     picture = options.out.with_suffix(".jpg")
-    draw(shown, ["image", *(layer.name for layer in layers)], picture)
+    judged = Judge(judge, right(judge, x), math.nan, "make_judge")
+    shown = interpreter.explain(x[:SHOWN], labels=labels[:SHOWN], judge=judged)
+    shown.plot(images.classes).savefig(picture, dpi=70, pil_kwargs={"quality": 85})
     print(f"result: {options.out}; explanations of {SHOWN} images: {picture}")
-
-
-def draw(rows: torch.Tensor, names: list[str], file: Path) -> None:
-    """Rows of images `[3, H, W]`, each under its name, as a picture."""
-    figure = Figure(figsize=(8.0, 7.0 * rows.shape[1] / rows.shape[2] + 0.2), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(rows.permute(1, 2, 0))
-    height = rows.shape[1] / len(names)
-    axes.set_yticks([height * (index + 0.5) for index in range(len(names))], names)
-    axes.set_xticks([])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    figure.savefig(file, dpi=100, pil_kwargs={"quality": 85})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from interpretgan.gan import waiting
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.linear_start import fit_start
 from interpretgan.gan.train import GANConfig, train_generator
-from interpretgan.gan.waiting import ALL, NONE, Waiting, beyond_chance, layers_that_wait
+from interpretgan.gan.waiting import ALL, NONE, Waiting, agree_beyond_chance, layers_that_wait
 from interpretgan.layers import capture, examine
 from interpretgan.training.loop import train_classifier
 from interpretgan.training.objectives import Natural
@@ -22,15 +22,15 @@ from tests.networks import Tiny
 CONFIG = GANConfig(steps=4, images_per_layer=3, width=16, blocks=1, noise=4, precision="fp32")
 
 
-def test_what_agrees_more_than_by_chance_is_read() -> None:
+def test_predictions_agree_more_than_by_chance_or_not() -> None:
     predictions = torch.arange(100) % 10
-    assert beyond_chance(predictions, predictions)
+    assert agree_beyond_chance(predictions, predictions)
     some = torch.where(torch.arange(100) < 30, predictions, 0)
-    assert beyond_chance(predictions, some)
-    assert not beyond_chance(predictions, predictions.flip(0))  # pairs of other classes
+    assert agree_beyond_chance(predictions, some)
+    assert not agree_beyond_chance(predictions, predictions.flip(0))  # pairs of other classes
     constant = torch.zeros_like(predictions)
-    assert not beyond_chance(predictions, constant)  # a tenth are right, as by chance
-    assert not beyond_chance(constant, constant)  # of one class nothing can be told
+    assert not agree_beyond_chance(predictions, constant)  # a tenth are right, as by chance
+    assert not agree_beyond_chance(constant, constant)  # of one class nothing can be told
 
 
 def test_a_layer_is_asked_as_much_as_it_has_learnt() -> None:
@@ -60,7 +60,7 @@ def same(one: Generator, other: Generator) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def test_of_layers_that_nobody_reads_nothing_but_consistency_is_asked_at_first() -> None:
+def test_of_layers_in_which_nothing_is_recognised_nothing_but_consistency_is_asked_at_first() -> None:
     classifier, other = networks(0), networks(1)  # untrained ones agree about nothing
     consistency_alone = GANConfig(**(vars(CONFIG) | {"realism": 0.0, "information": 0.0}))
     assert same(trained(classifier, other, CONFIG), trained(classifier, other, consistency_alone))

@@ -1,4 +1,4 @@
-"""Layers that wait, because nothing can be read in what a generator draws of them at first.
+"""Layers that wait, because nothing is recognised in what a generator draws of them at first.
 
 There, what realism and the recognition network ask leads nowhere, and it keeps the generator from learning by latent
 consistency, which can teach it such a layer. So that goes first, and the others come as the layer is learnt.
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from interpretgan.classifier import Classifier
 from interpretgan.gan.generator import Generator
 
-START_IMAGES = 256  # natural images, at most, whose linear starts are read
-SURE = 3.0  # standard errors by which their readings must agree with the predictions more than by chance
+START_IMAGES = 256  # natural images, at most, whose linear starts are classified
+SURE = 3.0  # standard errors by which two networks' predictions must agree more often than by chance
 NONE, ALL = 0.5, 0.2  # relative errors of its latents at which a waiting layer is asked the first bit, and everything
 REMEMBERED = 0.9  # decay per step of the moving average of these errors
 
@@ -54,23 +54,21 @@ def layers_that_wait(
     where the images are too few, or too much of one class, to tell.
     """
     predictions, waits = logits[:START_IMAGES].argmax(dim=1), list[bool]()
-    if recognition_network is None or generator.start is None or not beyond_chance(predictions, predictions):
+    if recognition_network is None or generator.start is None or not agree_beyond_chance(predictions, predictions):
         return torch.zeros(len(generator.names), dtype=torch.bool)
     low, high = generator.bounds
     for index, name in enumerate(generator.names):
         chosen: list[Tensor | None] = [None] * len(generator.names)
         chosen[index] = latents[name][:START_IMAGES]
         drawn = low + (high - low) * generator.start(chosen)
-        waits.append(not beyond_chance(predictions, recognition_network.logits(drawn).argmax(dim=1)))
+        waits.append(not agree_beyond_chance(predictions, recognition_network.logits(drawn).argmax(dim=1)))
     return torch.tensor(waits)
 
 
-def beyond_chance(predictions: Tensor, readings: Tensor) -> bool:
-    """Whether more of `readings` equal `predictions`, both classes `[N]`, than would if they were paired by chance."""
-    classes = int(torch.cat([predictions, readings]).max()) + 1
-    first, second = (
-        torch.bincount(found, minlength=classes).double() / len(found) for found in (predictions, readings)
-    )
-    chance = float(first @ second)
+def agree_beyond_chance(predictions: Tensor, others: Tensor) -> bool:
+    """Whether more of the predictions equal those of `others`, both `[N]`, than would if they were paired by chance."""
+    classes = int(torch.cat([predictions, others]).max()) + 1
+    first, second = (torch.bincount(each, minlength=classes).double() for each in (predictions, others))
+    chance = float(first @ second) / len(predictions) ** 2
     error = math.sqrt(chance * (1 - chance) / len(predictions))
-    return float((predictions == readings).double().mean()) > chance + SURE * error
+    return float((predictions == others).double().mean()) > chance + SURE * error
