@@ -20,7 +20,7 @@ from interpretgan.attacks import (
     require_gradient,
     search,
 )
-from interpretgan.attacks.noise import random_starts, scrambled
+from interpretgan.attacks.noise import random_starts, scrambled, varied_noise
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ImageError, LabelError, ModelError, ThreatModelError
 
@@ -315,6 +315,22 @@ def test_scrambled_noise_has_the_sizes_of_the_perturbation_and_may_be_smooth() -
         alike.append(float((still[..., 1:] == still[..., :-1]).float().mean()))
     assert alike[0] < 0.6
     assert alike[1] > alike[0] + 0.06
+
+
+def test_varied_noise_is_none_white_fine_and_coarse_in_turn() -> None:
+    noise = varied_noise((400, 1, 28, 28), 0.3, random=torch.Generator().manual_seed(0))
+    sizes = noise.abs().flatten(1)
+    assert (sizes == sizes[:, :1]).all()
+    assert not sizes[::4].any()
+    moved = sizes[torch.arange(400) % 4 > 0, 0]
+    assert 0 < moved.min() < 0.01
+    assert 0.29 < moved.max() < 0.3
+    assert float(moved.mean()) == pytest.approx(0.15, abs=0.01)
+    alike = [float((noise[kind::4, ..., 1:] == noise[kind::4, ..., :-1]).float().mean()) for kind in (1, 2, 3)]
+    assert alike == sorted(alike)
+    assert alike[0] == pytest.approx(0.5, abs=0.01)
+    assert alike[1] > 0.7
+    assert alike[2] > 0.85
 
 
 def test_noise_is_as_large_as_fits_where_eps_does_not() -> None:

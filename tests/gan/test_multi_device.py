@@ -21,7 +21,7 @@ from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.layers import examine
 from tests.networks import Tiny
 
-CONFIG = GANConfig(steps=6, images_per_layer=4, width=16, blocks=1, noise=4, precision="fp32")
+CONFIG = GANConfig(steps=6, images_per_layer=4, width=16, blocks=1, noise=4, image_noise=0.2, precision="fp32")
 Losses = list[dict[str, float]]
 
 
@@ -93,7 +93,7 @@ def test_two_processes_go_on_to_the_generator_that_one_trains(
     assert len(losses) == CONFIG.steps
     assert len(shared) == CONFIG.steps - 2  # the third had not been saved
     for one, other in zip(losses[2:], shared, strict=True):
-        assert other == pytest.approx(one, rel=1e-5, abs=1e-6)
+        assert other == pytest.approx(one, rel=5e-4, abs=1e-6)  # as the discriminator took such a step, too
     assert len(started) == 1
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.requires_grad and p.grad is None for p in classifier.model.parameters())

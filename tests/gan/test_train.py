@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interpretgan.attacks.noise import varied_noise
 from interpretgan.classifier import Classifier
 from interpretgan.data import TensorImages, load_data
 from interpretgan.errors import ConfigError, RunFolderError, TrainingError
 from interpretgan.gan import train as gan
 from interpretgan.gan.generator import Generator
-from interpretgan.gan.train import GANConfig, limited, train_generator
-from interpretgan.layers import examine
+from interpretgan.gan.train import GANConfig, limited, train_generator, with_noise
+from interpretgan.layers import capture, examine
 from tests.networks import Tiny
 
 CONFIG = GANConfig(steps=6, images_per_layer=3, width=16, blocks=1, noise=4, precision="fp32")
@@ -194,3 +195,53 @@ def test_a_recognition_network_decides_the_defaults_in_one_place(classifier: Cla
             for config in (CONFIG, CONFIG.resolved(recognition_network is not None, 1))
         )
         assert same(plain, filled)
+
+
+def test_noise_leaves_predictions_alone(classifier: Classifier) -> None:
+    images, _ = load_data("digits", "test").batch(range(200))
+    noise = varied_noise(images.shape, 0.9, random=torch.Generator().manual_seed(0))
+    noisy = with_noise(classifier, images, noise)
+    assert torch.equal(classifier(noisy).argmax(dim=1), classifier(images).argmax(dim=1))
+    left = (noisy == images).flatten(1).all(dim=1)
+    moved = (images + noise).clamp(0, 1)
+    assert left[::4].all()
+    assert 0 < left.sum() - 50 < 100  # some with noise would be classified differently, and most would not
+    assert torch.equal(noisy[~left], moved[~left])
+
+
+def test_latents_of_noisy_images_are_explained_as_the_images(classifier: Classifier) -> None:
+    images, _ = load_data("digits", "test").batch(range(200))
+    layers = examine(classifier, images[:3]).distinct
+    noise = varied_noise(images.shape, 0.3, random=torch.Generator().manual_seed(0))
+    _, latents = capture(classifier, with_noise(classifier, images, noise), layers)
+    errors = []
+    for size in (0.0, 0.3):
+        generator = train(classifier, replace(CONFIG, image_noise=size))
+        drawn = generator([latents[layer.name] for layer in layers], torch.zeros(len(layers) * 200, CONFIG.noise))
+        errors.append((drawn.view(len(layers), *images.shape) - images).square().mean(dim=(1, 2, 3, 4)))
+    plain, noisy = errors
+    assert (noisy < plain).all()
+    assert (noisy[1:3] < 0.7 * plain[1:3]).all()
+
+
+def test_each_step_draws_from_latents_of_noisy_images(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Tensor] = []
+    noisy: list[Tensor] = []
+
+    def remembered(*arguments: Any) -> Tensor:
+        noisy.append(with_noise(*arguments))
+        return noisy[-1]
+
+    def first_latents(_generator: nn.Module, arguments: tuple[list[Tensor], Tensor]) -> None:
+        given.append(arguments[0][0])
+
+    monkeypatch.setattr(gan, "with_noise", remembered)
+    with nn.modules.module.register_module_forward_pre_hook(
+        lambda module, arguments: first_latents(module, arguments) if isinstance(module, Generator) else None
+    ):
+        train(classifier, replace(CONFIG, image_noise=0.3, linear_start=False))
+    layers = examine(classifier, noisy[0][:3]).distinct
+    assert len(given) == len(noisy) == CONFIG.steps
+    for latent, images in zip(given, noisy, strict=True):
+        _, latents = capture(classifier, images[: CONFIG.images_per_layer], layers[:1])
+        assert torch.allclose(latent, latents[layers[0].name], atol=1e-6)

@@ -1,6 +1,6 @@
 """Random noise of the size that an adversary may use, and random state that is put back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interpretgan.attacks.threat_model import Bounds, ThreatModel, perturbation_size
 
-SMOOTHING = 6  #: Smooth noise is averaged over squares whose side is that of the image divided by this.
+SMOOTHING = 6  #: Smooth noise is averaged over squares whose side is that of the image divided by this,
+PATCHES = (12, 3)  #: and in `varied_noise` by these: finer and coarser, so that the control has a noise of its own.
 
 
 def equal_norm_noise(
@@ -46,8 +47,7 @@ def scrambled(
     """
     field = _normal(images, seed=seed, first_index=first_index)
     if smooth:
-        side = max(images.shape[2:]) // SMOOTHING // 2 * 2 + 1
-        field = F.avg_pool2d(field, side, stride=1, padding=side // 2, count_include_pad=False)
+        field = _in_patches(field, SMOOTHING)
     sizes = perturbation.abs().to(images)
     largest = sizes.flatten(1).amax(dim=1).view(-1, 1, 1, 1)
     up, down = images + largest <= bounds[1], images - largest >= bounds[0]
@@ -56,6 +56,25 @@ def scrambled(
     order = (field * sign).flatten(1).argsort(dim=1)  # who moves most: those that the field drives furthest
     dealt = torch.zeros_like(sizes.flatten(1)).scatter(1, order, sizes.flatten(1).sort(dim=1).values)
     return (images + sign * dealt.view_as(images)).clamp(*bounds)
+
+
+def varied_noise(shape: Sequence[int], size: float, *, random: torch.Generator) -> Tensor:
+    """Noise to add to images of a shape `[N, C, H, W]`, of four kinds in turn, on the device of `random`.
+
+    None at all; each pixel by itself; in fine patches; in coarse ones. Every pixel of an image moves up or down by as
+    much, which is uniform in [0, `size`].
+    """
+    field = torch.randn(*shape, generator=random, device=random.device)
+    for kind, parts in enumerate(PATCHES, start=2):
+        field[kind::4] = _in_patches(field[kind::4], parts)
+    field[::4] = 0
+    return size * torch.rand(shape[0], 1, 1, 1, generator=random, device=random.device) * field.sign()
+
+
+def _in_patches(field: Tensor, parts: int) -> Tensor:
+    """A field averaged over squares whose side is that of the image divided by `parts`, and odd."""
+    side = max(field.shape[2:]) // parts // 2 * 2 + 1
+    return F.avg_pool2d(field, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
 def _normal(images: Tensor, *, seed: int, first_index: int) -> Tensor:

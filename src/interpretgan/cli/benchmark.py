@@ -22,6 +22,7 @@ def planted(
     held_out: int | None = None,
     held_out_seed: int | None = None,
     generator_steps: int | None = None,
+    image_noise: float | None = None,
     examples: int | None = None,
     information_steps: int | None = None,
     rivals: bool = True,
@@ -48,6 +49,7 @@ def planted(
         held_out: Further plants, whose kinds, layers and seeds are drawn when the command runs [default: 0].
         held_out_seed: What they are drawn from; it is printed and kept [default: another one in each folder].
         generator_steps: Training steps of the generator [default: as in interpretgan diagnose].
+        image_noise: Largest random noise in the images of that training, as in interpretgan diagnose [default: 0].
         examples: Test images that a diagnosis is made of [default: 1000; 250 with --small].
         information_steps: Training steps of the decoders, whose information loss is then a rival [default: 0].
         rivals: Whether the rivals are measured.
@@ -68,7 +70,7 @@ def planted(
         raise ConfigError(expected="workers >= 1", got=str(workers), do="try --workers 2")
     given = {
         "networks": _names(networks), "kinds": _names(kinds), "layers": _names(layers), "seeds": _numbers(seeds),
-        "held_out": held_out, "generator_steps": generator_steps, "examples": examples,
+        "held_out": held_out, "generator_steps": generator_steps, "image_noise": image_noise, "examples": examples,
         "information_steps": information_steps, "rivals": rivals,
     }  # fmt: skip
     draw_seed = kept_draw_seed(out) if held_out_seed is None else held_out_seed

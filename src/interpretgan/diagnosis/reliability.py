@@ -26,7 +26,7 @@ UNRELIABLE_BEFORE = FlagKind("unreliable_before", "failure",
 NOISE_CONTROL = FlagKind("noise_control", "failure", "{control} alone moves it by {value:+.3f}")
 NOISE_CONTROL_FAILED = FlagKind("noise_control_failed", "failure",
     "a control failed: what aims at nothing moves {layers}, by up to {value:.3f}, so what these layers seem to "
-    "contribute is not all the attack's")
+    "contribute is not all the attack's; for robust networks, train the generator with --image-noise")
 POSITIVE_CONTROL = FlagKind("positive_control", "failure",
     "with another image's latent from here on, {value:.0%} of the loss lands on this layer, where all of it must")
 UNREADABLE_LAYERS = FlagKind("unreadable_layers", "warning",

@@ -207,24 +207,25 @@ def fit_start(
     *,
     batch: int = BATCH,
     known: LinearStart | None = None,
+    seen: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> None:
-    """Fit to the first images of this order, of which `latents(x, indices)` gives the latents of layers.
+    """Fit to the first images of this order, and to latents of what is `seen` in place of a batch of them.
 
-    The first layers may be `known`, from a start that was fitted to the same images.
+    `latents(x, indices)` gives the latents of layers. The first layers may be `known`, from a start that was fitted to
+    the same images.
     """
     if known is not None:
         start.take(known)
         if len(known.shapes) == len(start.shapes):
             return
-    (low, high), batches = bounds, torch.split(order[: most_images(start.image_shape)], batch)
-
-    def natural(indices: Tensor) -> Tensor:
-        return images.batch(indices)[0].to(start.mean.device, torch.float32)
+    low, high = bounds
+    some, _ = images.batch(order[: most_images(start.image_shape)])
+    some = some.to(start.mean.device, torch.float32)
+    batches = [seen(x) for x in torch.split(some, batch)]
 
     def latents_of(group: Sequence[int]) -> Iterator[Sequence[Tensor]]:
-        return (latents(natural(indices), group) for indices in batches)
+        return (latents(x, group) for x in batches)
 
-    some = torch.cat([natural(indices) for indices in batches])
     start.fit((some - low) / (high - low), latents_of, known=0 if known is None else len(known.shapes))
 
 

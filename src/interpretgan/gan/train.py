@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import require_gradient
+from interpretgan.attacks.noise import varied_noise
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource, content_of, near, sent
 from interpretgan.errors import ConfigError, TrainingError
@@ -61,6 +62,9 @@ class GANConfig(Checked):
     latent: NotNegative | None = None
     #: Deviation of the noise before recognition, as a share of the bounds; 0: the plain method. `None`: see `resolved`.
     recognition_noise: NotNegative | None = None
+    #: Largest random noise in the images whose latents it explains as the images without it, as a share of the bounds;
+    #: 0: it sees latents of natural images alone. See `with_noise`.
+    image_noise: NotNegative = 0.0
     #: Weight λ_S of the energy score, which makes explanations of one latent vary by what it leaves open. 0: the plain
     #: method, whose explanations hardly depend on their noise.
     diversity: NotNegative = 0.0
@@ -172,13 +176,20 @@ def train_generator(
         generator = Generator(layers, image_shape, noise=config.noise, **start, **sizes).to(device)
         discriminator = Discriminator(len(layers), classes, image_shape, **sizes).to(device)
     generator.calibrate(first_latents)
+    width = classifier.bounds[1] - classifier.bounds[0]
+    deviation, largest = config.recognition_noise * width, config.image_noise * width
     if generator.start is not None:
 
         def latents_of(x: Tensor, chosen: Sequence[int]) -> list[Tensor]:
             _, found = capture(classifier, x, [layers[index] for index in chosen])
             return [found[layers[index].name] for index in chosen]
 
-        fit_start(generator.start, images, order, classifier.bounds, latents_of)
+        def seen(x: Tensor) -> Tensor:
+            if not config.image_noise:
+                return x
+            return with_noise(classifier, x, varied_noise(x.shape, largest, random=random).to(device))
+
+        fit_start(generator.start, images, order, classifier.bounds, latents_of, seen=seen)
     waits = layers_that_wait(generator, recognition_network, first_logits, first_latents) & (latent_weight > 0)
     waiting = Waiting(waits).to(device)
     some_wait = bool(waits.any())
@@ -204,19 +215,28 @@ def train_generator(
     per_layer, count = config.images_per_layer // team.size, drawn // team.size
     layer_index = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
     rows = {layer.name: slice(i * per_layer, (i + 1) * per_layer) for i, layer in enumerate(layers)}
-    deviation = config.recognition_noise * (classifier.bounds[1] - classifier.bounds[0])
     alike = 0  # checks in a row that found one picture
     blurs = random if device.type == "cpu" else torch.Generator(device)
 
-    def one_step(x: Tensor, noise: Tensor, blur: Tensor, other: Tensor | None = None) -> dict[str, Tensor]:
-        """Improve both networks on images and random numbers; returns the losses, and the explanations as `fake`."""
+    def one_step(
+        x: Tensor, noisy: Tensor, noise: Tensor, blur: Tensor, other: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Improve both networks on images, the same `with_noise`, and random numbers.
+
+        Returns the losses, and the explanations as `fake`.
+        """
         with torch.no_grad(), capturing(classifier, layers, rows) as latents:
             logits = classifier.run(x)
         seen = logits.float().softmax(dim=1)
         z = [latents[layer.name] for layer in layers]
         norms = team.mean(torch.stack([objective.latent_size(real) for real in z]))
+        given = z
+        if config.image_noise:
+            with torch.no_grad(), capturing(classifier, layers, rows) as latents:
+                classifier.run(noisy)
+            given = [latents[layer.name] for layer in layers]
         with autocast(device, config.precision):
-            fake = generator(z, noise)
+            fake = generator(given, noise)
 
         # Phase D: only the discriminator learns.  max_D L_adv
         discriminator.requires_grad_(True)
@@ -256,7 +276,7 @@ def train_generator(
         adam_g.zero_grad()
         if other is not None:
             with autocast(device, config.precision):
-                again = generator(z, other)
+                again = generator(given, other)
             apart = objective.energy_score(x, image, again) / (classifier.bounds[1] - classifier.bounds[0])
             of_first, of_second = torch.autograd.grad(config.diversity * apart, (image, again))
             again.backward(of_second)
@@ -284,7 +304,12 @@ def train_generator(
             if blurs is not random:  # as many numbers as pixels are drawn on the GPU itself
                 blurs.manual_seed(int(torch.randint(2**62, (), generator=random)))
             blur = team.share(torch.randn(drawn, *image_shape, generator=blurs, device=device))
-            inputs = [x, noise, blur]
+            noisy = x
+            if config.image_noise:
+                noisy = with_noise(
+                    classifier, x, team.share(varied_noise((drawn, *image_shape), largest, random=blurs))
+                )
+            inputs = [x, noisy, noise, blur]
             if config.diversity:
                 inputs.append(sent(team.share(torch.randn(drawn, config.noise, generator=random)), device))
             terms = step_of_both(*inputs)
@@ -301,6 +326,17 @@ def train_generator(
     generator.load_state_dict(average.state)
     generator.zero_grad()
     return generator.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def with_noise(classifier: Classifier, images: Tensor, noise: Tensor) -> Tensor:
+    """Images with noise, both `[N, C, H, W]`, and those without it that would be classified differently.
+
+    A generator that draws the images themselves from latents of these knows how latents move that mean the same.
+    """
+    noisy = (images + noise).clamp(*classifier.bounds)
+    same = classifier(noisy).argmax(dim=1) == classifier(images).argmax(dim=1)
+    return torch.where(same.view(-1, 1, 1, 1), noisy, images)
 
 
 def limited(gradient: Tensor, most: Tensor) -> Tensor:

@@ -336,7 +336,9 @@ class Networks:
         config = self.settings.information.config(self.settings.generator.precision)
         if config is None:
             return None
-        start = self.interpreters[0].network.start  # of the same layers, images and seed
+        first = self.interpreters[0]
+        # Of the same layers, images and seed, but not of latents of noisy images.
+        start = None if first.config.image_noise else first.network.start
         return self.made(
             "information",
             f"training decoders and probes for {len(self.layers)} layers",

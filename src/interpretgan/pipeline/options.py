@@ -250,6 +250,9 @@ class GeneratorOptions(Checked):
     """Weight of the mutual information term."""
     latent: float | None = None
     """Weight of latent consistency; 0 is the plain method [default: 10, with a recognition network 2]."""
+    image_noise: float = 0.0
+    """Largest random noise in the images whose latents are explained in that training, as a share of the range of
+    pixels; 0 is the plain method. Robust networks need about the ε that they are attacked with."""
     diversity: float = 0.0
     """Weight of the energy score: explanations of a latent then differ by what it leaves open. Try 100; 0 is the plain
     method."""
@@ -262,7 +265,8 @@ class GeneratorOptions(Checked):
 
         config = GANConfig(
             steps=self.generator_steps, precision=self.precision, images_per_layer=self.images_per_layer,
-            information=self.information, latent=self.latent, diversity=self.diversity,
+            information=self.information, latent=self.latent, image_noise=self.image_noise,
+            diversity=self.diversity,
         )  # fmt: skip
         return config.resolved(self.recognition_network is not None, channels)
 

@@ -39,6 +39,7 @@ class DiagnosisKeywords(TypedDict, total=False):
     recognition_network: str
     information: float
     latent: float
+    image_noise: float
     diversity: float
     precision: str
     information_steps: int

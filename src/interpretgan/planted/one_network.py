@@ -169,8 +169,8 @@ class _Trial:
 
     def ours(self) -> tuple[dict[str, Column], Mapping[str, Any], tuple[str, str]]:
         """Our columns, what else the record says of the diagnosis, and what became of it."""
-        steps, seed, seconds = self.shared.settings.generator_steps, self.plan.seed, self.seconds
-        config = GANConfig(steps=steps)
+        settings, seed, seconds = self.shared.settings, self.plan.seed, self.seconds
+        config = GANConfig(steps=settings.generator_steps, image_noise=settings.image_noise)
         images, labels, adversarial = self.attacked
         judge, count = self.shared.judge, min(EXAMPLES, len(images))
         natural = mending_images(self.shared.setting.train, self.classifier.bounds, seed=seed)

@@ -14,7 +14,7 @@ from interpretgan.planted.kinds import KINDS
 from interpretgan.planted.plants import NETWORKS, Plan, plans
 from interpretgan.store.files import file_sha256, read_json
 from interpretgan.store.training_checkpoint import fingerprint_of
-from interpretgan.training.checks import Checked, Count, WholeNumber
+from interpretgan.training.checks import Checked, Count, NotNegative, WholeNumber
 
 FULL: dict[str, Any] = {
     "networks": tuple(NETWORKS), "kinds": tuple(KINDS), "layers": None, "seeds": (0,), "held_out": 0,
@@ -43,6 +43,7 @@ class BenchmarkSettings(Checked):
     verified_on: Count  #: Test images that a plant is verified on.
     restarts: Count  #: Random starts of the attacks that verify.
     generator_steps: Count | None = None  #: Of InterpretGAN's training. `None`: the package's default.
+    image_noise: NotNegative = 0.0  #: In that training, see `GANConfig.image_noise`.
     information_steps: WholeNumber = 0  #: Of the decoders, for the information loss as a rival; 0: it is left out.
     rivals: bool = True  #: Whether rivals are measured.
 
@@ -146,7 +147,7 @@ def judge_files(named: Sequence[str], networks: Sequence[str]) -> dict[str, Path
 
 def fingerprint(plan: Plan, settings: BenchmarkSettings, judge: Path | None) -> str:
     """Hash of all that decides the record of a plant; where it is the same, the record is used again."""
-    chosen = ("examples", "verified_on", "restarts", "generator_steps", "information_steps", "rivals")
+    chosen = ("examples", "verified_on", "restarts", "generator_steps", "image_noise", "information_steps", "rivals")
     values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name in chosen}
     from interpretgan.gan.train import GANConfig
 
