@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -128,30 +130,48 @@ def test_what_the_page_says_of_speed_was_measured() -> None:
     assert f"| {ours['seconds']:.0f} s on two cores {row}" in (ROOT / "README.md").read_text()
 
 
+def whole(values: Iterable[float]) -> tuple[int, int]:
+    """The least and the greatest, as whole numbers."""
+    low, *_, high = sorted(values)
+    return round(low), round(high)
+
+
 def test_what_the_page_says_of_controls_over_seeds_was_measured() -> None:
     page, found = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/controls.json")["diagnoses"]
     trained = {"lenet5-max": "naturally", "lenet5-max-pgd": "against PGD", "lenet5-max-trades": "with TRADES"}
-    for (network, how), eps in itertools.product(trained.items(), (0.2, 0.3)):
-        runs = [run for run in found if (run["network"], run["eps"]) == (network, eps)]
+    for (network, how), eps, size in itertools.product(trained.items(), (0.2, 0.3), (0, 0.3)):
+        runs = [run for run in found if (run["network"], run["eps"], run["image_noise"]) == (network, eps, size)]
         assert len(runs) == 5
         lost = np.mean([sum(layer["attack"]["value"] for layer in run["layers"]) for run in runs])
         cells = []
         for control in ("noise", "smooth", "foreign"):
             most = max(abs(layer[control]["value"]) for run in runs for layer in run["layers"])
             cells.append(f"{100 * most:.1f}, {sum(control not in run['failed'] for run in runs)} of 5")
-        assert f"| {how} | {eps} | {100 * lost:.0f} | {' | '.join(cells)} |" in page
+        assert f"| {how} | {eps} | {size} | {100 * lost:.0f} | {' | '.join(cells)} |" in page
     robust = [read_card(network).objective["threat_model"]["eps"] for network in list(trained)[1:]]
     assert robust == [0.3, 0.3]
-    against = [run["layers"] for run in found if run["network"] != "lenet5-max" and run["eps"] == 0.3]
-    back = [min(rows, key=lambda row: row["smooth"]["value"]) for rows in against]
-    assert [row["name"] for row in back] == 10 * ["relu2"]
-    gains = [-100 * row["smooth"]["value"] for row in back]
-    assert (round(min(gains)), round(max(gains))) == (6, 10)
-    pgd = [
-        max(run["layers"], key=lambda row: row["attack"]["value"])["name"] for run in found if "pgd" in run["network"]
-    ]
-    assert pgd == 10 * ["pool1"]
-    assert min(run["controls"]["positive_least"] for run in found) == pytest.approx(0.997, abs=5e-4)
+    for size, won, at_pool1, first in ((0.0, (6, 10), (14, 18), 10), (0.3, (4, 6), (5, 10), 6)):
+        noisy = [run for run in found if run["image_noise"] == size]
+        against = [run["layers"] for run in noisy if run["network"] != "lenet5-max" and run["eps"] == 0.3]
+        back = [min(rows, key=lambda row: row["smooth"]["value"]) for rows in against]
+        assert [row["name"] for row in back] == 10 * ["relu2"]
+        assert whole(-100 * row["smooth"]["value"] for row in back) == won
+        pgd = [run for run in noisy if "pgd" in run["network"] and run["eps"] < 0.4]
+        top = [max(run["layers"], key=lambda row: row["attack"]["value"])["name"] for run in pgd]
+        assert top.count("pool1") == first
+        pool1 = [row for run in pgd for row in run["layers"] if (run["eps"], row["name"]) == (0.3, "pool1")]
+        assert whole(100 * row["attack"]["value"] for row in pool1) == at_pool1
+    beyond = [run for run in found if run["eps"] == 0.4]
+    assert {tuple(run["failed"]) for run in beyond} == {("foreign", "noise", "smooth")}
+    assert max(run["accuracy"]["judge_adversarial"] for run in beyond) == pytest.approx(0.4, abs=5e-3)
+    assert min(run["controls"]["positive_least"] for run in found) == pytest.approx(0.995, abs=5e-4)
+    read_right: dict[tuple[str, float], list[list[float]]] = defaultdict(list)
+    for run in found:
+        if run["eps"] == 0.2:
+            read_right[run["network"], run["image_noise"]].append([row["natural"] for row in run["layers"]])
+    means = {key: np.mean(runs, axis=0) for key, runs in read_right.items()}
+    moved = max(np.abs(means[network, 0.3] - means[network, 0.0]).max() for network in trained)
+    assert f"changes by {100 * moved:.1f} points at most, up or down," in page
 
 
 def test_one_generator_for_all_layers_is_faster_and_blames_the_same() -> None:
