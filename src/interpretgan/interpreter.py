@@ -17,6 +17,7 @@ from interpretgan.data.pictures import Example, Picture, difference_picture, pic
 from interpretgan.errors import ConfigError, ImageError, LabelError
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
+from interpretgan.gan.linear_start import LinearStart
 from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer, capture
@@ -226,6 +227,11 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
     def resolved_config(self) -> GANConfig:
         """The settings that it was fitted with, see `GANConfig.resolved`."""
         return self.config.resolved(self.recognition_network_sha256 is not None, self.network.image_shape[0])
+
+    @property
+    def natural_start(self) -> LinearStart | None:
+        """The start of its training, where it has one that was fitted to latents of natural images alone."""
+        return None if self.config.image_noise else self.network.start
 
     def noise(self, count: int, *, generator: torch.Generator) -> Tensor:
         """Noise `n ~ N(0, I)` for `count` images, `[count, noise]`."""

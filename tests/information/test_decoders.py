@@ -102,7 +102,9 @@ def test_a_start_of_a_generator_is_taken_over(digits: tuple[ImageSet, ImageSet])
     classifier = Classifier(Few())
     config = GANConfig(steps=1, images_per_layer=2, width=16, blocks=1)
     interpreter = InterpretGAN(classifier, [layer("few", 12)], config=config).fit(digits[0], on_progress=False)
-    start = interpreter.network.start
+    start = interpreter.natural_start
+    noisy = InterpretGAN(classifier, interpreter.layers, config=dataclasses.replace(config, image_noise=0.1))
+    assert noisy.fit(digits[0], on_progress=False).natural_start is None
     own, taken = (
         Decoders(classifier, [layer("few", 12)], config=SMALL).fit(digits[0], start=given, on_progress=False)
         for given in (None, start)
@@ -112,7 +114,7 @@ def test_a_start_of_a_generator_is_taken_over(digits: tuple[ImageSet, ImageSet])
     renamed = dataclasses.replace(layer("few", 12), name="other")  # of the same shape
     with pytest.raises(ConfigError, match=r"expected a start of layers other, control of other .*, got one of few and"):
         Decoders(classifier, [renamed], config=SMALL).fit(digits[0], start=start, on_progress=False)
-    with pytest.raises(ConfigError, match=r"pass interpreter\.network\.start"):
+    with pytest.raises(ConfigError, match=r"pass interpreter\.natural_start"):
         Decoders(classifier, [renamed], config=SMALL).fit(digits[0], start=interpreter, on_progress=False)  # type: ignore[arg-type]
 
 

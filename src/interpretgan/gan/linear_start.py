@@ -149,7 +149,7 @@ class LinearStart(nn.Module):
         """Take over the weights of another start, whose layers are the first of these; else it is a `ConfigError`."""
         given: object = known  # whatever a caller without type checks hands in
         if not isinstance(given, LinearStart):
-            do = "pass interpreter.network.start"
+            do = "pass interpreter.natural_start"
             raise ConfigError(expected="the start of an InterpretGAN", got=kind_of(given), do=do)
         count = len(known.shapes)
         mine = (self.image_shape, self.names[:count], self.shapes[:count])

@@ -176,8 +176,8 @@ def train_generator(
         generator = Generator(layers, image_shape, noise=config.noise, **start, **sizes).to(device)
         discriminator = Discriminator(len(layers), classes, image_shape, **sizes).to(device)
     generator.calibrate(first_latents)
-    width = classifier.bounds[1] - classifier.bounds[0]
-    deviation, largest = config.recognition_noise * width, config.image_noise * width
+    span = classifier.bounds[1] - classifier.bounds[0]
+    deviation, largest = config.recognition_noise * span, config.image_noise * span
     if generator.start is not None:
 
         def latents_of(x: Tensor, chosen: Sequence[int]) -> list[Tensor]:
@@ -277,7 +277,7 @@ def train_generator(
         if other is not None:
             with autocast(device, config.precision):
                 again = generator(given, other)
-            apart = objective.energy_score(x, image, again) / (classifier.bounds[1] - classifier.bounds[0])
+            apart = objective.energy_score(x, image, again) / span
             of_first, of_second = torch.autograd.grad(config.diversity * apart, (image, again))
             again.backward(of_second)
             gradient = gradient + of_first
@@ -306,9 +306,8 @@ def train_generator(
             blur = team.share(torch.randn(drawn, *image_shape, generator=blurs, device=device))
             noisy = x
             if config.image_noise:
-                noisy = with_noise(
-                    classifier, x, team.share(varied_noise((drawn, *image_shape), largest, random=blurs))
-                )
+                added = team.share(varied_noise((drawn, *image_shape), largest, random=blurs))
+                noisy = with_noise(classifier, x, added)
             inputs = [x, noisy, noise, blur]
             if config.diversity:
                 inputs.append(sent(team.share(torch.randn(drawn, config.noise, generator=random)), device))

@@ -151,8 +151,8 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
 
         The logarithm weighs each decoder by the inverse of its own error, so that the layers which explain nearly
         everything are trained as well as those which explain little. For the arguments, see `InterpretGAN.fit`; the
-        labels `[N]` belong to a tensor of images. `start` is `network.start` of an InterpretGAN of the same layers and
-        seed, fitted to the same images: what is taken over need not be fitted again.
+        labels `[N]` belong to a tensor of images. `start` is the `natural_start` of an InterpretGAN of the same layers
+        and seed, fitted to the same images: what is taken over need not be fitted again.
 
         Raises:
             ImageError, LabelError, TrainingError: Images or labels that the classifier refuses, a loss is not finite.

@@ -336,9 +336,7 @@ class Networks:
         config = self.settings.information.config(self.settings.generator.precision)
         if config is None:
             return None
-        first = self.interpreters[0]
-        # Of the same layers, images and seed, but not of latents of noisy images.
-        start = None if first.config.image_noise else first.network.start
+        start = self.interpreters[0].natural_start  # of the same layers, images and seed
         return self.made(
             "information",
             f"training decoders and probes for {len(self.layers)} layers",
