@@ -30,7 +30,7 @@ from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.gan.waiting import Waiting, layers_that_wait
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
-from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
+from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive, Share
 from interpretgan.training.precision import Precision, autocast, fast_convolutions, uses_bf16
 from interpretgan.training.recorded import Recorded, recordable, set_rate
 from interpretgan.training.steps import MovingAverage, OnStep, read_now, resumable, warm_up_and_cosine
@@ -63,8 +63,9 @@ class GANConfig(Checked):
     #: Deviation of the noise before recognition, as a share of the bounds; 0: the plain method. `None`: see `resolved`.
     recognition_noise: NotNegative | None = None
     #: Largest random noise in the images whose latents it explains as the images without it, as a share of the bounds;
-    #: 0: it sees latents of natural images alone. See `with_noise`.
-    image_noise: NotNegative = 0.0
+    #: 0: it sees latents of natural images alone. See `with_noise`; with fewer than four images a layer, not every
+    #: layer sees every kind.
+    image_noise: Share = 0.0
     #: Weight λ_S of the energy score, which makes explanations of one latent vary by what it leaves open. 0: the plain
     #: method, whose explanations hardly depend on their noise.
     diversity: NotNegative = 0.0
@@ -184,12 +185,12 @@ def train_generator(
             _, found = capture(classifier, x, [layers[index] for index in chosen])
             return [found[layers[index].name] for index in chosen]
 
-        def seen(x: Tensor) -> Tensor:
+        def noised(x: Tensor) -> Tensor:
             if not config.image_noise:
                 return x
             return with_noise(classifier, x, varied_noise(x.shape, largest, random=random).to(device))
 
-        fit_start(generator.start, images, order, classifier.bounds, latents_of, seen=seen)
+        fit_start(generator.start, images, order, classifier.bounds, latents_of, seen=noised)
     waits = layers_that_wait(generator, recognition_network, first_logits, first_latents) & (latent_weight > 0)
     waiting = Waiting(waits).to(device)
     some_wait = bool(waits.any())

@@ -14,7 +14,7 @@ from interpretgan.planted.kinds import KINDS
 from interpretgan.planted.plants import NETWORKS, Plan, plans
 from interpretgan.store.files import file_sha256, read_json
 from interpretgan.store.training_checkpoint import fingerprint_of
-from interpretgan.training.checks import Checked, Count, NotNegative, WholeNumber
+from interpretgan.training.checks import Checked, Count, Share, WholeNumber
 
 FULL: dict[str, Any] = {
     "networks": tuple(NETWORKS), "kinds": tuple(KINDS), "layers": None, "seeds": (0,), "held_out": 0,
@@ -43,7 +43,7 @@ class BenchmarkSettings(Checked):
     verified_on: Count  #: Test images that a plant is verified on.
     restarts: Count  #: Random starts of the attacks that verify.
     generator_steps: Count | None = None  #: Of InterpretGAN's training. `None`: the package's default.
-    image_noise: NotNegative = 0.0  #: In that training, see `GANConfig.image_noise`.
+    image_noise: Share = 0.0  #: In that training, see `GANConfig.image_noise`.
     information_steps: WholeNumber = 0  #: Of the decoders, for the information loss as a rival; 0: it is left out.
     rivals: bool = True  #: Whether rivals are measured.
 
