@@ -301,6 +301,31 @@ def test_what_the_page_on_plants_says_of_its_records() -> None:
     assert f"where the class turns in {silent[0]}, and does in {silent[1]} now." in page
 
 
+def test_noise_in_the_images_lets_more_sentences_name_a_layer() -> None:
+    page = " ".join((ROOT / "docs" / "planted.md").read_text().split())
+    noisy = read("planted/image_noise.json")["networks"]
+    plain = {key: read(f"planted/records/{key}.json") for key in noisy}
+    failed = sum(any(flag["code"] == "noise_control_failed" for flag in one["flags"]) for one in plain.values())
+    still = sum(bool(found["failed"]) for found in noisy.values())
+    assert f"{len(noisy)} of the networks below, LeNet-5 with gates, two plants or none, were diagnosed with" in page
+    assert f"A control fails in {still} of the {len(noisy)}, where it failed in {failed}." in page
+
+    def top(found: dict[str, Any], count: int) -> set[str]:
+        values = found.get("vulnerability") or found["columns"]["vulnerability"]["values"]
+        return {name for _, name in sorted(zip(values, found["layers"], strict=True))[-count:]}
+
+    one, two = ([key for key in noisy if len(plain[key]["planted"]) == count] for count in (1, 2))
+    right = sum(top(noisy[key], 1) == set(plain[key]["planted"]) for key in one)
+    both = [sum(top(found[key], 2) == set(plain[key]["planted"]) for key in two) for found in (noisy, plain)]
+    assert f"in {right} of {len(one)} again, and has both of two plants on top in {both[0]} of {len(two)}, " in page
+    assert f"where it had {both[1]}:" in page
+    named = [[key for key in one if found[key]["named"]] for found in (noisy, plain)]
+    assert all(noisy[key]["named"] == plain[key]["planted"] for key in named[0])
+    said = f"names a layer in {len(named[0])} of the {len(one)}, where it named one in {len(named[1])}, each time"
+    assert said in page
+    assert len(set(named[1]) - set(named[0])) == 1
+
+
 def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:
     """What the bound of `LetIn.everywhere` was chosen by."""
     least: dict[bool, list[float]] = {True: [], False: []}
