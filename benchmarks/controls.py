@@ -3,7 +3,8 @@
 LeNet-5, trained naturally, on PGD and with TRADES, is diagnosed at several sizes; the robust ones were trained against
 0.3. Each generator is trained once for all sizes. The result has V of every layer under the attack and under each
 control. What it has already is not measured again. The
-record is of `--image-noise 0`, and of `--image-noise 0.3 --sizes 0.2,0.3,0.4`.
+record is of `--image-noise 0`, of `--image-noise 0.3 --sizes 0.2,0.3,0.4`, and, for the robust networks alone, of
+`--image-noise 0.3 --sizes 0.3 --steps 600`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from interpretgan import GANConfig, InterpretGAN, Judge, ThreatModel, diagnose, 
 from interpretgan.classifier import Classifier
 from interpretgan.diagnosis.controls import CONTROLS
 from interpretgan.diagnosis.reliability import failed_kinds
+from interpretgan.gan.train import GREY_STEPS
 from interpretgan.models import build_model
 from interpretgan.store.files import read_json, write_json
 from interpretgan.store.provenance import provenance
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--sizes", default=SIZES, help="of the perturbations")
     parser.add_argument("--image-noise", type=float, default=0.0, help="in the training of the generators")
+    parser.add_argument("--steps", type=int, default=GREY_STEPS, help="of that training")
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
@@ -41,14 +44,15 @@ def main() -> None:
     train, test = (load_data("mnist", split, data_dir=options.data_dir) for split in ("train", "test"))
     judge = Judge.load(JUDGE, Classifier(build_model("judge", in_channels=1, num_classes=10, image_size=28)))
     found: list[dict[str, Any]] = read_json(options.out)["diagnoses"] if options.out.exists() else []
-    measured = {tuple(row[name] for name in ("network", "seed", "eps", "image_noise")) for row in found}
+    measured = {tuple(row[name] for name in ("network", "seed", "eps", "image_noise", "steps")) for row in found}
     for network in options.networks.split(","):
         classifier = load_classifier(network)
         for seed in range(options.seeds):
             sizes = [float(size) for size in options.sizes.split(",")]
-            if not (left := [eps for eps in sizes if (network, seed, eps, options.image_noise) not in measured]):
+            trained = (options.image_noise, options.steps)
+            if not (left := [eps for eps in sizes if (network, seed, eps, *trained) not in measured]):
                 continue
-            config = GANConfig(image_noise=options.image_noise)
+            config = GANConfig(image_noise=options.image_noise, steps=options.steps)
             interpreter = InterpretGAN(classifier, config=config, seed=seed).fit(train)
             for eps in left:
                 threat_model = ThreatModel("linf", eps, steps=20)
@@ -64,8 +68,8 @@ def main() -> None:
                     for layer in diagnosis.layers
                 ]  # fmt: skip
                 failed = sorted(failed_kinds(diagnosis.layers, diagnosis.accuracy))
-                row = {"network": network, "seed": seed, "eps": eps, "image_noise": options.image_noise}
-                row |= {"failed": failed, "layers": layers}
+                row = {"network": network, "seed": seed, "eps": eps}
+                row |= {"image_noise": options.image_noise, "steps": options.steps, "failed": failed, "layers": layers}
                 found.append({**row, "accuracy": dict(diagnosis.accuracy), "controls": dict(diagnosis.controls)})
                 print(f"{network}, seed {seed}, eps {eps}: {', '.join(failed) or 'all controls hold'}", flush=True)
                 write_json(options.out, {"diagnoses": found, "provenance": provenance(seed=0)})

@@ -139,30 +139,36 @@ def whole(values: Iterable[float]) -> tuple[int, int]:
 def test_what_the_page_says_of_controls_over_seeds_was_measured() -> None:
     page, found = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/controls.json")["diagnoses"]
     trained = {"lenet5-max": "naturally", "lenet5-max-pgd": "against PGD", "lenet5-max-trades": "with TRADES"}
-    for (network, how), eps, size in itertools.product(trained.items(), (0.2, 0.3), (0, 0.3)):
-        runs = [run for run in found if (run["network"], run["eps"], run["image_noise"]) == (network, eps, size)]
-        assert len(runs) == 5
+    variants = {"0": (0.0, 300), "0.3": (0.3, 300), "0.3, 600 steps": (0.3, 600)}
+    runs_of = defaultdict(list)
+    for run in found:
+        runs_of[run["network"], run["eps"], run["image_noise"], run["steps"]].append(run)
+    for (network, how), eps, (name, variant) in itertools.product(trained.items(), (0.2, 0.3), variants.items()):
+        runs = runs_of[network, eps, *variant]
+        assert len(runs) == (5 if name != "0.3, 600 steps" or (eps == 0.3 and how != "naturally") else 0)
+        if not runs:
+            continue
         lost = np.mean([sum(layer["attack"]["value"] for layer in run["layers"]) for run in runs])
         cells = []
         for control in ("noise", "smooth", "foreign"):
             most = max(abs(layer[control]["value"]) for run in runs for layer in run["layers"])
             cells.append(f"{100 * most:.1f}, {sum(control not in run['failed'] for run in runs)} of 5")
-        assert f"| {how} | {eps} | {size} | {100 * lost:.0f} | {' | '.join(cells)} |" in page
+        assert f"| {how} | {eps} | {name} | {100 * lost:.0f} | {' | '.join(cells)} |" in page
     robust = [read_card(network).objective["threat_model"]["eps"] for network in list(trained)[1:]]
     assert robust == [0.3, 0.3]
     means = []
-    for size, won, at_pool1, first in ((0.0, (6, 10), (14, 18), 10), (0.3, (4, 6), (5, 10), 6)):
-        noisy = [run for run in found if run["image_noise"] == size]
-        against = [run["layers"] for run in noisy if run["network"] != "lenet5-max" and run["eps"] == 0.3]
-        back = [min(rows, key=lambda row: row["smooth"]["value"]) for rows in against]
-        assert [row["name"] for row in back] == 10 * ["relu2"]
-        assert whole(-100 * row["smooth"]["value"] for row in back) == won
-        means.append(np.mean([row["smooth"]["value"] for row in back]))
-        pgd = [run for run in noisy if "pgd" in run["network"] and run["eps"] < 0.4]
+    held = [not run["failed"] for network in list(trained)[1:] for run in runs_of[network, 0.3, 0.3, 600]]
+    assert (held.count(True), len(held)) == (9, 10)
+    expected = ((6, 10), (14, 18), 5), ((4, 6), (5, 10), 2), ((1, 3), (4, 6), 2)
+    for variant, (won, at_pool1, first) in zip(variants.values(), expected, strict=True):
+        pgd, trades = (runs_of[network, 0.3, *variant] for network in list(trained)[1:])
+        back = [next(row["smooth"]["value"] for row in run["layers"] if row["name"] == "relu2") for run in pgd + trades]
+        assert whole(-100 * value for value in back) == won
+        means.append(np.mean(back))
         top = [max(run["layers"], key=lambda row: row["attack"]["value"])["name"] for run in pgd]
         assert top.count("pool1") == first
-        pool1 = [row for run in pgd for row in run["layers"] if (run["eps"], row["name"]) == (0.3, "pool1")]
-        assert whole(100 * row["attack"]["value"] for row in pool1) == at_pool1
+        pool1 = [row["attack"]["value"] for run in pgd for row in run["layers"] if row["name"] == "pool1"]
+        assert whole(100 * value for value in pool1) == at_pool1
     assert 1 - means[1] / means[0] == pytest.approx(0.4, abs=0.05)  # two fifths
     beyond = [run for run in found if run["eps"] == 0.4]
     assert {tuple(run["failed"]) for run in beyond} == {("foreign", "noise", "smooth")}
