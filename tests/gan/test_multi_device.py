@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from interpretgan.gan.train import GANConfig, train_generator
 from interpretgan.layers import examine
 from tests.networks import Tiny
 
-CONFIG = GANConfig(steps=6, images_per_layer=4, width=16, blocks=1, noise=4, image_noise=0.2, precision="fp32")
+CONFIG = GANConfig(steps=6, images_per_layer=4, width=16, blocks=1, noise=4, precision="fp32")
 Losses = list[dict[str, float]]
 
 
@@ -62,12 +63,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     assert not distributed.is_initialized()
 
 
-def train(classifier: Classifier, **more: Any) -> tuple[Generator, Losses]:
+def train(classifier: Classifier, config: GANConfig = CONFIG, **more: Any) -> tuple[Generator, Losses]:
     digits = load_data("digits", "train")
     layers = examine(classifier, digits.batch([0, 1, 2])[0]).distinct
     losses: Losses = []
     on_step = more.pop("on_step", lambda _, values: losses.append(values))
-    return train_generator(classifier, layers, digits, CONFIG, seed=1, on_step=on_step, **more), losses
+    return train_generator(classifier, layers, digits, config, seed=1, on_step=on_step, **more), losses
 
 
 def test_two_processes_go_on_to_the_generator_that_one_trains(
@@ -83,7 +84,7 @@ def test_two_processes_go_on_to_the_generator_that_one_trains(
     recognition_network, state = Classifier(Tiny(), mean=(0.2,), std=(0.3,)), torch.get_rng_state()
     alone, losses = train(classifier, recognition_network=recognition_network)
     checkpoint = tmp_path / "checkpoint.pt"
-    settings = {"recognition_network": recognition_network, "checkpoint": checkpoint}
+    settings: dict[str, Any] = {"recognition_network": recognition_network, "checkpoint": checkpoint}
     with pytest.raises(KeyboardInterrupt):
         train(classifier, checkpoint_seconds=0.0, on_step=interrupt, **settings)
     together, shared = train(classifier, devices=2, **settings)
@@ -93,13 +94,22 @@ def test_two_processes_go_on_to_the_generator_that_one_trains(
     assert len(losses) == CONFIG.steps
     assert len(shared) == CONFIG.steps - 2  # the third had not been saved
     for one, other in zip(losses[2:], shared, strict=True):
-        for name, value in one.items():
-            # The discriminator took such a step, too.
-            opposed = name in ("realism", "loss_g")
-            assert other[name] == pytest.approx(value, rel=5e-4 if opposed else 1e-5, abs=1e-6)
+        assert other == pytest.approx(one, rel=1e-5, abs=1e-6)
     assert len(started) == 1
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.requires_grad and p.grad is None for p in classifier.model.parameters())
+
+
+def test_two_processes_share_the_noise_in_the_images(classifier: Classifier, started: list[Any]) -> None:
+    config = replace(CONFIG, steps=1, image_noise=0.2)
+    (alone,), (shared,), (without,) = (
+        train(classifier, given, devices=devices)[1]
+        for given, devices in ((config, 1), (config, 2), (replace(config, image_noise=0.0), 1))
+    )
+    for name in ("loss_d", "information", "latent"):  # before the discriminator's first step
+        assert shared[name] == pytest.approx(alone[name], rel=1e-5)
+    assert without["latent"] != pytest.approx(alone["latent"], rel=1e-2)
+    assert len(started) == 1
 
 
 def test_a_process_that_dies_ends_the_training_and_is_named(classifier: Classifier, started: list[Any]) -> None:
