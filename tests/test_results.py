@@ -307,6 +307,18 @@ def test_what_the_page_on_plants_says_of_its_records() -> None:
     assert f"where the class turns in {silent[0]}, and does in {silent[1]} now." in page
 
 
+def test_the_rows_of_the_readme_on_plants_are_those_of_the_summary() -> None:
+    page, summary = (ROOT / "README.md").read_text(), read("planted/planted.json")
+    for question, ours, others in (("turns", "vulnerability", "have"), ("let in", "let_in", "has")):
+        tops = {name: score["top"] for name, score in summary["questions"][question]["scores"].items()}
+        top = tops.pop(ours)
+        interval = f"{100 * top['value']:.1f} % [{100 * top['low']:.1f}, {100 * top['high']:.1f}]"
+        assert f"| {interval}, {top['right']} of {top['networks']} | yes; " in page
+        assert f" {others} {max(each['right'] for each in tops.values())} |" in page
+    counts = summary["counts"]
+    assert f"a benchmark of {counts['planned']} small networks on MNIST, of which {counts['verified']} passed" in page
+
+
 def test_noise_in_the_images_lets_more_sentences_name_a_layer() -> None:
     page = " ".join((ROOT / "docs" / "planted.md").read_text().split())
     noisy = read("planted/image_noise.json")["networks"]
