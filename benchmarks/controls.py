@@ -18,7 +18,7 @@ from interpretgan import GANConfig, InterpretGAN, Judge, ThreatModel, diagnose, 
 from interpretgan.classifier import Classifier
 from interpretgan.diagnosis.controls import CONTROLS
 from interpretgan.diagnosis.reliability import failed_kinds
-from interpretgan.gan.train import GREY_STEPS
+from interpretgan.gan.train import GREY_NOISE, GREY_STEPS
 from interpretgan.models import build_model
 from interpretgan.store.files import read_json, write_json
 from interpretgan.store.provenance import provenance
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--sizes", default=SIZES, help="of the perturbations")
-    parser.add_argument("--image-noise", type=float, default=0.0, help="in the training of the generators")
+    parser.add_argument("--image-noise", type=float, default=GREY_NOISE, help="in the training of the generators")
     parser.add_argument("--steps", type=int, default=GREY_STEPS, help="of that training")
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=RESULT)

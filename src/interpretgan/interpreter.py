@@ -231,7 +231,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
     @property
     def natural_start(self) -> LinearStart | None:
         """The start of its training, where it has one that was fitted to latents of natural images alone."""
-        return None if self.config.image_noise else self.network.start
+        return None if self.resolved_config.image_noise else self.network.start
 
     def noise(self, count: int, *, generator: torch.Generator) -> Tensor:
         """Noise `n ~ N(0, I)` for `count` images, `[count, noise]`."""

@@ -180,12 +180,12 @@ def test_a_loss_that_leaves_the_numbers_stops_the_training(classifier: Classifie
 
 
 def test_a_recognition_network_decides_the_defaults_in_one_place(classifier: Classifier) -> None:
-    grey: dict[str, Any] = {"steps": 300, "discriminator_rate": 1e-3}
+    grey: dict[str, Any] = {"steps": 300, "discriminator_rate": 1e-3, "image_noise": 0.3}
     assert GANConfig().resolved(False, 1) == GANConfig(latent=10.0, recognition_noise=0.2, **grey)
     assert GANConfig().resolved(True, 1) == GANConfig(latent=2.0, recognition_noise=0.05, **grey)
-    colour: dict[str, Any] = {"steps": 1200, "discriminator_rate": 2e-4}
+    colour: dict[str, Any] = {"steps": 1200, "discriminator_rate": 2e-4, "image_noise": 0.0}
     assert GANConfig().resolved(True, 3) == GANConfig(latent=2.0, recognition_noise=0.05, **colour)
-    stated = GANConfig(latent=0.0, recognition_noise=0.0, steps=7, discriminator_rate=0.1)
+    stated = GANConfig(latent=0.0, recognition_noise=0.0, steps=7, discriminator_rate=0.1, image_noise=0.1)
     assert stated.resolved(True, 3) == stated.resolved(False, 1) == stated
     torch.manual_seed(1)
     other = Classifier(Tiny(), mean=(0.2,), std=(0.3,))
@@ -225,23 +225,36 @@ def test_latents_of_noisy_images_are_explained_as_the_images(classifier: Classif
 
 
 def test_each_step_draws_from_latents_of_noisy_images(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Tensor] = []
     given: list[Tensor] = []
-    noisy: list[Tensor] = []
+    noise: list[Tensor] = []
 
-    def remembered(*arguments: Any) -> Tensor:
-        noisy.append(with_noise(*arguments))
-        return noisy[-1]
+    class Remembered(TensorImages):
+        def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+            images, labels = super().batch(indices)
+            drawn.append(images)
+            return images, labels
+
+    def remembered(*arguments: Any, **more: Any) -> Tensor:
+        noise.append(varied_noise(*arguments, **more))
+        return noise[-1]
 
     def first_latents(_generator: nn.Module, arguments: tuple[list[Tensor], Tensor]) -> None:
-        given.append(arguments[0][0])
+        given.append(arguments[0][1])
 
-    monkeypatch.setattr(gan, "with_noise", remembered)
+    monkeypatch.setattr(gan, "varied_noise", remembered)
+    digits, _ = load_data("digits", "train").batch(range(500))
+    layers, count = examine(classifier, digits[:3]).distinct, CONFIG.images_per_layer
+    config = replace(CONFIG, image_noise=0.9, linear_start=False)
     with nn.modules.module.register_module_forward_pre_hook(
         lambda module, arguments: first_latents(module, arguments) if isinstance(module, Generator) else None
     ):
-        train(classifier, replace(CONFIG, image_noise=0.3, linear_start=False))
-    layers = examine(classifier, noisy[0][:3]).distinct
-    assert len(given) == len(noisy) == CONFIG.steps
-    for latent, images in zip(given, noisy, strict=True):
-        _, latents = capture(classifier, images[: CONFIG.images_per_layer], layers[:1])
-        assert torch.allclose(latent, latents[layers[0].name], atol=1e-6)
+        train_generator(classifier, layers, Remembered(digits), config, seed=1)
+    assert len(given) == len(noise) == CONFIG.steps
+    left = 0
+    for latent, images, added in zip(given, drawn[-CONFIG.steps :], noise, strict=True):
+        noisy = with_noise(classifier, images, added)
+        left += int((noisy == images).flatten(1).all(dim=1).sum())
+        _, latents = capture(classifier, noisy, layers)
+        assert torch.allclose(latent, latents[layers[1].name][count : 2 * count], atol=1e-6)
+    assert left > len(images) * CONFIG.steps / 4  # beyond the quarter without noise, some would be predicted otherwise

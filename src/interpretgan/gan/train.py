@@ -40,7 +40,8 @@ COLLAPSE_CHECKS = (20, 40, 60, 80, 100)  # steps after which that is looked for;
 STRICTER = 10.0  # by this the gradients' limit is divided when a collapsed training is tried again
 CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
 CALIBRATION_PIXELS = 2**22  # fewer where this many pixels are reached before: their latents are in memory at once
-GREY_STEPS, COLOUR_STEPS = 300, 1200  # of a training where nothing is said
+GREY_STEPS, COLOUR_STEPS = 300, 1200  # of a training where nothing is said,
+GREY_NOISE, COLOUR_NOISE = 0.3, 0.0  # and the largest noise in its images
 SLOWER = 0.5  # learning rates where layers wait, as a share: at the usual ones they never take hold
 LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
 
@@ -63,9 +64,9 @@ class GANConfig(Checked):
     #: Deviation of the noise before recognition, as a share of the bounds; 0: the plain method. `None`: see `resolved`.
     recognition_noise: NotNegative | None = None
     #: Largest random noise in the images whose latents it explains as the images without it, as a share of the bounds;
-    #: 0: it sees latents of natural images alone. See `with_noise`; with fewer than four images a layer, not every
-    #: layer sees every kind.
-    image_noise: Share = 0.0
+    #: 0: it sees latents of natural images alone. `None`: see `resolved`. See `with_noise`; with fewer than four images
+    #: a layer, not every layer sees every kind.
+    image_noise: Share | None = None
     #: Weight λ_S of the energy score, which makes explanations of one latent vary by what it leaves open. 0: the plain
     #: method, whose explanations hardly depend on their noise.
     diversity: NotNegative = 0.0
@@ -85,13 +86,14 @@ class GANConfig(Checked):
         A robust recognition network hardly recognises artefacts of its own, so less must hold it back: λ_z is 2 and the
         noise 0.05. The classifier itself needs 10 and 0.2. Images with colour need more steps, and a discriminator that
         learns at a twentieth of the generator's rate: a faster one tells explanations from images late or never. On
-        grey images it learns at a quarter, where strokes are smooth.
+        grey images it learns at a quarter, where strokes are smooth. They alone have noise: what it does to photographs
+        was not measured.
         """
         latent, noise = (2.0, 0.05) if recognition_network else (10.0, 0.2)
-        steps, slower = (GREY_STEPS, 4) if channels == 1 else (COLOUR_STEPS, 20)
+        steps, slower, noisy = (GREY_STEPS, 4, GREY_NOISE) if channels == 1 else (COLOUR_STEPS, 20, COLOUR_NOISE)
         usual: dict[str, Any] = {
             "latent": latent, "recognition_noise": noise, "steps": steps,
-            "discriminator_rate": self.learning_rate / slower,
+            "discriminator_rate": self.learning_rate / slower, "image_noise": noisy,
         }  # fmt: skip
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
@@ -159,6 +161,7 @@ def train_generator(
     assert steps is not None
     assert config.recognition_noise is not None
     assert config.discriminator_rate is not None
+    assert config.image_noise is not None
     random = torch.Generator().manual_seed(seed)
     enough = min(CALIBRATION_IMAGES, max(2, CALIBRATION_PIXELS // pixels))
     order = torch.randperm(len(images), generator=random)
@@ -220,9 +223,9 @@ def train_generator(
     blurs = random if device.type == "cpu" else torch.Generator(device)
 
     def one_step(
-        x: Tensor, noisy: Tensor, noise: Tensor, blur: Tensor, other: Tensor | None = None
+        x: Tensor, added: Tensor, noise: Tensor, blur: Tensor, other: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Improve both networks on images, the same `with_noise`, and random numbers.
+        """Improve both networks on images, noise to add to them, and random numbers.
 
         Returns the losses, and the explanations as `fake`.
         """
@@ -232,10 +235,13 @@ def train_generator(
         z = [latents[layer.name] for layer in layers]
         norms = team.mean(torch.stack([objective.latent_size(real) for real in z]))
         given = z
-        if config.image_noise:
+        if config.image_noise:  # as `with_noise` says, without classifying the images again
             with torch.no_grad(), capturing(classifier, layers, rows) as latents:
-                classifier.run(noisy)
-            given = [latents[layer.name] for layer in layers]
+                same = classifier.run((x + added).clamp(*classifier.bounds)).argmax(dim=1) == logits.argmax(dim=1)
+            given = [
+                torch.where(same[rows[layer.name]].view(-1, *[1] * (real.dim() - 1)), latents[layer.name], real)
+                for layer, real in zip(layers, z, strict=True)
+            ]
         with autocast(device, config.precision):
             fake = generator(given, noise)
 
@@ -305,11 +311,10 @@ def train_generator(
             if blurs is not random:  # as many numbers as pixels are drawn on the GPU itself
                 blurs.manual_seed(int(torch.randint(2**62, (), generator=random)))
             blur = team.share(torch.randn(drawn, *image_shape, generator=blurs, device=device))
-            noisy = x
+            added = x[:0]
             if config.image_noise:
                 added = team.share(varied_noise((drawn, *image_shape), largest, random=blurs))
-                noisy = with_noise(classifier, x, added)
-            inputs = [x, noisy, noise, blur]
+            inputs = [x, added, noise, blur]
             if config.diversity:
                 inputs.append(sent(team.share(torch.randn(drawn, config.noise, generator=random)), device))
             terms = step_of_both(*inputs)
