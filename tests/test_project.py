@@ -143,7 +143,7 @@ def test_every_public_module_is_in_the_documentation() -> None:
 def test_every_dependency_is_pinned_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
-    wanted = {re.split(r"[<>=]", requirement)[0] for requirement in [*project["dependencies"], *extras]}
+    wanted = {re.split(r"[<>=]", requirement)[0].lower() for requirement in [*project["dependencies"], *extras]}
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pinned = [re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines]
     assert wanted <= set(pinned)
@@ -212,7 +212,8 @@ def test_the_table_of_the_mnist_diagnosis_is_that_of_its_file() -> None:
     page = (ROOT / "docs" / "results.md").read_text()
     for layer in Diagnosis.load(ROOT / "results" / "mnist-lenet5-max").layers[1:]:
         shares = " | ".join(f"{100 * value:.1f} %" for value in (layer.natural, layer.adversarial, layer.survival))
-        assert f"| {layer.name} | {shares} | {100 * layer.vulnerability.value:+.1f} [" in page
+        signed = f"{100 * layer.vulnerability.value:+.1f}".replace("-0.0", "0.0")
+        assert f"| {layer.name} | {shares} | {signed} [" in page
 
 
 def test_the_pretrained_classifiers_are_in_the_documentation() -> None:

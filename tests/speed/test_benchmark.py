@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,23 @@ from torch import Tensor
 
 from interpretgan import Classifier, ImageSet
 from interpretgan.cli.text import print_table
+from interpretgan.errors import ConfigError
 from interpretgan.gan.train import GREY_STEPS
 from interpretgan.judge import Judge
 from interpretgan.layers import capture, find_layers
 from interpretgan.speed import benchmark
-from interpretgan.speed.benchmark import ALONE, CONTENDERS, GRADIENTS, LSA, OURS, SMALL, at_equal_quality, costs
+from interpretgan.speed.benchmark import (
+    ALONE,
+    CONTENDERS,
+    GRADIENTS,
+    INVERTIBLE,
+    LSA,
+    OURS,
+    SMALL,
+    at_equal_quality,
+    costs,
+)
+from interpretgan.speed.invertible import train_invertible
 from interpretgan.speed.one_by_one import train_alone
 from interpretgan.speed.page import rows_of, write_chart
 from interpretgan.speed.per_image import integrated_gradients
@@ -67,6 +80,38 @@ def test_integrated_gradients_of_a_latent_add_up_to_what_it_does(
     assert torch.allclose(found.float(), chosen, atol=1e-4)
 
 
+def test_an_invertible_network_learns_and_is_inverted(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    framework = pytest.importorskip("FrEIA.framework")
+    losses, codes = list[float](), list[Tensor]()
+    plain = framework.SequenceINN.forward
+
+    def remembered(network: Any, given: Tensor, **more: Any) -> Any:
+        found, volume = plain(network, given, **more)
+        losses.append((found.square().sum(dim=1) / 2 - volume).mean().item())
+        if more.get("rev"):
+            codes.extend((given, plain(network, found, c=more["c"])[0]))
+        return found, volume
+
+    monkeypatch.setattr(framework.SequenceINN, "forward", remembered)
+    images = torch.rand(5, 1, 28, 28)
+    found = train_invertible(classifier, find_layers(classifier, images)[1], images, steps=6, seed=0)
+    assert found.step_seconds > found.image_seconds > 0
+    *trained, _ = losses
+    assert len(trained) == 6
+    assert trained[-1] < trained[0]
+    drawn, again = codes
+    assert torch.allclose(drawn, again, atol=1e-2)
+
+
+def test_a_contender_whose_extra_is_missing_is_left_out(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "FrEIA.framework", None)
+    images = torch.rand(2, 1, 28, 28)
+    with pytest.raises(ConfigError, match=r"expected FrEIA.*\[freia\]"):
+        train_invertible(classifier, find_layers(classifier, images)[1], images, steps=1, seed=0)
+
+
 def test_every_contender_has_its_cost_and_the_chart_shows_it(
     digits: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,8 +124,8 @@ def test_every_contender_has_its_cost_and_the_chart_shows_it(
     assert equal[OURS]["share_of_conv_peak"] > 0
     assert [row["layer"] for row in equal[ALONE]["trained"]] == ["conv1", "fc3"]
     case = costs(layers=3, pixels=16, width=4, size=TINY, equal=equal, device=CPU, seed=0)
-    missing = {GRADIENTS} if case["errors"] else set()
-    assert set(case["cost"]) == set(CONTENDERS) - missing
+    assert set(case["cost"]) == set(CONTENDERS) - set(case["errors"])
+    assert set(case["errors"]) <= {GRADIENTS, INVERTIBLE}  # what an extra is needed for
     assert all(row["seconds"] > 0 and row["memory_mib"] > 0 for row in case["cost"].values())
     assert case["cost"][OURS]["training_seconds"] == GREY_STEPS * case["cost"][OURS]["step_seconds"]
     assert case["cost"][LSA]["seconds"] < case["cost"][OURS]["seconds"]

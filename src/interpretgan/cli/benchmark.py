@@ -93,8 +93,9 @@ def speed(
     """Measure what explanations of all layers cost, beside what others take, in turns in one run.
 
     The others: one generator a layer in fp32, trained to the same quality; layer sustainability; Captum's integrated
-    gradients for each image and layer (extra captum); inversion of each latent by optimisation. Against the number of
-    layers, the size of images and that of the classifier, with peak memory and the share of the machine's own peak.
+    gradients for each image and layer (extra captum); inversion of each latent by optimisation; an invertible network a
+    layer (extra freia). Against the number of layers, the size of images and that of the classifier, with peak memory
+    and the share of the machine's own peak.
 
     Writes OUT/speed.json and OUT/speed.svg. Leave the machine alone meanwhile, for half an hour on two cores; its load
     at the start is in the record. The same command goes on after the last part that a stopped run has measured, and

@@ -31,6 +31,7 @@ from interpretgan.layers import Layer, find_layers
 from interpretgan.models import build_model
 from interpretgan.pipeline.price import Stamps
 from interpretgan.speed.flops import Flops
+from interpretgan.speed.invertible import STEPS as INVERTIBLE_STEPS, train_invertible
 from interpretgan.speed.one_by_one import Alone, train_alone
 from interpretgan.speed.page import write_chart
 from interpretgan.speed.per_image import integrated_gradients
@@ -44,10 +45,12 @@ from interpretgan.training.precision import uses_bf16
 SCHEMA = 1
 SUMMARY_FILE, CHART_FILE, PARTS = "speed.json", "speed.svg", "parts"
 OURS, ALONE, LSA, GRADIENTS, INVERSION = "ours", "one_by_one", "lsa", "integrated_gradients", "inversion"
+INVERTIBLE = "invertible"
 CONTENDERS = {
     OURS: "one generator for all layers", ALONE: "one generator a layer, fp32, as in the paper",
     LSA: "layer sustainability, a number a layer and no image", GRADIENTS: "integrated gradients of Captum, an image",
     INVERSION: f"inversion by {INVERSION_STEPS} steps an image",
+    INVERTIBLE: f"an invertible network a layer, {INVERTIBLE_STEPS:,} steps as published; its autoencoder not counted",
 }  # fmt: skip
 EXPLAINED = 1000  # images whose explanation at all layers is the cost that is compared
 TOLERANCE = 0.005  # by which fewer natural explanations may be predicted right at equal quality
@@ -264,7 +267,13 @@ def costs(
         took = timed(lambda: invert(classifier, middle, few, steps=5), device) * INVERSION_STEPS / 5
         return {"image_seconds": took / len(few) * len(chosen)}
 
-    sides = {OURS: ours, ALONE: alone, LSA: lsa, GRADIENTS: gradients, INVERSION: inversion}
+    def invertible() -> dict[str, float]:
+        one = train_invertible(classifier, middle, x, steps=3, seed=seed)
+        return {name: seconds * len(chosen) for name, seconds in dataclasses.asdict(one).items()}
+
+    sides = {
+        OURS: ours, ALONE: alone, LSA: lsa, GRADIENTS: gradients, INVERSION: inversion, INVERTIBLE: invertible,
+    }  # fmt: skip
     measured, errors = dict[str, list[dict[str, float]]](), dict[str, str]()
     for _, (name, side) in itertools.product(range(size.rounds), sides.items()):
         if name in errors:
@@ -276,8 +285,9 @@ def costs(
         except ConfigError as error:  # what an extra is needed for
             errors[name] = str(error)
     best = {name: {key: min(row[key] for row in rows) for key in rows[0]} for name, rows in measured.items()}
-    for name, steps in ((OURS, GREY_STEPS), (ALONE, equal[ALONE]["steps"] * _longer(equal))):
-        best[name]["training_seconds"] = steps * best[name]["step_seconds"]
+    steps = {OURS: GREY_STEPS, ALONE: equal[ALONE]["steps"] * _longer(equal), INVERTIBLE: INVERTIBLE_STEPS}
+    for name in best.keys() & steps.keys():
+        best[name]["training_seconds"] = steps[name] * best[name]["step_seconds"]
     for row in best.values():
         row["seconds"] = row.get("training_seconds", 0.0) + EXPLAINED * row["image_seconds"]
     parameters = sum(p.numel() for p in classifier.model.parameters())

@@ -56,15 +56,15 @@ class AloneGenerator(nn.Module):
         return low + (high - low) * torch.sigmoid(drawn)
 
 
-def alone_discriminator(image_shape: tuple[int, int, int]) -> nn.Sequential:
-    """Strided convolutions with batch normalisation, and one score for each image."""
+def strided(image_shape: tuple[int, int, int], outputs: int) -> nn.Sequential:
+    """Strided convolutions with batch normalisation, and so many numbers for each image."""
     channels, height, wide = image_shape
     stages, width, side = list[nn.Module](), channels, min(height, wide)
     following = 32
     while side > 4:
         stages += [nn.Conv2d(width, following, 4, 2, 1), nn.BatchNorm2d(following), nn.LeakyReLU(0.2)]
         width, following, side = following, min(256, 2 * following), side // 2
-    return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1))
+    return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, outputs))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def train_alone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = AloneGenerator(layer, shape, classifier.bounds).to(device)
-        discriminator = alone_discriminator(shape).to(device)
+        discriminator = strided(shape, 1).to(device)
     generator.stem.standardise.calibrate(capture(classifier, first, [layer])[1][layer.name])
     adams = [torch.optim.Adam(net.parameters(), lr=RATE, betas=BETAS, fused=True) for net in (generator, discriminator)]
 

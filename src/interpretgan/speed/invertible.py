@@ -1,0 +1,93 @@
+"""An invertible network as the decoder of a layer, in the manner of Rombach et al. 2020 (arXiv 2008.01777).
+
+An autoencoder, one for all layers, makes a code of an image. For each layer an invertible network maps codes to
+residuals, given the latent. Where a residual is drawn, mapped back and decoded, an image of that latent comes out.
+Sizes are those that were published for AlexNet's `fc6`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interpretgan.classifier import Classifier
+from interpretgan.errors import ConfigError
+from interpretgan.gan.generator import Stem, coarse_grid
+from interpretgan.layers import Layer, capture
+from interpretgan.speed.one_by_one import NOISE, AloneGenerator, strided
+
+CODE = 128  # numbers of the autoencoder's code
+BLOCKS, WIDTH = 20, 1024  # of the invertible network; each block has two hidden layers
+BATCH, STEPS = 16, 250_000  # images a step, and steps
+RATE = 1e-4  # of Adam; it does not change what a step costs
+
+
+@dataclass(frozen=True)
+class Invertible:
+    """What the invertible network of one layer takes."""
+
+    step_seconds: float  #: Of the fastest training step.
+    image_seconds: float  #: Of an explanation.
+
+
+def train_invertible(classifier: Classifier, layer: Layer, images: Tensor, *, steps: int, seed: int) -> Invertible:
+    """Train for one layer, on images `[N, C, H, W]`, and explain a batch of them.
+
+    The likelihood of codes given latents is maximised; the autoencoder has random weights.
+
+    Raises:
+        ConfigError: FrEIA, which has the coupling blocks, is not installed.
+    """
+    device, (channels, height, wide) = images.device, images.shape[1:]
+    x = images[torch.arange(BATCH, device=device) % len(images)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        flow = _coupling_blocks().to(device)
+        stem = Stem(layer.shape, (coarse_grid(height), coarse_grid(wide)), CODE, proportions=height / wide)
+        embed = nn.Sequential(stem, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CODE, CODE)).to(device)
+        encode = strided((channels, height, wide), CODE).to(device).eval()
+        code = Layer("code", "code", 1, "Linear", (CODE,))
+        decode = AloneGenerator(code, (channels, height, wide), classifier.bounds).to(device).eval()
+    adam = torch.optim.Adam([*embed.parameters(), *flow.parameters()], lr=RATE, fused=True)
+    seconds = math.inf
+    for _ in range(steps):
+        began = time.perf_counter()
+        with torch.no_grad():
+            codes, latents = encode(x), capture(classifier, x, [layer])[1]
+        residuals, log_volume = flow(codes, c=[embed(latents[layer.name])])
+        loss = (residuals.square().sum(dim=1) / 2 - log_volume).mean()
+        adam.zero_grad()
+        torch.autograd.backward(loss)
+        adam.step()
+        seconds = min(seconds, time.perf_counter() - began)
+    began = time.perf_counter()
+    with torch.no_grad():
+        given = embed(capture(classifier, x, [layer])[1][layer.name])
+        codes, _ = flow(torch.randn(BATCH, CODE, device=device), c=[given], rev=True)
+        decode(codes, torch.zeros(BATCH, NOISE, device=device))
+    return Invertible(seconds, (time.perf_counter() - began) / BATCH)
+
+
+def _coupling_blocks() -> nn.Module:
+    try:
+        from FrEIA.framework import SequenceINN
+        from FrEIA.modules import AllInOneBlock
+    except ImportError as error:
+        expected, do = "FrEIA, for an invertible network", "pip install '.[freia]' in a clone, or leave it out"
+        raise ConfigError(expected=expected, got="none", do=do) from error
+
+    def hidden(inputs: int, outputs: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Linear(inputs, WIDTH), nn.LeakyReLU(), nn.Linear(WIDTH, WIDTH), nn.LeakyReLU(), nn.Linear(WIDTH, outputs)
+        )
+
+    network: Any = SequenceINN(CODE)
+    for _ in range(BLOCKS):
+        network.append(AllInOneBlock, cond=0, cond_shape=(CODE,), subnet_constructor=hidden)
+    module: nn.Module = network
+    return module
