@@ -167,6 +167,11 @@ def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path)
     loaded = InterpretGAN.load(tmp_path / "generator.safetensors", fitted.classifier)
     assert (loaded.layers, loaded.seed) == (fitted.layers, fitted.seed)
     assert loaded.config == loaded.resolved_config == fitted.resolved_config
+    noisy = InterpretGAN(fitted.classifier, fitted.layers, config=replace(CONFIG, image_noise=0.2))
+    noisy.fit(torch.rand(4, 1, 12, 20)).save(tmp_path / "noisy.safetensors")
+    again = InterpretGAN.load(tmp_path / "noisy.safetensors", fitted.classifier)
+    assert again.network.image_noise == again.resolved_config.image_noise == 0.2
+    assert again.natural_start is noisy.natural_start is None
     assert loaded.recognition_network_sha256 is fitted.recognition_network_sha256 is None
     images = torch.rand(2, 1, 12, 20)
     assert torch.equal(loaded.explain(images).natural_explanations, fitted.explain(images).natural_explanations)

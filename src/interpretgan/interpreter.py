@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -226,12 +226,13 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
     @property
     def resolved_config(self) -> GANConfig:
         """The settings that it was fitted with, see `GANConfig.resolved`."""
-        return self.config.resolved(self.recognition_network_sha256 is not None, self.network.image_shape[0])
+        config = self.config.resolved(self.recognition_network_sha256 is not None, self.network.image_shape[0])
+        return replace(config, image_noise=self.network.image_noise)
 
     @property
     def natural_start(self) -> LinearStart | None:
         """The start of its training, where it has one that was fitted to latents of natural images alone."""
-        return None if self.resolved_config.image_noise else self.network.start
+        return None if self.network.image_noise else self.network.start
 
     def noise(self, count: int, *, generator: torch.Generator) -> Tensor:
         """Noise `n ~ N(0, I)` for `count` images, `[count, noise]`."""
@@ -336,10 +337,12 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         self.recognition_network_sha256 = header["recognition_network_sha256"]
         config, shape = self.config, tuple(header["image_shape"])
         before = config.linear_start and shape[0] > 1  # files that do not say it
-        return Generator(
+        generator = Generator(
             self.distinct_layers, shape, bounds=self.classifier.bounds, width=config.width, blocks=config.blocks,
             noise=config.noise, linear_start=config.linear_start, smooth=header.get("smooth", before),
         )  # fmt: skip
+        generator.image_noise = config.image_noise or 0.0
+        return generator
 
 
 def turn_rows(labels: Integers, natural: Integers, adversarial: Integers) -> Integers:

@@ -15,7 +15,7 @@ from interpretgan.data import TensorImages, load_data
 from interpretgan.errors import ConfigError, RunFolderError, TrainingError
 from interpretgan.gan import train as gan
 from interpretgan.gan.generator import Generator
-from interpretgan.gan.train import GANConfig, limited, train_generator, with_noise
+from interpretgan.gan.train import GANConfig, limited, moved_by_noise, train_generator, with_noise
 from interpretgan.layers import capture, examine
 from tests.networks import Tiny
 
@@ -180,10 +180,10 @@ def test_a_loss_that_leaves_the_numbers_stops_the_training(classifier: Classifie
 
 
 def test_a_recognition_network_decides_the_defaults_in_one_place(classifier: Classifier) -> None:
-    grey: dict[str, Any] = {"steps": 300, "discriminator_rate": 1e-3, "image_noise": 0.3}
+    grey: dict[str, Any] = {"steps": 300, "discriminator_rate": 1e-3}
     assert GANConfig().resolved(False, 1) == GANConfig(latent=10.0, recognition_noise=0.2, **grey)
     assert GANConfig().resolved(True, 1) == GANConfig(latent=2.0, recognition_noise=0.05, **grey)
-    colour: dict[str, Any] = {"steps": 1200, "discriminator_rate": 2e-4, "image_noise": 0.0}
+    colour: dict[str, Any] = {"steps": 1200, "discriminator_rate": 2e-4}
     assert GANConfig().resolved(True, 3) == GANConfig(latent=2.0, recognition_noise=0.05, **colour)
     stated = GANConfig(latent=0.0, recognition_noise=0.0, steps=7, discriminator_rate=0.1, image_noise=0.1)
     assert stated.resolved(True, 3) == stated.resolved(False, 1) == stated
@@ -207,6 +207,31 @@ def test_noise_leaves_predictions_alone(classifier: Classifier) -> None:
     assert left[::4].all()
     assert 0 < left.sum() - 50 < 100  # some with noise would be classified differently, and most would not
     assert torch.equal(noisy[~left], moved[~left])
+
+
+def steady(channels: int) -> Classifier:
+    """One that predicts the first class, whatever it sees."""
+    torch.manual_seed(0)
+    model = Tiny(channels)
+    with torch.no_grad():
+        model.fc2.bias[0] += 10
+    return Classifier(model)
+
+
+def test_images_have_noise_where_they_are_grey_and_the_classifier_withstands_it(classifier: Classifier) -> None:
+    images, _ = load_data("digits", "train").batch(range(512))
+    noise = varied_noise(images.shape, 0.3, random=torch.Generator().manual_seed(0))
+    assert moved_by_noise(classifier, images, torch.zeros_like(noise)) == moved_by_noise(steady(1), images, noise) == 0
+    assert 0.1 < moved_by_noise(classifier, images, noise) < 0.3
+    assert train(classifier).image_noise == 0
+    assert train(classifier, replace(CONFIG, image_noise=0.2)).image_noise == 0.2  # what is said holds
+    found = train(steady(1))
+    assert found.image_noise == 0.3
+    assert same(found, train(steady(1), replace(CONFIG, image_noise=0.3)))
+    assert not same(found, train(steady(1), replace(CONFIG, image_noise=0.0)))
+    photographs = TensorImages(torch.rand(20, 3, 28, 28))
+    layers = examine(steady(3), photographs.images[:3]).distinct
+    assert train_generator(steady(3), layers, photographs, CONFIG, seed=1).image_noise == 0
 
 
 def test_latents_of_noisy_images_are_explained_as_the_images(classifier: Classifier) -> None:

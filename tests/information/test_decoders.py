@@ -100,7 +100,7 @@ def test_what_linear_decoders_leave_is_learnt(digits: tuple[ImageSet, ImageSet])
 def test_a_start_of_a_generator_is_taken_over(digits: tuple[ImageSet, ImageSet]) -> None:
     torch.manual_seed(0)
     classifier = Classifier(Few())
-    config = GANConfig(steps=1, images_per_layer=2, width=16, blocks=1)
+    config = GANConfig(steps=1, images_per_layer=2, width=16, blocks=1, image_noise=0.0)
     interpreter = InterpretGAN(classifier, [layer("few", 12)], config=config).fit(digits[0], on_progress=False)
     start = interpreter.natural_start
     noisy = InterpretGAN(classifier, interpreter.layers, config=dataclasses.replace(config, image_noise=0.1))

@@ -127,7 +127,8 @@ def diagnosis_flags(diagnosis: Diagnosis) -> list[Flag]:
         most, names = max(abs(flag.value or 0.0) for flag in moved), dict.fromkeys(str(flag.layer) for flag in moved)
         flags.append(NOISE_CONTROL_FAILED(value=most, threshold=QUIET, layers=", ".join(names)))
         by_noise = any(flag.details["control"] != CONTROL_WORDS["foreign"] for flag in moved)
-        if by_noise and not diagnosis.provenance.get("generator", {}).get("image_noise"):
+        withstood = min(accuracy["noise"], accuracy["smooth"]) >= natural - 2 * READABLE
+        if by_noise and withstood and not diagnosis.provenance.get("generator", {}).get("image_noise"):
             flags.append(NO_IMAGE_NOISE())
     if judge["adversarial"] < BROKEN * judge["natural"]:
         broken = BROKEN * judge["natural"]

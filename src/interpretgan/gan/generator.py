@@ -146,6 +146,8 @@ class Generator(nn.Module):
     what the trunk draws has no checkerboard (`SmoothShuffle`), nor the finest detail.
     """
 
+    image_noise = 0.0  #: The largest noise in the images of its training, see `GANConfig.image_noise`.
+
     def __init__(
         self,
         layers: Sequence[Layer],

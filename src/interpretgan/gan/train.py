@@ -40,8 +40,9 @@ COLLAPSE_CHECKS = (20, 40, 60, 80, 100)  # steps after which that is looked for;
 STRICTER = 10.0  # by this the gradients' limit is divided when a collapsed training is tried again
 CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
 CALIBRATION_PIXELS = 2**22  # fewer where this many pixels are reached before: their latents are in memory at once
-GREY_STEPS, COLOUR_STEPS = 300, 1200  # of a training where nothing is said,
-GREY_NOISE, COLOUR_NOISE = 0.3, 0.0  # and the largest noise in its images
+GREY_STEPS, COLOUR_STEPS = 300, 1200  # of a training where nothing is said
+GREY_NOISE = 0.3  # and the largest noise in its images, where they are grey,
+MOVED = 0.1  # unless it changes more than this share of the predictions
 SLOWER = 0.5  # learning rates where layers wait, as a share: at the usual ones they never take hold
 LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
 
@@ -64,8 +65,9 @@ class GANConfig(Checked):
     #: Deviation of the noise before recognition, as a share of the bounds; 0: the plain method. `None`: see `resolved`.
     recognition_noise: NotNegative | None = None
     #: Largest random noise in the images whose latents it explains as the images without it, as a share of the bounds;
-    #: 0: it sees latents of natural images alone. `None`: see `resolved`. See `with_noise`; with fewer than four images
-    #: a layer, not every layer sees every kind.
+    #: 0: it sees latents of natural images alone. `None`: 0.3 on grey images, unless more than a tenth of them would be
+    #: classified differently; on others 0. See `with_noise`; with fewer than four images a layer, not every layer sees
+    #: every kind.
     image_noise: Share | None = None
     #: Weight λ_S of the energy score, which makes explanations of one latent vary by what it leaves open. 0: the plain
     #: method, whose explanations hardly depend on their noise.
@@ -86,14 +88,13 @@ class GANConfig(Checked):
         A robust recognition network hardly recognises artefacts of its own, so less must hold it back: λ_z is 2 and the
         noise 0.05. The classifier itself needs 10 and 0.2. Images with colour need more steps, and a discriminator that
         learns at a twentieth of the generator's rate: a faster one tells explanations from images late or never. On
-        grey images it learns at a quarter, where strokes are smooth. They alone have noise: what it does to photographs
-        was not measured.
+        grey images it learns at a quarter, where strokes are smooth.
         """
         latent, noise = (2.0, 0.05) if recognition_network else (10.0, 0.2)
-        steps, slower, noisy = (GREY_STEPS, 4, GREY_NOISE) if channels == 1 else (COLOUR_STEPS, 20, COLOUR_NOISE)
+        steps, slower = (GREY_STEPS, 4) if channels == 1 else (COLOUR_STEPS, 20)
         usual: dict[str, Any] = {
             "latent": latent, "recognition_noise": noise, "steps": steps,
-            "discriminator_rate": self.learning_rate / slower, "image_noise": noisy,
+            "discriminator_rate": self.learning_rate / slower,
         }  # fmt: skip
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
@@ -161,7 +162,6 @@ def train_generator(
     assert steps is not None
     assert config.recognition_noise is not None
     assert config.discriminator_rate is not None
-    assert config.image_noise is not None
     random = torch.Generator().manual_seed(seed)
     enough = min(CALIBRATION_IMAGES, max(2, CALIBRATION_PIXELS // pixels))
     order = torch.randperm(len(images), generator=random)
@@ -181,7 +181,13 @@ def train_generator(
         discriminator = Discriminator(len(layers), classes, image_shape, **sizes).to(device)
     generator.calibrate(first_latents)
     span = classifier.bounds[1] - classifier.bounds[0]
-    deviation, largest = config.recognition_noise * span, config.image_noise * span
+    deviation, noise_size = config.recognition_noise * span, config.image_noise
+    if noise_size is None:
+        noise_size = GREY_NOISE
+        added = varied_noise(first.shape, GREY_NOISE * span, random=torch.Generator().manual_seed(seed)).to(device)
+        if image_shape[0] > 1 or moved_by_noise(classifier, first, added) > MOVED:
+            noise_size = 0.0
+    generator.image_noise, largest = noise_size, noise_size * span
     if generator.start is not None:
 
         def latents_of(x: Tensor, chosen: Sequence[int]) -> list[Tensor]:
@@ -189,7 +195,7 @@ def train_generator(
             return [found[layers[index].name] for index in chosen]
 
         def noised(x: Tensor) -> Tensor:
-            if not config.image_noise:
+            if not noise_size:
                 return x
             return with_noise(classifier, x, varied_noise(x.shape, largest, random=random).to(device))
 
@@ -235,7 +241,7 @@ def train_generator(
         z = [latents[layer.name] for layer in layers]
         norms = team.mean(torch.stack([objective.latent_size(real) for real in z]))
         given = z
-        if config.image_noise:  # as `with_noise` says, without classifying the images again
+        if noise_size:  # as `with_noise` says, without classifying the images again
             with torch.no_grad(), capturing(classifier, layers, rows) as latents:
                 same = classifier.run((x + added).clamp(*classifier.bounds)).argmax(dim=1) == logits.argmax(dim=1)
             given = [
@@ -312,7 +318,7 @@ def train_generator(
                 blurs.manual_seed(int(torch.randint(2**62, (), generator=random)))
             blur = team.share(torch.randn(drawn, *image_shape, generator=blurs, device=device))
             added = x[:0]
-            if config.image_noise:
+            if noise_size:
                 added = team.share(varied_noise((drawn, *image_shape), largest, random=blurs))
             inputs = [x, added, noise, blur]
             if config.diversity:
@@ -331,6 +337,13 @@ def train_generator(
     generator.load_state_dict(average.state)
     generator.zero_grad()
     return generator.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def moved_by_noise(classifier: Classifier, images: Tensor, noise: Tensor) -> float:
+    """Share of images that are classified differently with noise, both `[N, C, H, W]`."""
+    noisy = (images + noise).clamp(*classifier.bounds)
+    return float((classifier(noisy).argmax(dim=1) != classifier(images).argmax(dim=1)).float().mean())
 
 
 @torch.no_grad()

@@ -252,8 +252,8 @@ class GeneratorOptions(Checked):
     """Weight of latent consistency; 0 is the plain method [default: 10, with a recognition network 2]."""
     image_noise: float | None = None
     """Largest random noise in the images whose latents are explained in that training, as a share of the range of
-    pixels; 0 is the plain method [default: 0.3, where images have colour 0]. Robust networks need it; for an L-infinity
-    attack of 0.3, twice the steps as well."""
+    pixels; 0 is the plain method [default: 0.3 on grey images, unless it changes more than a tenth of the predictions;
+    on others 0]. Robust networks need it; for an L-infinity attack of 0.3, twice the steps as well."""
     diversity: float = 0.0
     """Weight of the energy score: explanations of a latent then differ by what it leaves open. Try 100; 0 is the plain
     method."""
