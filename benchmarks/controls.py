@@ -2,9 +2,8 @@
 
 LeNet-5, trained naturally, on PGD and with TRADES, is diagnosed at several sizes; the robust ones were trained against
 0.3. Each generator is trained once for all sizes. The result has V of every layer under the attack and under each
-control. What it has already is not measured again. The record is of `--image-noise 0`, of
-`--image-noise 0.3 --sizes 0.2,0.3,0.4`, and, for the robust networks alone, of
-`--image-noise 0.3 --sizes 0.3 --steps 600`.
+control. What it has already is not measured again. The record is of `--image-noise 0`, of `--sizes 0.2,0.3,0.4`, and,
+for the robust networks alone, of `--sizes 0.3 --steps 600`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from interpretgan.store.files import read_json, write_json
 from interpretgan.store.provenance import provenance
 
 NETWORKS = ("lenet5-max", "lenet5-max-pgd", "lenet5-max-trades")
-SIZES = "0.2,0.3"
+SIZES, EXAMPLES = "0.2,0.3", 1000
 JUDGE = Path("results/mnist-lenet5-max/judge.safetensors")
 RESULT = Path("results/benchmarks/controls.json")
 
@@ -37,7 +36,6 @@ def main() -> None:
     parser.add_argument("--sizes", default=SIZES, help="of the perturbations")
     parser.add_argument("--image-noise", type=float, default=GREY_NOISE, help="in the training of the generators")
     parser.add_argument("--steps", type=int, default=GREY_STEPS, help="of that training")
-    parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
 
@@ -57,7 +55,7 @@ def main() -> None:
             for eps in left:
                 threat_model = ThreatModel("linf", eps, steps=20)
                 diagnosis = diagnose(
-                    interpreter, judge, test, threat_model=threat_model, examples=options.examples, bootstrap=500
+                    interpreter, judge, test, threat_model=threat_model, examples=EXAMPLES, bootstrap=500
                 )
                 names = {"attack": "vulnerability", **{control: f"vulnerability_{control}" for control in CONTROLS}}
                 layers = [

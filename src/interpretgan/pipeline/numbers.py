@@ -49,7 +49,7 @@ def parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-class Checked:
+class CheckedOptions:
     """Options that are checked when they are made."""
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from interpretgan.errors import ConfigError
-from interpretgan.pipeline.numbers import Checked, Number, Numbers, parse_names, parse_seconds
+from interpretgan.pipeline.numbers import CheckedOptions, Number, Numbers, parse_names, parse_seconds
 
 if TYPE_CHECKING:
     from interpretgan.attacks import ThreatModel
@@ -42,7 +42,7 @@ class DataOptions:
 
 @Parameter(name="*", group="Classifier")
 @dataclass(frozen=True)
-class ModelOptions(Checked):
+class ModelOptions(CheckedOptions):
     """Which classifier."""
 
     model: str = "lenet5"
@@ -171,7 +171,7 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
-class AdversaryOptions(Checked):
+class AdversaryOptions(CheckedOptions):
     """How large perturbations are, and how long PGD looks for them: of an attack and of an evaluation."""
 
     norm: Norm = "linf"
@@ -213,7 +213,7 @@ class AttackOptions(AdversaryOptions):
 
 @Parameter(name="*", group="Judge")
 @dataclass(frozen=True)
-class JudgeOptions(Checked):
+class JudgeOptions(CheckedOptions):
     """Who predicts the class that an explanation shows."""
 
     judge: str = "judge"
@@ -231,7 +231,7 @@ class JudgeOptions(Checked):
 
 @Parameter(name="*", group="InterpretGAN")
 @dataclass(frozen=True)
-class GeneratorOptions(Checked):
+class GeneratorOptions(CheckedOptions):
     """How the generator is trained."""
 
     layers: str | None = None
@@ -282,7 +282,7 @@ class GeneratorOptions(Checked):
 
 @Parameter(name="*", group="Information")
 @dataclass(frozen=True)
-class InformationOptions(Checked):
+class InformationOptions(CheckedOptions):
     """How the information at each layer is measured."""
 
     information_steps: int = 250
@@ -297,7 +297,7 @@ class InformationOptions(Checked):
 
 @Parameter(name="*", group="Diagnosis")
 @dataclass(frozen=True)
-class DiagnosisOptions(Checked):
+class DiagnosisOptions(CheckedOptions):
     """How many images are attacked, and how sure the intervals are."""
 
     examples: int = 2000
