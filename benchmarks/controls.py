@@ -17,7 +17,8 @@ from interpretgan import GANConfig, InterpretGAN, Judge, ThreatModel, diagnose, 
 from interpretgan.classifier import Classifier
 from interpretgan.diagnosis.controls import CONTROLS
 from interpretgan.diagnosis.reliability import failed_kinds
-from interpretgan.gan.train import GREY_NOISE, GREY_STEPS
+from interpretgan.gan.image_noise import GREY_NOISE
+from interpretgan.gan.train import GREY_STEPS
 from interpretgan.models import build_model
 from interpretgan.store.files import read_json, write_json
 from interpretgan.store.provenance import provenance

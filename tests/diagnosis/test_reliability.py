@@ -56,13 +56,7 @@ def test_a_control_fails_where_it_surely_moves_a_layer(control: str, moves: Inte
     assert codes_at(moved) == ({"fc1": ["noise_control"]} if raised else {})
     found = layer_flags(moved.layers, moved.accuracy)
     rows = tuple(replace(row, flags=flags) for row, flags in zip(moved.layers, found, strict=True))
-    failed = replace(moved, layers=rows)
-    advice = ["no_image_noise"] if control != "foreign" else []
-    assert flags_of(failed) == (["noise_control_failed", *advice] if raised else [])
-    turned = {**failed.accuracy, "smooth": 0.8 * failed.accuracy["natural"]}  # by noise alone
-    assert "no_image_noise" not in flags_of(replace(failed, accuracy=turned))
-    knows_noise = {**failed.provenance, "generator": {"image_noise": 0.1}}
-    assert flags_of(replace(failed, provenance=knows_noise)) == (["noise_control_failed"] if raised else [])
+    assert flags_of(replace(moved, layers=rows)) == (["noise_control_failed"] if raised else [])
     assert not any(is_unreliable(row) for row in rows)
 
 

@@ -15,7 +15,8 @@ from interpretgan.data import TensorImages, load_data
 from interpretgan.errors import ConfigError, RunFolderError, TrainingError
 from interpretgan.gan import train as gan
 from interpretgan.gan.generator import Generator
-from interpretgan.gan.train import GANConfig, limited, moved_by_noise, train_generator, with_noise
+from interpretgan.gan.image_noise import with_noise
+from interpretgan.gan.train import GANConfig, limited, train_generator
 from interpretgan.layers import capture, examine
 from tests.networks import Tiny
 
@@ -195,43 +196,6 @@ def test_a_recognition_network_decides_the_defaults_in_one_place(classifier: Cla
             for config in (CONFIG, CONFIG.resolved(recognition_network is not None, 1))
         )
         assert same(plain, filled)
-
-
-def test_noise_leaves_predictions_alone(classifier: Classifier) -> None:
-    images, _ = load_data("digits", "test").batch(range(200))
-    noise = varied_noise(images.shape, 0.9, random=torch.Generator().manual_seed(0))
-    noisy = with_noise(classifier, images, noise)
-    assert torch.equal(classifier(noisy).argmax(dim=1), classifier(images).argmax(dim=1))
-    left = (noisy == images).flatten(1).all(dim=1)
-    moved = (images + noise).clamp(0, 1)
-    assert left[::4].all()
-    assert 0 < left.sum() - 50 < 100  # some with noise would be classified differently, and most would not
-    assert torch.equal(noisy[~left], moved[~left])
-
-
-def steady(channels: int) -> Classifier:
-    """One that predicts the first class, whatever it sees."""
-    torch.manual_seed(0)
-    model = Tiny(channels)
-    with torch.no_grad():
-        model.fc2.bias[0] += 10
-    return Classifier(model)
-
-
-def test_images_have_noise_where_they_are_grey_and_the_classifier_withstands_it(classifier: Classifier) -> None:
-    images, _ = load_data("digits", "train").batch(range(512))
-    noise = varied_noise(images.shape, 0.3, random=torch.Generator().manual_seed(0))
-    assert moved_by_noise(classifier, images, torch.zeros_like(noise)) == moved_by_noise(steady(1), images, noise) == 0
-    assert 0.1 < moved_by_noise(classifier, images, noise) < 0.3
-    assert train(classifier).image_noise == 0
-    assert train(classifier, replace(CONFIG, image_noise=0.2)).image_noise == 0.2  # what is said holds
-    found = train(steady(1))
-    assert found.image_noise == 0.3
-    assert same(found, train(steady(1), replace(CONFIG, image_noise=0.3)))
-    assert not same(found, train(steady(1), replace(CONFIG, image_noise=0.0)))
-    photographs = TensorImages(torch.rand(20, 3, 28, 28))
-    layers = examine(steady(3), photographs.images[:3]).distinct
-    assert train_generator(steady(3), layers, photographs, CONFIG, seed=1).image_noise == 0
 
 
 def test_latents_of_noisy_images_are_explained_as_the_images(classifier: Classifier) -> None:

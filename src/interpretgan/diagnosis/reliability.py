@@ -27,8 +27,6 @@ NOISE_CONTROL = FlagKind("noise_control", "failure", "{control} alone moves it b
 NOISE_CONTROL_FAILED = FlagKind("noise_control_failed", "failure",
     "a control failed: what aims at nothing moves {layers}, by up to {value:.3f}, so what these layers seem to "
     "contribute is not all the attack's")
-NO_IMAGE_NOISE = FlagKind("no_image_noise", "note",
-    "the generator knows no latents of noisy images, and may draw them badly: train it with --image-noise")
 POSITIVE_CONTROL = FlagKind("positive_control", "failure",
     "with another image's latent from here on, {value:.0%} of the loss lands on this layer, where all of it must")
 UNREADABLE_LAYERS = FlagKind("unreadable_layers", "warning",
@@ -126,10 +124,6 @@ def diagnosis_flags(diagnosis: Diagnosis) -> list[Flag]:
     if moved := [flag for layer in layers for flag in layer.flags if flag.code == NOISE_CONTROL.code]:
         most, names = max(abs(flag.value or 0.0) for flag in moved), dict.fromkeys(str(flag.layer) for flag in moved)
         flags.append(NOISE_CONTROL_FAILED(value=most, threshold=QUIET, layers=", ".join(names)))
-        by_noise = any(flag.details["control"] != CONTROL_WORDS["foreign"] for flag in moved)
-        withstood = min(accuracy["noise"], accuracy["smooth"]) >= natural - 2 * READABLE
-        if by_noise and withstood and not diagnosis.provenance.get("generator", {}).get("image_noise"):
-            flags.append(NO_IMAGE_NOISE())
     if judge["adversarial"] < BROKEN * judge["natural"]:
         broken = BROKEN * judge["natural"]
         flags.append(JUDGE_NOT_ROBUST(value=judge["adversarial"], threshold=broken, natural=judge["natural"]))

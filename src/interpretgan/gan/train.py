@@ -25,6 +25,7 @@ from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.gan import losses as objective
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator, should_be_smooth
+from interpretgan.gan.image_noise import usual_noise, with_noise
 from interpretgan.gan.linear_start import fit_start
 from interpretgan.gan.multi_device import Team, check_team, gathered
 from interpretgan.gan.waiting import Waiting, layers_that_wait
@@ -41,8 +42,6 @@ STRICTER = 10.0  # by this the gradients' limit is divided when a collapsed trai
 CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
 CALIBRATION_PIXELS = 2**22  # fewer where this many pixels are reached before: their latents are in memory at once
 GREY_STEPS, COLOUR_STEPS = 300, 1200  # of a training where nothing is said
-GREY_NOISE = 0.3  # and the largest noise in its images, where they are grey,
-MOVED = 0.1  # unless it changes more than this share of the predictions
 SLOWER = 0.5  # learning rates where layers wait, as a share: at the usual ones they never take hold
 LEAST_RATE = 0.05  # share of the peak learning rate at which the cosine ends
 
@@ -66,8 +65,7 @@ class GANConfig(Checked):
     recognition_noise: NotNegative | None = None
     #: Largest random noise in the images whose latents it explains as the images without it, as a share of the bounds;
     #: 0: it sees latents of natural images alone. `None`: 0.3 on grey images, unless more than a tenth of them would be
-    #: classified differently; on others 0. See `with_noise`; with fewer than four images a layer, not every layer sees
-    #: every kind.
+    #: classified differently; on others 0. With fewer than four images a layer, not every layer sees every kind.
     image_noise: Share | None = None
     #: Weight λ_S of the energy score, which makes explanations of one latent vary by what it leaves open. 0: the plain
     #: method, whose explanations hardly depend on their noise.
@@ -83,7 +81,9 @@ class GANConfig(Checked):
     precision: Precision = "auto"  #: `auto` (bf16 where the processor is fast at it), `bf16` or `fp32`.
 
     def resolved(self, recognition_network: bool, channels: int) -> GANConfig:
-        """The same settings, with those filled in that depend on the images and on whether there is another network.
+        """The same settings, with those filled in that depend on colour and on whether there is another network.
+
+        `image_noise` depends on what the classifier makes of it: see `interpretgan.gan.image_noise`.
 
         A robust recognition network hardly recognises artefacts of its own, so less must hold it back: λ_z is 2 and the
         noise 0.05. The classifier itself needs 10 and 0.2. Images with colour need more steps, and a discriminator that
@@ -181,13 +181,8 @@ def train_generator(
         discriminator = Discriminator(len(layers), classes, image_shape, **sizes).to(device)
     generator.calibrate(first_latents)
     span = classifier.bounds[1] - classifier.bounds[0]
-    deviation, noise_size = config.recognition_noise * span, config.image_noise
-    if noise_size is None:
-        noise_size = GREY_NOISE
-        added = varied_noise(first.shape, GREY_NOISE * span, random=torch.Generator().manual_seed(seed)).to(device)
-        if image_shape[0] > 1 or moved_by_noise(classifier, first, added) > MOVED:
-            noise_size = 0.0
-    generator.image_noise, largest = noise_size, noise_size * span
+    noise_size = usual_noise(classifier, images) if config.image_noise is None else config.image_noise
+    generator.image_noise, deviation, largest = noise_size, config.recognition_noise * span, noise_size * span
     if generator.start is not None:
 
         def latents_of(x: Tensor, chosen: Sequence[int]) -> list[Tensor]:
@@ -337,24 +332,6 @@ def train_generator(
     generator.load_state_dict(average.state)
     generator.zero_grad()
     return generator.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def moved_by_noise(classifier: Classifier, images: Tensor, noise: Tensor) -> float:
-    """Share of images that are classified differently with noise, both `[N, C, H, W]`."""
-    noisy = (images + noise).clamp(*classifier.bounds)
-    return float((classifier(noisy).argmax(dim=1) != classifier(images).argmax(dim=1)).float().mean())
-
-
-@torch.no_grad()
-def with_noise(classifier: Classifier, images: Tensor, noise: Tensor) -> Tensor:
-    """Images with noise, both `[N, C, H, W]`, and those without it that would be classified differently.
-
-    A generator that draws the images themselves from latents of these knows how latents move that mean the same.
-    """
-    noisy = (images + noise).clamp(*classifier.bounds)
-    same = classifier(noisy).argmax(dim=1) == classifier(images).argmax(dim=1)
-    return torch.where(same.view(-1, 1, 1, 1), noisy, images)
 
 
 def limited(gradient: Tensor, most: Tensor) -> Tensor:

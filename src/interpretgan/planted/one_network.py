@@ -238,5 +238,6 @@ def _told(diagnosis: Diagnosis) -> Mapping[str, Any]:
         "named": list(said.layers), "sentence": said.sentence,
         "accuracy": dict(diagnosis.accuracy), "controls": dict(diagnosis.controls), "judge": dict(diagnosis.judge),
         "flags": [asdict(flag) for flag in diagnosis.flags],
+        "image_noise": diagnosis.provenance["generator"]["image_noise"],
         "lets_in": None if diagnosis.let_in is None else diagnosis.let_in.answer,
     }  # fmt: skip

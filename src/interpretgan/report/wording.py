@@ -35,7 +35,6 @@ FLAG_MEANINGS = {
     "of the figure is not the work of the attack.",
     "noise_control_failed": "These layers respond to any change of the image, or the generator draws badly what noise "
     "does to their latents. No layer is named where a control fails.",
-    "no_image_noise": "Early layers of a robust network still hold noise that later ones make nothing of.",
     "let_in_unknown": "The layers of this network could not be mended by themselves. Where the class turns is measured "
     "without that.",
     "time_budget": "Fewer steps leave explanations that are read a little worse, fewer examples wider intervals. What "

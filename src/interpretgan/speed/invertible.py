@@ -2,11 +2,12 @@
 
 An autoencoder, one for all layers, makes a code of an image. For each layer an invertible network maps codes to
 residuals, given the latent. Where a residual is drawn, mapped back and decoded, an image of that latent comes out.
-Sizes are those that were published for AlexNet's `fc6`.
+Sizes of code, blocks and batch, and the number of steps, are those that were published for AlexNet's `fc6`.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from interpretgan.errors import ConfigError
 from interpretgan.gan.generator import Stem, coarse_grid
 from interpretgan.layers import Layer, capture
 from interpretgan.speed.one_by_one import NOISE, AloneGenerator, strided
+from interpretgan.store.machine import wait_for
 
 CODE = 128  # numbers of the autoencoder's code
-BLOCKS, WIDTH = 20, 1024  # of the invertible network; each block has two hidden layers
+BLOCKS = 20  # of the invertible network, each of four networks
+HIDDEN = (1024, 1024, 1024)  # with hidden layers of so many units
 BATCH, STEPS = 16, 250_000  # images a step, and steps
 RATE = 1e-4  # of Adam; it does not change what a step costs
 
@@ -47,7 +50,7 @@ def train_invertible(classifier: Classifier, layer: Layer, images: Tensor, *, st
     x = images[torch.arange(BATCH, device=device) % len(images)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        flow = _coupling_blocks().to(device)
+        flow = _coupling_blocks(seed).to(device)
         stem = Stem(layer.shape, (coarse_grid(height), coarse_grid(wide)), CODE, proportions=height / wide)
         embed = nn.Sequential(stem, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CODE, CODE)).to(device)
         encode = strided((channels, height, wide), CODE).to(device).eval()
@@ -64,30 +67,34 @@ def train_invertible(classifier: Classifier, layer: Layer, images: Tensor, *, st
         adam.zero_grad()
         torch.autograd.backward(loss)
         adam.step()
+        wait_for(str(device))
         seconds = min(seconds, time.perf_counter() - began)
+    residuals, noise = (torch.randn(BATCH, size, device=device) for size in (CODE, NOISE))
     began = time.perf_counter()
     with torch.no_grad():
         given = embed(capture(classifier, x, [layer])[1][layer.name])
-        codes, _ = flow(torch.randn(BATCH, CODE, device=device), c=[given], rev=True)
-        decode(codes, torch.zeros(BATCH, NOISE, device=device))
+        decode(flow(residuals, c=[given], rev=True)[0], noise)
+    wait_for(str(device))
     return Invertible(seconds, (time.perf_counter() - began) / BATCH)
 
 
-def _coupling_blocks() -> nn.Module:
+def _coupling_blocks(seed: int) -> nn.Module:
     try:
         from FrEIA.framework import SequenceINN
-        from FrEIA.modules import AllInOneBlock
+        from FrEIA.modules import ActNorm, PermuteRandom, RNVPCouplingBlock
     except ImportError as error:
-        expected, do = "FrEIA, for an invertible network", "pip install '.[freia]' in a clone, or leave it out"
+        expected, do = "FrEIA, for an invertible network", "pip install '.[freia]' in a clone, to measure it"
         raise ConfigError(expected=expected, got="none", do=do) from error
 
-    def hidden(inputs: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Linear(inputs, WIDTH), nn.LeakyReLU(), nn.Linear(WIDTH, WIDTH), nn.LeakyReLU(), nn.Linear(WIDTH, outputs)
-        )
+    def one(inputs: int, outputs: int) -> nn.Sequential:
+        sizes = (inputs, *HIDDEN)
+        layers = [(nn.Linear(*pair), nn.LeakyReLU()) for pair in itertools.pairwise(sizes)]
+        return nn.Sequential(*itertools.chain(*layers), nn.Linear(sizes[-1], outputs))
 
     network: Any = SequenceINN(CODE)
-    for _ in range(BLOCKS):
-        network.append(AllInOneBlock, cond=0, cond_shape=(CODE,), subnet_constructor=hidden)
+    for block in range(BLOCKS):
+        network.append(ActNorm)
+        network.append(RNVPCouplingBlock, cond=0, cond_shape=(CODE,), subnet_constructor=one)
+        network.append(PermuteRandom, seed=seed + block)
     module: nn.Module = network
     return module

@@ -17,6 +17,7 @@ from interpretgan.gan.generator import Stem, coarse_grid
 from interpretgan.gan.latents import resize
 from interpretgan.gan.losses import information_bound
 from interpretgan.layers import Layer, capture
+from interpretgan.store.machine import wait_for
 
 WIDTH = 128  # channels of the generator on its grid; each doubling of the resolution halves them
 NOISE = 16
@@ -129,6 +130,7 @@ def train_alone(
             adams[0].zero_grad()
             torch.autograd.backward(loss_g)
             adams[0].step()
+            wait_for(str(device))
             took = time.perf_counter() - began
             spent, fastest, done = spent + took, min(fastest, took), done + 1
             if good is not None and (done % CHECKED_EVERY == 0 or done == steps):
