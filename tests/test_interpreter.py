@@ -162,6 +162,11 @@ def test_what_is_loaded_and_drawn_under_another_default_dtype_is_the_same(fitted
     assert torch.equal(again, drawn)
 
 
+def test_settings_in_the_place_of_layers_are_refused(fitted: InterpretGAN) -> None:
+    with pytest.raises(LayerError, match="pass layers that find_layers returns"):
+        InterpretGAN(fitted.classifier, CONFIG)  # type: ignore[arg-type]
+
+
 def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path) -> None:
     fitted.save(tmp_path / "generator.safetensors")
     loaded = InterpretGAN.load(tmp_path / "generator.safetensors", fitted.classifier)

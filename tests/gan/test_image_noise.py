@@ -67,6 +67,9 @@ def test_there_is_noise_where_images_are_grey_and_the_classifier_withstands_it(
     assert usual_noise(steady(1), digits) == 0
     assert [len(part) for part in seen] == [100] * 5 + [12]
     assert torch.cat(seen).float().mean() == 0.75
+    seen.clear()
+    usual_noise(steady(1), TensorImages(images[:1]))
+    assert int(torch.cat(seen).sum()) == 384  # one image is tried as often as many
 
 
 def test_generators_of_all_seeds_have_the_noise_that_they_tell(classifier: Classifier) -> None:

@@ -244,3 +244,19 @@ def test_test_images_of_other_classes_are_refused(weights: Path, digits: tuple[I
     other = dataclasses.replace(digits[1], classes=tuple("abcdefghij"))
     with pytest.raises(ConfigError, match="test images of the classes 0, 1"):
         run_diagnosis(lenet5(weights), digits[0], other, THREAT_MODEL)
+
+
+def test_that_there_is_no_noise_in_the_images_is_said_where_nobody_asked_for_that(
+    weights: Path,
+    digits: tuple[ImageSet, ImageSet],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = []
+    monkeypatch.setattr("interpretgan.gan.image_noise.MOVED", -1.0)  # no network withstands that little
+    for noise in ({}, {"image_noise": 0.0}):
+        small = {**SMALL, **noise, "layers": "fc3", "information_steps": 0, "let_in_steps": 0}
+        found = run_diagnosis(lenet5(weights), *digits, THREAT_MODEL, **small)
+        assert found.provenance["generator"]["image_noise"] == 0
+        told.append("without noise in its images, which changes more than a tenth" in capsys.readouterr().err)
+    assert told == [True, False]

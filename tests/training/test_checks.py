@@ -19,6 +19,7 @@ OUT_OF_RANGE: list[tuple[type[Any], dict[str, Any]]] = [
     (InformationConfig, {"weight_decay": -1.0}), (InformationConfig, {"ema": 1.0}),
     (GANConfig, {"discriminator_rate": 0.0}), (GANConfig, {"momentum": 1.0}), (GANConfig, {"momentum": "0.5"}),
     (GANConfig, {"steps": 2.5}), (GANConfig, {"steps": "3"}), (Recipe, {"batch_size": 7.5}),
+    (Recipe, {"epochs": True}), (GANConfig, {"image_noise": True}),
 ]  # fmt: skip
 
 

@@ -49,7 +49,8 @@ def planted(
         held_out: Further plants, whose kinds, layers and seeds are drawn when the command runs [default: 0].
         held_out_seed: What they are drawn from; it is printed and kept [default: another one in each folder].
         generator_steps: Training steps of the generator [default: as in interpretgan diagnose].
-        image_noise: Largest random noise in the images of that training [default: as in interpretgan diagnose].
+        image_noise: Largest random noise in the images of that training, as a share of the range of pixels
+            [default: as in interpretgan diagnose].
         examples: Test images that a diagnosis is made of [default: 1000; 250 with --small].
         information_steps: Training steps of the decoders, whose information loss is then a rival [default: 0].
         rivals: Whether the rivals are measured.

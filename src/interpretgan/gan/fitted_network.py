@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -47,7 +47,8 @@ class Fitted(ABC, Generic[Config, Network]):
         if layers is not None:
             self._set_layers(layers)
 
-    def _set_layers(self, layers: Sequence[Layer]) -> None:
+    def _set_layers(self, given: object) -> None:
+        layers: list[Any] = list(given) if isinstance(given, Iterable) else [given]
         names = [getattr(layer, "name", layer) for layer in layers]
         if not names or len(set(names)) < len(names) or not all(isinstance(layer, Layer) for layer in layers):
             do = "pass layers that find_layers returns"

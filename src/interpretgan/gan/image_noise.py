@@ -15,7 +15,7 @@ from interpretgan.data import ImageSource
 
 GREY_NOISE = 0.3  # the largest where nothing is said and images are grey, as a share of the bounds,
 MOVED = 0.1  # unless it changes the predictions of more than this share of images
-TRIED_IMAGES = 512  # that are tried for that,
+TRIED_IMAGES = 512  # that are tried for that, each more than once where there are fewer,
 TRIED_PIXELS = 2**22  # so many pixels at a time
 
 
@@ -26,7 +26,7 @@ def usual_noise(classifier: Classifier, images: ImageSource) -> float:
     if one.shape[1] > 1:  # on images with colour it was not tried
         return 0.0
     changed, size = list[Tensor](), GREY_NOISE * (classifier.bounds[1] - classifier.bounds[0])
-    order = torch.randperm(len(images), generator=random)[:TRIED_IMAGES]
+    order = torch.randperm(len(images), generator=random)[torch.arange(TRIED_IMAGES) % len(images)]
     for chosen in torch.split(order, max(4, TRIED_PIXELS // one.numel())):
         x = classifier.check_images(images.batch(chosen)[0])
         added = varied_noise(x.shape, size, random=random)

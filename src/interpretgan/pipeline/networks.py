@@ -303,7 +303,12 @@ class Networks:
     @cached_property
     def interpreters(self) -> list[InterpretGAN]:
         """InterpretGAN, once per generator seed."""
-        return [self._interpreter(self.seed + number) for number in range(self.settings.generator.generator_seeds)]
+        seeds = range(self.seed, self.seed + self.settings.generator.generator_seeds)
+        found = [self._interpreter(seed) for seed in seeds]
+        undecided = self.settings.generator.image_noise is None and self.inputs.train.shape[0] == 1
+        if undecided and not found[0].network.image_noise:
+            self.say("without noise in its images, which changes more than a tenth of the predictions")
+        return found
 
     def _interpreter(self, seed: int) -> InterpretGAN:
         config = self.settings.generator.config(self.inputs.train.shape[0])

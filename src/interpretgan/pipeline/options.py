@@ -251,9 +251,9 @@ class GeneratorOptions(CheckedOptions):
     latent: float | None = None
     """Weight of latent consistency; 0 is the plain method [default: 10, with a recognition network 2]."""
     image_noise: float | None = None
-    """Largest random noise in the images whose latents are explained in that training, as a share of the range of
-    pixels; 0 is the plain method [default: 0.3 on grey images, unless it changes more than a tenth of the predictions;
-    on others 0]. Robust networks need it; for an L-infinity attack of 0.3, twice the steps as well."""
+    """Largest random noise in the images of that training, as a share of the range of pixels: explanations then leave
+    out what the network makes nothing of. 0 is the plain method [default: 0.3 on grey images, unless it changes more
+    than a tenth of the predictions; on others 0]."""
     diversity: float = 0.0
     """Weight of the energy score: explanations of a latent then differ by what it leaves open. Try 100; 0 is the plain
     method."""

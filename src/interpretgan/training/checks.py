@@ -35,6 +35,7 @@ class Checked:
             parts = [part for part in (hint, *get_args(hint)) if hasattr(part, "__metadata__")]
             for rule, whole in ((rule, part.__origin__ is int) for part in parts for rule in part.__metadata__):
                 choices, number = isinstance(rule, tuple), isinstance(value, Integral if whole else Real)
+                number = number and not isinstance(value, bool)
                 fits = value in rule if choices else value is None or (
                     number and math.isfinite(value) and RANGES[rule](value)
                 )  # fmt: skip
