@@ -334,28 +334,54 @@ def test_the_rows_of_the_readme_on_plants_are_those_of_the_summary() -> None:
 
 
 def test_noise_in_the_images_lets_more_sentences_name_a_layer() -> None:
-    page = " ".join((ROOT / "docs" / "planted.md").read_text().split())
-    noisy = read("planted/image_noise.json")["networks"]
-    plain = {key: read(f"planted/records/{key}.json") for key in noisy}
-    failed = sum(any(flag["code"] == "noise_control_failed" for flag in one["flags"]) for one in plain.values())
-    still = sum(bool(found["failed"]) for found in noisy.values())
-    assert f"{len(noisy)} of the networks below, LeNet-5 with gates, two plants or none, were diagnosed with" in page
-    assert f"A control fails in {still} of the {len(noisy)}, where it failed in {failed}." in page
+    page, record = " ".join((ROOT / "docs" / "planted.md").read_text().split()), read("planted/image_noise.json")
+    files = [json.loads(file.read_text()) for file in (RESULTS / "planted" / "records").rglob("*.json")]
+    plain = {
+        one["key"]: {
+            **one, "vulnerability": one["columns"]["vulnerability"]["values"],
+            "failed": [flag for flag in one["flags"] if flag["code"] == "noise_control_failed"],
+        }
+        for one in files if one["status"] == "diagnosed" and one["truth"]["turns"] is not None
+    }  # fmt: skip
+    noisy, without = record["networks"], record["without"]
+    assert {*noisy, *without} == {*plain}
+    assert not {*noisy} & {*without}
+    least, most = whole(100 * share for share in without.values())
+    assert f"known in {len(plain)} of the networks below" in page
+    assert f"{len(noisy)} have noise. In four it changes {least} to {most} % of the predictions" in page
+    assert len(without) == 4
+    now = plain | noisy
 
-    def top(found: dict[str, Any], count: int) -> set[str]:
-        values = found.get("vulnerability") or found["columns"]["vulnerability"]["values"]
-        return {name for _, name in sorted(zip(values, found["layers"], strict=True))[-count:]}
+    def on_top(found: dict[str, Any], count: int) -> list[bool]:
+        keys = [key for key in plain if len(plain[key]["planted"]) == count]
+        ranked = [sorted(zip(found[key]["vulnerability"], found[key]["layers"], strict=True)) for key in keys]
+        return [
+            {name for _, name in rows[-count:]} == {*plain[key]["truth"]["turns"]}
+            for key, rows in zip(keys, ranked, strict=True)
+        ]
 
-    one, two = ([key for key in noisy if len(plain[key]["planted"]) == count] for count in (1, 2))
-    right = sum(top(noisy[key], 1) == set(plain[key]["planted"]) for key in one)
-    both = [sum(top(found[key], 2) == set(plain[key]["planted"]) for key in two) for found in (noisy, plain)]
-    assert f"in {right} of {len(one)} again, and has both of two plants on top in {both[0]} of {len(two)}, " in page
-    assert f"where it had {both[1]}:" in page
-    named = [[key for key in one if found[key]["named"]] for found in (noisy, plain)]
-    assert all(noisy[key]["named"] == plain[key]["planted"] for key in named[0])
-    said = f"names a layer in {len(named[0])} of the {len(one)}, where it named one in {len(named[1])}, each time"
+    assert f"planted layer in {sum(on_top(now, 1))} of {len(on_top(now, 1))} again." in page
+    both = f"on top in {sum(on_top(now, 2))} of {len(on_top(now, 2))}, where they were in {sum(on_top(plain, 2))}:"
+    assert both in page
+    failed, still = (sum(bool(one["failed"]) for one in found.values()) for found in (plain, now))
+    assert f"A control fails in {still} of the {len(plain)}, where it failed in {failed}." in page
+    one = [key for key in plain if len(plain[key]["planted"]) == 1]
+    named = [{key for key in one if found[key]["named"]} for found in (now, plain)]
+    assert all(now[key]["named"] == plain[key]["planted"] for key in named[0])
+    said = f"names a layer in {len(named[0])} of the {len(one)}, where it named one in {len(named[1])}, the planted one"
     assert said in page
-    assert len(set(named[1]) - set(named[0])) == 1
+    assert (len(named[0] - named[1]), len(named[1] - named[0])) == (5, 2)
+    assert all(now[key]["failed"] for key in named[1] - named[0])
+    read_right = {
+        (sum(right >= each["image"] - 0.05 for each in found.values() for right in each["natural"]),
+         sum(len(each["natural"]) for each in found.values()))
+        for found in (plain, now)
+    }  # fmt: skip
+    assert [f"{right} of {rows} rows." in page for right, rows in read_right] == [True]
+    ((key, anyway),) = record["anyway"].items()
+    values = [each["vulnerability"][each["layers"].index("conv2")] for each in (plain[key], anyway)]
+    assert f"`conv2` of `mnist-wide`, falls from {100 * values[0]:.0f} points to {100 * values[1]:.0f}." in page
+    assert key in without
 
 
 def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:
