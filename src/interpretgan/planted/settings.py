@@ -42,10 +42,8 @@ class BenchmarkSettings(Checked):
     examples: Count  #: Test images that a diagnosis is made of.
     verified_on: Count  #: Test images that a plant is verified on.
     restarts: Count  #: Random starts of the attacks that verify.
-    generator_steps: Count | None = None  #: Of InterpretGAN's training. `None`: as the network withstands it.
-    image_noise: Share | None = (
-        None  #: In that training, see `GANConfig.image_noise`. `None`: as the network withstands it.
-    )
+    generator_steps: Count | None = None  #: Of InterpretGAN's training. `None`: the package's default.
+    image_noise: Share | None = None  #: In that training, see `GANConfig.image_noise`.
     information_steps: WholeNumber = 0  #: Of the decoders, for the information loss as a rival; 0: it is left out.
     rivals: bool = True  #: Whether rivals are measured.
 

@@ -56,6 +56,7 @@ def train_invertible(classifier: Classifier, layer: Layer, images: Tensor, *, st
         encode = strided((channels, height, wide), CODE).to(device).eval()
         code = Layer("code", "code", 1, "Linear", (CODE,))
         decode = AloneGenerator(code, (channels, height, wide), classifier.bounds).to(device).eval()
+        drawn, noise = (torch.randn(BATCH, size).to(device) for size in (CODE, NOISE))
     adam = torch.optim.Adam([*embed.parameters(), *flow.parameters()], lr=RATE, fused=True)
     seconds = math.inf
     for _ in range(steps):
@@ -69,11 +70,10 @@ def train_invertible(classifier: Classifier, layer: Layer, images: Tensor, *, st
         adam.step()
         wait_for(str(device))
         seconds = min(seconds, time.perf_counter() - began)
-    residuals, noise = (torch.randn(BATCH, size, device=device) for size in (CODE, NOISE))
     began = time.perf_counter()
     with torch.no_grad():
         given = embed(capture(classifier, x, [layer])[1][layer.name])
-        decode(flow(residuals, c=[given], rev=True)[0], noise)
+        decode(flow(drawn, c=[given], rev=True)[0], noise)
     wait_for(str(device))
     return Invertible(seconds, (time.perf_counter() - began) / BATCH)
 
