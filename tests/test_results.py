@@ -384,6 +384,26 @@ def test_noise_in_the_images_lets_more_sentences_name_a_layer() -> None:
     assert key in without
 
 
+def test_start_and_limit_keep_a_training_from_collapsing() -> None:
+    page = (ROOT / "docs" / "method.md").read_text()
+    rows = {
+        "as in 0.1": "settings of 0.1, neither start nor limit", "neither start nor limit": "neither",
+        "limit alone": "the limit alone", "start alone": "the start alone", "both, the default": "both, the default",
+        "both, little noise": "both, less noise before recognition",
+    }  # fmt: skip
+    found = {(each["network"], each["variant"]): each for each in read("benchmarks/collapse.json")["variants"]}
+    assert len(found) == 2 * len(rows)
+    for variant, told in rows.items():
+        cells = []
+        for network in ("a gate at pool2", "plain"):
+            layers = found[network, variant].get("layers")
+            worst = layers and min(layer["natural"]["value"] for layer in layers)
+            cells.append(f"{worst:.2f}" if layers else "one picture")
+        assert f"| {told} | {' | '.join(cells)} |" in page
+    errors = [each["error"] for each in found.values() if "error" in each]
+    assert all("one picture for all, after 40 steps" in error for error in errors)
+
+
 def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:
     """What the bound of `LetIn.everywhere` was chosen by."""
     least: dict[bool, list[float]] = {True: [], False: []}
