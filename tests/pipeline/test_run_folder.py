@@ -44,12 +44,13 @@ def test_the_same_config_resumes_and_clears_what_a_killed_run_left(tmp_path: Pat
 
 def test_another_config_is_refused_by_the_keys_that_differ(tmp_path: Path) -> None:
     RunFolder(tmp_path).open(CONFIG).close()
-    other = {**CONFIG, "threat_model": {"norm": "linf", "eps": 0.3, "extra": [1]}}
+    other = {**CONFIG, "threat_model": {"norm": "linf", "eps": 0.3, "extra": [1], "size": None}}
     with pytest.raises(RunFolderError) as caught:
         RunFolder(tmp_path).open(other)
     message = str(caught.value)
     assert "threat_model.eps (0.2 there, 0.3 here)" in message
     assert "threat_model.extra (absent there, [1] here)" in message
+    assert "threat_model.size (absent there, not said here)" in message
     assert "norm" not in message
     assert "model (" not in message
     assert read_json(tmp_path / CONFIG_FILE)["threat_model"]["eps"] == 0.2

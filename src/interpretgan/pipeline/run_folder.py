@@ -170,5 +170,7 @@ def _alike(found: object, wanted: object) -> bool:
 
 
 def _short(value: object) -> str:
+    if value is None:
+        return "not said"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
