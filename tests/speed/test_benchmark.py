@@ -97,7 +97,7 @@ def test_an_invertible_network_learns_and_is_inverted(classifier: Classifier, mo
     monkeypatch.setattr(invertible, "HIDDEN", (32, 32))
     images = torch.rand(5, 1, 28, 28)
     found = train_invertible(classifier, find_layers(classifier, images)[1], images, steps=6, seed=0)
-    assert found.step_seconds > found.image_seconds > 0
+    assert found["step_seconds"] > found["image_seconds"] > 0
     *trained, _ = losses
     assert len(trained) == 6
     assert trained[-1] < trained[0]

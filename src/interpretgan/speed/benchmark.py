@@ -269,7 +269,7 @@ def costs(
 
     def invertible() -> dict[str, float]:
         one = train_invertible(classifier, middle, x, steps=3, seed=seed)
-        return {name: seconds * len(chosen) for name, seconds in dataclasses.asdict(one).items()}
+        return {name: seconds * len(chosen) for name, seconds in one.items()}
 
     sides = {
         OURS: ours, ALONE: alone, LSA: lsa, GRADIENTS: gradients, INVERSION: inversion, INVERTIBLE: invertible,

@@ -18,29 +18,19 @@ def write_chart(result: Mapping[str, Any], file: Path) -> Path:
     figure, axes = panels([f"against {what}" for what in AXES.values()])
     for panel, (axis, what) in zip(axes, AXES.items(), strict=True):
         rows = [case for case in result["cases"] if case["axis"] == axis]
-        values, ends = [row["parameters" if axis == "width" else axis] for row in rows], dict[str, float]()
+        values, ends = [row["parameters" if axis == "width" else axis] for row in rows], list[tuple[float, str, str]]()
         for colour, name in zip(COLOURS, result["contenders"], strict=False):
             seconds = [row["cost"].get(name, {}).get("seconds", math.nan) for row in rows]
             panel.plot(values, seconds, "o-", color=colour, linewidth=1.2, markersize=3)
             if not math.isnan(seconds[-1]):
-                ends[name] = seconds[-1]
+                ends.append((seconds[-1], name.replace("_", " "), colour))
         panel.set(xscale="log", yscale="log", xlabel=what, ylabel=f"seconds for {result['explained']:,} images")
         panel.set_xticks(values, [f"{value:,}" for value in values])
         panel.minorticks_off()
-    bottom = -math.inf
-    for name, end in sorted(ends.items(), key=lambda item: item[1]):  # beside the last panel, none over another
-        height = panel.transAxes.inverted().transform(panel.transData.transform((values[-1], end)))[1]
-        bottom = max(height, bottom + 0.05)
-        place = list(result["contenders"]).index(name)
-        panel.text(
-            1.03,
-            bottom,
-            name.replace("_", " "),
-            transform=panel.transAxes,
-            color=COLOURS[place],
-            fontsize=7,
-            va="center",
-        )
+    height, to_panel = -math.inf, panel.transData - panel.transAxes
+    for end, label, colour in sorted(ends):  # beside the last panel, none over another
+        height = max(height + 0.05, to_panel.transform((values[-1], end))[1])
+        panel.text(1.03, height, label, transform=panel.transAxes, color=colour, fontsize=7, va="center")
     atomic_write_bytes(file, svg(figure))
     return file
 
