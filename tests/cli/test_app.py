@@ -371,7 +371,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["diagnose", "--seed", "-1"], "0 <= seed < 2^31"),
         (["diagnose", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["diagnose", "--examples", "0"], "examples >= 1"),
-        (["diagnose", "--generator-steps", "0"], "steps >= 1"),
+        (["diagnose", "--generator-steps", "0"], "raise --generator-steps"),
         (["diagnose", "--information-steps", "-1"], "information_steps >= 0"),
         (["diagnose", "--device", "cuda:99"], "--device cpu or auto"),
         (["diagnose", "--devices", "0"], "devices >= 1"),

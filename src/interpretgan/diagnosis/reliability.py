@@ -28,7 +28,7 @@ NOISE_CONTROL_FAILED = FlagKind("noise_control_failed", "failure",
     "a control failed: what aims at nothing moves {layers}, by up to {value:.3f}, so what these layers seem to "
     "contribute is not all the attack's")
 POSITIVE_CONTROL = FlagKind("positive_control", "failure",
-    "with another image's latent from here on, {value:.0%} of the loss lands on this layer, where all of it must")
+    "with another image's latent from here on, all of the loss must land on this layer: {value:.0%} does")
 UNREADABLE_LAYERS = FlagKind("unreadable_layers", "warning",
     "natural explanations cannot be read at {value} of {layers} layers: train the generator longer, on photographs "
     "with a robust recognition network (--recognition-network robust)")

@@ -36,7 +36,7 @@ def parse_seconds(_type: object, tokens: tuple[Token, ...]) -> float:
 
 LEAST = {
     "epochs": 1, "judge_epochs": 1, "generator_seeds": 1, "examples": 1, "curve_examples": 1, "bootstrap": 1,
-    "information_steps": 0, "let_in_steps": 0, "time_budget": 0,
+    "generator_steps": 1, "images_per_layer": 1, "information_steps": 0, "let_in_steps": 0, "time_budget": 0,
 }  # fmt: skip
 """The least that an option may be, by its name."""
 
