@@ -5,6 +5,7 @@ checks for saliency maps, arXiv 1810.03292).
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -84,22 +85,31 @@ def randomisation(
 
     For the arguments, see `Explainer.explain`; the classifier is copied. The seed is that of the random order.
     """
+    before, found = explainer.explain(classifier, layer, images, targets), []
+    for name, broken in randomised(classifier, images, seed=seed):
+        after = explainer.explain(broken, layer, images, targets)
+        found.append(Randomised(name, tuple(map(float, agreement(before, after)))))
+    return found
+
+
+def randomised(classifier: Classifier, images: Tensor, *, seed: int) -> Iterator[tuple[str, Classifier]]:
+    """Networks whose weights become random, the last module's first, and the name of each module.
+
+    Each weight tensor gets its own values in a random order. It is one copy of the classifier, which goes on changing.
+    """
     broken, generator = copy.deepcopy(classifier), torch.Generator().manual_seed(seed)
-    before = _sizes(explainer.explain(classifier, layer, images, targets))
-    found = []
     for name in reversed(_weighted(classifier, images)):
         for parameter in broken.model.get_submodule(name).parameters(recurse=False):
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
             with torch.no_grad():
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
-        after = _sizes(explainer.explain(broken, layer, images, targets))
-        found.append(Randomised(name, tuple(map(float, spearman_rows(before, after)))))
-    return found
+        yield name, broken
 
 
-def _sizes(maps: Tensor) -> Floats:
-    sizes: Floats = maps.flatten(1).abs().double().cpu().numpy()
-    return sizes
+def agreement(first: Tensor, second: Tensor) -> Floats:
+    """Spearman's correlation `[N]` of the sizes in two maps or pictures of each image, `[N, ...]`; NaN: undefined."""
+    one, other = (maps.flatten(1).abs().double().cpu().numpy() for maps in (first, second))
+    return spearman_rows(one, other)
 
 
 def _weighted(classifier: Classifier, images: Tensor) -> list[str]:
