@@ -253,7 +253,8 @@ def drawing(train: ig.data.ImageSet) -> dict[str, Draw]:
 
     def by_decoder(classifier: ig.Classifier, layer: Layer, images: Tensor) -> Tensor:
         decoders = of_network("decoders", classifier, lambda: ig.Decoders(classifier, seed=0).fit(train))
-        drawn: Tensor = inversion_by_decoder(decoders).explain(classifier, layer, images, images)
+        classes = torch.zeros(len(images), dtype=torch.long)  # they decide nothing
+        drawn: Tensor = inversion_by_decoder(decoders).explain(classifier, layer, images, classes)
         return drawn
 
     return {"ours": ours, "inversion by a decoder": by_decoder, "inversion": invert}
