@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier, plain_torch
-from interpretgan.data import ImageData, ImageSet, as_image_set
+from interpretgan.data import ImageData, ImageSet, as_image_sets
 from interpretgan.errors import ConfigError, DataError, RunFolderError, in_a_line
 from interpretgan.models import build_model, load_weights, save_weights
 from interpretgan.store.files import read_json, write_json
@@ -96,11 +96,10 @@ def train_judge(
         on_progress: Told how far it is; see `interpretgan.store.progress.OnProgress`.
 
     Raises:
-        DataError, ImageError, LabelError: See `interpretgan.data.as_image_set`; or the sets do not belong together.
+        DataError, ImageError, LabelError: See `interpretgan.data.as_image_sets`; or the sets do not belong together.
         ConfigError, ModelError, TrainingError, RunFolderError: See `train_classifier`.
     """
-    train = as_image_set(train, "train", bounds=bounds)
-    test = as_image_set(test, "test", bounds=bounds, classes=train.classes)
+    train, test = as_image_sets(train, test, bounds=bounds)
     if train.shape != test.shape or train.classes != test.classes:
         expected = f"test images of shape {train.shape} with {len(train.classes)} classes, as in training"
         got = f"shape {test.shape} with {len(test.classes)} classes"

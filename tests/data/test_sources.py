@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from interpretgan.data import (
     ImageSet,
     ImagesOnDevice,
     as_image_set,
+    as_image_sets,
     as_source,
     content_of,
     describe,
@@ -194,6 +196,44 @@ def test_classes_are_those_of_the_data_or_the_numbers_that_occur(examples: tuple
     torch.testing.assert_close(scaled.scaled((0.0, 1.0)).batch([2])[0], images[2:3])
 
 
+def with_classes(classes: Any) -> Pairs:
+    pairs = Pairs((torch.ones(1, 4, 4), 0), (torch.ones(1, 4, 4), 1))
+    pairs.classes = classes  # type: ignore[attr-defined]  # as torchvision's data sets have it
+    return pairs
+
+
+@pytest.mark.parametrize("classes", [np.array(["a", "b"]), ("a", "b"), np.array(["a", "b"], dtype=object)])
+def test_names_of_classes_may_be_an_array(classes: Any) -> None:
+    assert as_image_set(with_classes(classes), "train").classes == ("a", "b")
+    assert as_image_set(with_classes(torch.tensor([3, 5])), "train").classes == ("3", "5")
+
+
+@pytest.mark.parametrize("classes", [2, "ab", {"a": 0, "b": 1}, np.array(2), np.ones((2, 2)), {"a", "b"}])
+def test_names_of_classes_that_are_none_are_refused(classes: Any) -> None:
+    with pytest.raises(DataError, match=r"data\.classes to be a list with the name of each class, got"):
+        as_image_set(with_classes(classes), "train")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        (["a", "b", "c"], ["a", "c"], "test images of the classes a, b, c, as in training, got a, c;"),
+        (["a", "c"], ["a", "b", "c"], "test images of the classes a, c, as in training, got a, b, c;"),
+        (["a", "b"], ["b", "a"], "got b, a;"),
+        (["0", "1", "2"], ["0", "2"], "got 0, 2;"),
+        (["a", "b"], ["a", "b"], None),
+        (["a", "b"], [0, 1], None),
+        ([0, 1], ["a", "b"], None),
+        (["a", "b"], None, None),
+        (None, ["a", "b"], None),
+    ],
+)
+def test_names_of_classes_that_disagree_are_refused(train: Any, test: Any, told: str | None) -> None:
+    with nullcontext() if told is None else pytest.raises(DataError, match=told):
+        sets = as_image_sets(with_classes(train), with_classes(test), bounds=(0.0, 1.0))
+        assert sets[0].classes == sets[1].classes == tuple(map(str, train or range(2)))
+
+
 def test_what_is_in_memory_is_known_by_its_content(examples: tuple[Tensor, Tensor]) -> None:
     images, labels = examples
     one, other = (as_source(x, labels, (0, 1)) for x in (images, images.flip(0)))
@@ -244,6 +284,7 @@ class Broken(Dataset[Example]):
     [
         ((torch.rand(4, 6, 6, 3), torch.arange(4)), "channels first"),
         ((torch.rand(4, 1, 6, 6), torch.arange(4) + 1), "labels from 0, got labels from 1 to 4"),
+        ((torch.rand(4, 1, 6, 6), torch.ones(4).long()), "of at least two classes, got 1 alone; add images of another"),
         ((torch.rand(4, 1, 6, 6) / 255, torch.arange(4)), "by 255 twice"),
         ((torch.rand(4, 1, 6, 6).to_sparse(), torch.arange(4)), "stack the images"),
         ((torch.rand(4, 1, 6, 6).to(torch.complex64), torch.arange(4)), "stack the images"),

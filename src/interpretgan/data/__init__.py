@@ -10,6 +10,7 @@ from interpretgan.data.sources import (
     ImageSource as ImageSource,
     TensorImages as TensorImages,
     as_image_set as as_image_set,
+    as_image_sets as as_image_sets,
     as_source as as_source,
     class_name as class_name,
     class_order as class_order,

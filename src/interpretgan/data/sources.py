@@ -267,12 +267,40 @@ def as_image_set(
     parts = (source.batch(torch.arange(first, min(first + READ_AT_A_TIME, len(source)))) for first in firsts)
     images, labels = zip(*((x.detach().cpu().float().numpy(), y.cpu().numpy()) for x, y in parts), strict=True)
     pixels, numbers = np.concatenate(images), np.concatenate(labels)
-    known = classes or getattr(data, "classes", None)
-    if not known and numbers.min() > 0:
-        expected, do = "labels from 0", "subtract the first, or name the classes in data.classes"
-        raise LabelError(expected=expected, got=f"labels from {numbers.min()} to {numbers.max()}", do=do)
-    names = tuple(map(str, known or range(int(numbers.max()) + 1)))
+    known, least, most = classes or _own_classes(data), int(numbers.min()), int(numbers.max())
+    if not known and least > 0:
+        expected, got, do = "labels from 0", f"labels from {least} to {most}", "subtract the first"
+        if least == most:
+            expected, got, do = f"{expected} of at least two classes", f"{least} alone", "add images of another class"
+        raise LabelError(expected=expected, got=got, do=f"{do}, or name the classes in data.classes")
+    names = tuple(map(str, known or range(most + 1)))
     return ImageSet(type(data).__name__, split, pixels, numbers, names, bounds=bounds)
+
+
+def as_image_sets(train: ImageData, test: ImageData, *, bounds: tuple[float, float]) -> tuple[ImageSet, ImageSet]:
+    """Training and test images, see `as_image_set`; test images without names of the classes have those of training.
+
+    A `DataError` where both have names and these disagree. Plain numbers from 0 may stand for as many other names.
+    """
+    wanted, found = _own_classes(train), _own_classes(test)
+    numbers = tuple(map(str, range(len(wanted))))
+    if wanted and found and wanted != found and (len(wanted) != len(found) or numbers not in (wanted, found)):
+        expected = f"test images of the classes {', '.join(wanted):.200}, as in training"
+        raise DataError(expected=expected, got=f"{', '.join(found):.200}", do="load both splits of one set")
+    train = as_image_set(train, "train", bounds=bounds)
+    return train, as_image_set(test, "test", bounds=bounds, classes=train.classes)
+
+
+def _own_classes(data: object) -> tuple[str, ...]:
+    """The names in `data.classes`, a list or an array of them; none where there is no such, else a `DataError`."""
+    given: Any = getattr(data, "classes", None)
+    names = given.tolist() if hasattr(given, "tolist") else given
+    if names is None:
+        return ()
+    if not isinstance(names, Sequence) or isinstance(names, str) or any(isinstance(name, list) for name in names):
+        expected, do = "data.classes to be a list with the name of each class", "pass the names in the order of labels"
+        raise DataError(expected=expected, got=kind_of(given), do=do)
+    return tuple(map(str, names))
 
 
 def class_order(

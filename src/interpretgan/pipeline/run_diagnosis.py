@@ -15,7 +15,7 @@ from torch import Tensor
 from interpretgan.attacks import ThreatModel
 from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, ScoreInputs, measure_scores
 from interpretgan.classifier import Classifier, plain_torch, require_classifier
-from interpretgan.data import ImageData, as_image_set
+from interpretgan.data import ImageData, as_image_sets
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
 from interpretgan.diagnosis.predictions import Predictions, attacker, batch_size
@@ -91,12 +91,12 @@ def run_diagnosis(
         do = "make one with train_judge"
         raise ConfigError(expected="a Judge, or the name of its architecture", got=kind_of(judge), do=do)
     settings = Settings.of(**options, **({"judge": judge} if isinstance(judge, str) else {}))
-    train_images = as_image_set(train, "train", bounds=classifier.bounds)
+    train_images, test_images = as_image_sets(train, test, bounds=classifier.bounds)
     inputs = Inputs(
         settings,
         classifier=classifier,
         train=train_images,
-        test=as_image_set(test, "test", bounds=classifier.bounds, classes=train_images.classes),
+        test=test_images,
         threat_model=threat_model,
         judge=judge if isinstance(judge, Judge) else None,
         adversarial=adversarial,
