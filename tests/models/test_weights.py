@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
+import tarfile
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,9 +213,35 @@ def test_numbers_of_another_kind_are_refused(tmp_path: Path, dtype: torch.dtype)
     assert torch.equal(model.weight, before)
 
 
-def test_nobody_is_told_to_load_a_pickle_unsafely(tmp_path: Path) -> None:
-    torch.save(lenet(0), tmp_path / "w.pt")
+def script(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.script(nn.Linear(2, 2)).save(str(path))  # type: ignore[no-untyped-call]  # torch's own
+
+
+def tar(path: Path) -> None:
+    with tarfile.open(path, "w") as file:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            file.addfile(tarfile.TarInfo(name), io.BytesIO())
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (
+            lambda path: torch.save(lenet(0), path),
+            "which asks for interpretgan.models.architectures.lenet.LeNet5; save model.state_dict()",
+        ),
+        (script, "the file holds more than tensors); save model.state_dict()"),
+        (tar, "the file holds more than tensors); save model.state_dict()"),
+        (lambda path: torch.save({"weight": np.ones((2, 2))}, path), "got arrays of numpy in"),
+    ],
+    ids=["module", "script", "tar", "numpy"],
+)
+def test_nobody_is_told_to_load_a_pickle_unsafely(tmp_path: Path, written: Callable[[Path], None], told: str) -> None:
+    written(tmp_path / "w.pt")
     with pytest.raises(WeightsError) as caught:
         load_weights(lenet(1), tmp_path / "w.pt")
+    assert told in str(caught.value)
     assert "weights_only" not in str(caught.value)
-    assert "which asks for interpretgan.models.architectures.lenet.LeNet5; save model.state_dict()" in str(caught.value)
+    assert "Re-running" not in "".join(traceback.format_exception(caught.value))

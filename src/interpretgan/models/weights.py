@@ -4,6 +4,7 @@ import argparse
 import json
 import pickle
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -184,16 +185,20 @@ def _read(path: Path) -> State:
                 if name.startswith(STATE_OF_ITS_OWN)
             }
             return {**load_file(path), **own}
-        with torch.serialization.safe_globals([*PLAIN, *_numpy_scalar()]):
+        with torch.serialization.safe_globals([*PLAIN, *_numpy_scalar()]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about a TorchScript program, which it refuses then
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own words advise to load such a file all the same: it would run code of the file's.
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         got = f"{path}, which {f'asks for {asked[1]}' if asked else 'cannot be read'}"
+        if asked and asked[1].startswith("numpy.") and asked[1].endswith("._reconstruct"):
+            got, do = f"arrays of numpy in {path}", "save tensors: {name: torch.from_numpy(array), ...}"
         raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from None
     except Exception as error:  # what the readers of damaged files raise is of a dozen kinds
         got = f"{path}, which cannot be read ({in_a_line(error)})"
-        raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from error
+        cause = None if "weights_only" in str(error) else error
+        raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from cause
     if not isinstance(content, Mapping):
         got = f"{kind_of(content)} in {path}"
         raise WeightsError(expected="a state dict of tensors", got=got, do="save model.state_dict()")
