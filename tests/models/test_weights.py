@@ -8,7 +8,9 @@ import io
 import tarfile
 import traceback
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +134,38 @@ def test_names_may_begin_with_something(tmp_path: Path, names: str, under: str) 
     torch.save({under: state | losses, **beside} if under else state, tmp_path / "w.pth.tar")
     load_weights(two, tmp_path / "w.pth.tar")
     assert states_equal(one, two)
+
+
+class Normalise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.1]))
+        self.register_buffer("std", torch.tensor([0.3]))
+
+
+@pytest.mark.parametrize(
+    ("beside", "told"),
+    [
+        ({"norm": Normalise()}, r"norm\.mean, .*norm\.std beside them in .*mean and std \(--mean, --std\)"),
+        ({"head": nn.Linear(2, 2)}, r"head\.weight, .*head\.bias beside them in .* save the state of this part"),
+        ({"rest": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))}, r"rest\.0\.weight, .*, \.\.\. beside them"),
+        ({"loss_fn": nn.Linear(2, 2), "val_acc": nn.Linear(2, 2), "ema": nn.Linear(2, 2)}, None),
+        ({"copy": lenet(0)}, None),
+        ({"copy": nn.ModuleDict({"conv1": lenet(0).get_submodule("conv1")})}, None),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_stands_beside_the_network_is_not_dropped(
+    tmp_path: Path, beside: dict[str, nn.Module], told: str | None, prefix: str
+) -> None:
+    one, two = lenet(0), lenet(1)
+    before = copy.deepcopy(two)
+    whole = nn.Sequential(OrderedDict[str, nn.Module](**beside, net=one))
+    torch.save({f"{prefix}{name}": value for name, value in whole.state_dict().items()}, tmp_path / "w.pt")
+    with nullcontext() if told is None else pytest.raises(WeightsError, match=told):
+        load_weights(two, tmp_path / "w.pt")
+    assert states_equal(two, one if told is None else before)
+    load_weights(whole, tmp_path / "w.pt")
 
 
 def test_inner_parts_may_be_compiled(tmp_path: Path) -> None:

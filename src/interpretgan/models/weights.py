@@ -25,7 +25,12 @@ NESTED_KEYS = (
     "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema",
 )  # fmt: skip
 """Under which of these a file's state may lie."""
+OF_TRAINING = frozenset({
+    "acc", "accuracy", "criterion", "ema", "loss", "losses", "metric", "metrics", "optim", "optimizer", "teacher",
+})  # fmt: skip
+"""What may stand beside the weights of a network in one state, as it changes no logits: words of its name."""
 STATE_OF_ITS_OWN = "interpretgan."  # names of the metadata that hold what modules keep beside tensors
+SHOWN = 3  # names of tensors in a line
 PLAIN: tuple[Any, ...] = (argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"))
 """What checkpoints hold beside tensors, and whose loading runs no code of the file's."""
 
@@ -59,22 +64,23 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         model: The module whose state is overwritten.
         path: `.safetensors`, or a `.pt`, `.pth`, `.pth.tar`, `.bin`, `.ckpt` or `.th` file of tensors (read with
             `weights_only=True`), whose state may lie under one of `NESTED_KEYS`, and whose names may begin with
-            something: `module.`, `_orig_mod.`, `model.`.
+            something: `module.`, `_orig_mod.`, `model.`. Beside such names there is nothing that changes logits.
 
     Raises:
         WeightsError: The file is missing, truncated, no weights file, of another architecture, or has several sets of
-            weights for this one; the model is then unchanged.
+            weights for this one or of a larger network; the model is then unchanged.
     """
     path, model = Path(path), unwrapped(model)
     before = copy_of(model)
-    fitting, problem = dict[str, State](), ""
-    for place, state in _states(path, before):
+    fitting, problem, left = dict[str, State](), "", list[str]()
+    for place, state, beside in _states(path, before):
         tied = _with_tied(state, model)
         found = _problem(tied, model, before, str(path))
         if found:
             problem = problem or found
         else:
             fitting[place] = tied
+            left += beside
     if not fitting:
         do = "build the architecture that the weights were saved from"
         raise WeightsError(expected=f"weights of {type(model).__name__}", got=problem, do=do)
@@ -82,11 +88,21 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if any(not _same(first, other) for other in others):
         got, do = f"{len(fitting)} in {path}: {', '.join(fitting)}", "save the one that you mean in a file of its own"
         raise WeightsError(expected=f"one set of weights of {type(model).__name__}", got=got, do=do)
+    if left:
+        expected = f"weights of {type(model).__name__} and of nothing else"
+        do = "load them into the whole network that they are of, or save the state of this part alone"
+        if any(re.search("norm|mean|std", name) for name in left):
+            do += " and state its normalisation: mean and std (--mean, --std)"
+        got = f"{', '.join(left[:SHOWN])}{', ...' if len(left) > SHOWN else ''} beside them in {path}"
+        raise WeightsError(expected=expected, got=got, do=do)
     model.load_state_dict(first)
 
 
-def _states(path: Path, wanted: State) -> list[tuple[str, State]]:
-    """The states in a file that may be meant, each with its place: those with most of the names that are wanted."""
+def _states(path: Path, wanted: State) -> list[tuple[str, State, list[str]]]:
+    """The states in a file that may be meant: those with most of the names that are wanted.
+
+    Each has its place, and the names of tensors that stand beside it, unless they are another copy or of a training.
+    """
     content = _read(path)
     nested = {key: content[key] for key in NESTED_KEYS if isinstance(content.get(key), Mapping)}
     for key, inner in list(nested.items()):  # one level deeper, as {"model": {"state_dict": ...}}
@@ -94,18 +110,23 @@ def _states(path: Path, wanted: State) -> list[tuple[str, State]]:
     states = {key: dict(value) for key, value in nested.items() if _has_tensors(value)} or {"": content}
     if not any(map(_has_tensors, states.values())):
         raise WeightsError(expected="a state dict of tensors", got=f"none in {path}", do="save model.state_dict()")
-    found: list[tuple[int, str, State]] = []
+    found: list[tuple[int, str, State, list[str]]] = []
     for place, state in states.items():
         names = {name: name.replace("_orig_mod.", "") for name in state if isinstance(name, str)}
-        counts = Counter[str]()
-        for name in names.values():
+        counts, others = Counter[str](), list[str]()
+        for given, name in names.items():
             starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
-            counts.update(name[:start] for start in starts if name[start:] in wanted)
+            prefixes = [name[:start] for start in starts if name[start:] in wanted]
+            counts.update(prefixes)
+            training = not OF_TRAINING.isdisjoint(re.split(r"[._]", name.lower()))
+            if not prefixes and not training and isinstance(state[given], Tensor):
+                others.append(name)
         for prefix, count in counts.items() or [("", 0)]:
             chosen = {short[len(prefix) :]: state[name] for name, short in names.items() if short.startswith(prefix)}
-            found.append((count, f"{place} {prefix}*".strip() if place or prefix else "*", chosen))
-    most = max(count for count, _, _ in found)
-    return [(place, state) for count, place, state in found if count == most]
+            beside = [name for name in others if not name.startswith(prefix)]
+            found.append((count, f"{place} {prefix}*".strip() if place or prefix else "*", chosen, beside))
+    most = max(count for count, *_ in found)
+    return [(place, state, beside) for count, place, state, beside in found if count == most]
 
 
 def _has_tensors(state: Mapping[Any, Any]) -> bool:
@@ -195,7 +216,7 @@ def _read(path: Path) -> State:
         if asked and asked[1].startswith("numpy.") and asked[1].endswith("._reconstruct"):
             got, do = f"arrays of numpy in {path}", "save tensors: {name: torch.from_numpy(array), ...}"
         raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from None
-    except Exception as error:  # what the readers of damaged files raise is of a dozen kinds
+    except Exception as error:  # noqa: BLE001  # what the readers of damaged files raise is of a dozen kinds
         got = f"{path}, which cannot be read ({in_a_line(error)})"
         cause = None if "weights_only" in str(error) else error
         raise WeightsError(expected="a complete file of tensors alone", got=got, do=do) from cause
