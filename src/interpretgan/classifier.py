@@ -4,18 +4,16 @@ import hashlib
 import math
 import pickle
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from interpretgan.errors import ImageError, InterpretGANError, LabelError, ModelError, in_a_line, kind_of
-from interpretgan.store.machine import tf32
+from interpretgan.store.machine import eager
 
 RANGE_TOLERANCE = 1e-5  #: How far a pixel may leave the bounds, as a share of their width, before it is an error.
 COMPILED = "_orig_mod"  #: The attribute under which the module that `torch.compile` returns has the given one.
@@ -166,7 +164,7 @@ class Classifier(nn.Module):
             self.model.eval()
             for parameter, _, _ in parameters:
                 parameter.requires_grad_(False)
-            with _eager(), torch.random.fork_rng(range(torch.cuda.device_count())):
+            with eager(), torch.random.fork_rng(range(torch.cuda.device_count())):
                 yield
         finally:
             self._depth -= 1
@@ -336,35 +334,6 @@ def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.de
     """`[1, C, 1, 1]`, made once, as a GPU waits for what comes from the CPU."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    """No TF32; nothing compiled, nor attention in one function, where no hook runs; nothing twice for its gradients."""
-    from torch.utils import checkpoint
-
-    with ExitStack() as stack:
-        stack.enter_context(tf32(False))  # with it an image may have other logits in another batch
-        # The function for whole attentions and encoders, which packs padded tokens into nested tensors.
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
-        if "torch._dynamo" in sys.modules:  # it compiles, and takes long to import
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        # The first is public; the second is what `checkpoint` goes through where it is not reentrant.
-        for owner, name, instead in (
-            (checkpoint.CheckpointFunction, "apply", lambda run, _, *given: run(*given)),
-            (checkpoint, "_checkpoint_without_reentrant_generator", lambda *_, **__: iter([None])),
-        ):
-            stack.callback(_restore, owner, name, vars(owner).get(name))
-            setattr(owner, name, instead)
-        yield
-
-
-def _restore(owner: Any, name: str, own: object) -> None:
-    if own is None:
-        delattr(owner, name)
-    else:
-        setattr(owner, name, own)
 
 
 def _check_units(bounds: tuple[float, float], mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured, and in which precision a GPU convolves."""
+"""What this machine can do at best, measured, in which precision a GPU convolves, and that torch runs eagerly."""
 
 import ctypes
 import os
@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -74,6 +74,36 @@ def tf32(wanted: bool) -> Iterator[None]:
         yield
     finally:
         setattr(where, name, before)
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """No TF32; nothing compiled, nor attention in one function, where no hook runs; nothing twice for its gradients."""
+    import torch
+    from torch.utils import checkpoint
+
+    with ExitStack() as stack:
+        stack.enter_context(tf32(False))  # with it an image may have other logits in another batch
+        # The function for whole attentions and encoders, which packs padded tokens into nested tensors.
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+        if "torch._dynamo" in sys.modules:  # it compiles, and takes long to import
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # The first is public; the second is what `checkpoint` goes through where it is not reentrant.
+        for owner, name, instead in (
+            (checkpoint.CheckpointFunction, "apply", lambda run, _, *given: run(*given)),
+            (checkpoint, "_checkpoint_without_reentrant_generator", lambda *_, **__: iter([None])),
+        ):
+            stack.callback(_restore, owner, name, vars(owner).get(name))
+            setattr(owner, name, instead)
+        yield
+
+
+def _restore(owner: Any, name: str, own: object) -> None:
+    if own is None:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, own)
 
 
 def wait_for(device: str) -> None:
