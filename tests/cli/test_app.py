@@ -363,6 +363,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["layers", "--model", "tests.networks:pair"], "got a tuple"),
         (["layers", "--model", "tests.networks:one_number"], "expected logits of shape [8, K]"),
         (["diagnose", "--model", "tests.networks:detached", "--pretrained"], "remove no_grad, detach or numpy"),
+        (["diagnose", "--image-size", "0"], "expected an image size >= 1, got 0x0"),
         (["diagnose", "--image-size", "20", "--model", "tests.networks:Tiny"], "bring the images to the size"),
         (["diagnose", "--model", "examples.residual_digits:make_net", "--layers", "block1.conv1"], "use 'block1'"),
         (["diagnose", "--layers", ","], "names of layers a,b,c"),

@@ -18,12 +18,12 @@ def load_split(settings: Settings, split: str, model: NamedModel | None) -> Imag
 
     Where the model has all classes of the images by name, they get its numbers.
     """
-    options = settings.data
+    options, size = settings.data, settings.data.image_size
     images = load_data(
         options.data,
         split,
         data_dir=options.data_dir,
-        image_size=options.image_size or (None if model is None else model.image_size),
+        image_size=model.image_size if size is None and model is not None else size,
         channels=options.channels or (None if model is None else model.channels),
         classes=options.classes,
     )
