@@ -146,3 +146,19 @@ def one_number() -> nn.Module:
 
 def detached() -> nn.Module:
     return Answers(lambda logits: logits.detach())
+
+
+def integers() -> nn.Module:
+    return Answers(lambda logits: (100 * logits).long())
+
+
+def complex_numbers() -> nn.Module:
+    return Answers(lambda logits: torch.complex(logits, logits))
+
+
+def without_values() -> nn.Module:
+    return Answers(lambda logits: logits).to("meta")
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))

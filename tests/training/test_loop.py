@@ -34,6 +34,7 @@ from interpretgan.training import (
     fast_training,
     train_classifier,
 )
+from tests.networks import detached
 
 PGD2 = ThreatModel("linf", 0.1, steps=2)
 PGD = AdversarialTraining(PGD2, warmup=0.5)
@@ -331,6 +332,8 @@ def test_refused_settings(train: ImageSet) -> None:
         run(fresh(), train, Natural(), validation=len(train))
     with pytest.raises(DataError, match="10 in digits"):
         run(Classifier(nn.Sequential(nn.Flatten(), nn.Linear(144, 7))), train, Natural())
+    with pytest.raises(ModelError, match="gradients reach its parameters, got a loss that depends on none"):
+        run(Classifier(detached()), load_data("digits", "test").head(64), Natural(), epochs=1)
     broken = fresh()
     with torch.no_grad():
         next(broken.model.parameters()).fill_(1e38)

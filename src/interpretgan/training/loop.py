@@ -70,7 +70,8 @@ def train_classifier(
 
     Raises:
         ConfigError, DataError: More images held out than there are, more classes in the data than logits.
-        ModelError, TrainingError: No parameters to train, outputs that are no logits, a loss that is not finite.
+        ModelError, TrainingError: No parameters to train, none that gradients reach, outputs that are no logits, a loss
+            that is not finite.
         RunFolderError: See `Checkpoint`.
     """
     train = train.scaled(classifier.bounds)
@@ -119,6 +120,9 @@ def train_classifier(
             with torch.autocast(place.type, dtype=torch.bfloat16, enabled=bf16):
                 batch = Batch(images, labels, indices, step / total, replay, generator)
                 loss, logits = objective.loss(classifier, batch)
+            if not loss.requires_grad:
+                expected, got = "a model through which gradients reach its parameters", "a loss that depends on none"
+                raise ModelError(expected=expected, got=got, do="remove no_grad, detach or numpy from its forward pass")
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(parameters, 1.0)
