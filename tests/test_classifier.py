@@ -228,6 +228,9 @@ class Returns(nn.Module):
         (torch.zeros(2, 4, 1), "got (2, 4, 1)"),
         (torch.zeros(2, 1), "K >= 2"),
         (torch.full((2, 3), float("inf")), "expected finite logits, got 6"),
+        (torch.eye(2).long(), "expected floating point logits, got torch.int64 of shape (2, 2); return the scores"),
+        (torch.eye(2).bool(), "expected floating point logits, got torch.bool"),
+        (torch.eye(2).to(torch.complex64), "expected floating point logits, got torch.complex64"),
     ],
 )
 def test_models_that_do_not_return_logits_are_refused(value: object, message: str) -> None:
@@ -247,6 +250,45 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         Classifier(Careless(), std=(1, 1, 1)).logits(torch.rand(2, 1, 3, 3))
     with pytest.raises(ModelError, match=r"expected a torch\.nn\.Module, got a str"):
         Classifier("model.pt")  # type: ignore[arg-type]  # the mistake under test
+    wrong: list[Any] = [1, "01", (0,), (0, 0.5, 1), None]
+    for bounds in wrong:
+        with pytest.raises(ImageError, match="low < high, got"):
+            Classifier(Careless(), bounds)
+    for values in (*wrong[:2], 0.5, (None,), torch.tensor(0.5)):
+        with pytest.raises(ImageError, match=r"a finite mean in every channel, got .*; pass e\.g\."):
+            Classifier(Careless(), mean=values)
+        with pytest.raises(ImageError, match="std > 0 in every channel, got"):
+            Classifier(Careless(), std=values)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), "got lazy layers without any; run one batch of images"),
+        (lambda: nn.Sequential(nn.LazyBatchNorm2d(affine=False), nn.Flatten()), "got lazy layers without any"),
+        (lambda: nn.Linear(9, 4, device="meta"), 'got some on the meta device; call to_empty(device="cpu")'),
+        (lambda: nn.BatchNorm2d(1, affine=False, device="meta"), "got some on the meta device"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")  # of torch, at each of them
+def test_weights_that_have_no_values_yet_are_refused(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ModelError, match="expected a model whose weights have values") as caught:
+        Classifier(make())
+    assert message in str(caught.value)
+
+
+def test_a_model_that_needs_more_than_images_is_told_how_to_get_it() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, meta: Tensor) -> Tensor:
+            return x.flatten(1) + meta
+
+    with pytest.raises(ModelError, match="'meta'; it needs more than images: wrap it in a module that takes images"):
+        Classifier(Two()).logits(torch.rand(2, 1, 3, 3))
+
+
+def test_one_mean_per_channel_is_asked_for_before_the_model_runs() -> None:
+    with pytest.raises(ImageError, match="images of 2 channels, as mean has, got 1 channels; pass one mean per image"):
+        Classifier(Careless(), mean=(0.1, 0.2)).answers(torch.rand(2, 1, 3, 3))
 
 
 def test_the_answers_of_a_model_change_with_what_it_computes_and_not_with_what_it_is_called() -> None:

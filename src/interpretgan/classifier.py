@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +78,9 @@ class Classifier(nn.Module):
     ) -> None:
         model = unwrapped(model)
         for usable, expected, got in (
-            (all(map(math.isfinite, bounds)) and bounds[0] < bounds[1], "bounds (low, high) with low < high", bounds),
-            (mean is None or all(map(math.isfinite, mean)), "a finite mean in every channel", mean),
-            (std is None or all(0 < s < math.inf for s in std), "std > 0 in every channel", std),
+            (_finite(bounds, 2) and bounds[0] < bounds[1], "bounds (low, high) with low < high", bounds),
+            (mean is None or _finite(mean), "a finite mean in every channel", mean),
+            (std is None or (_finite(std) and all(s > 0 for s in std)), "std > 0 in every channel", std),
         ):
             if not usable:
                 raise ImageError(expected=expected, got=f"{got}", do="pass e.g. bounds=(0, 1), mean=(0.5,), std=(0.2,)")
@@ -228,6 +229,7 @@ class Classifier(nn.Module):
     def try_run(self, images: Tensor) -> Tensor:
         """`run` for a first pass: whatever the model raises becomes one line, a `ModelError`."""
         try:
+            self._check_channels(images)
             return self.run(images)
         except InterpretGANError:
             raise
@@ -236,6 +238,8 @@ class Classifier(nn.Module):
             do = "check channels, mean and std, and bring the images to the size that it takes (--image-size)"
             if is_exported(self.model):
                 do = f"if it was exported for batches of one size, {EXPORT_ANY_BATCH}"
+            if str(error).startswith(f"{type(self.model).__qualname__}.forward() missing"):
+                do = "it needs more than images: wrap it in a module that takes images alone"
             raise ModelError(expected=expected, got=in_a_line(error), do=do) from error
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -267,10 +271,7 @@ class Classifier(nn.Module):
         if not isinstance(given, Tensor) or given.ndim != 4 or not given.is_floating_point() or not len(given):
             expected = "a floating point tensor [N, C, H, W] with N >= 1"
             raise ImageError(expected=expected, got=kind_of(given), do="stack and convert them, e.g. uint8 / 255")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and images.shape[1] != len(values):
-                expected, got = f"images of {len(values)} channels, as {name} has", f"{images.shape[1]} channels"
-                raise ImageError(expected=expected, got=got, do=f"pass one {name} per image channel")
+        self._check_channels(images)
         low, high = self.bounds
         least, most = (float(v) for v in images.detach().aminmax())
         if not math.isfinite(least) or not math.isfinite(most):
@@ -282,6 +283,12 @@ class Classifier(nn.Module):
             do = "scale the images, or pass their true range to Classifier(model, bounds, mean, std)"
             raise ImageError(expected=expected, got=got, do=do)
         return images.to(self.device).clamp(low, high)
+
+    def _check_channels(self, images: Tensor) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and images.shape[1] != len(values):
+                expected, got = f"images of {len(values)} channels, as {name} has", f"{images.shape[1]} channels"
+                raise ImageError(expected=expected, got=got, do=f"pass one {name} per image channel")
 
     def check_labels(self, labels: Tensor, images: Tensor) -> Tensor:
         """True classes of checked images: int64 `[N]` on the model's device. One image is classified to count logits.
@@ -321,6 +328,13 @@ def unwrapped(model: object) -> nn.Module:
     if any(isinstance(module, torch.fx.GraphModule) and "eval" in vars(module) for module in model.modules()):
         got, do = "the module() of an exported program", "pass the ExportedProgram itself, not its module()"
         raise ModelError(expected="a model with an eval mode", got=got, do=do)
+    expected, tensors = "a model whose weights have values", (*model.parameters(), *model.buffers())
+    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
+        do = "run one batch of images through the model first"
+        raise ModelError(expected=expected, got="lazy layers without any", do=do)
+    if any(tensor.is_meta for tensor in tensors):
+        do = 'call to_empty(device="cpu") and load the weights first'
+        raise ModelError(expected=expected, got="some on the meta device", do=do)
     return model
 
 
@@ -336,6 +350,14 @@ def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.de
         return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
 
 
+def _finite(values: Any, count: int | None = None) -> bool:
+    """Whether these are several finite numbers, or so many, whatever a caller without type checks hands in."""
+    try:
+        return all(map(math.isfinite, values)) and count in (None, len(values))
+    except TypeError:
+        return False
+
+
 def _check_units(bounds: tuple[float, float], mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Refuse (`ImageError`) a mean or std in other units than the bounds, e.g. 255ths for pixels in [0, 1]."""
     low, high = bounds
@@ -349,10 +371,13 @@ def _check_units(bounds: tuple[float, float], mean: Sequence[float] | None, std:
 
 
 def check_logits(logits: Tensor, count: int) -> None:
-    """Raise `ModelError` unless `logits` is a finite `[count, K >= 2]` tensor that does not look like probabilities."""
+    """Raise `ModelError` unless `logits` is a finite real `[count, K >= 2]` tensor, and no probabilities."""
     if logits.ndim != 2 or logits.shape[0] != count or logits.shape[1] < 2:
         do = "wrap the model so that it returns one row of class scores per image"
         raise ModelError(expected=f"logits of shape [{count}, K] with K >= 2", got=f"{tuple(logits.shape)}", do=do)
+    if not logits.is_floating_point():
+        do = "return the scores of the classes as they are before argmax, of complex ones a real score"
+        raise ModelError(expected="floating point logits", got=kind_of(logits), do=do)
     if not bool(torch.isfinite(logits).all()):
         broken = int((~torch.isfinite(logits)).sum())
         raise ModelError(expected="finite logits", got=f"{broken} NaN or infinite", do="check weights and mean and std")
