@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from interpretgan.classifier import Classifier
-from interpretgan.errors import ConfigError, ImageError, LayerError, WeightsError
+from interpretgan.errors import ConfigError, ImageError, LabelError, LayerError, WeightsError
 from interpretgan.gan.train import GANConfig
 from interpretgan.interpreter import Explanation, InterpretGAN
 from interpretgan.layers import capture, examine, find_layers
@@ -250,6 +250,9 @@ def test_misuse_is_answered_with_what_to_do(fitted: InterpretGAN) -> None:
         InterpretGAN(fitted.classifier, [])
     with pytest.raises(ImageError, match="one adversarial image per image"):
         fitted.explain(torch.rand(2, 1, 12, 20), torch.rand(3, 1, 12, 20))
+    for labels in (torch.tensor([0, 99]), torch.tensor([-1, 0]), torch.tensor([0.0, 1.0]), torch.tensor([0])):
+        with pytest.raises(LabelError):
+            fitted.explain(torch.rand(2, 1, 12, 20), labels=labels)
     plain = fitted.explain(torch.rand(1, 1, 12, 20))
     assert "\n" not in repr(plain)
     assert repr(plain).startswith("Explanation(1 images of 12x20, ")

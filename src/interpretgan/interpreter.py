@@ -14,7 +14,7 @@ from torch import Tensor
 from interpretgan.classifier import Classifier, plain_torch
 from interpretgan.data import ImageData, as_source, class_name
 from interpretgan.data.pictures import Example, Picture, difference_picture, picture, sheet
-from interpretgan.errors import ConfigError, ImageError, LabelError
+from interpretgan.errors import ConfigError, ImageError
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.linear_start import LinearStart
@@ -296,7 +296,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
 
         Raises:
             ConfigError: `fit` was not called, or a judge of other bounds.
-            ImageError, LabelError: Images that the classifier refuses, or not one adversarial image and label for each.
+            ImageError, LabelError: Images or labels that the classifier refuses, or not one adversarial image for each.
         """
         images, wanted = self.classifier.check_images(images), self.network.image_shape
         if tuple(images.shape[1:]) != wanted:
@@ -307,8 +307,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             if adversarial.shape != images.shape:
                 expected, got = f"one adversarial image per image, {tuple(images.shape)}", str(tuple(adversarial.shape))
                 raise ImageError(expected=expected, got=got, do="pass x' in the order of x")
-        if labels is not None and tuple(labels.shape) != (len(images),):
-            raise LabelError(expected=f"labels [{len(images)}]", got=str(tuple(labels.shape)), do="pass one per image")
+        labels = None if labels is None else self.classifier.check_labels(labels, images)
         numbers = None if indices is None else torch.as_tensor(indices, dtype=torch.int64).cpu()
         if numbers is not None and (numbers.shape != (len(images),) or bool((numbers < 0).any())):
             expected = f"{len(images)} numbers of images, from 0"
