@@ -113,6 +113,16 @@ def test_pixels_that_were_scaled_twice_are_refused(pixels: npt.NDArray[np.generi
 # --- single files ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_of_masks_of_0_and_1_is_told_what_is_wrong_with_it(tmp_path: Path, again: bool) -> None:
+    mask = Image.fromarray(np.eye(6, dtype=np.uint8))
+    root = pictures(tmp_path / "set", mask, mask)
+    for _ in range(1 + again):
+        with pytest.raises(ImageError, match="multiply masks of 0 and 1 by 255"):
+            loaded(root)
+    assert set(np.unique(loaded(pictures(tmp_path / "bits", square("1"), square("1"))).images)) <= {0, 255}
+
+
 def test_files_become_images_of_the_set(tmp_path: Path) -> None:
     pixels = np.arange(30, dtype=np.uint8).reshape(6, 5)
     Image.fromarray(pixels).save(tmp_path / "grey.png")

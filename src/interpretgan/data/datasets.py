@@ -108,7 +108,8 @@ def _cached(source: Source, size: tuple[int, int] | None, channels: int | None, 
     stem = folder / f"{Path(source.name).name}-{source.split}-{key[:16]}"
     images_file, header_file = Path(f"{stem}-images.npy"), Path(f"{stem}.json")
     for made in (False, True):
-        with suppress(InputError, OSError, ValueError, EOFError, KeyError, TypeError):
+        # Once it is made anew, what is wrong with its content is wrong with the images.
+        with suppress(RunFolderError if made else InputError, OSError, ValueError, EOFError, KeyError, TypeError):
             header, images = read_json(header_file), np.load(images_file, mmap_mode="r")
             if header["key"] == key and list(images.shape) == header["shape"]:
                 labels, sha256, note = np.array(header["labels"], dtype=np.int64), header["sha256"], header["note"]
