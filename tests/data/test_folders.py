@@ -55,6 +55,14 @@ def test_subfolders_are_read_and_other_files_counted(tmp_path: Path) -> None:
     assert "1 .csv" in parts[0].note
 
 
+def test_folders_beside_the_two_splits_are_told(tmp_path: Path) -> None:
+    root, cache = folder(tmp_path / "set", ("train/a", "train/b", "test/a", "test/b")), tmp_path / "c"
+    assert "left out" not in load_data(str(root), "test", cache_dir=cache).note
+    for name, told in (("val", "set/test/, val/ left out"), ("more", "set/test/, more/, val/ left out")):
+        folder(root / name, "ab")
+        assert told in load_data(str(root), "test", cache_dir=cache).note
+
+
 @pytest.mark.parametrize(
     ("places", "classes"),
     [

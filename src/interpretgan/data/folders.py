@@ -40,11 +40,12 @@ def folder_source(name: str, split: str, classes: Sequence[str] | None = None) -
     parts = _splits(root)
     if parts is None:
         found = _by_class(root)
-        everything = [found]
+        everything, unused = [found], list[str]()
         chosen = {label: _fixed_part(files, root, split) for label, files in found.files.items()}
     else:
         everything = [_by_class(part) for part in parts]
         chosen = everything[0 if split == "train" else 1].files
+        unused = [f"{folder.name}/" for folder in _folders(root) if folder not in parts]
     known = everything[0].files
     if len(known) < 2:
         raise DataError(
@@ -67,12 +68,14 @@ def folder_source(name: str, split: str, classes: Sequence[str] | None = None) -
             with readable_file(file):
                 yield file.read_bytes(), label, str(file)
 
-    fingerprint = hash_of([str(root.resolve()), *numbered, *(_state(file, root) for file in all_files)])
+    fingerprint = hash_of([str(root.resolve()), *numbered, *unused, *(_state(file, root) for file in all_files)])
     origin = f"{len(files):,} images in {root.name}/" + ("" if parts is None else f"{parts[split == 'test'].name}/")
     left_out = sum((part.left_out for part in everything), Counter[str]())
     if left_out:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in left_out.most_common(3))
         origin += f", {left_out.total():,} other files left out ({kinds})"
+    if unused:
+        origin += f", {', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''} left out"
     return Source(name, split, numbered, len(files), origin, fingerprint, examples, all_files)
 
 
