@@ -282,8 +282,12 @@ def test_a_model_that_needs_more_than_images_is_told_how_to_get_it() -> None:
         def forward(self, x: Tensor, meta: Tensor) -> Tensor:
             return x.flatten(1) + meta
 
-    with pytest.raises(ModelError, match="'meta'; it needs more than images: wrap it in a module that takes images"):
-        Classifier(Two()).logits(torch.rand(2, 1, 3, 3))
+    class Heir(Two):
+        pass
+
+    for model in (Two(), Heir()):
+        with pytest.raises(ModelError, match="'meta'; it needs more than images: wrap it in a module"):
+            Classifier(model).logits(torch.rand(2, 1, 3, 3))
 
 
 def test_one_mean_per_channel_is_asked_for_before_the_model_runs() -> None:

@@ -238,7 +238,7 @@ class Classifier(nn.Module):
             do = "check channels, mean and std, and bring the images to the size that it takes (--image-size)"
             if is_exported(self.model):
                 do = f"if it was exported for batches of one size, {EXPORT_ANY_BATCH}"
-            if str(error).startswith(f"{type(self.model).__qualname__}.forward() missing"):
+            if str(error).startswith(f"{getattr(self.model.forward, '__qualname__', None)}() missing"):
                 do = "it needs more than images: wrap it in a module that takes images alone"
             raise ModelError(expected=expected, got=in_a_line(error), do=do) from error
 
