@@ -273,8 +273,10 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")  # of torch, at each of them
 def test_weights_that_have_no_values_yet_are_refused(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(ModelError, match="expected a model whose weights have values") as caught:
-        Classifier(make())
+        Classifier(make()).logits(torch.rand(2, 1, 3, 3))
     assert message in str(caught.value)
+    with pytest.raises(ModelError, match="expected a model whose weights have values"):
+        Classifier(make()).answers(torch.rand(2, 1, 3, 3))
 
 
 def test_a_model_that_needs_more_than_images_is_told_how_to_get_it() -> None:

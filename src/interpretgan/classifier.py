@@ -149,9 +149,7 @@ class Classifier(nn.Module):
         if self._depth:
             yield
             return
-        if any(tensor.is_inference() for tensor in (*self.model.parameters(), *self.model.buffers())):
-            expected, got = "a model whose weights autograd may use", "one made in torch.inference_mode()"
-            raise ModelError(expected=expected, got=got, do="build and load it outside of torch.inference_mode()")
+        require_values(self.model)
         modes = [(module, module.training) for module in self.model.modules()]
         parameters = [(p, p.requires_grad, p.grad) for p in self.model.parameters()]
         buffers = [
@@ -282,6 +280,7 @@ class Classifier(nn.Module):
             expected, got = f"pixels within the bounds [{low:g}, {high:g}]", f"[{least:.4g}, {most:.4g}]"
             do = "scale the images, or pass their true range to Classifier(model, bounds, mean, std)"
             raise ImageError(expected=expected, got=got, do=do)
+        require_values(self.model)  # its device may hold none
         return images.to(self.device).clamp(low, high)
 
     def _check_channels(self, images: Tensor) -> None:
@@ -328,6 +327,11 @@ def unwrapped(model: object) -> nn.Module:
     if any(isinstance(module, torch.fx.GraphModule) and "eval" in vars(module) for module in model.modules()):
         got, do = "the module() of an exported program", "pass the ExportedProgram itself, not its module()"
         raise ModelError(expected="a model with an eval mode", got=got, do=do)
+    return model
+
+
+def require_values(model: nn.Module) -> None:
+    """Refuse (`ModelError`) weights that have no values yet, or that autograd may not use."""
     expected, tensors = "a model whose weights have values", (*model.parameters(), *model.buffers())
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
         do = "run one batch of images through the model first"
@@ -335,7 +339,9 @@ def unwrapped(model: object) -> nn.Module:
     if any(tensor.is_meta for tensor in tensors):
         do = 'call to_empty(device="cpu") and load the weights first'
         raise ModelError(expected=expected, got="some on the meta device", do=do)
-    return model
+    if any(tensor.is_inference() for tensor in tensors):
+        expected, got = "a model whose weights autograd may use", "one made in torch.inference_mode()"
+        raise ModelError(expected=expected, got=got, do="build and load it outside of torch.inference_mode()")
 
 
 def is_exported(module: nn.Module) -> bool:

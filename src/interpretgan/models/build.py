@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from interpretgan.classifier import unwrapped
+from interpretgan.classifier import require_values
 from interpretgan.errors import ConfigError, ModelError, in_a_line, kind_of
 from interpretgan.models.architectures import NetworkOptions
 from interpretgan.models.architectures.lenet import LeNet5, MnistWide
@@ -155,7 +155,7 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
         if where.endswith(".py"):
             do = _named_by_file(where, attribute)
         raise ModelError(expected=expected, got=f"{name!r}, which {problem}", do=do) from cause
-    unwrapped(model)  # refuses weights without values, which cannot go to a device
+    require_values(model)  # what has none cannot go to a device
     return model
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interpretgan.classifier import unwrapped
+from interpretgan.classifier import require_values, unwrapped
 from interpretgan.errors import WeightsError, in_a_line, kind_of
 from interpretgan.store.files import atomic_write_bytes
 from interpretgan.training.steps import copy_of
@@ -67,10 +67,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             something: `module.`, `_orig_mod.`, `model.`. Beside such names there is nothing that changes logits.
 
     Raises:
+        ModelError: The model has no weights yet, see `require_values`.
         WeightsError: The file is missing, truncated, no weights file, of another architecture, or has several sets of
             weights for this one or of a larger network; the model is then unchanged.
     """
     path, model = Path(path), unwrapped(model)
+    require_values(model)
     before = copy_of(model)
     fitting, problem, left = dict[str, State](), "", list[str]()
     for place, state, beside in _states(path, before):

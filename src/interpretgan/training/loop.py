@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, attack, predicted_right, seed_generators
-from interpretgan.classifier import Classifier
+from interpretgan.classifier import Classifier, require_values
 from interpretgan.data import ImageSet, ImageSource, near, sent
 from interpretgan.errors import ConfigError, DataError, ModelError
 from interpretgan.store.progress import OnProgress, Progress
@@ -76,6 +76,7 @@ def train_classifier(
     """
     train = train.scaled(classifier.bounds)
     model = classifier.model
+    require_values(model)
     model.to(classifier.device if device is None else device)
     place = classifier.device
     bf16 = has_fast_bf16(place) if bf16 is None else bf16
