@@ -299,7 +299,7 @@ class Classifier(nn.Module):
             expected = f"an integer tensor of {len(images)} labels, one per image"
             raise LabelError(expected=expected, got=kind_of(given), do="pass true classes as int64 [N]")
         with self.borrowed(), torch.no_grad():
-            logits = self.run(images[:1])
+            logits = self.try_run(images[:1])
         check_logits(logits, 1)
         classes, least, most = logits.shape[1], int(labels.min()), int(labels.max())
         if least < 0 or most >= classes:

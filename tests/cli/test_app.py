@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from interpretgan.classifier import Classifier
@@ -143,6 +145,11 @@ def test_explain_says_where_each_image_turns(run: Path, capsys: pytest.CaptureFi
     assert [line.split(":")[0] for line in lines] == ["image 3", "image 1", "explanation"]
     assert (run / "figures" / "explained.png").read_bytes().startswith(b"\x89PNG")
     assert {"explanation.html", "explanation.npz", "explanation.csv"} <= {path.name for path in run.iterdir()}
+    own = run.parent / "own.png"
+    Image.fromarray((255 * load_data("digits", "test").batch([0])[0][0, 0]).byte().numpy()).save(own)
+    assert run_command(["explain", *settings, "--out", str(run), "--images", str(own), "--label", "7"]) == 0
+    line, _ = capsys.readouterr().out.splitlines()
+    assert re.match("own.png: .*7 ", line)
 
 
 def test_commands_share_a_folder_as_long_as_they_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -405,7 +412,8 @@ def test_help_imports_nothing_heavy() -> None:
         ),
         (["diagnose", "--recognition-network", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
         (["explain", "--images", "1,a.png"], "numbers of test images, or image files"),
-        (["explain", "--images", "a.png"], "the true class of 1 files, got 0"),
+        (["explain", "--images", "3.5"], "numbers of test images, or image files"),
+        (["explain", "--images", "a.png"], "the true class of 1 file, got 0"),
         (["explain", "--images", "1", "--label", "7"], "leave --label out"),
         (["explain", "--images", "450"], "0 to 449, got 450"),
         (["explain", "--towards", "nine"], "a class among 0, 1"),

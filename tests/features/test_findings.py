@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +125,7 @@ def test_patches_excite_the_unit_and_are_all_that_it_sees(
 
 def test_a_unit_in_a_line(findings: Findings) -> None:
     layer = findings.units["fc1"]
-    change = dataclasses.replace(
+    change = replace(
         layer, change=np.full_like(layer.change, 4.1), deviation=np.ones_like(layer.deviation),
         to_true=np.full_like(layer.to_true, -0.1), to_shown=np.full_like(layer.to_shown, 2.0),
     )  # fmt: skip
@@ -133,7 +133,7 @@ def test_a_unit_in_a_line(findings: Findings) -> None:
     classes = [str(number) for number in range(10)]
     line = summary(change, 37, image=0, patches=patches, names=("4", "9"), classes=classes)
     assert line == "unit 37, excited most by 8 and 9, at the top left: rises by 4.1 σ, which speaks for 9"
-    taken = dataclasses.replace(change, change=-change.change, to_true=-change.to_shown, to_shown=change.to_true)
+    taken = replace(change, change=-change.change, to_true=-change.to_shown, to_shown=change.to_true)
     line = summary(taken, 37, image=0, patches=[], names=("4", "9"), classes=classes)
     assert line == "unit 37: falls by 4.1 σ, which speaks against 4"
 
@@ -159,6 +159,37 @@ def test_where_explanations_vary_other_draws_of_the_same_latents_are_shown(
     page = write_explanation(found, tmp_path, ["a", "b"], ()).read_text()
     assert page.count("draw 4</th>") == page.count("varies</th>") == 2
     assert not findings.draws  # of a generator that was not trained to vary
+
+
+def test_a_proof_that_random_units_give_too_is_none_and_wrong_images_are_named(
+    findings: Findings, tmp_path: Path
+) -> None:
+    assert write_explanation(findings, tmp_path, ["a", "b"], ()).read_text().count("Little is proved") == 0
+    units, path = findings.units["fc1"], findings.paths["fc1"]
+    assert units.patching is not None
+    returned = {order: np.ones_like(table) for order, table in units.patching.returned.items()}
+    easy = replace(units, patching=replace(units.patching, returned=returned))
+    classified = path.classified.clone()
+    classified[0, 1] = 3
+    wrong = replace(
+        findings, paths={"fc1": replace(path, classified=classified)},
+        units=replace(findings.units, layers=(easy,), turned=np.array([True, False])),
+    )  # fmt: skip
+    page = write_explanation(wrong, tmp_path, ["a", "b"], ()).read_text()
+    assert page.count("Little is proved:</strong>") == 1
+    assert f"b: {findings.units.labels[1]}, taken for 3 without the attack, too</h2>" in page
+
+
+def test_grad_cam_finds_its_maps_where_none_of_the_explained_layers_has_some(
+    fitted: ig.InterpretGAN, pairs: tuple[Tensor, Tensor, Tensor], digits: tuple[ImageSet, ImageSet]
+) -> None:
+    classifier, config = fitted.classifier, ig.GANConfig(steps=1, images_per_layer=2)
+    fc1 = [layer for layer in fitted.layers if layer.name == "fc1"]
+    interpreter = ig.InterpretGAN(classifier, fc1, config=config).fit(digits[0].head(50))
+    maps = next(explainer for explainer in EXPLAINERS if explainer.needs_maps)
+    found = look_closely(interpreter, ByClassifier(classifier), *pairs, reference=digits[0].head(50), explainers=[maps])
+    assert found.others[0].layers == ("pool2", "pool2")
+    assert found.others[0].error is None
 
 
 def test_an_unknown_layer_is_refused(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import interpretgan as ig
 from interpretgan.classifier import Classifier
-from interpretgan.errors import ImageError, LayerError
+from interpretgan.errors import ImageError, LayerError, ModelError
 from interpretgan.features.activation_patching import ORDERS, tried_sizes
 from interpretgan.features.conductance import by_unit, conductance, of_units, rest_of_network
 from interpretgan.features.modified import ModifiedFeatures
@@ -152,3 +152,9 @@ def test_bad_input_is_refused_in_a_line() -> None:
         ig.modified_features(classifier, images, images, labels, layers=["spred"])
     with pytest.raises(ImageError, match="one adversarial image per image"):
         ig.modified_features(classifier, images, images[:2], labels)
+    with pytest.raises(LayerError, match="at least one layer"):
+        ig.modified_features(classifier, images, images, labels, layers=[])
+    with pytest.raises(ModelError, match="a model that takes images"):
+        ig.modified_features(classifier, torch.rand(3, 1, 5, 5), torch.rand(3, 1, 5, 5), labels)
+    with pytest.raises(KeyError, match="'spred', where the layers are spread"):
+        ig.modified_features(classifier, images, images, labels, layers=["spread"], patching=False).plot("spred")

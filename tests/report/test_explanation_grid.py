@@ -31,6 +31,26 @@ def test_the_grid_marks_wrong_predictions_and_turns(lenet: Diagnosis) -> None:
     assert (last.turn, last.into) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("natural", "attacked", "said"),
+    [
+        ([2, 2, 2, 2], [2, 2, 2, 2], "2 stays 2 at every layer"),
+        ([2, 2, 7, 2], [2, 2, 7, 2], "2 stays 2 at every layer that can be read"),
+        ([1, 1, 1, 1], [1, 1, 1, 1], "not even the natural 2 is predicted right, as an image or at a layer"),
+        ([2, 2, 2, 2], [2, 1, 1, 2], "2 turns for a while, into 1 at b and 1 more, and is 2 again at d"),
+        ([2, 2, 2, 1], [2, 5, 2, 1], "2 turns for a while, into 5 at b, and is 2 again at c"),
+    ],
+)
+def test_an_image_that_turns_at_no_layer_is_told_as_it_is(natural: list[int], attacked: list[int], said: str) -> None:
+    drawn, images = torch.zeros(3, 1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    explanation = Explanation(
+        ("b", "c", "d"), images, images, drawn, drawn, (0.0, 1.0), torch.tensor([2]),
+        torch.tensor(natural)[:, None], torch.tensor(attacked)[:, None],
+    )  # fmt: skip
+    assert explanation.turns == (None,)
+    assert explanation_grid.no_turn(explanation, 0, [str(number) for number in range(10)]) == said
+
+
 def test_predictions_stand_below_the_pictures_of_the_page(lenet: Diagnosis, tmp_path: Path) -> None:
     content = write_report(lenet, tmp_path, explanation_of(lenet)).read_text("utf-8")
     assert content.count('<span class="prediction') == 5 * 2 * 8

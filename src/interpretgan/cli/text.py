@@ -84,12 +84,14 @@ def print_evaluation(result: Evaluation) -> None:
 
 def turn_sentence(explanation: Explanation, row: int, classes: Sequence[str]) -> str:
     """Where the explanation of one adversarial image turns into another class: `7 → 3 at fc1`."""
+    from interpretgan.report.explanation_grid import no_turn
+
     labels, predictions, turn = explanation.labels, explanation.adversarial_predictions, explanation.turns[row]
     assert labels is not None
     assert predictions is not None
-    true = classes[int(labels[row])]
     if turn is None:
-        return f"{true} stays {true} at every layer"
+        return no_turn(explanation, row, classes)
+    true = classes[int(labels[row])]
     place = ("image", *explanation.layers).index(turn)
     return f"{true} → {classes[int(predictions[place, row])]} at {turn}"
 

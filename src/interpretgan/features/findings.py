@@ -18,7 +18,7 @@ from interpretgan.features.exciting_patches import ExcitingPatch, exciting_patch
 from interpretgan.features.latent_paths import AdversarialPath, CounterfactualPath, counterfactual_path, latent_path
 from interpretgan.features.modified import ModifiedFeatures, modified_features
 from interpretgan.interpreter import Explanation, InterpretGAN, Predictor
-from interpretgan.layers import Layer
+from interpretgan.layers import Layer, find_layers
 
 UNITS = 5  #: Of each image that are looked at, the most responsible ones.
 MORE_DRAWS = 3  #: Of the same latents, where the generator was trained to vary.
@@ -151,7 +151,10 @@ def _shown(
     classes: tuple[Tensor, Tensor],
 ) -> Shown:
     """What an explainer shows of natural and adversarial images, those of one layer at a time."""
-    began, used = time.perf_counter(), [_suiting(explainer, interpreter.layers, place) for place in places]
+    began, layers = time.perf_counter(), interpreter.layers
+    if explainer.needs_maps and not any(len(layer.shape) == 3 for layer in layers):
+        layers = tuple(find_layers(interpreter.classifier, images[0][:1]))  # others than those that are explained
+    used = [_suiting(explainer, layers, place) for place in places]
     names, (natural, adversarial), (true, shown) = tuple(layer.name for layer in used), images, classes
 
     def explain(x: Tensor, targets: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageData, as_source
-from interpretgan.errors import ImageError
+from interpretgan.errors import ImageError, LayerError
 from interpretgan.features.activation_patching import Bools, Patching, a_tenth, patch
 from interpretgan.features.conductance import TOLERANCE, Logits, by_unit, conductance, rest_of_network
 from interpretgan.layers import Layer, capture, examine
@@ -107,7 +107,7 @@ class ModifiedFeatures:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(name)
+        raise KeyError(f"'{name}', where the layers are {', '.join(layer.name for layer in self.layers)}")
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each image, layer and unit; `rank` is by responsibility, from 1."""
@@ -249,7 +249,9 @@ def _of_rows(logits: Logits, rows: Tensor, latents: Tensor, index: Tensor) -> Te
 
 def _chosen(classifier: Classifier, images: Tensor, layers: Sequence[str | Layer] | None = None) -> list[Layer]:
     """The layers of those names, in execution order; `None`: all, each tensor once."""
-    if layers is not None and layers and all(isinstance(layer, Layer) for layer in layers):
+    if layers is not None and not layers:
+        raise LayerError(expected="at least one layer", got="none", do="leave layers out for all")
+    if layers is not None and all(isinstance(layer, Layer) for layer in layers):
         return [layer for layer in layers if isinstance(layer, Layer)]
     anatomy = examine(classifier, images)
     if layers is None:

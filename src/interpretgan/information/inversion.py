@@ -11,13 +11,16 @@ from interpretgan.information.decoders import Decoders
 from interpretgan.layers import Layer, capture
 
 
-def inversion_by_decoder(decoders: Decoders) -> Explainer:
+def inversion_by_decoder(decoders: Decoders | None) -> Explainer:
     """The mean image `E[x|z_l]` that fitted decoders draw of a layer's latent, as an `Explainer`.
 
-    An `ExplainerError` where it is given another classifier, or a layer that the decoders do not have.
+    An `ExplainerError` where there are none, for another classifier, or a layer that the decoders do not have.
     """
 
     def explain(classifier: Classifier, layer: Layer, images: Tensor, _targets: Tensor) -> Tensor:
+        if decoders is None:
+            do = "run `interpretgan diagnose` in this folder first, or explain in the folder of a diagnosis"
+            raise ExplainerError(expected="decoders that were trained for the network", got="none", do=do)
         names = [each.name for each in decoders.layers]
         if classifier is not decoders.classifier or layer.name not in names:
             expected, got = f"the classifier of the decoders, and one of {', '.join(names)}", f"'{layer.name}'"

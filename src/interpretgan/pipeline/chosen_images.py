@@ -31,7 +31,8 @@ class ChosenImages:
         parts = parse_names(images)
         labels = parse_names(label or "")
         numbers = [part for part in parts if part.removeprefix("-").isdecimal()]
-        if not parts or (numbers and len(numbers) < len(parts)):
+        fractions = any(part.replace(".", "", 1).isdecimal() for part in parts if part not in numbers)
+        if not parts or fractions or (numbers and len(numbers) < len(parts)):
             expected, do = "numbers of test images, or image files, a,b,c", "e.g. --images 0,3,7"
             raise ConfigError(expected=expected, got=f"'{images}'", do=do)
         if numbers:
@@ -41,7 +42,9 @@ class ChosenImages:
             return cls(indices=tuple(dict.fromkeys(map(int, numbers))), layer=layer, towards=towards)
         if len(labels) not in (1, len(parts)):
             do = "say e.g. --label 7, or one for each file: --label 7,4"
-            raise ConfigError(expected=f"the true class of {len(parts)} files", got=str(len(labels)), do=do)
+            raise ConfigError(
+                expected=f"the true class of {len(parts)} file{'s' if parts[1:] else ''}", got=str(len(labels)), do=do
+            )
         labels = labels * (len(parts) if len(labels) == 1 else 1)
         return cls(files=tuple(map(Path, parts)), labels=tuple(labels), layer=layer, towards=towards)
 

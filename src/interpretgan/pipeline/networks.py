@@ -329,11 +329,10 @@ class Networks:
 
     @property
     def explainers(self) -> tuple[Explainer, ...]:
-        """Other explainers for `look_closely`; inversion by a decoder where this run has trained some."""
-        found = (*EXPLAINERS, *pattern_explainers(self.inputs.train))
-        if self.folder is None or not self.path("information.safetensors").exists() or self.decoders is None:
-            return found
-        return (*found, inversion_by_decoder(self.decoders))
+        """Other explainers for `look_closely`; inversion by a decoder refuses where this run has trained none."""
+        trained = self.folder is not None and self.path("information.safetensors").exists()
+        decoders = self.decoders if trained else None
+        return (*EXPLAINERS, *pattern_explainers(self.inputs.train), inversion_by_decoder(decoders))
 
     @cached_property
     def decoders(self) -> Decoders | None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from interpretgan.data import class_name
 from interpretgan.data.pictures import Bytes, Example, sheet
 from interpretgan.errors import ImageError, RunFolderError, kind_of
 from interpretgan.interpreter import Explanation
@@ -39,6 +40,24 @@ def load_explanation(path: str | Path) -> Explanation:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         got, do = f"a damaged file ({error})", "delete it and explain again"
         raise RunFolderError(expected=f"explanations in {path}", got=got, do=do) from error
+
+
+def no_turn(explanation: Explanation, row: int, classes: Sequence[str]) -> str:
+    """What the judge sees of an attacked image whose class turns at no layer for good: `7 stays 7 at every layer`."""
+    assert explanation.labels is not None
+    assert explanation.natural_predictions is not None
+    assert explanation.adversarial_predictions is not None
+    label, names = int(explanation.labels[row]), ("image", *explanation.layers)
+    true, seen = class_name(label, classes), explanation.adversarial_predictions[:, row].tolist()
+    counted = [place for place, natural in enumerate(explanation.natural_predictions[:, row]) if natural == label]
+    wrong = [place for place in counted if seen[place] != label]
+    if not counted:
+        return f"not even the natural {true} is predicted right, as an image or at a layer"
+    if not wrong:
+        return f"{true} stays {true} at every layer" + " that can be read" * (len(counted) < len(names))
+    more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+    into, back = class_name(seen[wrong[0]], classes), names[counted[-1]]
+    return f"{true} turns for a while, into {into} at {names[wrong[0]]}{more}, and is {true} again at {back}"
 
 
 def load_predictions(folder: Path, rows: int | None = None) -> dict[str, Any] | None:

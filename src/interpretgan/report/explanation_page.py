@@ -13,7 +13,7 @@ from interpretgan.data.pictures import MORE, Bytes, Picture, difference_picture,
 from interpretgan.features.exciting_patches import ExcitingPatch, summary
 from interpretgan.features.findings import UNITS, Findings, Shown
 from interpretgan.features.latent_paths import LatentPath
-from interpretgan.report.explanation_grid import grid
+from interpretgan.report.explanation_grid import grid, no_turn
 from interpretgan.report.page import templates
 from interpretgan.statistics import Floats
 from interpretgan.store.files import atomic_write_text, write_arrays
@@ -81,9 +81,11 @@ def _image(findings: Findings, row: int, classes: Sequence[str], scale: float) -
         }
         for unit in layer.top(row, UNITS)
     ]  # fmt: skip
+    natural, told = class_name(int(path.classified[0, row]), classes), findings.explanation
     back = ("put back", drawn(path.patched[row]), path.patched_judged[row], path.patched_classified[row])
     return {
         "layer": name, "true": true, "shown": shown, "turned": bool(features.turned[row]), "units": units,
+        "natural": natural, "no_turn": None if told.turns[row] else no_turn(told, row, classes),
         "count": layer.units, "margin_change": margin, "error": float(layer.error[row]), "proof": patched,
         "frames": [_said(frame, classes) for frame in (*_strip(path, row, drawn), back)],
         "others": [_other(other, row, drawn) for other in findings.others],
