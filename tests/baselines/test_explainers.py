@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from interpretgan.baselines.explainers import EXPLAINERS, Explainer, ExplainerError
-from interpretgan.baselines.inversion import invert
+from interpretgan.baselines.explainers import EXPLAINERS, LIME_CELLS, LIME_SAMPLES, STEPS, Explainer, ExplainerError
+from interpretgan.baselines.inversion import RATE, SMOOTHNESS, invert
 from interpretgan.baselines.nonlinearities import nonlinearities
 from interpretgan.classifier import Classifier
 from interpretgan.errors import LabelError
@@ -59,6 +60,10 @@ def test_gradients_and_their_integral(network: str, tiny: Classifier, images: Te
     steps = (torch.arange(400) + 0.5) / 400
     slow = x[:, 0] * torch.stack([gradient(classifier, t * x)[:, 0] for t in steps]).mean(dim=0)
     ours = explained("integrated gradients", classifier, x)
+    at, weights = np.polynomial.legendre.leggauss(STEPS)  # the rule itself, and what it is a rule for
+    nodes = [w / 2 * gradient(classifier, (t + 1) / 2 * x)[:, 0] for t, w in zip(at, weights, strict=True)]
+    by_rule = x[:, 0] * torch.stack(nodes).sum(dim=0)
+    torch.testing.assert_close(ours, by_rule, rtol=1e-4, atol=1e-4 * float(by_rule.abs().max()))
     assert float((ours - slow).abs().max()) < 0.05 * float(slow.abs().max())
     with torch.no_grad():
         change = (classifier(x) - classifier(0 * x)).gather(1, CLASSES[:, None])[:, 0]
@@ -83,12 +88,20 @@ def test_relus_that_let_through_what_is_positive(name: str, images: Tensor) -> N
     assert relu.inplace
 
 
-def test_deep_lift_is_the_rescale_rule(images: Tensor) -> None:
+@pytest.mark.parametrize("inplace", [False, True])
+def test_deep_lift_is_the_rescale_rule(inplace: bool, images: Tensor) -> None:
+    """By matrices: each ReLU passes on its change over that of its input."""
     torch.manual_seed(0)
-    first, last = nn.Linear(12 * 14, 20), nn.Linear(20, 5)
-    classifier = Classifier(nn.Sequential(nn.Flatten(), first, nn.ReLU(), last))
-    a, b = first(images.flatten(1)), first(torch.zeros(2, 12 * 14))
-    slow = ((last.weight[CLASSES] * (a.relu() - b.relu()) / (a - b)) @ first.weight) * images.flatten(1)
+    conv, first, last = nn.Conv2d(1, 3, 3, stride=2), nn.Linear(3 * 5 * 6, 20), nn.Linear(20, 5)
+    relus = nn.ReLU(inplace), nn.ReLU(inplace)
+    classifier = Classifier(nn.Sequential(conv, relus[0], nn.Flatten(), first, relus[1], last))
+    columns = torch.eye(12 * 14).view(-1, 1, 12, 14)
+    matrix = (conv(columns) - conv(0 * columns)).flatten(1)  # [pixels, outputs]
+    a, b = (conv(x).flatten(1) for x in (images, 0 * images))
+    c, d = first(a.relu()), first(b.relu())
+    signal = last.weight[CLASSES] * (c.relu() - d.relu()) / (c - d)
+    signal = (signal @ first.weight) * (a.relu() - b.relu()) / (a - b)
+    slow = (signal @ matrix.T) * images.flatten(1)
     found = explained("DeepLIFT", classifier, images).flatten(1)
     torch.testing.assert_close(found, slow.detach(), atol=1e-5, rtol=1e-4)
 
@@ -115,11 +128,34 @@ def test_grad_cam_of_one_call_of_a_module() -> None:
 
 
 def test_occlusion_by_hand(tiny: Classifier, images: Tensor) -> None:
-    found = explained("occlusion", tiny, images)
+    """Windows are 1 × 2 pixels here and move by one; a pixel has the mean of those that cover it."""
     logits = tiny.logits(images).gather(1, CLASSES[:, None])[:, 0]
-    covered = images.clone()
-    covered[:, :, :1, :2] = 0  # windows are 1 × 2 pixels here and move by one
-    torch.testing.assert_close(found[:, 0, 0], logits - tiny.logits(covered).gather(1, CLASSES[:, None])[:, 0])
+    total, count = torch.zeros(2, 12, 14), torch.zeros(12, 14)
+    for row in range(12):
+        for column in range(13):
+            window = (..., row, slice(column, column + 2))
+            covered = images.clone()
+            covered[window] = 0
+            total[window] += (logits - tiny.logits(covered).gather(1, CLASSES[:, None])[:, 0])[:, None]
+            count[window] += 1
+    torch.testing.assert_close(explained("occlusion", tiny, images), total / count, atol=1e-5, rtol=1e-4)
+
+
+def test_lime_is_a_ridge_regression_on_cells_that_are_switched_off(tiny: Classifier, images: Tensor) -> None:
+    cells = (torch.arange(12)[:, None] * LIME_CELLS // 12) * LIME_CELLS + torch.arange(14) * LIME_CELLS // 14
+    count = int(cells.max()) + 1
+    slow = []
+    for image, target in zip(images, CLASSES, strict=True):
+        torch.manual_seed(0)
+        kept = torch.cat([torch.bernoulli(torch.full((1, count), 0.5)) for _ in range(LIME_SAMPLES)])
+        x = image * kept[:, cells][:, None]
+        # Samples count by their angle to the image, and the offset is not shrunk.
+        apart = 1 - torch.cosine_similarity(x.flatten(1), image.flatten()[None])
+        weights, y = (-apart.square() / 2).exp().double(), tiny.logits(x)[:, target].double()
+        centred, z = (each - (weights @ each) / weights.sum() for each in (kept.double(), y))
+        gram = centred.T @ (weights[:, None] * centred) + torch.eye(count)
+        slow.append(torch.linalg.solve(gram, centred.T @ (weights * z))[cells])
+    torch.testing.assert_close(explained("LIME", tiny, images).double(), torch.stack(slow), atol=1e-4, rtol=1e-4)
 
 
 def test_lime_finds_the_cell_that_decides() -> None:
@@ -134,6 +170,27 @@ def test_lime_finds_the_cell_that_decides() -> None:
 
     found = explained("LIME", Classifier(Corner()), torch.full((2, 1, 28, 28), 0.9))[0]
     assert float(found[:4, :4].mean()) > 20 * float(found[4:, 4:].abs().max())
+
+
+def test_an_inversion_is_adams_way_down_its_objective(tiny: Classifier, images: Tensor) -> None:
+    layer = next(layer for layer in find_layers(tiny, images) if layer.name == "relu")
+    conv = tiny.model.get_submodule("conv")
+
+    def latent(x: Tensor) -> Tensor:
+        found: Tensor = conv((x - 0.4) / 0.5)
+        return found.relu().flatten(1)
+
+    wanted, free = latent(images).detach(), torch.zeros_like(images).requires_grad_()
+    adam = torch.optim.Adam([free], lr=RATE)
+    for _ in range(30):
+        x = free.sigmoid()
+        error = (latent(x) - wanted).square().sum(dim=1) / wanted.square().sum(dim=1)
+        rough = (x[:, :, 1:] - x[:, :, :-1]).square().mean(dim=(1, 2, 3))
+        rough = rough + (x[..., 1:] - x[..., :-1]).square().mean(dim=(1, 2, 3))
+        adam.zero_grad()
+        torch.autograd.backward((error + SMOOTHNESS * rough).sum())
+        adam.step()
+    torch.testing.assert_close(invert(tiny, layer, images, steps=30), free.detach().sigmoid(), atol=1e-4, rtol=1e-4)
 
 
 def test_an_inversion_has_the_latent_and_is_smooth(tiny: Classifier, images: Tensor) -> None:
