@@ -624,14 +624,46 @@ def test_the_table_of_branches_is_that_of_its_file(network: str) -> None:
         assert f"| {layer.name} | {100 * layer.natural:.1f} % | {whole} | {'; '.join(parts)} |" in page
 
 
-def test_the_table_of_explainers_is_that_of_the_file() -> None:
-    page, methods = (ROOT / "docs" / "features.md").read_text(), read("benchmarks/explainers.json")["methods"]
-    for name, found in methods.items():
-        shown = (*(found["natural"][way] for way in ("deletion", "insertion")), found["attacked"]["deletion"])
-        cells = [
-            "{value:.2f} [{low:.2f}, {high:.2f}]".format(**each) for each in (*shown, found["random_weights"]["conv1"])
-        ]
-        assert f"| {name} | {' | '.join(cells)} | {1000 * found['seconds_per_image']:.2g} |" in page
+def test_the_tables_of_explainers_are_those_of_the_file() -> None:
+    page, record = (ROOT / "docs" / "features.md").read_text(), read("benchmarks/explainers.json")
+
+    def cell(found: dict[str, float]) -> str:
+        return "{value:.2f} [{low:.2f}, {high:.2f}]".format(**found)
+
+    def has(*cells: str) -> None:
+        assert f"| {' | '.join(cells)} |" in page
+
+    moved = {"the perturbation itself": record["perturbation"]}
+    assert [name for name, found in record["methods"].items() if "refused" in found] == ["CAM"]
+    for name, found in record["methods"].items():
+        if "refused" in found:
+            continue
+        shown = (*(found["natural"][way] for way in ("deletion", "insertion")), found["judged"]["deletion"])
+        cells = (*shown, found["attacked"]["deletion"], found["random_weights"]["conv1"])
+        has(name, *map(cell, cells), f"{1000 * found['seconds_per_image']:.2g}")
+        moved[name] = found["moves"]
+    assert [
+        name
+        for name, found in record["methods"].items()
+        if found.get("random_weights", {}).get("conv1", {}).get("undefined")
+    ] == ["Grad-CAM"]
+    figures = ("right", "shown", "apart", "apart_attacked", "kernel_distance")
+    themselves = record["drawn"].pop("the images themselves")
+    has("the images themselves", "", *(cell(themselves[name]) for name in figures))
+    for name, layers in record["drawn"].items():
+        for layer, found in layers.items():
+            has(name, layer, *(cell(found[figure]) for figure in figures))
+            broken = [each[name][layer] for each in record["random_weights"].values()]
+            left = [f"{each['agrees']['value']:.2f}, {each['right']['value']:.2f}" for each in broken]
+            has(name, layer, *left, f"{found['of_another_image']['value']:.2f}")
+            moved[f"{name}, {layer}"] = found["moves"]
+    for name, found in moved.items():
+        has(name, cell(found["own"]), cell(found["another"]))
+    apart = {name: found["own"]["value"] - found["another"]["value"] for name, found in moved.items()}
+    assert max(apart, key=lambda name: apart[name]) == "the perturbation itself"
+    ours, best = ([apart[name] for name in apart if name.startswith(kind)] for kind in ("ours", ("int", "Deep", "occ")))
+    assert f"{min(ours):.2f} to {max(ours):.2f}: a layer's picture" in page
+    assert f"occlusion do so by {min(best):.2f} to\n{max(best):.2f}" in page
 
 
 def test_the_table_of_ways_is_that_of_the_file_and_its_controls_fail() -> None:
