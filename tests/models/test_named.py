@@ -20,7 +20,7 @@ from interpretgan.models import NamedModel, build_model, find_named, is_named, l
 from interpretgan.models.named import absolute, library, loading
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.model_preset import load_split, model_lines, require_its_classes
-from interpretgan.pipeline.options import DataOptions, ModelOptions
+from interpretgan.pipeline.options import AttackOptions, DataOptions, JudgeOptions, ModelOptions
 from interpretgan.pipeline.settings import Settings
 
 DIGITS = {number: str(number) for number in range(10)}
@@ -137,6 +137,34 @@ def test_size_channels_and_classes_reach_images_and_classifier_unless_the_user_s
     assert said.endswith("12x12 pixels, RGB, mean 0.4,0.5,0.6, std 0.2,0.3,0.4, 10 classes (0, 1, 2, ...)")
     with pytest.raises(ConfigError, match=r"as it was trained, got a pooling or a width"):
         ModelOptions(f"hf:{folder}", pool="avg")
+
+
+def test_a_judge_comes_by_name_with_its_normalisation_and_its_classes_must_be_those_of_the_images(
+    tmp_path: Path,
+) -> None:
+    folder = saved(tmp_path / "vit", {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "size": 12})
+
+    def judged(data: DataOptions, **more: Any) -> Inputs:
+        return Inputs(Settings(data=data, judge=JudgeOptions(f"hf:{folder}", **more), attack=AttackOptions(eps=0.1)))
+
+    fitting = DataOptions(image_size=12, channels=3)
+    inputs = judged(fitting)
+    judge = inputs.judge_network
+    assert (judge.mean, judge.std) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    assert judge.state_sha256() == load_classifier(f"hf:{folder}").state_sha256()
+    config = inputs.config(("data", "model", "attack", "judge"))
+    assert config["judge"]["judge_state_sha256"] == judge.state_sha256()
+    with pytest.raises(ConfigError, match=r"images 3x12x12 .* for the judge hf:vit, got 1x28x28"):
+        _ = judged(DataOptions()).judge_network
+    with pytest.raises(ConfigError, match="leave --judge-epochs out"):
+        judged(fitting, judge_epochs=3)
+    turned = vit()
+    turned.config.id2label = {number: str(9 - number) for number in range(10)}
+    other = saved(tmp_path / "other", model=turned)
+    with pytest.raises(
+        ConfigError, match=r"a judge of the classes of digits, in their order \(0, 1, 2, ...\), got hf:"
+    ):
+        _ = Inputs(Settings(data=fitting, judge=JudgeOptions(f"hf:{other}"))).judge_network
 
 
 # --- classes, whichever the library

@@ -28,6 +28,7 @@ from interpretgan.models import (
     NamedModel,
     build_model,
     find_named,
+    is_named,
     load_classifier,
     load_weights,
     published_pool,
@@ -230,10 +231,19 @@ class Inputs:
             expected = "a judge of another architecture than the classifier's"
             do = "choose another --judge: a judge that shares the classifier's blind spots sees nothing"
             raise ConfigError(expected=expected, got=f"{options.judge} for both", do=do)
+        if is_named(options.judge):
+            judge = model_preset.named_judge(options, self.train, self.classifier.bounds)
+            return judge.to(self.device)
         model = self.build(options.judge, self.judge_seed)
         if options.judge_weights is not None:
             load_weights(model, options.judge_weights)
         return Classifier(model, bounds=self.classifier.bounds)
+
+    @property
+    def judge_name(self) -> str:
+        """Name of the judge, of a folder its last part."""
+        name = self.settings.judge.judge
+        return find_named(name).name if is_named(name) else name
 
     @property
     def judge_seed(self) -> int:
@@ -249,8 +259,10 @@ class Inputs:
     def _judge_identity(self) -> dict[str, Any]:
         if self.given_judge is not None:
             known: dict[str, Any] = {"state_sha256": self.given_judge.classifier.state_sha256()}
-        elif (weights := self.settings.judge.judge_weights) is not None:
-            known = {"weights": weights.name, "state_sha256": self.judge_network.state_sha256()}
+        elif self.settings.judge.comes_trained:
+            weights = self.settings.judge.judge_weights
+            known = {"state_sha256": self.judge_network.state_sha256()}
+            known |= {"name": self.judge_name} | ({} if weights is None else {"weights": weights.name})
         else:
             _ = self.judge_network  # it is refused now
             known = asdict(self.judge_recipe)

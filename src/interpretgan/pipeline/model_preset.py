@@ -8,8 +8,8 @@ from dataclasses import replace
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, class_order, load_data, renumbered
 from interpretgan.errors import ConfigError
-from interpretgan.models import Card, NamedModel, card_names, load_weights, read_card
-from interpretgan.pipeline.options import ModelOptions
+from interpretgan.models import Card, NamedModel, card_names, find_named, load_weights, read_card
+from interpretgan.pipeline.options import JudgeOptions, ModelOptions
 from interpretgan.pipeline.settings import Settings
 
 
@@ -42,6 +42,26 @@ def normalised(model: NamedModel, settings: Settings, classes: int) -> Classifie
         load_weights(module, options.file)
     mean, std = options.mean or model.mean, options.std or model.std
     return Classifier(module, mean=mean, std=std)
+
+
+def named_judge(options: JudgeOptions, images: ImageSet, bounds: tuple[float, float]) -> Classifier:
+    """A judge that comes with its weights, or has those of the user's own file; of these images and their classes."""
+    found = find_named(options.judge)
+    fits: tuple[int, ...] = (found.channels or images.shape[0], *(found.image_size or images.shape[1:]))
+    if fits != images.shape or bounds != (0, 1):
+        expected = f"images {in_words(fits)} of pixels in [0, 1] for the judge {found.name}"
+        do = "bring them to that size with --image-size, or choose another judge"
+        raise ConfigError(expected=expected, got=f"{in_words(images.shape)} of pixels in {list(bounds)}", do=do)
+    names = list(found.classes if options.judge_weights is None else ())
+    order, _ = class_order(images.classes, names, found.ids)
+    if names and order != list(range(len(names))):
+        expected = f"a judge of the classes of {images.name}, in their order ({_some(tuple(images.classes))})"
+        got = f"{found.name}, of {len(names):,} classes ({_some(found.classes)})"
+        raise ConfigError(expected=expected, got=got, do="choose another judge, or leave --judge out: one is trained")
+    module = found.load(None if options.judge_weights is None else len(images.classes))
+    if options.judge_weights is not None:
+        load_weights(module, options.judge_weights)
+    return Classifier(module, mean=found.mean, std=found.std)
 
 
 def model_lines(settings: Settings, model: NamedModel | None, images: ImageSet, logits: int) -> list[str]:

@@ -23,8 +23,9 @@ from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.layers import Anatomy, Layer, distinct
 from interpretgan.layers.branches import Block
-from interpretgan.models import load_classifier, load_weights, save_weights
+from interpretgan.models import is_named, load_classifier, load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
+from interpretgan.pipeline.options import JudgeOptions
 from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
 from interpretgan.pipeline.run_folder import WEIGHTS_FILE, RunFolder
 from interpretgan.robustness.attack_checks import listed
@@ -253,9 +254,9 @@ class Networks:
         inputs, options = self.inputs, self.settings.judge
         if inputs.given_judge is not None:
             judge = inputs.given_judge
-        elif options.judge_weights is not None:
+        elif options.comes_trained:
             network, threat_model, seed = inputs.judge_network, inputs.threat_model, inputs.judge_seed
-            judge = measure_judge(network, options.judge, inputs.test, threat_model=threat_model, seed=seed)
+            judge = measure_judge(network, inputs.judge_name, inputs.test, threat_model=threat_model, seed=seed)
         else:
             label = "training the judge: an independent classifier, adversarially trained"
             judge = self._robust_network("judge", label, inputs.judge_seed)
@@ -276,6 +277,8 @@ class Networks:
     def _robust_network(self, name: str, label: str, seed: int) -> Judge:
         """A network of the judge's architecture and recipe, trained against the threat model with this seed."""
         inputs, architecture, bounds = self.inputs, self.settings.judge.judge, self.inputs.classifier.bounds
+        if is_named(architecture):  # it comes with its weights: what is trained beside it is of the usual one
+            architecture = JudgeOptions.judge
         return self.made(
             name,
             label,

@@ -217,7 +217,8 @@ class JudgeOptions(CheckedOptions):
     """Who predicts the class that an explanation shows."""
 
     judge: str = "judge"
-    """Its architecture: another one than the classifier's."""
+    """Its architecture: another one than the classifier's; or a trained model of the same classes by its name:
+    hf:NAME, timm:NAME, torchvision:NAME or a .pt2 file."""
     judge_weights: Path | None = None
     """Its weights [default: it is trained against the threat model]."""
     judge_epochs: int | None = None
@@ -225,8 +226,15 @@ class JudgeOptions(CheckedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.judge_weights is not None and self.judge_epochs is not None:
+        if self.comes_trained and self.judge_epochs is not None:
             raise ConfigError(expected="weights or epochs of a judge", got="both", do="leave --judge-epochs out")
+
+    @property
+    def comes_trained(self) -> bool:
+        """Whether it has its weights, so that none is trained."""
+        from interpretgan.models import is_named
+
+        return self.judge_weights is not None or is_named(self.judge)
 
 
 @Parameter(name="*", group="InterpretGAN")

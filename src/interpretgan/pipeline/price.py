@@ -201,7 +201,7 @@ def _judge(inputs: Inputs, train: ImageSet, tested: int, x: Any, y: Any) -> tupl
         return given, StagePrice("judge", 0.0)
     classifier, per = copy.deepcopy(inputs.judge_network), dict[str, float]()
     with PeakMemory(device) as memory:
-        if options.judge_weights is None:
+        if not options.comes_trained:
             objective = adversarial_objective(train, inputs.threat_model)
             per["judge_epochs"] = _epoch_seconds(classifier, train, objective, inputs.judge_recipe)
         began = time.perf_counter()
