@@ -47,8 +47,8 @@ def normalised(model: NamedModel, settings: Settings, classes: int) -> Classifie
 def named_judge(options: JudgeOptions, images: ImageSet, bounds: tuple[float, float]) -> Classifier:
     """A judge that comes with its weights, or has those of the user's own file; of these images and their classes."""
     found = find_named(options.judge)
-    fits: tuple[int, ...] = (found.channels or images.shape[0], *(found.image_size or images.shape[1:]))
-    if fits != images.shape or bounds != (0, 1):
+    fits = (found.channels or images.shape[0], *(found.image_size or images.shape[1:]))
+    if fits != images.shape or list(bounds) != [0, 1]:
         expected = f"images {in_words(fits)} of pixels in [0, 1] for the judge {found.name}"
         do = "bring them to that size with --image-size, or choose another judge"
         raise ConfigError(expected=expected, got=f"{in_words(images.shape)} of pixels in {list(bounds)}", do=do)
