@@ -28,7 +28,7 @@ from interpretgan.baselines.inversion import invert
 from interpretgan.baselines.patterns import pattern_explainers
 from interpretgan.diagnosis.realism import independent_network, kernel_distance
 from interpretgan.errors import TrainingError
-from interpretgan.information.inversion import inversion_by_decoder
+from interpretgan.information.inversion import PERCEPTUAL, inversion_by_decoder, inversion_by_generator
 from interpretgan.layers import Layer, capture
 from interpretgan.statistics import Floats, mean_interval, wilson
 from interpretgan.store.files import write_json
@@ -237,27 +237,30 @@ Draw = Callable[[ig.Classifier, Layer, Tensor], Tensor]
 
 def drawing(train: ig.data.ImageSet) -> dict[str, Draw]:
     """What draws pictures of a layer: ours and decoders, which are fitted to each network anew, and inversion."""
-    fitted: dict[str, tuple[str, Any]] = {}
 
-    def of_network(kind: str, classifier: ig.Classifier, fit: Callable[[], Any]) -> Any:
-        state = classifier.state_sha256()
-        if kind not in fitted or fitted[kind][0] != state:
-            fitted[kind] = (state, fit())
-        return fitted[kind][1]
+    def by(fit: Callable[[ig.Classifier], Explainer]) -> Draw:
+        known: dict[str, Explainer] = {}  # of the last network
 
-    def ours(classifier: ig.Classifier, layer: Layer, images: Tensor) -> Tensor:
-        interpreter = of_network("ours", classifier, lambda: ig.InterpretGAN(classifier, seed=0).fit(train))
-        place = [each.name for each in interpreter.layers].index(layer.name)
-        drawn: Tensor = interpreter.draw(images, interpreter.noise_of(torch.arange(len(images)), seed=0))[place]
-        return drawn
+        def draw(classifier: ig.Classifier, layer: Layer, images: Tensor) -> Tensor:
+            if (state := classifier.state_sha256()) not in known:
+                known.clear()
+                known[state] = fit(classifier)
+            classes = torch.zeros(len(images), dtype=torch.long)  # they decide nothing
+            return known[state].explain(classifier, layer, images, classes)
 
-    def by_decoder(classifier: ig.Classifier, layer: Layer, images: Tensor) -> Tensor:
-        decoders = of_network("decoders", classifier, lambda: ig.Decoders(classifier, seed=0).fit(train))
-        classes = torch.zeros(len(images), dtype=torch.long)  # they decide nothing
-        drawn: Tensor = inversion_by_decoder(decoders).explain(classifier, layer, images, classes)
-        return drawn
+        return draw
 
-    return {"ours": ours, "inversion by a decoder": by_decoder, "inversion": invert}
+    def ours(classifier: ig.Classifier) -> Explainer:
+        return inversion_by_generator(ig.InterpretGAN(classifier, seed=0).fit(train))
+
+    def decoder(classifier: ig.Classifier) -> Explainer:
+        return inversion_by_decoder(ig.Decoders(classifier, seed=0).fit(train))
+
+    def perceptual(classifier: ig.Classifier) -> Explainer:
+        return inversion_by_generator(ig.InterpretGAN(classifier, config=PERCEPTUAL, seed=0).fit(train))
+
+    fits = {"ours": ours, "inversion by a decoder": decoder, "inversion by a perceptual decoder": perceptual}
+    return {name: by(fit) for name, fit in fits.items()} | {"inversion": invert}
 
 
 if __name__ == "__main__":

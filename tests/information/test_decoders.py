@@ -14,7 +14,7 @@ from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, LabelError, LayerError, RunFolderError, TrainingError, WeightsError
 from interpretgan.gan.train import GANConfig
 from interpretgan.information import Decoders, InformationConfig, LayerInformation, Measurement
-from interpretgan.information.inversion import inversion_by_decoder
+from interpretgan.information.inversion import PERCEPTUAL, inversion_by_decoder, inversion_by_generator
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.layers import Layer, examine, find_layers
 from interpretgan.statistics import Interval, bootstrap_weights
@@ -264,5 +264,15 @@ def test_a_decoder_inverts_a_layer_as_it_was_measured(
         assert found.shape == images.shape
         slow = (found - images).double().square().sum(dim=(1, 2, 3)).numpy()
         np.testing.assert_allclose(slow, errors[row + 1], rtol=1e-4, atol=1e-4)
-    with pytest.raises(ExplainerError, match="'fc9'"):
-        explainer.explain(classifier, layer("fc9", 10), images, labels)
+    interpreter = InterpretGAN(
+        classifier, decoders.layers, config=dataclasses.replace(PERCEPTUAL, steps=2, images_per_layer=2)
+    )
+    perceptual = inversion_by_generator(interpreter.fit(train))
+    drawn = interpreter.explain(images).natural_explanations
+    for slow_ones, each in zip(drawn, interpreter.layers, strict=True):
+        torch.testing.assert_close(perceptual.explain(classifier, each, images, labels), slow_ones)
+    for method in (explainer, perceptual):
+        with pytest.raises(ExplainerError, match="'fc9'"):
+            method.explain(classifier, layer("fc9", 10), images, labels)
+    with pytest.raises(ExplainerError, match="got none"):
+        inversion_by_decoder(None).explain(classifier, decoders.layers[0], images, labels)
