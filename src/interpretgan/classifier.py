@@ -359,8 +359,8 @@ def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.de
 def _finite(values: Any, count: int | None = None) -> bool:
     """Whether these are several finite numbers, or so many, whatever a caller without type checks hands in."""
     try:
-        return all(map(math.isfinite, values)) and count in (None, len(values))
-    except TypeError:
+        return math.isfinite(values[0]) and all(map(math.isfinite, values)) and count in (None, len(values))
+    except (TypeError, ValueError, IndexError):
         return False
 
 

@@ -280,11 +280,12 @@ def as_image_set(
 def as_image_sets(train: ImageData, test: ImageData, *, bounds: tuple[float, float]) -> tuple[ImageSet, ImageSet]:
     """Training and test images, see `as_image_set`; test images without names of the classes have those of training.
 
-    A `DataError` where both have names and these disagree. Plain numbers from 0 may stand for as many other names.
+    A `DataError` where both have names and these disagree. Test images may have the first of the classes alone, and
+    plain numbers from 0 may stand for as many other names.
     """
     wanted, found = _own_classes(train), _own_classes(test)
     numbers = tuple(map(str, range(len(wanted))))
-    if wanted and found and wanted != found and (len(wanted) != len(found) or numbers not in (wanted, found)):
+    if wanted[: len(found)] != found and (len(wanted) != len(found) or numbers not in (wanted, found)) and wanted:
         expected = f"test images of the classes {', '.join(wanted):.200}, as in training"
         raise DataError(expected=expected, got=f"{', '.join(found):.200}", do="load both splits of one set")
     train = as_image_set(train, "train", bounds=bounds)

@@ -27,7 +27,7 @@ def inversion_by_decoder(decoders: Decoders | None) -> Explainer:
 
     def explain(classifier: Classifier, layer: Layer, images: Tensor, _targets: Tensor) -> Tensor:
         if decoders is None:
-            do = "run `interpretgan diagnose` in this folder first, or explain in the folder of a diagnosis"
+            do = "explain in the folder of a diagnosis, made with --information-steps above 0"
             raise ExplainerError(expected="decoders that were trained for the network", got="none", do=do)
         own = _own(decoders, classifier, layer)
         return decoders.decode(own, capture(classifier, images, [own])[1][own.name])

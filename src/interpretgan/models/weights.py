@@ -25,12 +25,8 @@ NESTED_KEYS = (
     "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema",
 )  # fmt: skip
 """Under which of these a file's state may lie."""
-OF_TRAINING = frozenset({
-    "acc", "accuracy", "criterion", "ema", "loss", "losses", "metric", "metrics", "optim", "optimizer", "teacher",
-})  # fmt: skip
-"""What may stand beside the weights of a network in one state, as it changes no logits: words of its name."""
+NORMALISATION = re.compile(r"(?<!running)(^|[._])(mean|std)$")  #: How tensors that normalise images are called.
 STATE_OF_ITS_OWN = "interpretgan."  # names of the metadata that hold what modules keep beside tensors
-SHOWN = 3  # names of tensors in a line
 PLAIN: tuple[Any, ...] = (argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"))
 """What checkpoints hold beside tensors, and whose loading runs no code of the file's."""
 
@@ -57,6 +53,10 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     atomic_write_bytes(path, save(tensors, metadata=beside))
 
 
+class LeftOut(UserWarning):
+    """What a weights file holds beside the weights of a network, and changes its logits."""
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Read the state of `model` from a file, all of it or nothing, by the model's own `load_state_dict`.
 
@@ -64,12 +64,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         model: The module whose state is overwritten.
         path: `.safetensors`, or a `.pt`, `.pth`, `.pth.tar`, `.bin`, `.ckpt` or `.th` file of tensors (read with
             `weights_only=True`), whose state may lie under one of `NESTED_KEYS`, and whose names may begin with
-            something: `module.`, `_orig_mod.`, `model.`. Beside such names there is nothing that changes logits.
+            something: `module.`, `_orig_mod.`, `model.`. What has other names is left out, with a `LeftOut` warning
+            where it normalises images.
 
     Raises:
         ModelError: The model has no weights yet, see `require_values`.
         WeightsError: The file is missing, truncated, no weights file, of another architecture, or has several sets of
-            weights for this one or of a larger network; the model is then unchanged.
+            weights for this one; the model is then unchanged.
     """
     path, model = Path(path), unwrapped(model)
     require_values(model)
@@ -91,19 +92,15 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         got, do = f"{len(fitting)} in {path}: {', '.join(fitting)}", "save the one that you mean in a file of its own"
         raise WeightsError(expected=f"one set of weights of {type(model).__name__}", got=got, do=do)
     if left:
-        expected = f"weights of {type(model).__name__} and of nothing else"
-        do = "load them into the whole network that they are of, or save the state of this part alone"
-        if any(re.search("norm|mean|std", name) for name in left):
-            do += " and state its normalisation: mean and std (--mean, --std)"
-        got = f"{', '.join(left[:SHOWN])}{', ...' if len(left) > SHOWN else ''} beside them in {path}"
-        raise WeightsError(expected=expected, got=got, do=do)
+        told = f"{', '.join(dict.fromkeys(left))} in {path} stand beside the weights of {type(model).__name__}: "
+        warnings.warn(told + "state the normalisation of the images, mean and std", LeftOut, stacklevel=2)
     model.load_state_dict(first)
 
 
 def _states(path: Path, wanted: State) -> list[tuple[str, State, list[str]]]:
     """The states in a file that may be meant: those with most of the names that are wanted.
 
-    Each has its place, and the names of tensors that stand beside it, unless they are another copy or of a training.
+    Each has its place, and the names of tensors beside it that normalise images.
     """
     content = _read(path)
     nested = {key: content[key] for key in NESTED_KEYS if isinstance(content.get(key), Mapping)}
@@ -120,8 +117,7 @@ def _states(path: Path, wanted: State) -> list[tuple[str, State, list[str]]]:
             starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
             prefixes = [name[:start] for start in starts if name[start:] in wanted]
             counts.update(prefixes)
-            training = not OF_TRAINING.isdisjoint(re.split(r"[._]", name.lower()))
-            if not prefixes and not training and isinstance(state[given], Tensor):
+            if not prefixes and NORMALISATION.search(name) and isinstance(state[given], Tensor):
                 others.append(name)
         for prefix, count in counts.items() or [("", 0)]:
             chosen = {short[len(prefix) :]: state[name] for name, short in names.items() if short.startswith(prefix)}

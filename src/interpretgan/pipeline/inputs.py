@@ -37,6 +37,7 @@ from interpretgan.models import (
 from interpretgan.pipeline import model_preset
 from interpretgan.pipeline.devices import find_device
 from interpretgan.pipeline.layer_choice import choose_layers
+from interpretgan.pipeline.options import JudgeOptions
 from interpretgan.pipeline.run_folder import ANSWERS
 from interpretgan.pipeline.settings import Settings
 from interpretgan.robustness.evaluate import require_attackable
@@ -146,7 +147,8 @@ class Inputs:
                 return model_preset.normalised(self.named, self.settings, len(self.train.classes)).to(self.device)
         model = self.build(options.model, self.settings.run.seed, pool=options.pool, width=self.width)
         if options.file is not None:
-            load_weights(model, options.file)
+            stated = options.mean is not None or options.std is not None
+            model_preset.load_own(model, options.file, stated=stated)
         classifier = Classifier(model, mean=options.mean, std=options.std)
         torch.set_default_dtype(torch.float32)  # the user's module may have set another; the classifier remembers it
         return classifier
@@ -227,13 +229,18 @@ class Inputs:
     def judge_network(self) -> Classifier:
         """The judge's network as built, with its weights where there are some; of another architecture."""
         options = self.settings.judge
-        if options.judge == self.architecture:
+        if options.judge in (self.architecture, self.settings.model.model):
             expected = "a judge of another architecture than the classifier's"
             do = "choose another --judge: a judge that shares the classifier's blind spots sees nothing"
             raise ConfigError(expected=expected, got=f"{options.judge} for both", do=do)
         if is_named(options.judge):
-            judge = model_preset.named_judge(options, self.train, self.classifier.bounds)
-            return judge.to(self.device)
+            judge = model_preset.named_judge(options, self.train, self.classifier.bounds).to(self.device)
+            logits, classes = judge.logits(self.probe).shape[1], len(self.train.classes)
+            if logits != classes:
+                expected, got = f"a judge of the {classes:,} classes of {self.data_name}", f"one of {logits:,}"
+                do = "choose another judge, or leave --judge out: one is trained"
+                raise ConfigError(expected=expected, got=got, do=do)
+            return judge
         model = self.build(options.judge, self.judge_seed)
         if options.judge_weights is not None:
             load_weights(model, options.judge_weights)
@@ -244,6 +251,12 @@ class Inputs:
         """Name of the judge, of a folder its last part."""
         name = self.settings.judge.judge
         return find_named(name).name if is_named(name) else name
+
+    @property
+    def robust_architecture(self) -> str:
+        """Architecture of robust networks that the run trains: the judge's, or the usual one where it has a name."""
+        name = self.settings.judge.judge
+        return JudgeOptions.judge if is_named(name) else name
 
     @property
     def judge_seed(self) -> int:

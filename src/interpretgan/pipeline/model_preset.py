@@ -3,12 +3,17 @@
 A model of this package decides all of it, and is refused where options or images say otherwise.
 """
 
+import warnings
 from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
 
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, class_order, load_data, renumbered
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, WeightsError
 from interpretgan.models import Card, NamedModel, card_names, find_named, load_weights, read_card
+from interpretgan.models.weights import LeftOut
 from interpretgan.pipeline.options import JudgeOptions, ModelOptions
 from interpretgan.pipeline.settings import Settings
 
@@ -38,10 +43,21 @@ def normalised(model: NamedModel, settings: Settings, classes: int) -> Classifie
     """The classifier with its weights, or with those of the user's own file, for as many classes."""
     options = settings.model
     module = model.load(None if options.file is None else classes)
-    if options.file is not None:
-        load_weights(module, options.file)
     mean, std = options.mean or model.mean, options.std or model.std
+    if options.file is not None:
+        load_own(module, options.file, stated=mean is not None or std is not None)
     return Classifier(module, mean=mean, std=std)
+
+
+def load_own(module: nn.Module, file: Path, *, stated: bool) -> None:
+    """Load a file of the user's; a `WeightsError` where it has a normalisation as well, and none is stated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if stated else "error", LeftOut)
+        try:
+            load_weights(module, file)
+        except LeftOut as error:
+            expected, got = "the normalisation in a weights file to be stated", str(error).partition(": ")[0]
+            raise WeightsError(expected=expected, got=got, do="say --mean and --std") from None
 
 
 def named_judge(options: JudgeOptions, images: ImageSet, bounds: tuple[float, float]) -> Classifier:

@@ -23,9 +23,8 @@ from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.layers import Anatomy, Layer, distinct
 from interpretgan.layers.branches import Block
-from interpretgan.models import is_named, load_classifier, load_weights, save_weights
+from interpretgan.models import load_classifier, load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
-from interpretgan.pipeline.options import JudgeOptions
 from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
 from interpretgan.pipeline.run_folder import WEIGHTS_FILE, RunFolder
 from interpretgan.robustness.attack_checks import listed
@@ -271,14 +270,12 @@ class Networks:
             return None
         if name != TRAINED:
             return load_classifier(name, device=self.inputs.device)
-        label = "training the recognition network: like the judge, with another seed"
+        label = "training the recognition network, adversarially"
         return self._robust_network("recognition_network", label, self.inputs.judge_seed + 1).classifier
 
     def _robust_network(self, name: str, label: str, seed: int) -> Judge:
         """A network of the judge's architecture and recipe, trained against the threat model with this seed."""
-        inputs, architecture, bounds = self.inputs, self.settings.judge.judge, self.inputs.classifier.bounds
-        if is_named(architecture):  # it comes with its weights: what is trained beside it is of the usual one
-            architecture = JudgeOptions.judge
+        inputs, architecture, bounds = self.inputs, self.inputs.robust_architecture, self.inputs.classifier.bounds
         return self.made(
             name,
             label,

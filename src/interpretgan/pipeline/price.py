@@ -158,7 +158,7 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
     if name == TRAINED:
         recognition = judge.classifier
         if "recognition_network" not in there:
-            found.append(replace(judged, stage="recognition_network"))
+            found.append(_recognition_network(inputs, train, judged))
     elif name is not None:
         recognition = load_classifier(name, device=device)
 
@@ -212,6 +212,18 @@ def _judge(inputs: Inputs, train: ImageSet, tested: int, x: Any, y: Any) -> tupl
     measured = (attacked * min(ATTACKED, tested) + looked * tested) / len(x)
     judge = Judge(classifier, 0.0, 0.0, options.judge)
     return judge, StagePrice("judge", measured, per, memory.mib)
+
+
+def _recognition_network(inputs: Inputs, train: ImageSet, judged: StagePrice) -> StagePrice:
+    """Of training it: as the judge's, which may come trained."""
+    per, memory = judged.per, judged.memory_mib
+    if inputs.settings.judge.comes_trained or inputs.given_judge is not None:
+        network = Classifier(inputs.build(inputs.robust_architecture, 0), bounds=inputs.classifier.bounds)
+        objective = adversarial_objective(train, inputs.threat_model)
+        with PeakMemory(inputs.device) as measured:
+            per = {"judge_epochs": _epoch_seconds(network, train, objective, inputs.judge_recipe)}
+        memory = measured.mib
+    return replace(judged, stage="recognition_network", per=per, memory_mib=memory)
 
 
 def _information(inputs: Inputs, started: InterpretGAN, train: ImageSet, test: ImageSet, there: bool) -> StagePrice:
