@@ -36,7 +36,7 @@ from interpretgan.store.machine import fastest
 from interpretgan.store.provenance import package_version, provenance
 
 RESULT = Path("results/benchmarks/explainers.json")
-CLASSIFIER, JUDGE = "lenet5-max", "lenet5-avg-trades"
+CLASSIFIER, JUDGE, EPS = "lenet5-max", "lenet5-avg-trades", 0.2
 IMAGES, BROKEN = 100, 20  #: Images of maps, and those of them that are explained with random weights.
 PICTURES = 400  #: Images of pictures.
 LAYER = "pool2"  #: The last with maps, for Grad-CAM.
@@ -120,13 +120,13 @@ def main(count: int = IMAGES, pictures: int = PICTURES, result: Path = RESULT) -
     classifier, judge = ig.load_classifier(CLASSIFIER), ig.load_classifier(JUDGE)
     train = ig.load_data("mnist", "train")
     images, labels = ig.load_data("mnist", "test").batch(range(max(count, pictures)))
-    adversarial = ig.attack(classifier, images, labels, ig.ThreatModel("linf", 0.2), seed=0)
+    adversarial = ig.attack(classifier, images, labels, ig.ThreatModel("linf", EPS), seed=0)
     given = Attacked(images, labels, adversarial, classifier.logits(adversarial).argmax(dim=1))
     layers = {layer.name: layer for layer in ig.find_layers(classifier, images[:1])}
     where = returned(classifier, given.first(count))
     record: dict[str, Any] = {
-        "command": "python -m benchmarks.explainers", "classifier": CLASSIFIER, "judge": JUDGE, "images": count,
-        "pictures": pictures, "provenance": provenance(0) | {"captum": package_version("captum")},
+        "command": "python -m benchmarks.explainers", "classifier": CLASSIFIER, "judge": JUDGE, "eps": EPS,
+        "images": count, "pictures": pictures, "provenance": provenance(0) | {"captum": package_version("captum")},
         "perturbation": moves(adversarial - images, where), "methods": {}, "drawn": {}, "random_weights": {},
     }  # fmt: skip
 
