@@ -129,7 +129,7 @@ def test_labels_that_are_no_tensor_or_too_few_are_told(
     judge = Judge(classifier, 0.9, 0.5, "tiny")
     with pytest.raises(LabelError, match=r"labels \[6\] with a tensor of images, got a list"):
         diagnose(interpreter, judge, images, labels.tolist(), threat_model=ThreatModel("linf", 0.1))  # type: ignore[arg-type]
-    with pytest.raises(LabelError, match=r"labels \[6\], got \(2,\)"):
+    with pytest.raises(LabelError, match=r"of 6 labels, one per image, got torch.int64 of shape \(2,\)"):
         interpreter.explain(images, labels=labels[:2])
 
 

@@ -226,7 +226,7 @@ class JudgeOptions(CheckedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.comes_trained and self.judge_epochs is not None:
+        if self.judge_epochs is not None and self.comes_trained:
             raise ConfigError(expected="weights or epochs of a judge", got="both", do="leave --judge-epochs out")
 
     @property
