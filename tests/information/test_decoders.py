@@ -268,6 +268,7 @@ def test_a_decoder_inverts_a_layer_as_it_was_measured(
         classifier, decoders.layers, config=dataclasses.replace(PERCEPTUAL, steps=2, images_per_layer=2)
     )
     perceptual = inversion_by_generator(interpreter.fit(train))
+    assert perceptual.name == "inversion by a perceptual decoder"
     drawn = interpreter.explain(images).natural_explanations
     for slow_ones, each in zip(drawn, interpreter.layers, strict=True):
         torch.testing.assert_close(perceptual.explain(classifier, each, images, labels), slow_ones)

@@ -39,7 +39,7 @@ def inversion_by_decoder(decoders: Decoders | None) -> Explainer:
 
 
 def inversion_by_generator(interpreter: InterpretGAN) -> Explainer:
-    """What a fitted generator draws of a layer's latent, as an `Explainer`; with `PERCEPTUAL`, a perceptual decoder.
+    """What a fitted generator draws of a layer's latent, as an `Explainer`; without information a perceptual decoder.
 
     The noise of an image follows from its place among the images, and the interpreter's seed. Errors as above.
     """
@@ -49,9 +49,12 @@ def inversion_by_generator(interpreter: InterpretGAN) -> Explainer:
         noise = interpreter.noise_of(torch.arange(len(images)), seed=interpreter.seed)
         return interpreter.draw_from(own, capture(classifier, images, [own])[1][own.name], noise)
 
+    name, source = "InterpretGAN", "arXiv 2007.08716"
+    if not interpreter.resolved_config.information:
+        name, source = "inversion by a perceptual decoder", "arXiv 1602.02644"
     return Explainer(
-        "inversion by a perceptual decoder", "an image with the latent of the layer, like natural ones",
-        "arXiv 1602.02644", explain, "picture", signed=False, uses_layer=True, captum=False,
+        name, "an image with the latent of the layer, like natural ones", source, explain,
+        "picture", signed=False, uses_layer=True, captum=False,
     )  # fmt: skip
 
 
