@@ -285,7 +285,8 @@ def as_image_sets(train: ImageData, test: ImageData, *, bounds: tuple[float, flo
     """
     wanted, found = _own_classes(train), _own_classes(test)
     numbers = tuple(map(str, range(len(wanted))))
-    if wanted[: len(found)] != found and (len(wanted) != len(found) or numbers not in (wanted, found)) and wanted:
+    renamed = len(wanted) == len(found) and numbers in (wanted, found)
+    if wanted and wanted[: len(found)] != found and not renamed:
         expected = f"test images of the classes {', '.join(wanted):.200}, as in training"
         raise DataError(expected=expected, got=f"{', '.join(found):.200}", do="load both splits of one set")
     train = as_image_set(train, "train", bounds=bounds)
