@@ -158,6 +158,16 @@ def test_a_judge_comes_by_name_with_its_normalisation_and_its_classes_must_be_th
         _ = judged(DataOptions()).judge_network
     with pytest.raises(ConfigError, match="leave --judge-epochs out"):
         judged(fitting, judge_epochs=3)
+    with pytest.raises(ConfigError, match="a judge of another architecture"):  # a network does not judge itself
+        _ = Inputs(
+            Settings(data=fitting, model=ModelOptions(f"hf:{folder}"), judge=JudgeOptions(f"hf:{folder}"))
+        ).judge_network
+    unnamed = vit()
+    unnamed.config.id2label = {number: f"LABEL_{number}" for number in range(10)}
+    unnamed.classifier, unnamed.config.num_labels = nn.Linear(8, 5), 5
+    few = saved(tmp_path / "few", model=unnamed)
+    with pytest.raises(ConfigError, match="a judge of the 10 classes of digits, got one of 5"):
+        _ = Inputs(Settings(data=fitting, judge=JudgeOptions(f"hf:{few}"))).judge_network
     turned = vit()
     turned.config.id2label = {number: str(9 - number) for number in range(10)}
     other = saved(tmp_path / "other", model=turned)

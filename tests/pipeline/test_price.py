@@ -12,12 +12,14 @@ import torch
 from interpretgan import Classifier, Diagnosis, ImageSet, ThreatModel, run_diagnosis
 from interpretgan.cli import run_command
 from interpretgan.errors import ConfigError
-from interpretgan.models import build_model
+from interpretgan.models import build_model, save_weights
 from interpretgan.pipeline.inputs import Inputs
+from interpretgan.pipeline.options import DataOptions, GeneratorOptions, JudgeOptions
 from interpretgan.pipeline.price import (
     StagePrice,
     Stamps,
     _kept,
+    _recognition_network,
     fitted,
     is_long,
     options_of,
@@ -144,3 +146,19 @@ def test_a_budget_that_is_no_time_is_refused(text: str, capsys: pytest.CaptureFi
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert run_command(["attack", "--time-budget", "3m", "--dry-run"]) == 2
     assert "--time-budget with a command that diagnoses" in capsys.readouterr().err
+
+
+def test_a_recognition_network_is_priced_beside_a_judge_that_comes_trained(
+    digits: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    train = digits[0].head(100)
+    save_weights(build_model("judge", in_channels=1, num_classes=10, image_size=28), tmp_path / "judge.safetensors")
+    settings = Settings(
+        data=DataOptions("digits"), generator=GeneratorOptions(recognition_network="robust"),
+        judge=JudgeOptions(judge_weights=tmp_path / "judge.safetensors"),
+    )  # fmt: skip
+    inputs = Inputs(settings, train=train, test=digits[1], threat_model=ThreatModel("linf", 0.1))
+    stage = _recognition_network(inputs, train, StagePrice("judge", 0.0))
+    assert stage.stage == "recognition_network"
+    assert stage.fixed > 0
+    assert not stage.per  # no option of the judge's lowers it

@@ -215,15 +215,14 @@ def _judge(inputs: Inputs, train: ImageSet, tested: int, x: Any, y: Any) -> tupl
 
 
 def _recognition_network(inputs: Inputs, train: ImageSet, judged: StagePrice) -> StagePrice:
-    """Of training it: as the judge's, which may come trained."""
-    per, memory = judged.per, judged.memory_mib
-    if inputs.settings.judge.comes_trained or inputs.given_judge is not None:
-        network = Classifier(inputs.build(inputs.robust_architecture, 0), bounds=inputs.classifier.bounds)
-        objective = adversarial_objective(train, inputs.threat_model)
-        with PeakMemory(inputs.device) as measured:
-            per = {"judge_epochs": _epoch_seconds(network, train, objective, inputs.judge_recipe)}
-        memory = measured.mib
-    return replace(judged, stage="recognition_network", per=per, memory_mib=memory)
+    """Of training it: as the judge's; where that comes trained, no option lowers it."""
+    if not (inputs.settings.judge.comes_trained or inputs.given_judge is not None):
+        return replace(judged, stage="recognition_network")
+    network = Classifier(inputs.build(inputs.robust_architecture, 0), bounds=inputs.classifier.bounds)
+    objective, recipe = adversarial_objective(train, inputs.threat_model), inputs.judge_recipe
+    with PeakMemory(inputs.device) as memory:
+        seconds = recipe.epochs * _epoch_seconds(network, train, objective, recipe)
+    return StagePrice("recognition_network", judged.fixed + seconds, memory_mib=memory.mib)
 
 
 def _information(inputs: Inputs, started: InterpretGAN, train: ImageSet, test: ImageSet, there: bool) -> StagePrice:
