@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interpretgan.classifier import Classifier, plain_torch
+from interpretgan.classifier import Classifier
 from interpretgan.errors import ImageError, LabelError, ModelError
+from interpretgan.torch_state import plain_torch
 from tests.networks import Careless, Residual
 
 

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "src" / "interpretgan"
 HOUSE = (
     "cli", "studies", "planted", "speed", "pipeline", "report", "diagnosis", "information", "features",
     "baselines", "interpreter", "judge", "gan", "models", "robustness", "training", "attacks", "layers", "data",
-    "classifier", "statistics", "store", "errors",
+    "classifier", "torch_state", "statistics", "store", "errors",
 )  # fmt: skip
 """The rooms of the package from top to bottom, those that later versions add included."""
 TOP = ("__init__", "__main__")

@@ -14,36 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.errors import ImageError, InterpretGANError, LabelError, ModelError, in_a_line, kind_of
-from interpretgan.store.machine import eager
+from interpretgan.torch_state import eager
 
 RANGE_TOLERANCE = 1e-5  #: How far a pixel may leave the bounds, as a share of their width, before it is an error.
 COMPILED = "_orig_mod"  #: The attribute under which the module that `torch.compile` returns has the given one.
 EXPORT_ANY_BATCH = (
     "export it with torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},))"
 )
-
-
-@contextmanager
-def plain_torch() -> Iterator[None]:
-    """Torch as it is at first, whatever the caller has set: float32, on the CPU, no autocast, no inference mode.
-
-    Gradients stay off where inference mode had them off. What a user's model sees of it is up to `Classifier.run`.
-    """
-    given = torch.get_default_dtype()
-    with ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.no_grad())
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_device() != torch.device("cpu"):
-            stack.enter_context(torch.device("cpu"))
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(given)
 
 
 class Classifier(nn.Module):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interpretgan.classifier import Classifier, plain_torch
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, class_name
 from interpretgan.data.pictures import Example, Picture, difference_picture, picture, sheet
 from interpretgan.errors import ConfigError, ImageError
@@ -24,6 +24,7 @@ from interpretgan.layers import Layer, capture
 from interpretgan.statistics import Integers
 from interpretgan.store.network_files import Header
 from interpretgan.store.progress import OnProgress, reporting
+from interpretgan.torch_state import plain_torch
 from interpretgan.training.precision import Precision, autocast
 from interpretgan.training.steps import told
 

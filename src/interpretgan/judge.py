@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack
-from interpretgan.classifier import Classifier, plain_torch
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, ImageSet, as_image_sets
 from interpretgan.errors import ConfigError, DataError, RunFolderError, in_a_line
 from interpretgan.models import build_model, load_weights, save_weights
 from interpretgan.store.files import read_json, write_json
 from interpretgan.store.progress import OnProgress, reporting
+from interpretgan.torch_state import plain_torch
 from interpretgan.training import adversarial_objective, judge_recipe
 from interpretgan.training.loop import evaluate_accuracy, train_classifier
 from interpretgan.training.precision import quick_layout

@@ -6,7 +6,7 @@ from torch import nn
 
 from interpretgan.classifier import Classifier
 from interpretgan.models import build_model
-from interpretgan.store.machine import tf32
+from interpretgan.torch_state import tf32
 from interpretgan.training.precision import fast_convolutions, laid_out, quick_layout
 
 

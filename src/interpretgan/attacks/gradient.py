@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from interpretgan.attacks.noise import random_starts, seeded
 from interpretgan.attacks.threat_model import Bounds, ThreatModel, check_perturbation, perturbation_size
-from interpretgan.classifier import Classifier, plain_torch, require_classifier
+from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.errors import ModelError
+from interpretgan.torch_state import plain_torch
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
 Search: TypeAlias = Callable[..., Tensor]  #: One run of an attack, called as `search` is, without a loss.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, largest_eps
-from interpretgan.classifier import Classifier, plain_torch
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
 from interpretgan.diagnosis.branch_split import branch_figures
 from interpretgan.diagnosis.controls import CONTROLS, agreement, perturbing_controls, positive_control, zero_eps_control
@@ -29,6 +29,7 @@ from interpretgan.robustness import Sample, attack_checks
 from interpretgan.statistics import bootstrap_weights, claim
 from interpretgan.store.progress import OnProgress, reporting
 from interpretgan.store.provenance import provenance
+from interpretgan.torch_state import plain_torch
 
 CHECKED = 250  #: Images on which the control without a perturbation and the checks of the model run.
 SEARCHED = 128  #: Of these, on how many the attack runs again with other settings.

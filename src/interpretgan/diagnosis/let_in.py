@@ -17,12 +17,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from interpretgan.attacks import ThreatModel, iterated, search, seed_generators
 from interpretgan.attacks.gradient import Run, ready
 from interpretgan.attacks.threat_model import Bounds
-from interpretgan.classifier import Classifier, plain_torch
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, FlagKind, ImageError, LabelError, ModelError, in_a_line
 from interpretgan.layers import Layer, capture, capturing, owned_by_layers, replay
 from interpretgan.statistics import Floats, Interval, bootstrap_weights, intervals
 from interpretgan.store.progress import OnProgress, Progress, reporting
+from interpretgan.torch_state import plain_torch
 
 MENDED_ON = 2000
 """Training images that layers are mended on; fewer where they have `MENDED_PIXELS` pixels before."""

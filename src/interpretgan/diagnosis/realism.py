@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interpretgan.classifier import Classifier, plain_torch
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, ImageSet, as_source
 from interpretgan.errors import ConfigError
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.layers import capture, find_layers
 from interpretgan.models.zoo.cards import card_names, load_classifier, read_card
 from interpretgan.statistics import Floats, Interval
+from interpretgan.torch_state import plain_torch
 
 SUBSETS = 100  #: Whose distances make the interval.
 LARGEST = 1000  #: Images in each half, at most.

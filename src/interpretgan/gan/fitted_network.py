@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from torch import nn
 
-from interpretgan.classifier import Classifier, plain_torch, require_classifier
+from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageSource
 from interpretgan.errors import ConfigError, LayerError, WeightsError
 from interpretgan.layers import Layer, distinct, find_layers
 from interpretgan.store.network_files import Header, read_network, write_network
+from interpretgan.torch_state import plain_torch
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)

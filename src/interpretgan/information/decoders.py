@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interpretgan.classifier import plain_torch
 from interpretgan.data import ImageData, ImageSource, as_source, content_of, near, sent
 from interpretgan.errors import ConfigError
 from interpretgan.gan.fitted_network import Fitted
@@ -24,6 +23,7 @@ from interpretgan.layers import Layer, capture
 from interpretgan.store.network_files import Header
 from interpretgan.store.progress import OnProgress, Progress, reporting
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
+from interpretgan.torch_state import plain_torch
 from interpretgan.training.checks import Checked, Count, Decay, NotNegative, Positive
 from interpretgan.training.precision import Precision, autocast, fast_convolutions, uses_bf16
 from interpretgan.training.recorded import Recorded, recordable, set_rate

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interpretgan.classifier import Classifier, plain_torch, require_classifier
+from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageData, as_source
 from interpretgan.errors import LayerError
 from interpretgan.layers.anatomy import Anatomy
@@ -21,6 +21,7 @@ from interpretgan.layers.find import as_latent, batch_axis
 from interpretgan.layers.hooks import Layer, capture, capturing, class_of, replacing, visiting
 from interpretgan.layers.outputs import parts
 from interpretgan.layers.proof import SPREAD_TOLERANCE
+from interpretgan.torch_state import plain_torch
 
 PROBE_IMAGES = 2  #: Images that branches are found on.
 MOST = 5  #: Branches that a block is split among, at most: with more, neighbours are taken together.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from interpretgan.classifier import Classifier, check_logits, plain_torch, require_classifier
+from interpretgan.classifier import Classifier, check_logits, require_classifier
 from interpretgan.data import ImageData, as_source
 from interpretgan.errors import ModelError, kind_of
 from interpretgan.layers.anatomy import Anatomy, Refused
@@ -16,6 +16,7 @@ from interpretgan.layers.bottlenecks import Flow, Vertex, vertex
 from interpretgan.layers.hooks import Layer, capturing, class_of, named_modules, visiting
 from interpretgan.layers.outputs import parts
 from interpretgan.layers.proof import AROUND, NOT_CALLED, ROWS, Proof
+from interpretgan.torch_state import plain_torch
 
 LOCAL = 0.1
 """By how much more of a local change must be in the first half of both axes of the map than in that of the channels."""

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from interpretgan.classifier import Classifier, plain_torch
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData
 from interpretgan.errors import ConfigError, LayerError
 from interpretgan.layers.anatomy import Anatomy
@@ -28,6 +28,7 @@ from interpretgan.layers.hooks import (
     visiting,
 )
 from interpretgan.layers.proof import SPREAD_TOLERANCE
+from interpretgan.torch_state import plain_torch
 
 MOST_GROUPS = 8  #: That a layer or a branch is split among.
 HEADS = "heads"  #: In place of a number of groups: one for each head of an attention.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interpretgan.attacks import ThreatModel
 from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, ScoreInputs, measure_scores
-from interpretgan.classifier import Classifier, plain_torch, require_classifier
+from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageData, as_image_sets
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
@@ -38,6 +38,7 @@ from interpretgan.robustness.attack_checks import require_threat_model
 from interpretgan.store.files import write_arrays
 from interpretgan.store.machine import peak_memory_mib
 from interpretgan.store.progress import OnProgress
+from interpretgan.torch_state import plain_torch
 
 EXAMPLES = 6  # in the report's explanation grid
 COMPARED = 500  # images, at most, that baselines are measured on

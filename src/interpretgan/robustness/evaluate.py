@@ -12,7 +12,7 @@ from interpretgan.attacks import ThreatModel, equal_norm_noise, iterated, larges
 from interpretgan.attacks.autoattack import autoattack, require_autoattack
 from interpretgan.attacks.gradient import require_gradient
 from interpretgan.attacks.named_attacks import AUTOATTACK, NAMED_ATTACKS, check_names, predicted_right, survivors
-from interpretgan.classifier import Classifier, plain_torch
+from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
 from interpretgan.errors import ConfigError, Flag
 from interpretgan.robustness import attack_checks as checks
@@ -21,6 +21,7 @@ from interpretgan.statistics import Interval, wilson
 from interpretgan.store.progress import OnProgress, duration, reporting, stage_seconds
 from interpretgan.store.provenance import provenance
 from interpretgan.store.records import Record
+from interpretgan.torch_state import plain_torch
 
 CURVE_EXAMPLES = 500
 CHECKED = 250  #: Examples on which the checks of the model and of the search run.

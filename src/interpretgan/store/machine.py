@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured, in which precision a GPU convolves, and that torch runs eagerly."""
+"""What this machine can do at best, measured, and how much memory is held."""
 
 import ctypes
 import os
@@ -6,8 +6,8 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -54,56 +54,6 @@ def fastest(work: Callable[[], object], *, repeats: int, device: str = "cpu") ->
         wait_for(device)
         best = min(best, time.perf_counter() - began)
     return best
-
-
-@contextmanager
-def tf32(wanted: bool) -> Iterator[None]:
-    """Inside, a GPU convolves float32 in TF32, or in full precision; afterwards as the caller had it."""
-    import torch
-
-    cudnn: Any = torch.backends.cudnn
-    # Since torch 2.9 it has another name. Where that was set, the old one says nothing, or cannot be read.
-    old: Any = None
-    if getattr(cudnn, "fp32_precision", "none") == "none":
-        with suppress(RuntimeError):
-            old = cudnn.allow_tf32
-    where, name = (cudnn.conv, "fp32_precision") if old is None else (cudnn, "allow_tf32")
-    before = getattr(where, name)
-    setattr(where, name, wanted if where is cudnn else "tf32" if wanted else "ieee")
-    try:
-        yield
-    finally:
-        setattr(where, name, before)
-
-
-@contextmanager
-def eager() -> Iterator[None]:
-    """No TF32; nothing compiled, nor attention in one function, where no hook runs; nothing twice for its gradients."""
-    import torch
-    from torch.utils import checkpoint
-
-    with ExitStack() as stack:
-        stack.enter_context(tf32(False))  # with it an image may have other logits in another batch
-        # The function for whole attentions and encoders, which packs padded tokens into nested tensors.
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
-        if "torch._dynamo" in sys.modules:  # it compiles, and takes long to import
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        # The first is public; the second is what `checkpoint` goes through where it is not reentrant.
-        for owner, name, instead in (
-            (checkpoint.CheckpointFunction, "apply", lambda run, _, *given: run(*given)),
-            (checkpoint, "_checkpoint_without_reentrant_generator", lambda *_, **__: iter([None])),
-        ):
-            stack.callback(_restore, owner, name, vars(owner).get(name))
-            setattr(owner, name, instead)
-        yield
-
-
-def _restore(owner: Any, name: str, own: object) -> None:
-    if own is None:
-        delattr(owner, name)
-    else:
-        setattr(owner, name, own)
 
 
 def wait_for(device: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from interpretgan.classifier import Classifier
-from interpretgan.store.machine import tf32
+from interpretgan.torch_state import tf32
 
 Precision = Annotated[str, ("auto", "bf16", "fp32")]
 
