@@ -221,10 +221,16 @@ class Returns(nn.Module):
         return self.value
 
 
+def test_logits_of_one_image_may_nearly_sum_to_one() -> None:
+    logits = torch.tensor([[0.2, 0.3, 0.5005]])
+    assert torch.equal(Classifier(Returns(logits)).logits(torch.zeros(1, 1, 3, 3)), logits)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
         (torch.full((2, 4), 0.25), "got probabilities"),
+        (torch.tensor([[1.0, 2, 4]] * 2, dtype=torch.bfloat16).softmax(dim=1), "got probabilities"),
         ((torch.zeros(2, 4),), "got a tuple"),
         (torch.zeros(2, 4, 1), "got (2, 4, 1)"),
         (torch.zeros(2, 1), "K >= 2"),

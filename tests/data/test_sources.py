@@ -171,6 +171,36 @@ def test_every_kind_of_data_gives_the_same_batches(kind: str, examples: tuple[Te
     torch.testing.assert_close(as_set.batch(chosen)[0], images[chosen])
 
 
+class Records:
+    """Examples as dictionaries, with a `batch` of its own, as public data sets have."""
+
+    def __init__(self, images: Tensor, labels: Tensor, names: tuple[str, str]) -> None:
+        self.images, self.labels, self.names = images, labels, names
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"id": torch.tensor(0), **dict(zip(self.names, (self.images[index], self.labels[index]), strict=True))}
+
+    def batch(self, size: int) -> Records:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("names", [("image", "label"), ("img", "labels"), ("pixel_values", "labels")])
+def test_examples_may_be_dictionaries(names: tuple[str, str], examples: tuple[Tensor, Tensor]) -> None:
+    data: Any = Records(*examples, names)
+    images, labels = as_source(data, None, (0, 1), labelled=True).batch(torch.arange(7))
+    assert torch.equal(images, examples[0])
+    assert torch.equal(labels, examples[1])
+    others: Any = Records(*examples, ("picture", names[1]))
+    with pytest.raises(ImageError, match="dict in example 0"):
+        as_source(others, None, (0, 1)).batch(torch.arange(1))
+    no_labels: Any = Records(*examples, (names[0], "class"))
+    with pytest.raises(LabelError, match="no label"):
+        as_source(no_labels, None, (0, 1), labelled=True).batch(torch.arange(1))
+
+
 def test_labels_may_be_missing_where_only_images_are_needed(examples: tuple[Tensor, Tensor]) -> None:
     images, labels = examples
     unlabelled: list[Any] = [images, TensorDataset(images), [(image,) for image in images], list(images)]

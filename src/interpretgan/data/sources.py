@@ -24,6 +24,8 @@ from interpretgan.errors import DataError, Flag, FlagKind, ImageError, LabelErro
 
 READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
 SHARED_IMAGES = FlagKind("shared_images", "warning", "{value:,} of the {images:,} test images are training images too")
+NAMED = (("image", "img", "pixel_values"), ("label", "labels"))
+"""Under which of these names an example that is a dictionary has its image, and its label."""
 LOOKED_AT = 256  #: Images, from the first, on which it is seen whether pixels were scaled twice.
 
 
@@ -152,7 +154,7 @@ class TensorImages:
 
 
 class DatasetImages:
-    """An `ImageSource` over a map-style data set of (image, label), read an example at a time.
+    """An `ImageSource` over a map-style data set of (image, label), or of dictionaries (`NAMED`), read one at a time.
 
     An image is a floating point tensor `[C, H, W]` within the classifier's bounds, a label a whole number. Without
     `labelled` it may be missing.
@@ -181,6 +183,9 @@ class DatasetImages:
         except Exception as error:  # the user's own code
             got, do = f"example {index}, which raises {in_a_line(error)}", "mend the data set"
             raise DataError(expected=f"{len(self)} examples", got=got, do=do) from error
+        if isinstance(example, Mapping):
+            image_key, label_key = (next((key for key in keys if key in example), None) for keys in NAMED)
+            example = example if image_key is None else [example[key] for key in (image_key, label_key) if key]
         image, *rest = example if isinstance(example, tuple | list) and example else (example,)
         if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
             expected = "examples (image, label) whose image is a floating point tensor [C, H, W]"
@@ -226,9 +231,9 @@ def as_source(
         return source
     if isinstance(given, ImageSet):
         return given.scaled(bounds)
-    if isinstance(given, ImageSource):
-        return given
     map_style = hasattr(given, "__len__") and hasattr(given, "__getitem__")
+    if isinstance(given, ImageSource) and not map_style:  # a data set's own `batch` may do anything
+        return given
     if map_style and not isinstance(given, np.ndarray | str | Mapping | tuple | IterableDataset):
         return DatasetImages(given, labelled=labelled)
     expected = "an ImageSet, a Dataset of (image, label), a pair of tensors (images, labels), or a tensor of images"

@@ -1,5 +1,6 @@
 """The images that a user chooses to have explained: test images by number, or files."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,8 @@ class ChosenImages:
         parts = parse_names(images)
         labels = parse_names(label or "")
         numbers = [part for part in parts if part.removeprefix("-").isdecimal()]
-        fractions = any(part.replace(".", "", 1).isdecimal() for part in parts if part not in numbers)
-        if not parts or fractions or (numbers and len(numbers) < len(parts)):
+        other_numbers = any(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", part) for part in parts if part not in numbers)
+        if not parts or other_numbers or (numbers and len(numbers) < len(parts)):
             expected, do = "numbers of test images, or image files, a,b,c", "e.g. --images 0,3,7"
             raise ConfigError(expected=expected, got=f"'{images}'", do=do)
         if numbers:

@@ -1,4 +1,4 @@
-"""Numbers and names as the command line takes them: `8/255`, `0.48,0.45,0.41`, `1h30m`, `conv1,fc`."""
+"""Numbers and names as the command line takes them: `8/255`, `0.48,0.45,0.41`, `96x128`, `1h30m`, `conv1,fc`."""
 
 from fractions import Fraction
 from typing import Annotated
@@ -29,6 +29,17 @@ def parse_numbers(_type: object, tokens: tuple[Token, ...]) -> tuple[float, ...]
         raise ValueError(f"expected numbers like 0.48,0.45,0.41, got '{tokens[0].value}'") from None
 
 
+def parse_size(_type: object, tokens: tuple[Token, ...]) -> int | tuple[int, int]:
+    """Pixels a side, `128`, or height and width, `96x128`."""
+    try:
+        sides = [int(side) for side in tokens[0].value.split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2):
+        raise ValueError(f"expected pixels a side like 128, or height and width like 96x128, got '{tokens[0].value}'")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
 def parse_seconds(_type: object, tokens: tuple[Token, ...]) -> float:
     """A time: `90s`, `3m`, `1h30m`."""
     return seconds_of(tokens[0].value)
@@ -42,6 +53,7 @@ LEAST = {
 
 Number = Annotated[float, Parameter(converter=parse_number)]
 Numbers = Annotated[tuple[float, ...] | None, Parameter(converter=parse_numbers, n_tokens=1, negative="")]
+Size = Annotated[int | tuple[int, int] | None, Parameter(converter=parse_size, n_tokens=1, negative="")]
 
 
 def parse_names(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from interpretgan.errors import ConfigError
-from interpretgan.pipeline.numbers import CheckedOptions, Number, Numbers, parse_names, parse_seconds
+from interpretgan.pipeline.numbers import CheckedOptions, Number, Numbers, Size, parse_names, parse_seconds
 
 if TYPE_CHECKING:
     from interpretgan.attacks import ThreatModel
@@ -31,8 +31,9 @@ class DataOptions:
     """digits (embedded), mnist, cifar10, or the path of a folder of images, one subfolder a class."""
     data_dir: Annotated[Path | None, Parameter(env_var="INTERPRETGAN_DATA")] = None
     """Where mnist/ and cifar10/ lie as parquet. Without it they come from the public hub (extra 'hub')."""
-    image_size: int | None = None
-    """Pixels a side that the images are brought to [default: as they are, all of one size]."""
+    image_size: Size = None
+    """Pixels a side that the images are brought to, or height and width as 96x128 [default: as they are, all of one
+    size]."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB [default: RGB where any image has colour]."""
     classes: str | None = None

@@ -51,7 +51,7 @@ class Network(Sections):
     model: str
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]
     pool: Pool | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     width: float | None = None
     variants: tuple[str, ...] | None = None  # `None`: all of the study
     diagnosed: tuple[str, ...] | None = None  # `None`: all variants
