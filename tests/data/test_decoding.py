@@ -97,6 +97,13 @@ def test_sixteen_bits_are_scaled_in_every_format(tmp_path: Path) -> None:
     assert set(np.unique(loaded(root).images)) == {0, 0x80}
 
 
+def test_a_set_that_is_dark_throughout_is_told(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "set", Image.new("L", (8, 8)), kind="pgm")
+    (root / "train" / "a" / "0.pgm").write_bytes(b"P5 8 8 65535\n" + np.full(64, 0x0FFF, ">u2").tobytes())
+    assert "no pixel brighter than 15 of 255" in loaded(root).note
+    assert "brighter" not in loaded(pictures(tmp_path / "other", Image.new("L", (8, 8), 64))).note
+
+
 def test_first_frames_are_told(tmp_path: Path) -> None:
     root = pictures(tmp_path / "set", Image.new("L", (6, 6)), kind="gif")
     frames = [Image.new("L", (6, 6), level) for level in (50, 100)]

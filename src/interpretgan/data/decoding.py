@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 CHANNELS = {1: "L", 3: "RGB"}
+DARK = 64  #: Where no pixel of a set is as bright, of 255, that is told.
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")  #: And all that start with `I;16`.
 QUICK_EXIF = ("JPEG", "MPO", "TIFF", "WEBP", "AVIF")  #: Formats whose orientation is known before they are decoded.
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  #: The tag, and its values that swap width and height.
@@ -41,7 +42,7 @@ def decode_all(source: Source, size: tuple[int, int] | None, channels: int | Non
     mode, (height, width) = _common(source, size, channels)
     shape = (source.count, 1 if mode == "L" else 3, height, width)
     digest, labels, told = hashlib.sha256(str(shape).encode()), list[int](), Counter[str]()
-    formats = Counter[str]()
+    formats, brightest = Counter[str](), list[int]()
 
     def decoded() -> Iterator[Pixels]:
         for data, label, where in itertools.islice(source.examples(), source.count):
@@ -65,6 +66,7 @@ def decode_all(source: Source, size: tuple[int, int] | None, channels: int | Non
                 told["with several frames, of which the first is taken"] += bool(several)
                 pixels = _decode(image, mode, height, width)
             digest.update(pixels.tobytes())
+            brightest.append(int(pixels.max()))
             labels.append(label)
             yield pixels
         if len(labels) != source.count:
@@ -74,6 +76,8 @@ def decode_all(source: Source, size: tuple[int, int] | None, channels: int | Non
     write_npy(file, shape, decoded())
     digest.update(np.array(labels, dtype="<i8").tobytes())
     more = "".join(f"; {count:,} {what}" for what, count in told.items() if count)
+    if max(brightest) < DARK:  # as of 12 bits that were saved in 16
+        more += f"; no pixel brighter than {max(brightest)} of 255"
     note = f"{source.origin} ({', '.join(sorted(formats))} images{more})"
     return {"shape": shape, "labels": labels, "sha256": digest.hexdigest(), "note": note}
 
