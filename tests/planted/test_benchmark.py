@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,13 @@ def test_held_out_plants_are_drawn_by_a_seed_and_are_not_in_the_table() -> None:
     assert one.drawn != other.drawn
     more = settings(kinds=("gate", "two", "none"), layers=None, held_out=14)
     assert more.drawn[:12] == one.drawn  # those that are there stay
+    for seed in range(
+        12
+    ):  # one layer is too few for two gates, as in the table; whatever the seed is, that is no error
+        alone = replace(settings(kinds=("gate", "two"), held_out=2), draw_seed=seed)
+        assert {plan.kind for plan in alone.plans} == {"gate"}
+    with pytest.raises(ConfigError, match="or more layers"):
+        _ = settings(kinds=("two",), held_out=2).drawn
     assert resolved({}, small=True, draw_seed=0).table
 
 

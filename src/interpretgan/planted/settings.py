@@ -79,22 +79,23 @@ class BenchmarkSettings(Checked):
 
 def _drawn(settings: BenchmarkSettings) -> Iterator[Plan]:
     choose, table = random.Random(settings.draw_seed), set(settings.table)
-    pairs = [(name, kind) for name in settings.networks for kind in settings.kinds if kind in NETWORKS[name].kinds]
+
+    def places_of(name: str, kind: str) -> tuple[str, ...]:
+        usual = NETWORKS[name].layers if kind in ("gate", "two") else NETWORKS[name].weighted
+        return usual if settings.layers is None else settings.layers
+
+    known = [(name, kind) for name in settings.networks for kind in settings.kinds if kind in NETWORKS[name].kinds]
+    pairs = [(name, kind) for name, kind in known if len(places_of(name, kind)) >= KINDS[kind].layers]
     if settings.held_out and not pairs:
-        do = "choose other networks or kinds"
+        do = "choose other networks or kinds, or more layers"
         raise ConfigError(expected="a kind that is planted in one of the networks", got="none", do=do)
     left = settings.held_out
     while left:
         # A kind first, so that no kind is rare because few networks have it.
         kind = choose.choice(sorted({kind for _, kind in pairs}))
         name = choose.choice([name for name, other in pairs if other == kind])
-        usual = NETWORKS[name].layers if kind in ("gate", "two") else NETWORKS[name].weighted
-        layers = list(usual if settings.layers is None else settings.layers)
-        count = KINDS[kind].layers
-        if len(layers) < count:
-            expected = f"at least {count} layers for {kind}"
-            raise ConfigError(expected=expected, got=", ".join(layers), do="name more with --layers")
-        places = sorted(choose.sample(range(len(layers)), count))
+        layers = places_of(name, kind)
+        places = sorted(choose.sample(range(len(layers)), KINDS[kind].layers))
         plan = Plan(name, kind, tuple(layers[place] for place in places), choose.randrange(DRAWN_SEEDS))
         if plan not in table:
             table.add(plan)
