@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -111,6 +112,27 @@ def test_no_layer_is_the_one_where_any_layer_mends_the_network(least: float, ans
     found = LetIn(("a", "b", "c", "relu"), scores, scores, scores, Interval(0.15, 0.1, 0.2), 0.9, 100)
     assert found.first == "a"
     assert found.answer == answer
+
+
+def test_a_layer_whose_weights_mend_nothing_is_one_that_does_not_mend_the_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = importlib.import_module("interpretgan.diagnosis.let_in")
+    robust, wrong = network(), network()
+    with torch.no_grad():
+        wrong.model.get_parameter("fc2.weight").neg_()
+    mended = {"fc1.weight": robust, "fc2.weight": wrong}  # the one brings all of it back, the other loses more
+    monkeypatch.setattr(module, "_retrained", lambda _classifier, names, *_, **_settings: mended[names[0]])
+    found = case(network(moved=60)).found(bootstrap=200)
+    own = dict(zip(found.layers, found.weights, strict=True))
+    assert own["fc1"].value > 0.9
+    assert own["fc2"].value < 0
+    assert own["relu"].value == 0
+    assert found.scores[found.layers.index("fc2")].value >= 0
+    assert found.answer == "fc1"
+    high, none, worse = (Interval(value, value, value) for value in (0.9, 0.0, -0.2))
+    cures = LetIn(("a", "b", "c"), (high, high, none), (high, high, worse), (none,) * 3, high, 0.9, 100)
+    assert not cures.everywhere
 
 
 def test_nothing_stands_out_in_a_robust_network() -> None:

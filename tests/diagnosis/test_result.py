@@ -16,6 +16,7 @@ from tests.report.samples import (
     lenet_diagnosis,
     with_baselines,
     with_branches,
+    with_let_in,
     without_information,
 )
 
@@ -92,6 +93,14 @@ def test_a_figure_that_is_no_number_is_refused_by_its_place(tmp_path: Path) -> N
     file.write_text(json.dumps(record))
     with pytest.raises(RunFolderError, match=r"layers\.3\.vulnerability\.low"):
         Diagnosis.load(file)
+
+
+def test_mendings_of_fewer_layers_than_there_are_names_are_refused(tmp_path: Path) -> None:
+    whole = with_let_in(lenet_diagnosis(), "fc1")
+    assert whole.let_in is not None
+    replace(whole, let_in=replace(whole.let_in, weights=whole.let_in.weights[1:])).save(tmp_path)
+    with pytest.raises(RunFolderError, match="let_in"):
+        Diagnosis.load(tmp_path)
 
 
 def test_the_frame_has_a_row_per_layer_with_all_figures_and_the_ends_of_their_intervals() -> None:

@@ -64,7 +64,8 @@ class LetIn:
     Attributes:
         layers: Names, in execution order.
         scores: Of each layer, 0 to 1, see `let_in`. Intervals cover the choice of images, not the seed of the training.
-        weights: Share of what the attack takes that comes back when its weights alone are mended; 0 without weights.
+        weights: Share of what the attack takes that comes back when its weights alone are mended, up to 1; 0 without
+            weights, and below where more is lost.
         filtering: The same where the layer alone does not read what natural images do not use, 0 to 1.
         lead: By how much the highest score is above all others; paired over images.
         taken: What the attack takes from the probability of the true class, 0 to 1.
@@ -223,8 +224,8 @@ def _scores(retrained: Floats, filtered: Floats) -> Floats:
     """Scores and the two parts they are made of, side by side `[B, 3 L]`, from what mendings bring back `[B, L]`."""
     useful = np.maximum(filtered, 0.0)
     later = np.maximum.accumulate(np.pad(useful, ((0, 0), (0, 1)))[:, ::-1], axis=1)[:, ::-1][:, 1:]
-    weights, filtering = np.clip(retrained, 0.0, 1.0), np.clip(useful - later, 0.0, 1.0)
-    return np.concatenate([1 - (1 - weights) * (1 - filtering), weights, filtering], axis=1)
+    weights, filtering = np.minimum(retrained, 1.0), np.clip(useful - later, 0.0, 1.0)
+    return np.concatenate([1 - (1 - np.maximum(weights, 0.0)) * (1 - filtering), weights, filtering], axis=1)
 
 
 @dataclass(frozen=True)
