@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,17 +13,19 @@ from torch import Tensor, nn
 from interpretgan.attacks import ThreatModel, attack
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
-from interpretgan.diagnosis.controls import CONTROLS
+from interpretgan.diagnosis.controls import CONTROLS, perturbing_controls
 from interpretgan.diagnosis.diagnose import diagnose
 from interpretgan.diagnosis.let_in import let_in
 from interpretgan.diagnosis.predictions import Predictions
-from interpretgan.diagnosis.reliability import is_unreliable
+from interpretgan.diagnosis.reliability import CONTROL_WORDS, is_unreliable
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, ImageError, LabelError, LayerError, ModelError, ThreatModelError
 from interpretgan.information import Decoders, InformationConfig
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge
 from interpretgan.layers import examine
+from interpretgan.report import write_report
+from interpretgan.report.wording import answer
 from interpretgan.statistics import Interval
 from tests import reference
 from tests.diagnosis.conftest import CONFIG, THREAT, Diagnosed, trained
@@ -209,6 +212,61 @@ def test_a_loss_that_is_not_sure_is_not_shared_out(fitted: Fitted, digits: Digit
     found = diagnose(*fitted, digits[1], threat_model=faint, examples=60, bootstrap=50)
     assert abs(found.loss) < 0.05
     assert {(layer.share.value, layer.share.low, layer.share.high) for layer in found.layers} == {(0.0, 0.0, 0.0)}
+
+
+def test_of_a_single_image_there_is_no_other_whose_perturbation_could_be_a_control(
+    fitted: Fitted, digits: Digits, tmp_path: Path
+) -> None:
+    found = diagnose(*fitted, digits[1], threat_model=THREAT, examples=1, bootstrap=0)
+    assert {name for name in found.controls if name.endswith("_max_abs_vulnerability")} == {
+        f"{name}_max_abs_vulnerability" for name in ("eps0", "noise", "smooth")
+    }
+    assert {layer.vulnerability_foreign for layer in found.layers} == {None}
+    assert "Another image" not in write_report(found, tmp_path).read_text()
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_generator_that_draws_what_aims_at_nothing_badly_fails_that_control(
+    control: str, fitted: Fitted, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interpreter, judge = fitted
+    images, labels = digits[1].batch(slice(0, 60))
+    adversarial = attack(interpreter.classifier, images, labels, THREAT, seed=4)
+    moved = perturbing_controls(interpreter.classifier, seed=4)[control](images, adversarial, 0)
+    draw, place = interpreter.draw, [layer.name for layer in interpreter.layers].index("fc1")
+
+    def badly(given: Tensor, *more: Any, **settings: Any) -> Tensor:
+        drawn = draw(given, *more, **settings)
+        if torch.equal(given, moved):  # from fc1 on the pictures are of other images
+            drawn[place:] = drawn[place:].roll(1, dims=1)
+        return drawn
+
+    monkeypatch.setattr(interpreter, "draw", badly)
+    found = diagnose(
+        interpreter, judge, images, labels, threat_model=THREAT, bootstrap=50, seed=4, adversarial=adversarial
+    )
+    flags = [flag for layer in found.layers for flag in layer.flags if flag.code == "noise_control"]
+    assert ("fc1", CONTROL_WORDS[control]) in {(flag.layer, flag.details["control"]) for flag in flags}
+    assert found.controls[f"{control}_max_abs_vulnerability"] > 0.5
+    assert "noise_control_failed" in codes(found)
+    assert answer(found).layers == ()
+
+
+def test_profiles_without_ranks_have_no_rank_correlation(
+    fitted: Fitted, digits: Digits, recwarn: pytest.WarningsRecorder
+) -> None:
+    still = diagnose(
+        [fitted[0]] * 2,
+        fitted[1],
+        digits[1],
+        threat_model=THREAT,
+        examples=20,
+        bootstrap=0,
+        adversarial=lambda x, *_: x,
+    )
+    assert "seeds_spearman" not in still.controls
+    assert still.controls["seeds_same_top"] == 1.0
+    assert not [warning for warning in recwarn if "constant" in str(warning.message)]
 
 
 def test_unreadable_layers_and_a_weak_judge_are_flagged(fitted: Fitted, digits: Digits) -> None:

@@ -64,5 +64,7 @@ def test_a_latent_of_another_class_lands_where_it_is_put_and_one_picture_for_all
     assert 0.5 < positive_control([shown(misread, labels)])[0] < 1
     half = positive_control([shown(labels, labels), shown(one_picture, one_picture)])
     np.testing.assert_allclose(half, [0.5, 0.5])
+    two_as_one = np.where(labels < 2, labels, 2)  # at the last layer, whose own share is 1 whatever it shows
+    np.testing.assert_allclose(positive_control([shown(labels, two_as_one)]), [1.5, 1])
     alone = dataclasses.replace(shown(labels), labels=np.zeros_like(labels))
     assert np.isnan(positive_control([alone])).all()

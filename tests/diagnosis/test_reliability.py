@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from interpretgan.diagnosis.controls import CONTROLS
-from interpretgan.diagnosis.reliability import diagnosis_flags, is_unreliable, layer_flags
+from interpretgan.diagnosis.reliability import diagnosis_flags, failed_kinds, is_unreliable, layer_flags
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.statistics import Interval
 from tests.report.samples import changed, lenet_diagnosis
@@ -70,7 +70,11 @@ def test_what_the_model_itself_loses_to_a_control_is_no_fault_of_the_diagnosis()
 
 def test_the_positive_control_fails_where_the_loss_lands_elsewhere() -> None:
     assert codes_at(changed(SOUND, "fc1", positive=0.9)) == {"fc1": ["positive_control"]}
-    assert codes_at(changed(SOUND, "fc1", positive=0.96)) == {}
+    for sound in (0.96, 1.04):
+        assert codes_at(changed(SOUND, "fc1", positive=sound)) == {}
+    won_back = changed(SOUND, "fc1", positive=1.5)  # from there on another class, and later the true one again
+    assert codes_at(won_back) == {"fc1": ["positive_control"]}
+    assert failed_kinds(won_back.layers, won_back.accuracy) == {"positive"}
 
 
 @pytest.mark.parametrize(

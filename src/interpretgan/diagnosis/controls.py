@@ -43,8 +43,9 @@ def positive_control(predictions: Sequence[Predictions]) -> Floats:
     """The share of the loss that lands on layer `k`, where from `k` on the latent is that of an image of another class.
 
     All of it must: 1 at every layer, `[L]`. Row `l >= k` then shows `J(x̂_l)` of the other image, so what survives is
-    `P(J(x̂_l) = y) / P(J(x̂_l natural) = y)`, and 1 before. It is 0 where nothing is lost at all, as where all
-    explanations are one picture, and NaN where all images are of one class.
+    `P(J(x̂_l) = y) / P(J(x̂_l natural) = y)`, and 1 before. What is lost is measured at the last layer, so that its own
+    share is always 1; where that layer does not follow its latents, others have more. It is 0 where nothing is lost at
+    all, as where all explanations are one picture, and NaN where all images are of one class.
     """
     shares = []
     for of_generator in predictions:
@@ -84,17 +85,18 @@ def zero_eps_control(predictions: Predictions) -> float:
 def agreement(predictions: Sequence[Predictions]) -> dict[str, float]:
     """How well generators of different seeds agree; empty for a single one.
 
-    `seeds_spearman` is the lowest rank correlation of two profiles, `seeds_same_top` 1 if all blame one layer most.
+    `seeds_spearman` is the lowest rank correlation of two profiles, `seeds_same_top` 1 if all blame one layer most. The
+    correlation is missing where no two profiles vary: those of one layer, or of an attack that takes nothing.
     """
     if len(predictions) < 2:
         return {}
     from scipy.stats import spearmanr
 
     profiles = [profile(of_generator) for of_generator in predictions]
-    correlations = [float(spearmanr(a, b).statistic) for a, b in itertools.combinations(profiles, 2)]
-    # A profile without any variation has no ranks to compare.
-    lowest = min((value for value in correlations if np.isfinite(value)), default=0.0)
-    return {"seeds_spearman": lowest, "seeds_same_top": float(len({int(p.argmax()) for p in profiles}) == 1)}
+    varied = [profile for profile in profiles if np.ptp(profile) > 0]  # else there are no ranks to compare
+    correlations = [float(spearmanr(a, b).statistic) for a, b in itertools.combinations(varied, 2)]
+    lowest = {"seeds_spearman": min(correlations)} if correlations else {}
+    return {**lowest, "seeds_same_top": float(len({int(p.argmax()) for p in profiles}) == 1)}
 
 
 def profile(predictions: Predictions) -> Floats:

@@ -12,7 +12,7 @@ from interpretgan.attacks import ThreatModel, largest_eps
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
 from interpretgan.diagnosis.branch_split import branch_figures
-from interpretgan.diagnosis.controls import CONTROLS, agreement, perturbing_controls, positive_control, zero_eps_control
+from interpretgan.diagnosis.controls import agreement, perturbing_controls, positive_control, zero_eps_control
 from interpretgan.diagnosis.let_in import LetIn
 from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, given_adversarial
 from interpretgan.diagnosis.realism import Realism
@@ -134,6 +134,8 @@ def diagnose(
 
     # What the judge predicts for every image and its explanation at every layer.
     perturbing = perturbing_controls(classifier, seed=seed)
+    if count == 1:
+        del perturbing["foreign"]  # of one image there is no other
     with reporting(on_progress) as report:
         predictions = collect(
             interpreters, judge, source, count,
@@ -184,7 +186,7 @@ def diagnose(
         "eps0_max_abs_vulnerability": zero_eps_control(predictions[0]),
         **{
             f"{name}_max_abs_vulnerability": max(abs(getattr(row, f"vulnerability_{name}").value) for row in rows)
-            for name in CONTROLS
+            for name in perturbing
         },
         **({"positive_least": float(positive.min())} if np.isfinite(positive).all() else {}),
         **agreement(predictions),

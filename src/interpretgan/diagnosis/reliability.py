@@ -10,7 +10,7 @@ from interpretgan.statistics import Interval
 
 READABLE = 0.05  #: A layer is unreliable when its natural explanations are predicted this much worse than images.
 QUIET = 0.03  #: A control of the same size may move a layer's vulnerability by this much.
-LANDS = 0.95  #: The least share of the positive control.
+LANDS = 0.95  #: The least share of the positive control; it must not be above 1 by more either.
 FOOLED = 0.8  #: A judge that keeps less than this share of its own accuracy on the attacked images is flagged.
 BROKEN = 1 / 3  #: A judge that keeps less than this share of its own accuracy when it is attacked itself is flagged.
 
@@ -61,7 +61,12 @@ def is_unreliable(layer: LayerResult) -> bool:
 def failed_kinds(layers: Sequence[LayerResult], accuracy: Mapping[str, float]) -> set[str]:
     """Which controls fail at some layer, by their names, the positive control as `positive`; see `_moves`."""
     moved = {name for layer in layers for name in CONTROL_WORDS if _moves(layer, name, accuracy)}
-    return moved | {"positive" for layer in layers if layer.positive is not None and layer.positive < LANDS}
+    return moved | {"positive" for layer in layers if _lands_elsewhere(layer)}
+
+
+def _lands_elsewhere(layer: LayerResult) -> bool:
+    """Whether the positive control fails: some of the loss lands on other layers, or later ones win it back."""
+    return layer.positive is not None and not LANDS <= layer.positive <= 2 - LANDS
 
 
 def _moves(layer: LayerResult, control: str, accuracy: Mapping[str, float]) -> Interval | None:
@@ -97,7 +102,7 @@ def layer_flags(layers: Sequence[LayerResult], accuracy: Mapping[str, float]) ->
         for control, words in CONTROL_WORDS.items():
             if moved := _moves(layer, control, accuracy):
                 raised.append(NOISE_CONTROL(layer=name, value=moved.value, threshold=QUIET, control=words))
-        if layer.positive is not None and layer.positive < LANDS:
+        if _lands_elsewhere(layer):
             raised.append(POSITIVE_CONTROL(layer=name, value=layer.positive, threshold=LANDS))
         flags.append(tuple(raised))
     return flags

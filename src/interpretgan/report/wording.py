@@ -42,7 +42,7 @@ FLAG_MEANINGS = {
     "shared_images": "What judge and generator have seen in training they read too well in the test. Remove these "
     "images from one of the two sets.",
     "positive_control": "From this layer on the generator was given the latents of images of another class. What it "
-    "draws must change class here and nowhere else.",
+    "draws must change class here and nowhere else. Above 100 % later layers seem to win some back.",
     "unreadable_layers": "The rows of these layers, and the vulnerability of the layers after them, cannot be used.",
     "zero_eps_control": "The model, the generator or the judge gives the same image another answer in every pass.",
     "weak_model": "The model misses natural images that the judge gets right. A wrong normalisation or order of "
