@@ -291,6 +291,18 @@ def test_what_the_page_on_plants_says_of_its_records() -> None:
     assert "The leads, {:.0f} and {:.0f} points,".format(*(leads.pop(key) for key in MISSED)) in page
     assert f"the least lead is {min(leads.values()):.1f} points." in page
 
+    calm = [now[key] for key in sorted(diagnosed) if not now[key]["planted"]]
+    noisy = read("planted/image_noise.json")["networks"]
+    told_of = [[record["named"] for record in calm], [noisy.get(r["key"], r)["named"] for r in calm]]
+    assert [sorted(len(layers) for layers in named if layers) for named in told_of] == [[6, 8, 9], [9]]
+    tops = [100 * max(r["columns"]["vulnerability"]["values"]) for r in calm if r["named"]]
+    text = " ".join(page.split())
+    assert (
+        "the sentence names no layer in four, and 6 to 9 layers that cannot be told apart in the other three." in text
+    )
+    assert f"largest V of these is {min(tops):.1f} to {max(tops):.1f} points" in text
+    assert (len(calm), {record["lets_in"] for record in calm}) == (7, {None})
+
     two = {name: summary["questions"][question]["scores"][name]["two"] for question, name in (
         ("turns", "vulnerability"), ("let in", "let_in")
     )}  # fmt: skip
@@ -319,6 +331,20 @@ def test_what_the_page_on_plants_says_of_its_records() -> None:
     assert f"{readable[0]} rows had natural" in page
     assert f"and {readable[1]} have after 300." in page
     assert f"where the class turns in {silent[0]}, and does in {silent[1]} now." in page
+
+
+def test_which_checks_of_a_plant_could_not_fail_is_told() -> None:
+    page = " ".join((ROOT / "docs" / "planted.md").read_text().split())
+    files = [file for name in ("planted", "planted-cifar10") for file in (RESULTS / name / "records").rglob("*.json")]
+    found = [record for record in map(json.loads, map(Path.read_text, files)) if record["planted"]]
+    proofs = [(len(one["planted"]), one["verification"]) for one in found if not one["verification"]["failed"]]
+    assert all(proof["mended"] == proof["original_robust"] for _, proof in proofs)
+    single, double = ([[value == proof["robust"] for value in proof["alone"].values()]
+                       for count, proof in proofs if count == plants] for plants in (1, 2))  # fmt: skip
+    same = [unchanged for layers in single for unchanged in layers]
+    assert all(same)
+    assert f"all {len(proofs)} mended networks are the robust one again, and all {len(same)} other layers are" in page
+    assert f"at {[unchanged for layers in double for unchanged in layers].count(False)} layers." in page
 
 
 def test_the_rows_of_the_readme_on_plants_are_those_of_the_summary() -> None:
@@ -382,6 +408,37 @@ def test_noise_in_the_images_lets_more_sentences_name_a_layer() -> None:
     values = [each["vulnerability"][each["layers"].index("conv2")] for each in (plain[key], anyway)]
     assert f"`conv2` of `mnist-wide`, falls from {100 * values[0]:.0f} points to {100 * values[1]:.0f}." in page
     assert key in without
+
+
+def test_how_often_intervals_hold_and_the_null_errs_is_told_as_it_was_measured() -> None:
+    method, studies = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("method", "studies"))
+    measured = read("benchmarks/coverage.json")["rows"]
+
+    def held(generators: int, examples: int, figure: str, rule: str = "now") -> float:
+        rows = [row[rule] for row in measured if (row["generators"], row["examples"]) == (generators, examples)]
+        return float(np.mean([row[figure]["covered"] for row in rows if figure in row]))
+
+    for count in range(1, 6):
+        shares = [held(count, 1000, figure) for figure in ("vulnerability", "survival", "share", "bits")]
+        shares.append(held(count, 1000, "vulnerability", "before"))
+        found = re.search(rf"\n\| {count} \| (0\.9.*) \|\n", method)
+        assert found is not None
+        np.testing.assert_allclose([float(cell) for cell in found[1].split(" | ")], shares, atol=5.1e-4)
+    ends = [[f(held(count, 300, figure) for count in range(1, 6)) for f in (min, max)]
+            for figure in ("vulnerability", "natural", "bits")]  # fmt: skip
+    page = " ".join(method.split())
+    assert "images V holds in {:.3f} to {:.3f}, and the share that is right".format(*ends[0]) in page
+    assert "natural explanations, which is near one, in {:.3f} to {:.3f}.".format(*ends[1]) in page
+    assert "their intervals hold in {:.2f} to {:.2f} of cases".format(*ends[2]) in method
+    rows = read("benchmarks/smooth_profiles.json")["rows"]
+    names = {"independent": "independent layers", "autoregressive": "autoregressive, 0.8",
+             "mean of five": "mean of five neighbours", "one peak": "one peak"}  # fmt: skip
+    for row in rows:
+        if row["layers"] == 11:
+            cells = " | ".join(f"{row[figure]:.3f}" for figure in ("errs", "before_errs", "finds"))
+            assert f"| {names[row['kind']]} | {cells} |" in studies
+    most, before = (100 * max(row[figure] for row in rows) for figure in ("errs", "before_errs"))
+    assert f"it errs in 0 to {most:.0f} % (permutations: up to {before:.0f} %)" in studies
 
 
 def test_start_and_limit_keep_a_training_from_collapsing() -> None:
