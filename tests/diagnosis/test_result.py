@@ -120,6 +120,12 @@ def test_the_frame_has_a_row_per_layer_with_all_figures_and_the_ends_of_their_in
     assert set(without_information(diagnosis).to_frame()).isdisjoint(INFORMATION)
 
 
+def test_the_frame_says_how_far_generators_are_apart() -> None:
+    lost = replace(lenet_diagnosis().layers[4].vulnerability, spread=0.031)
+    frame = changed(lenet_diagnosis(), lenet_diagnosis().layers[4].name, vulnerability=lost).to_frame()
+    assert frame["vulnerability_spread"].dropna().tolist() == [0.031]
+
+
 def test_branches_follow_their_block_in_the_frame() -> None:
     diagnosis = with_branches(flagged(), "fc1")
     frame, (block,) = diagnosis.to_frame(), [layer for layer in diagnosis.layers if layer.branches]

@@ -121,6 +121,18 @@ def test_the_numbers_are_those_of_the_diagnosis(lenet: Diagnosis, tmp_path: Path
         assert f"{layer.bits:.2f}" in shown
 
 
+def test_how_far_generators_are_apart_stands_beside_their_mean(lenet: Diagnosis, tmp_path: Path) -> None:
+    apart = [
+        replace(row, vulnerability=replace(row.vulnerability, spread=0.01 * place))
+        for place, row in enumerate(lenet.layers)
+    ]
+    several = words(write_report(replace(lenet, layers=tuple(apart)), tmp_path))
+    assert "+58.0[55.5, 60.6] ± 5.0" in several
+    note = "in brackets, ± the standard deviation between generators."
+    assert note in several
+    assert note not in words(write_report(lenet, tmp_path))
+
+
 def test_what_is_not_known_is_left_out(lenet: Diagnosis, tmp_path: Path) -> None:
     bare = replace(without_information(lenet), classifier={"name": "net"}, data={"examples": 7}, provenance={})
     path = write_report(bare, tmp_path)

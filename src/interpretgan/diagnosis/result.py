@@ -213,6 +213,8 @@ class Diagnosis(Record):
     def to_frame(self) -> pd.DataFrame:
         """One row per layer, intervals as `<quantity>_low` and `<quantity>_high`; a block's branches follow below it.
 
+        Of several generators there is the standard deviation between them, too, as `<quantity>_spread`.
+
         In the row of a branch, `block` names the block whose figures its own are part of, and `survival` is that where
         this branch alone is attacked; of a layer `block` is empty. In the row of a group `branch` names the branch that
         it is part of, where it is one. To add up rows, take those of one level.
@@ -220,7 +222,13 @@ class Diagnosis(Record):
         import pandas as pd
 
         def of(quantity: str, interval: Interval) -> dict[str, float]:
-            return {quantity: interval.value, f"{quantity}_low": interval.low, f"{quantity}_high": interval.high}
+            spread = {} if interval.spread is None else {f"{quantity}_spread": interval.spread}
+            return {
+                quantity: interval.value,
+                f"{quantity}_low": interval.low,
+                f"{quantity}_high": interval.high,
+                **spread,
+            }
 
         rows = []
         for layer in self.layers:

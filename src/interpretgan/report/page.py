@@ -142,11 +142,12 @@ def templates() -> jinja2.Environment:
 
 
 def _figure(interval: Interval | None, scale: float = 100, digits: int = 1, *, sign: bool = False) -> Markup:
-    """The cell of a table: a value with its interval, or a dash."""
+    """The cell of a table: a value with its interval, and the deviation between generators if known; or a dash."""
     if interval is None:
         return Markup("–")
     value = wording.number(interval.value, scale, digits, sign=sign) + (" %" if scale == 100 and not sign else "")
-    return Markup("{}<small>{}</small>").format(value, wording.span(interval, scale, digits))
+    spread = "" if interval.spread is None else f" ± {wording.number(interval.spread, scale, digits)}"
+    return Markup("{}<small>{}{}</small>").format(value, wording.span(interval, scale, digits), spread)
 
 
 def _significant(value: float | None) -> str:
