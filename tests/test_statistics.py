@@ -5,7 +5,17 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import pearsonr, rankdata, spearmanr, ttest_1samp
 
-from interpretgan.statistics import Interval, Profile, holm, paired, rank_correlation, spearman_rows
+from interpretgan.statistics import (
+    Interval,
+    Profile,
+    bootstrap_weights,
+    difference_intervals,
+    holm,
+    intervals,
+    paired,
+    rank_correlation,
+    spearman_rows,
+)
 
 DIFFERENCES = [0.02, 0.05, -0.01, 0.03, 0.04]
 
@@ -204,3 +214,25 @@ def test_chance_orders_the_layers_that_are_known() -> None:
     assert none is not None
     assert gaps.value == pytest.approx(none.value)
     assert gaps.p == pytest.approx(none.p, abs=0.03)
+
+
+def test_a_difference_of_runs_covers_what_their_generators_differ_by() -> None:
+    """Two runs of the same truth, five generators each, on the same images."""
+    random = np.random.default_rng(0)
+    held = {"all": 0, "images": 0}
+    for trial in range(300):
+        weights = bootstrap_weights(150, 100, seed=trial) / 150
+        images = 0.3 * random.standard_normal(150)
+        first, other = (
+            np.stack([weights @ (images + level + 0.3 * random.standard_normal(150)) for level in levels])[..., None]
+            for levels in 0.05 * random.standard_normal((2, 5))
+        )
+        (whole,) = difference_intervals(first, other, 0.95)
+        (alone,) = intervals(other.mean(axis=0) - first.mean(axis=0), 0.95)
+        assert whole.value == pytest.approx(alone.value)
+        held["all"] += whole.low <= 0 <= whole.high
+        held["images"] += alone.low <= 0 <= alone.high
+        few = difference_intervals(first[:4], other, 0.95)
+        assert few == intervals(other.mean(axis=0) - first[:4].mean(axis=0), 0.95)
+    assert 0.92 < held["all"] / 300 <= 1.0
+    assert held["images"] / 300 < 0.7

@@ -73,6 +73,24 @@ def intervals(replicates: Floats, confidence: float) -> list[Interval]:
     return [replace(interval, spread=float(of)) for interval, of in zip(found, spread, strict=True)]
 
 
+def difference_intervals(first: Floats, other: Floats, confidence: float) -> list[Interval]:
+    """By how much the columns of `[S, 1 + B, L + 1]` are higher than those of another, with other generators.
+
+    The replicates are of the same images. From `FEW` generators of each on the interval covers their training: of the
+    difference the variances of both means over generators are added to that over images, which counts twice what both
+    have a part in. With fewer it covers the choice of images alone, for these generators; see `intervals`.
+    """
+    gap = other.mean(axis=0) - first.mean(axis=0)
+    if min(len(first), len(other)) < FEW or len(gap) < 3:
+        return intervals(gap, confidence)
+    trained = [(table[:, 0].var(axis=0, ddof=1) / len(table), len(table) - 1) for table in (first, other)]
+    trained.append((gap[1:].var(axis=0), len(gap) - 2))
+    return [
+        _student(float(value), [(float(part[place]), known) for part, known in trained], FEW).interval(confidence)
+        for place, value in enumerate(gap[0])
+    ]
+
+
 def mean_interval(values: Floats, confidence: float, *, replicates: int, seed: int) -> Interval:
     """The mean of values `[N]`, with an interval that covers their choice: percentiles of a bootstrap."""
     weights = bootstrap_weights(len(values), replicates, seed=seed)

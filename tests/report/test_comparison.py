@@ -24,7 +24,8 @@ def test_differences_are_paired_on_the_same_images(lenet: Diagnosis, tmp_path: P
     first, other = finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", lenet, 5)
     found = compare_runs([first, other])
     assert found.head == ("layer", "a", "b", "b - a")
-    assert found.notes == ()
+    (note,) = found.notes
+    assert note.startswith("a and b have fewer than 5 generators: intervals cover the choice of images alone")
     gaps: dict[str, Any] = {str(row["layer"]): row for row in found.frame.to_dict("records")}
     names = [row.name for row in lenet.layers]
     assert [gaps[name]["b - a"] for name in names[1:]] == [
@@ -34,6 +35,28 @@ def test_differences_are_paired_on_the_same_images(lenet: Diagnosis, tmp_path: P
     assert -0.7 < gaps[names[3]]["b - a low"] < -0.5 < gaps[names[3]]["b - a high"] < -0.3
     # each run alone, on the other hand, says what its own diagnosis says
     assert gaps["fc1"]["a"] == pytest.approx(lenet.layers[5].vulnerability.value)
+
+
+def test_differences_of_five_generators_cover_their_training(lenet: Diagnosis, tmp_path: Path) -> None:
+    several = replace(lenet, provenance={**lenet.provenance, "generator_seeds": [0, 1, 2, 3, 4]})
+    folders = [finished(tmp_path / name, several, 3) for name in ("a", "b")]
+    for folder, more in zip(folders, (0, 6), strict=True):
+        with np.load(folder / "predictions.npz") as saved:
+            arrays = dict(saved)
+        drawn = np.stack([arrays["natural"]] * 5)
+        for number, wrong in enumerate(np.array([20, 40, 60, 80, 100]) + more):  # of 200, at all rows from the third on
+            drawn[number, 3:, :wrong] += 1
+        natural = np.stack([arrays["natural"]] * 5)
+        np.savez(folder / "predictions.npz", **arrays, natural_all=natural, adversarial_all=drawn)
+    found = compare_runs(folders)
+    assert found.notes == ()
+    (gap,) = found.gaps[lenet.layers[3].name]
+    assert gap is not None
+    assert gap.value == pytest.approx(0.03)
+    assert gap.low < -0.15 < 0.21 < gap.high  # the generators of each are 16 points apart
+    assert "would draw otherwise" not in compared(folders, tmp_path / "c.csv")[1]
+    finished(tmp_path / "one", lenet, 3)
+    assert "would draw otherwise" in compared([folders[0], tmp_path / "one"], tmp_path / "c.csv")[1]
 
 
 def test_other_images_and_other_layers_are_told(

@@ -18,7 +18,7 @@ from interpretgan.errors import RunFolderError
 from interpretgan.report.explanation_grid import load_predictions
 from interpretgan.report.page import finished_diagnosis
 from interpretgan.report.wording import number, span
-from interpretgan.statistics import Floats, Interval, Weights, bootstrap_weights, intervals
+from interpretgan.statistics import FEW, Floats, Interval, Weights, bootstrap_weights, difference_intervals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,11 @@ class Run:
     folder: Path
     diagnosis: Diagnosis
     predictions: dict[str, Any] | None
+
+    @property
+    def few(self) -> bool:
+        """Whether it has too few generators to tell how far others would be from them."""
+        return len(self.diagnosis.provenance.get("generator_seeds", ())) < FEW
 
     def row(self, layer: str) -> LayerResult | None:
         """The row of a layer, if the run has it."""
@@ -56,7 +61,7 @@ class Comparison:
         gaps: By how much the vulnerability of each layer is larger in each other run than in the first; `None` where
             one of the two does not explain it.
         paired: For each other run, whether its differences are of the same images.
-        notes: What sets the runs apart but the network, and which intervals are not paired.
+        notes: What sets the runs apart but the network, and which intervals are not paired, or of few generators.
     """
 
     runs: tuple[Run, ...]
@@ -171,12 +176,12 @@ def _paired(first: Run, other: Run) -> dict[str, Interval] | None:
     ]
     confidence = float(first.diagnosis.provenance.get("confidence", 0.95))
     shared = [name for name in lost[0] if name in lost[1]]
-    gaps = np.stack([lost[1][name] - lost[0][name] for name in shared], axis=-1)
-    return dict(zip(shared, intervals(gaps[None], confidence), strict=True))
+    base, losses = (np.stack([of_run[name] for name in shared], axis=-1) for of_run in lost)
+    return dict(zip(shared, difference_intervals(base, losses, confidence), strict=True))
 
 
 def _vulnerability(run: Run, weights: Weights) -> Floats:
-    """Of every row in every replicate, `[L + 1, 1 + B]`, a mean over the generators."""
+    """Of every row, by every generator in every replicate, `[L + 1, S, 1 + B]`."""
     assert run.predictions is not None
     arrays = run.predictions
     kinds = [arrays.get(f"{kind}_all", arrays[kind][None]) for kind in ("natural", "adversarial")]
@@ -184,8 +189,7 @@ def _vulnerability(run: Run, weights: Weights) -> Floats:
         vulnerability(survival(*(accuracy(shown == arrays["labels"], weights) for shown in pair)))
         for pair in zip(*kinds, strict=True)
     ]
-    mean: Floats = np.mean(each, axis=0).T
-    return mean
+    return np.moveaxis(np.stack(each), -1, 0)
 
 
 def _apart(first: Run, other: Run) -> dict[str, Interval]:
@@ -204,6 +208,9 @@ def _apart(first: Run, other: Run) -> dict[str, Interval]:
 def _notes(first: Run, other: Run, paired: bool) -> list[str]:
     """In what two runs differ beside their networks."""
     notes = [] if paired else [f"{other.name} has other images than {first.name}, or no predictions: not paired"]
+    if few := [run.name for run in (first, other) if run.few]:
+        words = f"{' and '.join(few)} {'has' if len(few) == 1 else 'have'} fewer than {FEW} generators"
+        notes.append(f"{words}: intervals cover the choice of images alone, and other generators would differ as well")
     if [row.name for row in first.diagnosis.layers] != [row.name for row in other.diagnosis.layers]:
         notes.append(
             f"{first.name} and {other.name} explain other layers: figures are what is lost since the layer before"

@@ -76,7 +76,8 @@ def write_comparison(found: Comparison, table: str | Path) -> Path:
         "answers": answers, "reports": [_report(run, page.parent) for run in found.runs],
         "claims": [_claim(found, place) for place in range(len(others))],
         "axis": axis, "groups": groups, "let_in": _let_in(found), "chance": f"{100 * (1 - confidence):g}",
-        "settings": _settings(found.runs), "flags": sorted(flags, key=lambda one: wording.severity(one[1])),
+        "few": any(run.few for run in found.runs), "settings": _settings(found.runs),
+        "flags": sorted(flags, key=lambda one: wording.severity(one[1])),
         "csv": csv_address(found.frame), **script(),
     }  # fmt: skip
     content = templates().get_template("comparison.html.j2").render(context)
