@@ -333,6 +333,15 @@ def test_what_the_page_on_plants_says_of_its_records() -> None:
     assert f"where the class turns in {silent[0]}, and does in {silent[1]} now." in page
 
 
+def test_what_was_planned_and_not_measured_is_told() -> None:
+    controls = {"finetune-random", "finetune-equal", "finetune-best"}
+    assert controls <= set(re.findall(r"finetune-\w+", (ROOT / "studies" / "repair.toml").read_text()))
+    assert controls.isdisjoint(run["variant"] for run in read("studies/repair/study.json")["runs"])
+    assert "([rules](../studies/repair.toml)). These have not been run" in (ROOT / "docs" / "results.md").read_text()
+    assert "information_loss" not in read("planted/planted.json")["questions"]["turns"]["scores"]
+    assert "Information loss was not measured in these records" in (ROOT / "docs" / "planted.md").read_text()
+
+
 def test_which_checks_of_a_plant_could_not_fail_is_told() -> None:
     page = " ".join((ROOT / "docs" / "planted.md").read_text().split())
     files = [file for name in ("planted", "planted-cifar10") for file in (RESULTS / name / "records").rglob("*.json")]
