@@ -448,6 +448,9 @@ def test_how_often_intervals_hold_and_the_null_errs_is_told_as_it_was_measured()
             assert f"| {names[row['kind']]} | {cells} |" in studies
     most, before = (100 * max(row[figure] for row in rows) for figure in ("errs", "before_errs"))
     assert f"it errs in 0 to {most:.0f} % (permutations: up to {before:.0f} %)" in studies
+    holds = {row["holds"]: row["kind"] for row in rows}
+    assert f"mean correlation in {100 * min(holds):.0f} to {100 * max(holds):.0f} % of cases" in studies
+    assert holds[min(holds)] == "one peak"
 
 
 def test_start_and_limit_keep_a_training_from_collapsing() -> None:
