@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -188,6 +189,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         images: ImageData,
         *,
         recognition_network: Classifier | None = None,
+        left_open: Mapping[str, float] | None = None,
         checkpoint: str | Path | None = None,
         on_progress: OnProgress | bool = True,
         devices: int = 1,
@@ -200,12 +202,15 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             recognition_network: A robust classifier of the same classes, trained apart from the judge, that recognises
                 the explanations in place of the explained one. On natural photographs that one is satisfied with
                 textures that only it recognises.
+            left_open: `Measurement.left_open` of the same layers, which explanations are then held to vary by; with a
+                `diversity` in the config.
             checkpoint: File for the state. Where it exists the training goes on from there.
             on_progress: Told how far it is; see `interpretgan.store.progress.OnProgress`.
             devices: How many devices share the training: the classifier's and the GPUs that follow it.
 
         Raises:
-            ConfigError: A recognition network of other classes or bounds, or devices that cannot share the training.
+            ConfigError: A recognition network of other classes or bounds, something left open of other layers or
+                without diversity, or devices that cannot share the training.
             ImageError, ModelError: Images that the classifier refuses, or no gradient through it.
             TrainingError, RunFolderError: A loss that is not finite, a lost process, or the checkpoint's file.
         """
@@ -215,14 +220,29 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         self._find_layers(source)
         config = self.config.resolved(recognition_network is not None, source.batch(torch.tensor([0]))[0].shape[1])
         assert config.steps is not None
+        known = None if left_open is None else self._checked(left_open)
         with reporting(on_progress) as report:
             self._network = train_generator(
                 self.classifier, self.distinct_layers, source, config, seed=self.seed,
-                recognition_network=recognition_network, checkpoint=None if checkpoint is None else Path(checkpoint),
-                devices=devices, on_step=told(report, "generator", config.steps),
+                recognition_network=recognition_network, left_open=known,
+                checkpoint=None if checkpoint is None else Path(checkpoint), devices=devices,
+                on_step=told(report, "generator", config.steps),
             )  # fmt: skip
         self.recognition_network_sha256 = None if recognition_network is None else recognition_network.state_sha256()
         return self
+
+    def _checked(self, left_open: Mapping[str, float]) -> list[float]:
+        """What each of the distinct layers leaves open."""
+        names, do = [layer.name for layer in self.distinct_layers], "pass decoders.measure(images).left_open"
+        if not self.config.diversity:
+            expected = "something left open with a diversity above 0"
+            raise ConfigError(expected=expected, got="diversity 0", do="set it in GANConfig, or leave left_open out")
+        if missing := [name for name in names if name not in left_open]:
+            raise ConfigError(expected=f"what {', '.join(names)} leave open", got=f"none of {missing[0]}", do=do)
+        known = [float(left_open[name]) for name in names]
+        if not all(0 <= value < math.inf for value in known):
+            raise ConfigError(expected="mean squared errors >= 0", got=str(min(known)), do=do)
+        return known
 
     @property
     def resolved_config(self) -> GANConfig:

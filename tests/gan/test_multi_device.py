@@ -100,6 +100,13 @@ def test_two_processes_go_on_to_the_generator_that_one_trains(
     assert all(p.requires_grad and p.grad is None for p in classifier.model.parameters())
 
 
+def test_two_processes_hold_explanations_to_what_one_would(classifier: Classifier, started: list[Any]) -> None:
+    config = replace(CONFIG, steps=2, diversity=10.0)
+    alone, shared = (train(classifier, config, devices=devices, left_open=[5.0] * 6)[1] for devices in (1, 2))
+    for one, other in zip(alone, shared, strict=True):
+        assert other["energy_score"] == pytest.approx(one["energy_score"], rel=1e-4)
+
+
 def test_two_processes_share_the_noise_in_the_images(classifier: Classifier, started: list[Any]) -> None:
     config = replace(CONFIG, steps=1, image_noise=0.2)
     (alone,), (shared,), (without,) = (

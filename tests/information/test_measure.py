@@ -75,9 +75,12 @@ def test_the_figures_are_the_formulas(images: Floats) -> None:
          for place in logits]
     )  # fmt: skip
     right = logits.argmax(axis=2) == labels
-    rows = measurement(images, decoded, mean, bits, {2: control}, right=right).rows(weights(), 0.95)
+    measured = measurement(images, decoded, mean, bits, {2: control}, right=right)
+    rows = measured.rows(weights(), 0.95)
     left = [0.0, *(reference.unexplained(images.tolist(), each.tolist(), mean.tolist()) for each in decoded)]
     np.testing.assert_allclose([row.unexplained.value for row in rows], left, rtol=1e-5)
+    whole = np.square(images - mean).sum() / EXAMPLES
+    assert list(measured.left_open.values()) == pytest.approx([share * whole for share in left[1:]], rel=1e-5)
     np.testing.assert_allclose([row.information_loss.value for row in rows], [0, *np.diff(left)], rtol=1e-5)
     told = [reference.class_information(labels.tolist(), place.tolist(), frequencies) for place in logits]
     np.testing.assert_allclose([row.class_information.value for row in rows], told, rtol=1e-5)

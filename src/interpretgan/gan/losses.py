@@ -23,18 +23,19 @@ def information_bound(logits: Tensor, explained_logits: Tensor) -> Tensor:
     return (logits.float().softmax(dim=1) * explained_logits.float().log_softmax(dim=1)).sum(dim=1).mean()
 
 
-def energy_score(images: Tensor, drawn: Tensor, again: Tensor) -> Tensor:
-    """`S = E[½ ‖x - x̂‖ + ½ ‖x - x̂'‖ - ½ ‖x̂ - x̂'‖]`, in root mean squares of a pixel, of two draws for each image.
+def energy_score(images: Tensor, drawn: Tensor, again: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+    """`S = E[½ ‖x - x̂‖ + ½ ‖x - x̂'‖ - ½ w ‖x̂ - x̂'‖]`, in root mean squares of a pixel, of two draws for each image.
 
-    `x̂ = G(z, n)` and `x̂' = G(z, n')` differ by their noise alone; all are `[N, C, H, W]`. It is least where the draws
-    are distributed as the images that have this latent are, and so vary with the noise by what the latent leaves open
-    (Gneiting and Raftery 2007, Strictly proper scoring rules, eq. 22; Bouchacourt et al. 2016, DISCO nets).
+    `x̂ = G(z, n)` and `x̂' = G(z, n')` differ by their noise alone; all are `[N, C, H, W]`. With the weight `w = 1` it is
+    least where the draws are distributed as the images that have this latent are, and so vary with the noise by what
+    the latent leaves open (Gneiting and Raftery 2007, Strictly proper scoring rules, eq. 22; Bouchacourt et al. 2016,
+    DISCO nets). Other weights `[N]` are those of `Spread`.
     """
 
     def apart(first: Tensor, second: Tensor) -> Tensor:
         return (first - second).float().flatten(1).square().mean(dim=1).clamp_min(1e-12).sqrt()
 
-    return 0.5 * (apart(images, drawn) + apart(images, again) - apart(drawn, again)).mean()
+    return 0.5 * (apart(images, drawn) + apart(images, again) - weights * apart(drawn, again)).mean()
 
 
 def latent_size(latent: Tensor) -> Tensor:

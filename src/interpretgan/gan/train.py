@@ -28,6 +28,7 @@ from interpretgan.gan.generator import Generator, should_be_smooth
 from interpretgan.gan.image_noise import usual_noise, with_noise
 from interpretgan.gan.linear_start import fit_start
 from interpretgan.gan.multi_device import Team, check_team, gathered
+from interpretgan.gan.spread import Spread
 from interpretgan.gan.waiting import Waiting, layers_that_wait
 from interpretgan.layers import Layer, capture, capturing
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
@@ -67,8 +68,8 @@ class GANConfig(Checked):
     #: 0: it sees latents of natural images alone. `None`: 0.3 on grey images, unless more than a tenth of them would be
     #: classified differently; on others 0. With fewer than four images a layer, not every layer sees every kind.
     image_noise: Share | None = None
-    #: Weight λ_S of the energy score, which makes explanations of one latent vary by what it leaves open. 0: the plain
-    #: method, whose explanations hardly depend on their noise.
+    #: Weight λ_S of the energy score, which makes explanations of one latent vary by what it leaves open, the more
+    #: surely if `InterpretGAN.fit` is told that. 0: the plain method, whose explanations hardly depend on their noise.
     diversity: NotNegative = 0.0
     #: Largest norm of the gradient that classifier and recognition network send back to an explanation, in multiples of
     #: the mean norm of the discriminator's: what stands out is limited to that. Few networks ever reach it.
@@ -115,6 +116,7 @@ def train_generator(
     *,
     seed: int,
     recognition_network: Classifier | None = None,
+    left_open: Sequence[float] | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
     on_step: OnStep | None = None,
@@ -131,7 +133,8 @@ def train_generator(
         check_team(devices, config.images_per_layer, classifier.device)
         task: dict[str, Any] = {
             "classifier": classifier, "layers": layers, "images": images, "config": config, "seed": seed,
-            "recognition_network": recognition_network, "checkpoint": checkpoint, "checkpoint_seconds": math.inf,
+            "recognition_network": recognition_network, "left_open": left_open, "checkpoint": checkpoint,
+            "checkpoint_seconds": math.inf,
         }  # fmt: skip
         own = {"checkpoint_seconds": checkpoint_seconds, "on_step": on_step}  # for this process alone
         for attempt in range(2):
@@ -197,6 +200,7 @@ def train_generator(
         fit_start(generator.start, images, order, classifier.bounds, latents_of, seen=noised)
     waits = layers_that_wait(generator, recognition_network, first_logits, first_latents) & (latent_weight > 0)
     waiting = Waiting(waits).to(device)
+    spread = None if left_open is None else Spread(torch.tensor(left_open)).to(device)
     some_wait = bool(waits.any())
     average = MovingAverage(generator, config.ema)
     slower = SLOWER if some_wait else 1.0
@@ -208,13 +212,15 @@ def train_generator(
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
         config, seed, [(layer.name, layer.shape) for layer in layers], content, image_shape, smooth,
-        waits.tolist(), *((network.identity(), network.state_sha256()) for network in networks),
+        waits.tolist(), spread is not None, *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
     state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
     parts = {
         "generator": generator, "discriminator": discriminator, "average": average, "adam_g": adam_g, "adam_d": adam_d,
         "waiting": waiting,
     }  # fmt: skip
+    if spread is not None:
+        parts["spread"] = spread
 
     drawn = config.images_per_layer * len(layers)  # by all processes together
     per_layer, count = config.images_per_layer // team.size, drawn // team.size
@@ -285,7 +291,11 @@ def train_generator(
         if other is not None:
             with autocast(device, config.precision):
                 again = generator(given, other)
-            apart = objective.energy_score(x, image, again) / span
+            weights: Tensor | float = 1.0
+            if spread is not None:
+                moved = (image.detach() - again.detach()).float().flatten(1).square().sum(dim=1)
+                weights = spread(team.mean(moved.view(len(layers), -1).mean(dim=1))).repeat_interleave(per_layer)
+            apart = objective.energy_score(x, image, again, weights) / span
             of_first, of_second = torch.autograd.grad(config.diversity * apart, (image, again))
             again.backward(of_second)
             gradient = gradient + of_first

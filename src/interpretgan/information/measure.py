@@ -43,6 +43,11 @@ class Measurement:
     layers: tuple[str, ...]  #: Names of the layers, `L`.
     settings: Mapping[str, Any]  #: Of the training, and its seed.
 
+    @property
+    def left_open(self) -> dict[str, float]:
+        """Of an image by each layer, in the mean: `E‖x - D_l(z_l)‖²`, in squared pixels. See `InterpretGAN.fit`."""
+        return dict(zip(self.layers, self.errors[1:].mean(axis=1).tolist(), strict=True))
+
     def rows(self, weights: Weights, confidence: float) -> list[LayerInformation]:
         """The figures of each row with bootstrap intervals, paired over images, from `statistics.bootstrap_weights`."""
         each = np.ones_like(self.variance)

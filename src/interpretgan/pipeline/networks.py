@@ -37,6 +37,7 @@ from interpretgan.training.precision import quick_layout
 
 Say = Callable[[str], None]
 Made = TypeVar("Made")
+MEASURED = 1000  # training images on which it is measured what layers leave open
 
 
 class Networks:
@@ -60,6 +61,8 @@ class Networks:
         say: Say | None = None,
         on_progress: OnProgress | bool = True,
     ) -> None:
+        if inputs.settings.generator.diversity and "generator" in sections:
+            sections = tuple(dict.fromkeys((*sections, "information")))  # what layers leave open is measured
         self.job, self.say, self._layouts = Job(on_progress), say or say_to_stderr, ExitStack()
         self.seconds = self.job.seconds
         with stage_seconds(self.seconds, "data"):
@@ -312,13 +315,15 @@ class Networks:
 
     def _interpreter(self, seed: int) -> InterpretGAN:
         config = self.settings.generator.config(self.inputs.train.shape[0])
-        recognition_network = self.recognition_network  # its training is a stage of its own, before this one
+        # Their trainings are stages of their own, before this one.
+        recognition_network, left_open = self.recognition_network, self._left_open
         return self.made(
             f"generator-{seed}",
             f"training InterpretGAN for {len(self.layers)} layers at once (seed {seed})",
             lambda checkpoint, log: InterpretGAN(self.classifier, self.layers, config=config, seed=seed).fit(
                 self.inputs.train,
                 recognition_network=recognition_network,
+                left_open=left_open,
                 checkpoint=checkpoint,
                 on_progress=log,
                 devices=self.settings.run.devices,
@@ -326,6 +331,13 @@ class Networks:
             lambda file: InterpretGAN.load(file, self.classifier),
             InterpretGAN.save,
         )
+
+    @cached_property
+    def _left_open(self) -> dict[str, float] | None:
+        """What layers leave open of training images, where explanations are to vary by it and it is measured."""
+        if not self.settings.generator.diversity or self.decoders is None:
+            return None
+        return self.decoders.measure(self.inputs.train, examples=MEASURED, on_progress=False).left_open
 
     @property
     def explainers(self) -> tuple[Explainer, ...]:
@@ -340,7 +352,8 @@ class Networks:
         config = self.settings.information.config(self.settings.generator.precision)
         if config is None:
             return None
-        start = self.interpreters[0].natural_start  # of the same layers, images and seed
+        # That of InterpretGAN is of the same layers, images and seed; but with diversity it comes after them.
+        start = None if self.settings.generator.diversity else self.interpreters[0].natural_start
         return self.made(
             "information",
             f"training decoders and probes for {len(self.layers)} layers",

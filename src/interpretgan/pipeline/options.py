@@ -264,7 +264,7 @@ class GeneratorOptions(CheckedOptions):
     out what the network makes nothing of. 0 is the plain method [default: 0.3 on grey images, unless it changes more
     than a tenth of the predictions; on others 0]."""
     diversity: float = 0.0
-    """Weight of the energy score: explanations of a latent then differ by what it leaves open. Try 150 and five times
+    """Weight of the energy score: explanations of a latent then differ by what it leaves open. Try 100 and four times
     the steps; 0 is the plain method."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the training; auto takes bf16 where the processor is fast at it."""

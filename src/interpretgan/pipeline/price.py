@@ -231,7 +231,8 @@ def _information(inputs: Inputs, started: InterpretGAN, train: ImageSet, test: I
     with PeakMemory(inputs.device) as memory:
         short = replace(config, steps=timed_steps(inputs.device))
         decoders = Decoders(started.classifier, started.layers, config=short)
-        decoders.fit(train.head(STARTED), start=started.natural_start, on_progress=stamps)
+        start = None if inputs.settings.generator.diversity else started.natural_start
+        decoders.fit(train.head(STARTED), start=start, on_progress=stamps)
         began, few = time.perf_counter(), test.head(TRIED)
         decoders.measure(few, on_progress=False)
         image = (time.perf_counter() - began) / len(few)
