@@ -56,9 +56,26 @@ def test_a_terminal_gets_one_line_that_fits(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_rate_counts_only_this_process() -> None:
     log, clock = console(), Clock()
     progress = ProgressLine(100, "training", unit="image", start=90, console=log, clock=clock)
+    clock.now += 1
+    progress.update(91)
     clock.now += 10
-    progress.update(95)
-    assert text_of(log) == "training: 95/100  0.5 image/s  10.0 s left\n"
+    progress.update(96)
+    assert text_of(log) == "training: 96/100  0.5 image/s  8.0 s left\n"
+
+
+def test_what_comes_before_the_first_step_is_no_time_of_a_step() -> None:
+    log, clock = console(), Clock()
+    progress = ProgressLine(1000, "generator", console=log, clock=clock)
+    clock.now += 45  # until a start is fitted
+    for step in range(1, 12):
+        progress.update(step)
+        clock.now += 1
+    progress.close()
+    assert text_of(log).splitlines() == [
+        "generator: 1/1000",
+        "generator: 11/1000  1 step/s  16 min 29 s left",
+        "generator: 11/1000  1 step/s  took 56.0 s",
+    ]
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -94,14 +111,19 @@ def test_a_job_knows_the_time_until_all_its_stages_are_done(monkeypatch: pytest.
     job.plan({"judge": 30.0, "generator-0": 100.0, "diagnosis": 20.0})
     with job.stage("judge") as report:
         clock.now += 10
-        report(Progress("training", 1, 4))
+        report(Progress("training", 1, 4))  # what a step takes is not known yet: as it was planned
+        clock.now += 2
+        report(Progress("training", 2, 4))
     with job.stage("generator-0") as report:
-        clock.now += 5
+        clock.now += 30  # until a start is fitted
         report(Progress("generator", 60, 100, start=50))
+        clock.now += 5
+        report(Progress("generator", 70, 100, start=50))
     with job.stage("unplanned") as report:
         report(Progress("unplanned", 1, 2))
     assert [(at.stage, at.left) for at in told] == [
-        ("judge", 30.0 + 120.0), ("generator-0", 20.0 + 20.0), ("unplanned", None)
+        ("judge", 3 * 7.5 + 120.0), ("judge", 2 * 2.0 + 120.0),
+        ("generator-0", 40.0 + 20.0), ("generator-0", 30 * 0.5 + 20.0), ("unplanned", None),
     ]  # fmt: skip
     assert list(job.seconds) == ["judge", "generator-0", "unplanned"]
 

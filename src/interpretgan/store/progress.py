@@ -41,6 +41,19 @@ OnProgress = Callable[[Progress], None]
 
 
 @dataclass
+class Pace:
+    """How fast a stage is, from its first report on: what comes before, as a start that is fitted, is no unit of it."""
+
+    first: tuple[int, float] | None = None  #: What was done at the first report, and when.
+
+    def units_per_second(self, done: int, now: float) -> float:
+        """After a report that so much is done; 0 where it is not known yet."""
+        self.first = self.first or (done, now)
+        before, then = self.first
+        return (done - before) / (now - then) if done > before and now > then else 0.0
+
+
+@dataclass
 class ProgressLine(AbstractContextManager["ProgressLine"]):
     """A stage as a line on stderr: how far it is, how fast, and how long it still takes.
 
@@ -64,6 +77,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
         self._live = Live(console=self.console, auto_refresh=False, redirect_stdout=False) if rewrites else None
         self.done, self._note, self._closed, self._left = self.start, "", False, ""
         self._began = self.clock() if self.began is None else self.began
+        self._pace, self._rate = Pace(), 0.0
         self._interval = 0.1 if rewrites else 10.0
         self._due = self._began if rewrites else self._began + self._interval
 
@@ -73,6 +87,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
         `note` says something about them, e.g. the loss; `job_left` is the time until the whole job ends, in seconds.
         """
         self.done, self._note = done, note
+        self._rate = self._pace.units_per_second(done, self.clock())
         self._left = "" if job_left is None else f"(all: {duration(job_left)})"
         if self.clock() >= self._due:
             self._due = self.clock() + self._interval
@@ -90,8 +105,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
         self.close()  # also after an error, so that its message starts on a line of its own
 
     def _show(self) -> None:
-        seconds, done_here = self.clock() - self._began, self.done - self.start
-        rate = done_here / seconds if seconds > 0 else 0.0
+        seconds, rate = self.clock() - self._began, self._rate
         time_left = f"{duration((self.total - self.done) / rate)} left" if rate > 0 else ""
         parts = [
             f"{self.label}: {self.done}/{self.total}",
@@ -158,13 +172,14 @@ class Job:
         planned = name in self._planned
         place = list(self._planned).index(name) + 1 if planned else 0
         later = sum(list(self._planned.values())[place:]) if planned else None
-        began, label = time.monotonic(), f"[{place}/{len(self._planned)}]" if planned else ""
+        pace, label = Pace(), f"[{place}/{len(self._planned)}]" if planned else ""
         with reporting(self.on_progress, label) as report, stage_seconds(self.seconds, name):
 
             def relay(progress: Progress) -> None:
-                done_here, left = progress.done - progress.start, None
-                if later is not None and done_here > 0:
-                    left = later + (progress.total - progress.done) * (time.monotonic() - began) / done_here
+                rate, left = pace.units_per_second(progress.done, time.monotonic()), None
+                if later is not None:
+                    of_unit = 1 / rate if rate else self._planned[name] / progress.total
+                    left = later + (progress.total - progress.done) * of_unit
                 report(replace(progress, stage=name, left=left))
 
             yield relay
