@@ -58,6 +58,17 @@ def test_each_call_makes_one_step_with_what_it_is_given() -> None:
     assert seen == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_rate_that_a_checkpoint_brought_goes_to_the_parameters_before_it_is_recorded() -> None:
+    place = torch.device("meta")  # as a GPU is not the CPU, where checkpoints are read
+    adam = torch.optim.Adam([nn.Parameter(torch.zeros(2, device=place))])
+    adam.param_groups[0]["lr"] = torch.tensor(0.1)
+    set_rate(adam, 0.05)
+    its = adam.param_groups[0]["lr"]
+    assert its.device == place
+    set_rate(adam, 0.02)
+    assert adam.param_groups[0]["lr"] is its
+
+
 def test_it_is_recorded_on_its_own_gpu_and_a_failure_leaves_the_stream_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -65,9 +65,13 @@ def recordable(device: torch.device, rate: float) -> dict[str, Any]:
 
 
 def set_rate(optimizer: Optimizer, rate: float, group: int = 0) -> None:
-    """Give one group of parameters another learning rate, in place where it is a tensor, as a recorded step needs."""
+    """Give one group of parameters another learning rate, in place where it is a tensor, as a recorded step needs.
+
+    A checkpoint brings one on the CPU, whose value would be recorded and stay; it is brought to the parameters first.
+    """
     parameters = optimizer.param_groups[group]
     if isinstance(parameters["lr"], Tensor):
+        parameters["lr"] = parameters["lr"].to(parameters["params"][0].device)
         parameters["lr"].fill_(rate)
     else:
         parameters["lr"] = rate
