@@ -73,7 +73,7 @@ def network(name: str, images: ImageSet, device: str, *, width: float = 1.0, see
 def agreement(device: str, small: bool) -> dict[str, Any]:
     """The same training in fp32, the same explanations and the same attack as on the CPU, up to rounding.
 
-    Without recognition noise, which a GPU draws itself: other noise gives other explanations.
+    Without noise before recognition and in the images, which a GPU draws itself: other noise, other explanations.
     """
     images = image_set("mnist", "train", small=True)
     x, y = images.batch(range(32))
@@ -81,7 +81,7 @@ def agreement(device: str, small: bool) -> dict[str, Any]:
     found: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
     for place in ("cpu", device):
         classifier = load_classifier("lenet5-max", device=place)
-        config = GANConfig(steps=steps, precision="fp32", recognition_noise=0.0)
+        config = GANConfig(steps=steps, precision="fp32", recognition_noise=0.0, image_noise=0.0)
         interpreter = InterpretGAN(classifier, find_layers(classifier, x[:4].to(place)), config=config)
         interpreter.fit(images, on_progress=False)
         noise = interpreter.noise(len(x), generator=torch.Generator().manual_seed(0)).to(place)

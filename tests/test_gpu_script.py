@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from interpretgan.errors import ModelError
+from interpretgan import GANConfig, InterpretGAN
+from interpretgan.errors import ConfigError, ModelError
 
 
 def test_a_check_that_fails_or_takes_too_long_says_so_and_the_others_run(
@@ -31,6 +32,16 @@ def test_a_check_that_fails_or_takes_too_long_says_so_and_the_others_run(
     record = json.loads(out.read_text())
     assert (record["card"], record["small"], list(record["checks"])) == (None, True, ["wrn_28_10"])
     assert sum(limit for _, limit in gpu.CHECKS.values()) <= gpu.SECONDS
+
+
+def test_what_should_agree_with_the_cpu_depends_on_no_noise_that_a_gpu_draws_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fitted = list[GANConfig]()
+    monkeypatch.setattr(InterpretGAN, "fit", lambda its, *_, **__: fitted.append(its.config))
+    with pytest.raises(ConfigError, match="a fitted InterpretGAN"):
+        gpu.agreement("cpu", True)
+    assert [(config.recognition_noise, config.image_noise) for config in fitted] == [(0.0, 0.0)]
 
 
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
