@@ -136,3 +136,12 @@ def test_a_network_in_train_mode_is_run_in_eval_mode_and_given_back(use: str) ->
     assert classifier.state_sha256() == before
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("use", ["interpretgan", "information", "judge"])
+def test_a_training_leaves_the_random_state_of_gpus_to_the_user(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = load_data("digits", "train").head(40), load_data("digits", "test").head(20)
+    seeded = list[int]()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    USES[use](Bench(Classifier(Watched(test.shape[1])), train, test))
+    assert not seeded

@@ -176,7 +176,7 @@ def train_generator(
     recognition = classifier if recognition_network is None else recognition_network
     _check_recognition_network(recognition, first[:1], classes, classifier.bounds)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: networks are built there
         sizes: dict[str, Any] = {"bounds": classifier.bounds, "width": config.width, "blocks": config.blocks}
         smooth = config.linear_start and should_be_smooth(first)
         start: dict[str, Any] = {"linear_start": config.linear_start, "smooth": smooth}

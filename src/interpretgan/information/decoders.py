@@ -321,7 +321,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         """Untrained; weights and projections are drawn from the seed."""
         channels, height, width = header["image_shape"]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)
             return DecoderNetwork(
                 self.distinct_layers, (channels, height, width), header["classes"], self.config,
                 bounds=self.classifier.bounds, random=torch.Generator().manual_seed(self.seed),

@@ -117,7 +117,7 @@ class Inputs:
         """A network for the images, its weights drawn from the seed; see `build_model`."""
         channels, *size = self.train.shape
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             sizes: dict[str, Any] = {"in_channels": channels, "image_size": tuple(size), "pool": pool, "width": width}
             return build_model(name, num_classes=len(self.train.classes), **sizes).to(self.device)
 
