@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from interpretgan import Classifier, Diagnosis, ImageSet, ThreatModel, run_diagnosis
+from interpretgan import Classifier, Diagnosis, ImageSet, InterpretGAN, Judge, ThreatModel, run_diagnosis
 from interpretgan.cli import run_command
 from interpretgan.errors import ConfigError
 from interpretgan.models import build_model, save_weights
@@ -18,6 +19,8 @@ from interpretgan.pipeline.options import DataOptions, GeneratorOptions, JudgeOp
 from interpretgan.pipeline.price import (
     StagePrice,
     Stamps,
+    _diagnosis,
+    _judge,
     _kept,
     _recognition_network,
     fitted,
@@ -96,13 +99,25 @@ def test_steps_between_two_that_are_told_are_timed(kind: str) -> None:
     assert stamps.step > 0
 
 
-def test_the_price_is_near_what_the_stages_take(digits: tuple[ImageSet, ImageSet]) -> None:
+def test_the_price_is_near_what_the_stages_take(
+    digits: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = list[bool]()
+
+    def explained(given: Inputs, interpreter: InterpretGAN, judge: Judge, test: ImageSet) -> StagePrice:
+        for each in (interpreter.classifier, judge.classifier):
+            weights = [weight for weight in each.model.parameters() if weight.ndim == 4]
+            quick.append(all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights))
+        return _diagnosis(given, interpreter, judge, test)
+
+    monkeypatch.setattr("interpretgan.pipeline.price._diagnosis", explained)
     settings = Settings.of(**{**SHORT, "generator_steps": 30})
     inputs = Inputs(settings, classifier=lenet5(), train=digits[0], test=digits[1],
                     threat_model=ThreatModel("linf", 0.2, steps=2))  # fmt: skip
     before = inputs.classifier.state_sha256()
     prices, told = price(inputs), list[Progress]()
     assert [each.stage for each in prices] == ["judge", "generator-0", "information", "let in", "diagnosis"]
+    assert quick == [True, True]  # as in a run
     assert inputs.classifier.state_sha256() == before
     values = options_of(inputs)
     lines = table(prices, values)
@@ -115,6 +130,27 @@ def test_the_price_is_near_what_the_stages_take(digits: tuple[ImageSet, ImageSet
     assert took / 10 < next(each for each in prices if each.stage == "generator-0").seconds(values) < 10 * took
     assert not is_long(inputs)
     assert {at.stage for at in told} == {each.stage for each in prices}
+
+
+def test_the_first_pass_of_a_judge_is_not_taken_for_what_all_take(
+    digits: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    train, test = digits
+    file = tmp_path / "judge.safetensors"
+    save_weights(build_model("judge", in_channels=1, num_classes=10, image_size=28), file)
+    settings = Settings(data=DataOptions("digits"), judge=JudgeOptions(judge_weights=file))
+    inputs = Inputs(settings, train=train, test=test, threat_model=ThreatModel("linf", 0.1, steps=1))
+    passes = list[int]()
+
+    def hook(_module: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        passes.append(len(given[0]))
+        if len(passes) == 1:
+            time.sleep(1)
+
+    inputs.judge_network.model.register_forward_pre_hook(hook)
+    _, stage = _judge(inputs, train, 200, *test.batch(range(60)))
+    assert passes[0] == 60
+    assert 0 < stage.fixed < 200 / 60
 
 
 def test_a_run_within_a_budget_says_what_it_gave_up_and_goes_on_with_it(

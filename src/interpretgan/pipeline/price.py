@@ -33,13 +33,15 @@ from interpretgan.store.files import read_json
 from interpretgan.store.machine import PeakMemory
 from interpretgan.store.progress import Progress, duration
 from interpretgan.training import Objective, Recipe, adversarial_objective, train_classifier
+from interpretgan.training.precision import quick_layout
 from interpretgan.training.steps import READ_EVERY
 
 TIME_BUDGET = FlagKind("time_budget", "note", "to fit into {budget} this was lowered: {given_up}")
 
 LONG = 15_000_000  # pixels of explanations in the training of a generator from which on a run is long,
 LONG_ON_GPU = 200_000_000  # and on a GPU: there the price of LeNet-5 on MNIST took 25 s, the run that it told of 42
-TRIED = 16  # images that a diagnosis is tried on
+TRIED = 16  # images that a diagnosis is tried on,
+JUDGED = 64  # and a judge alone, which costs less
 STARTED = 400  # images that the start of a generator is tried on
 SAFE = 0.85  # share of a budget that is planned: a price is an estimate
 RUNGS = (
@@ -143,7 +145,7 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
     there = set() if folder is None else {file.stem for file in folder.glob("*.safetensors")}
     seeds, device = settings.generator.generator_seeds, inputs.device
     train, test = (given.scaled(inputs.classifier.bounds) for given in (inputs.train, inputs.test))
-    x, y = (part.to(device) for part in test.head(TRIED).batch(range(min(TRIED, len(test)))))
+    x, y = (part.to(device) for part in test.batch(range(min(JUDGED, len(test)))))
     classifier = copy.deepcopy(inputs.classifier)
     if not inputs.is_trained:
         objective, recipe = settings.training.build(), inputs.recipe
@@ -174,9 +176,10 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
             found.append(StagePrice(stage, before, per, memory.mib, ("generator_seeds", number)))
     if settings.information.information_steps:
         found.append(_information(inputs, interpreter, train, test, "information" in there))
-    if settings.diagnosis.let_in_steps and (mended := _let_in(inputs, classifier, train, test)) is not None:
-        found.append(mended)
-    found.append(_diagnosis(inputs, interpreter, judge, test))
+    with quick_layout(classifier), quick_layout(judge.classifier):  # as a run has them
+        if settings.diagnosis.let_in_steps and (mended := _let_in(inputs, classifier, train, test)) is not None:
+            found.append(mended)
+        found.append(_diagnosis(inputs, interpreter, judge, test))
     return found
 
 
@@ -204,11 +207,13 @@ def _judge(inputs: Inputs, train: ImageSet, tested: int, x: Any, y: Any) -> tupl
         if not options.comes_trained:
             objective = adversarial_objective(train, inputs.threat_model)
             per["judge_epochs"] = _epoch_seconds(classifier, train, objective, inputs.judge_recipe)
-        began = time.perf_counter()
-        attack(classifier, x, y, replace(inputs.threat_model, restarts=1), seed=0)
-        attacked = time.perf_counter() - began
-        classifier.logits(x)
-        looked = time.perf_counter() - began - attacked
+        with quick_layout(classifier):
+            classifier.logits(x)  # the first pass of a network takes longer than all others
+            began = time.perf_counter()
+            attack(classifier, x, y, replace(inputs.threat_model, restarts=1), seed=0)
+            attacked = time.perf_counter() - began
+            classifier.logits(x)
+            looked = time.perf_counter() - began - attacked
     measured = (attacked * min(ATTACKED, tested) + looked * tested) / len(x)
     judge = Judge(classifier, 0.0, 0.0, options.judge)
     return judge, StagePrice("judge", measured, per, memory.mib)
