@@ -176,6 +176,29 @@ def test_a_run_within_a_budget_says_what_it_gave_up_and_goes_on_with_it(
     assert Diagnosis.load(tmp_path).layers == found.layers
 
 
+def test_stages_that_were_given_up_are_not_counted_and_a_judge_that_comes_trained_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prices = [
+        StagePrice("judge", 1.0), StagePrice("generator-0", 1.0),
+        StagePrice("information", 1.0, {"information_steps": 100.0}, 0, ("information_steps", 0)),
+        StagePrice("diagnosis", 1.0),
+    ]  # fmt: skip
+    monkeypatch.setattr("interpretgan.pipeline.price.price", lambda *_: prices)
+    file = tmp_path / "judge.safetensors"
+    save_weights(build_model("judge", in_channels=1, num_classes=10, image_size=28), file)
+    short = {**SHORT, "let_in_steps": 0, "epochs": 1, "steps": 2, "judge_weights": file, "time_budget": "10s"}
+    flags = [part for name, value in short.items() if name != "judge_epochs"
+             for part in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
+    assert run_command(["diagnose", *flags, "--out", str(tmp_path / "run")]) == 0
+    found, told = Diagnosis.load(tmp_path / "run"), capsys.readouterr().err
+    assert found.provenance["time_budget"]["given_up"] == {"information_steps": [6, 0]}
+    assert found.provenance["seconds"]["judge"] > 0
+    assert "[2/3] generator-0: 8/8" in told
+    assert "[3/3] diagnosis: 30/30" in told
+    assert "\ninformation  " not in told  # as a row of the prices
+
+
 @pytest.mark.parametrize("text", ["soon", "3x", "", "-1m", "0", "1h30"])
 def test_a_budget_that_is_no_time_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["diagnose", f"--time-budget={text}"]) == 2

@@ -104,6 +104,7 @@ class Networks:
         values = options_of(self.inputs)
         with stage_seconds(self.seconds, "price"):
             prices = self._prices or price(self.inputs, self.folder.path if self.folder else None)
+        prices = [each for each in prices if each.seconds(values)]  # what was given up for a budget is no stage
         self.say("\n".join(table(prices, values)))
         self.job.plan({each.stage: each.seconds(values) for each in prices})
 
@@ -258,7 +259,8 @@ class Networks:
             judge = inputs.given_judge
         elif options.comes_trained:
             network, threat_model, seed = inputs.judge_network, inputs.threat_model, inputs.judge_seed
-            judge = measure_judge(network, inputs.judge_name, inputs.test, threat_model=threat_model, seed=seed)
+            with self.job.stage("judge"):
+                judge = measure_judge(network, inputs.judge_name, inputs.test, threat_model=threat_model, seed=seed)
         else:
             label = "training the judge: an independent classifier, adversarially trained"
             judge = self._robust_network("judge", label, inputs.judge_seed)
