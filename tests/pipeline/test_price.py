@@ -171,6 +171,8 @@ def test_a_run_within_a_budget_says_what_it_gave_up_and_goes_on_with_it(
     assert flag.message in (tmp_path / "report.html").read_text("utf-8")
     assert json.loads((tmp_path / "config.json").read_text())["generator"]["steps"] == 3
     (tmp_path / "diagnosis.json").unlink()
+    assert run_command([*command[: command.index("--time-budget")], "--out", str(tmp_path)]) == 2
+    assert "use the old settings, --time-budget 4200s among them, to resume it" in capsys.readouterr().err
     monkeypatch.setattr("interpretgan.pipeline.price.price", lambda *_: pytest.fail("it is measured again"))
     assert run_command(command) == 0
     assert Diagnosis.load(tmp_path).layers == found.layers

@@ -129,11 +129,14 @@ class RunFolder:
         different = differences({key: found[key] for key in shared}, {key: wanted[key] for key in shared})
         if different:
             weights = self.path / WEIGHTS_FILE
+            budget = found.get("time_budget")
+            seconds = budget.get("seconds") if isinstance(budget, dict) else None
+            said = f", --time-budget {seconds:g}s among them," if isinstance(seconds, int | float) else ""
             trained_otherwise = all(key.startswith(("model.training.", "model.epochs")) for key in different)
             raise RunFolderError(
                 expected=f"the configuration that made {self.path}",
                 got=f"another one: {', '.join(different.values())}",
-                do="use the old settings to resume it, or "
+                do=f"use the old settings{said} to resume it, or "
                 + (
                     f"take its classifier to a new folder with --weights {weights}"
                     if trained_otherwise and weights.exists()
