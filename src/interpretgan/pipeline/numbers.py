@@ -52,8 +52,13 @@ LEAST = {
 """The least that an option may be, by its name."""
 
 Number = Annotated[float, Parameter(converter=parse_number)]
-Numbers = Annotated[tuple[float, ...] | None, Parameter(converter=parse_numbers, n_tokens=1, negative="")]
-Size = Annotated[int | tuple[int, int] | None, Parameter(converter=parse_size, n_tokens=1, negative="")]
+Numbers = Annotated[
+    tuple[float, ...] | None, Parameter(converter=parse_numbers, n_tokens=1, negative="", metavar="A,B,C")
+]
+Size = Annotated[
+    int | tuple[int, int] | None, Parameter(converter=parse_size, n_tokens=1, negative="", metavar="PIXELS")
+]
+Seconds = Annotated[float | None, Parameter(converter=parse_seconds, metavar="TIME")]
 
 
 def parse_names(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from interpretgan.errors import ConfigError
-from interpretgan.pipeline.numbers import CheckedOptions, Number, Numbers, Size, parse_names, parse_seconds
+from interpretgan.pipeline.numbers import CheckedOptions, Number, Numbers, Seconds, Size, parse_names
 
 if TYPE_CHECKING:
     from interpretgan.attacks import ThreatModel
@@ -264,7 +264,7 @@ class GeneratorOptions(CheckedOptions):
     out what the network makes nothing of. 0 is the plain method [default: 0.3 on grey images, unless it changes more
     than a tenth of the predictions; on others 0]."""
     diversity: float = 0.0
-    """Weight of the energy score: explanations of a latent then differ by what it leaves open. Try 100 and four times
+    """Weight of the energy score: explanations of a latent then differ by what it leaves open. Try 50 and five times
     the steps; 0 is the plain method."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the training; auto takes bf16 where the processor is fast at it."""
@@ -321,8 +321,9 @@ class DiagnosisOptions(CheckedOptions):
     """Bootstrap replicates behind each interval."""
     confidence: float = 0.95
     """Level of the intervals."""
-    time_budget: Annotated[float | None, Parameter(converter=parse_seconds)] = None
-    """Time that all may take, e.g. 90s, 3m, 1h30m: fewer steps and examples are taken where needed, and said so."""
+    time_budget: Seconds = None
+    """Time that all may take, e.g. 90s, 3m, 1h30m, or a number of seconds: fewer steps and examples are taken where
+    needed, and said so."""
     baselines: Annotated[bool, Parameter(negative="")] = False
     """Also measure other scores of the layers, in print or for control, and put them beside the vulnerability."""
 

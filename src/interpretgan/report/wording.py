@@ -31,8 +31,8 @@ FLAG_MEANINGS = {
     "unreliable": "The judge misreads too many of this layer's explanations even without an attack. A wrong prediction "
     "under attack then says little about the layer: neither this row nor the vulnerability of the next can be used.",
     "unreliable_before": "The vulnerability of a layer is its difference from the layer before, which cannot be read.",
-    "noise_control": "A perturbation of about the same size that aims at nothing changes the explanations as well. That "
-    "part of the figure is not the work of the attack.",
+    "noise_control": "A perturbation of about the same size that aims at nothing changes the explanations as well. "
+    "That part of the figure is not the work of the attack.",
     "noise_control_failed": "These layers respond to any change of the image, or the generator draws badly what noise "
     "does to their latents. No layer is named where a control fails.",
     "let_in_unknown": "The layers of this network could not be mended by themselves. Where the class turns is measured "
