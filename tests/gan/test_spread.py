@@ -2,16 +2,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from interpretgan import GANConfig, InterpretGAN
+from interpretgan import GANConfig, ImageSet, InterpretGAN
 from interpretgan.classifier import Classifier
 from interpretgan.data import load_data
 from interpretgan.errors import ConfigError
 from interpretgan.gan.spread import Spread
 from interpretgan.gan.train import train_generator
+from interpretgan.information import Decoders, Measurement
 from interpretgan.layers import examine
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.networks import Networks
@@ -88,15 +91,32 @@ def test_what_cannot_be_held_to_is_refused(
 
 
 @pytest.mark.parametrize("steps", [3, 0])
-def test_a_run_measures_what_layers_leave_open_before_its_generator(tmp_path: Path, steps: int) -> None:
+def test_a_run_measures_what_layers_leave_open_before_its_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
     settings = Settings(
         model=ModelOptions("tests.networks:Tiny", pretrained=True),
         generator=GeneratorOptions(generator_steps=2, images_per_layer=2, diversity=5.0),
         information=InformationOptions(information_steps=steps),
         run=RunOptions(device="cpu"),
     )
-    with Networks(Inputs(settings), ("data", "model", "generator"), tmp_path) as run:
-        assert run.config["information"]["steps"] == steps
-        _ = run.interpreters
+    measured, measure, said = list[set[int]](), Decoders.measure, list[str]()
+
+    def watched(self: Decoders, images: ImageSet, **options: Any) -> Measurement:
+        measured.append(set(images.labels.tolist()))
+        return measure(self, images, **options)
+
+    monkeypatch.setattr(Decoders, "measure", watched)
+    monkeypatch.setattr("interpretgan.pipeline.networks.MEASURED", 100)
+    train, test = (load_data("digits", split) for split in ("train", "test"))
+    order = np.argsort(train.labels, kind="stable")  # one class after another
+    by_class = replace(train, images=train.images[order], labels=train.labels[order], sha256="")
+    for _ in range(2):  # the second time there is nothing to train
+        inputs = Inputs(settings, train=by_class, test=test)
+        with Networks(inputs, ("data", "model", "generator"), tmp_path, say=said.append) as run:
+            assert run.config["information"]["steps"] == steps
+            _ = run.interpreters
+    assert measured == ([set(range(10))] if steps else [])
+    assert sum("not held" in line for line in said) == (not steps)
     made = [name for name in ("information.safetensors", "generator-0.safetensors") if (tmp_path / name).exists()]
     assert made == ["information.safetensors", "generator-0.safetensors"][steps == 0 :]

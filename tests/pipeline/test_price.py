@@ -132,6 +132,19 @@ def test_the_price_is_near_what_the_stages_take(
     assert {at.stage for at in told} == {each.stage for each in prices}
 
 
+def test_with_diversity_decoders_come_before_generators_and_the_price_says_so(
+    digits: tuple[ImageSet, ImageSet],
+) -> None:
+    settings = Settings.of(**SHORT, generator_seeds=2, diversity=5.0)
+    inputs = Inputs(settings, classifier=lenet5(), train=digits[0], test=digits[1],
+                    threat_model=ThreatModel("linf", 0.2, steps=2))  # fmt: skip
+    stages = ["judge", "information", "generator-0", "generator-1", "let in", "diagnosis"]
+    assert [each.stage for each in price(inputs)] == stages
+    found = run_diagnosis(inputs.classifier, *digits, inputs.threat_model, say=lambda _: None, on_progress=False,
+                          generator_seeds=2, diversity=5.0, **SHORT)  # fmt: skip
+    assert [stage for stage in found.provenance["seconds"] if stage in stages] == stages
+
+
 def test_the_first_pass_of_a_judge_is_not_taken_for_what_all_take(
     digits: tuple[ImageSet, ImageSet], tmp_path: Path
 ) -> None:

@@ -128,6 +128,16 @@ def test_a_job_knows_the_time_until_all_its_stages_are_done(monkeypatch: pytest.
     assert list(job.seconds) == ["judge", "generator-0", "unplanned"]
 
 
+def test_what_is_still_to_come_does_not_depend_on_the_order_of_a_plan() -> None:
+    told = list[Progress]()
+    job = Job(told.append)
+    job.plan({"information": 8.0, "generator-0": 100.0, "let in": 3.0})
+    for stage in ("information", "generator-0", "information", "let in"):  # trained, and used later
+        with job.stage(stage) as report:
+            report(Progress(stage, 4, 4))
+    assert [at.left for at in told] == [103.0, 3.0, 3.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

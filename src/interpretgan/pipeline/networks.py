@@ -7,10 +7,13 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+import torch
 
 from interpretgan.baselines.explainers import EXPLAINERS, Explainer
 from interpretgan.baselines.patterns import pattern_explainers
@@ -317,8 +320,9 @@ class Networks:
 
     def _interpreter(self, seed: int) -> InterpretGAN:
         config = self.settings.generator.config(self.inputs.train.shape[0])
+        there = self.folder is not None and self.path(f"generator-{seed}.safetensors").exists()
         # Their trainings are stages of their own, before this one.
-        recognition_network, left_open = self.recognition_network, self._left_open
+        recognition_network, left_open = self.recognition_network, None if there else self._left_open
         return self.made(
             f"generator-{seed}",
             f"training InterpretGAN for {len(self.layers)} layers at once (seed {seed})",
@@ -337,9 +341,15 @@ class Networks:
     @cached_property
     def _left_open(self) -> dict[str, float] | None:
         """What layers leave open of training images, where explanations are to vary by it and it is measured."""
-        if not self.settings.generator.diversity or self.decoders is None:
+        if not self.settings.generator.diversity:
             return None
-        return self.decoders.measure(self.inputs.train, examples=MEASURED, on_progress=False).left_open
+        if self.decoders is None:
+            self.say("explanations are not held to what layers leave open, which is not measured without information")
+            return None
+        train, random = self.inputs.train, torch.Generator().manual_seed(self.seed)
+        drawn = torch.randperm(len(train), generator=random)[:MEASURED].numpy()  # the first may be of one class
+        images = replace(train, images=train.images[drawn], labels=train.labels[drawn], sha256="")
+        return self.decoders.measure(images, on_progress=False).left_open
 
     @property
     def explainers(self) -> tuple[Explainer, ...]:

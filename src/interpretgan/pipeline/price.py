@@ -169,13 +169,13 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
     with PeakMemory(device) as memory:
         interpreter = InterpretGAN(classifier, layers, config=config)
         interpreter.fit(train.head(STARTED), recognition_network=recognition, on_progress=stamps)
-    before = stamps.before * _times_started(train)
+    before, per, generators = stamps.before * _times_started(train), {"generator_steps": stamps.step}, len(found)
     for number in range(seeds):
         if (stage := f"generator-{settings.run.seed + number}") not in there:
-            per = {"generator_steps": stamps.step}
             found.append(StagePrice(stage, before, per, memory.mib, ("generator_seeds", number)))
     if settings.information.information_steps:
-        found.append(_information(inputs, interpreter, train, test, "information" in there))
+        place = generators if settings.generator.diversity else len(found)  # with diversity decoders come first
+        found.insert(place, _information(inputs, interpreter, train, test, "information" in there))
     with quick_layout(classifier), quick_layout(judge.classifier):  # as a run has them
         if settings.diagnosis.let_in_steps and (mended := _let_in(inputs, classifier, train, test)) is not None:
             found.append(mended)

@@ -171,7 +171,8 @@ class Job:
         """A stage, timed; to be called with its progress, under this name."""
         planned = name in self._planned
         place = list(self._planned).index(name) + 1 if planned else 0
-        later = sum(list(self._planned.values())[place:]) if planned else None
+        to_come = (took for other, took in self._planned.items() if other != name and other not in self.seconds)
+        later = sum(to_come) if planned else None
         pace, label = Pace(), f"[{place}/{len(self._planned)}]" if planned else ""
         with reporting(self.on_progress, label) as report, stage_seconds(self.seconds, name):
 
