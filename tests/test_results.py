@@ -368,6 +368,37 @@ def test_the_rows_of_the_readme_on_plants_are_those_of_the_summary() -> None:
     assert f"a benchmark of {counts['planned']} small networks on MNIST, of which {counts['verified']} passed" in page
 
 
+def test_what_noise_in_the_images_does_where_no_turn_is_known() -> None:
+    page, record = " ".join((ROOT / "docs" / "planted.md").read_text().split()), read("planted/image_noise.json")
+    files = [json.loads(file.read_text()) for file in (RESULTS / "planted" / "records").rglob("*.json")]
+    known = [one for one in files if one["status"] == "diagnosed" and one["truth"]["turns"] is None]
+    plain = {one["key"]: one | {"vulnerability": one["columns"]["vulnerability"]["values"]} for one in known}
+    for one in plain.values():
+        one["failed"] = [flag for flag in one["flags"] if flag["code"] == "noise_control_failed"]
+    noisy, without = record["others"]["networks"], record["others"]["without"]
+    assert {*noisy, *without} == {*plain}
+    assert not {*noisy} & {*without}
+    now = plain | noisy
+
+    def counted(found: dict[str, Any]) -> tuple[int, int, int, int]:
+        rows = [right >= one["image"] - 0.05 for one in found.values() for right in one["natural"]]
+        failed, named = (sum(bool(one[key]) for one in found.values()) for key in ("failed", "named"))
+        return failed, named, sum(rows), len(rows)
+
+    (failed, named, readable, rows), (still, names, read_now, _) = counted(plain), counted(now)
+    tops = [[one["layers"][int(np.argmax(one["vulnerability"]))] for one in (plain[key], noisy[key])] for key in noisy]
+    least, most = whole(100 * share for share in without.values())
+    assert (
+        f"Of the other {len(plain)}, {len(noisy)} have noise, and in {len(without)} it changes {least} to {most} %"
+        in page
+    )
+    assert f"A control fails in {still}, where it failed in {failed}; the sentence names layers in {names}," in page
+    assert f"where it did in {named}; {read_now} of {rows} rows are read, where {readable} were." in page
+    assert f"The largest V is at another layer in {sum(a != b for a, b in tops)} of the {len(noisy)}" in page
+    alone = [sum(len(one["named"]) == 1 for one in found.values()) for found in (now, plain)]
+    assert f"In {alone[0]} the sentence names one alone, where it did in {alone[1]}." in page
+
+
 def test_noise_in_the_images_lets_more_sentences_name_a_layer() -> None:
     page, record = " ".join((ROOT / "docs" / "planted.md").read_text().split()), read("planted/image_noise.json")
     files = [json.loads(file.read_text()) for file in (RESULTS / "planted" / "records").rglob("*.json")]
