@@ -231,6 +231,7 @@ def test_logits_of_one_image_may_nearly_sum_to_one() -> None:
     [
         (torch.full((2, 4), 0.25), "got probabilities"),
         (torch.tensor([[1.0, 2, 4]] * 2, dtype=torch.bfloat16).softmax(dim=1), "got probabilities"),
+        (torch.full((2, 3), 1 / 3).half().float(), "got probabilities"),
         ((torch.zeros(2, 4),), "got a tuple"),
         (torch.zeros(2, 4, 1), "got (2, 4, 1)"),
         (torch.zeros(2, 1), "K >= 2"),

@@ -364,7 +364,8 @@ def check_logits(logits: Tensor, count: int) -> None:
     if not bool(torch.isfinite(logits).all()):
         broken = int((~torch.isfinite(logits)).sum())
         raise ModelError(expected="finite logits", got=f"{broken} NaN or infinite", do="check weights and mean and std")
-    rows, rounding = logits.detach().float(), 1e-5 if logits.dtype.itemsize >= 4 else 1e-2
+    rows, rounding = logits.detach().float(), 1e-3 if logits.dtype.itemsize >= 4 else 1e-2
+    rounding = rounding if count > 1 else rounding / 100  # one image's logits may sum to 1 by chance
     if bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < rounding).all()):
         got = "probabilities (every row is >= 0 and sums to 1)"
         raise ModelError(expected="logits", got=got, do="remove the final softmax: it hides gradients from attacks")

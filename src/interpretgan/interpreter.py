@@ -240,8 +240,9 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         if missing := [name for name in names if name not in left_open]:
             raise ConfigError(expected=f"what {', '.join(names)} leave open", got=f"none of {missing[0]}", do=do)
         known = [float(left_open[name]) for name in names]
-        if not all(0 <= value < math.inf for value in known):
-            raise ConfigError(expected="mean squared errors >= 0", got=str(min(known)), do=do)
+        for name, value in zip(names, known, strict=True):
+            if not 0 <= value < math.inf:
+                raise ConfigError(expected="mean squared errors >= 0", got=f"{value} at {name}", do=do)
         return known
 
     @property

@@ -78,8 +78,12 @@ def test_a_resumed_training_goes_on_with_what_it_was_held_to(classifier: Classif
     [
         (0.0, {"conv": 1.0}, "a diversity above 0"),
         (1.0, {"conv": 1.0}, "got none of relu"),
-        (1.0, dict.fromkeys(("conv", "relu", "pool", "fc1", "relu2", "fc2"), -1.0), "mean squared errors >= 0, got -1"),
-        (1.0, dict.fromkeys(("conv", "relu", "pool", "fc1", "relu2", "fc2"), float("nan")), "got nan"),
+        (
+            1.0,
+            dict.fromkeys(("conv", "relu", "pool", "fc1", "relu2", "fc2"), -1.0),
+            "mean squared errors >= 0, got -1.0 at conv",
+        ),
+        (1.0, dict.fromkeys(("conv", "relu", "pool", "fc1", "relu2", "fc2"), float("nan")), "got nan at conv"),
     ],
 )
 def test_what_cannot_be_held_to_is_refused(

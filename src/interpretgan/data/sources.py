@@ -24,8 +24,7 @@ from interpretgan.errors import DataError, Flag, FlagKind, ImageError, LabelErro
 
 READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
 SHARED_IMAGES = FlagKind("shared_images", "warning", "{value:,} of the {images:,} test images are training images too")
-NAMED = (("image", "img", "pixel_values"), ("label", "labels"))
-"""Under which of these names an example that is a dictionary has its image, and its label."""
+NAMED = (("image", "img", "pixel_values"), ("label", "labels"))  #: Of an example that is a dictionary.
 LOOKED_AT = 256  #: Images, from the first, on which it is seen whether pixels were scaled twice.
 
 
@@ -129,6 +128,11 @@ class ImageSet:
             raise DataError(expected="at least one example", got=f"{n}", do="ask for more")
         return self if n >= len(self) else replace(self, images=self.images[:n], labels=self.labels[:n], sha256="")
 
+    def sample(self, n: int, seed: int) -> ImageSet:
+        """`n` examples that the seed draws, or all: the first may be of one class."""
+        drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n].numpy()
+        return replace(self, images=self.images[drawn], labels=self.labels[drawn], sha256="")
+
 
 class TensorImages:
     """An `ImageSource` over tensors in memory: floats `[N, C, H, W]` within the bounds, and int64 `[N]` or zeros."""
@@ -156,8 +160,7 @@ class TensorImages:
 class DatasetImages:
     """An `ImageSource` over a map-style data set of (image, label), or of dictionaries (`NAMED`), read one at a time.
 
-    An image is a floating point tensor `[C, H, W]` within the classifier's bounds, a label a whole number. Without
-    `labelled` it may be missing.
+    Images are floats `[C, H, W]` within the classifier's bounds, labels whole numbers; `labelled`: none may be missing.
     """
 
     def __init__(self, dataset: Dataset[Any], *, labelled: bool) -> None:

@@ -106,8 +106,8 @@ class LetIn:
 def mending_images(train: ImageSet, bounds: tuple[float, float], *, seed: int) -> Tensor:
     """Training images `[M, C, H, W]` that layers are mended on: at most `MENDED_ON`, drawn by the seed."""
     enough = min(MENDED_ON, max(FILTER_IMAGES, MENDED_PIXELS // math.prod(train.shape)))
-    drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:enough]
-    return train.scaled(bounds).batch(drawn)[0]
+    images, _ = train.sample(enough, seed).scaled(bounds).batch(slice(None))
+    return images
 
 
 @plain_torch()

@@ -102,8 +102,9 @@ def layer_flags(layers: Sequence[LayerResult], accuracy: Mapping[str, float]) ->
         for control, words in CONTROL_WORDS.items():
             if moved := _moves(layer, control, accuracy):
                 raised.append(NOISE_CONTROL(layer=name, value=moved.value, threshold=QUIET, control=words))
-        if _lands_elsewhere(layer):
-            raised.append(POSITIVE_CONTROL(layer=name, value=layer.positive, threshold=LANDS))
+        if (lands := layer.positive) is not None and _lands_elsewhere(layer):
+            limit = LANDS if lands < 1 else 2 - LANDS
+            raised.append(POSITIVE_CONTROL(layer=name, value=lands, threshold=limit))
         flags.append(tuple(raised))
     return flags
 

@@ -266,7 +266,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         examples: int | None = None,
         on_progress: OnProgress | bool = True,
     ) -> Measurement:
-        """Measure on held-out images, which `fit` was not given.
+        """Measure on held-out images, which `fit` was not given; on those that it was given less seems left open.
 
         Images and labels are given as to `fit`, and the first `examples` of them are used (`None`: all). `on_progress`
         is told how many images are done.

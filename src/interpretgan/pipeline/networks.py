@@ -7,13 +7,10 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-import torch
 
 from interpretgan.baselines.explainers import EXPLAINERS, Explainer
 from interpretgan.baselines.patterns import pattern_explainers
@@ -346,10 +343,7 @@ class Networks:
         if self.decoders is None:
             self.say("explanations are not held to what layers leave open, which is not measured without information")
             return None
-        train, random = self.inputs.train, torch.Generator().manual_seed(self.seed)
-        drawn = torch.randperm(len(train), generator=random)[:MEASURED].numpy()  # the first may be of one class
-        images = replace(train, images=train.images[drawn], labels=train.labels[drawn], sha256="")
-        return self.decoders.measure(images, on_progress=False).left_open
+        return self.decoders.measure(self.inputs.train.sample(MEASURED, self.seed), on_progress=False).left_open
 
     @property
     def explainers(self) -> tuple[Explainer, ...]:
@@ -384,15 +378,11 @@ def _training_record(inputs: Inputs, result: TrainingResult, accuracy: float) ->
         "schema": 2,
         "model": inputs.settings.model.model,
         **{name: getattr(inputs, name) for name in ("pool", "width")},
-        "in_channels": data.shape[0],
-        "num_classes": len(data.classes),
-        "image_size": list(data.shape[1:]),
+        "in_channels": data.shape[0], "num_classes": len(data.classes), "image_size": list(data.shape[1:]),
         **{name: getattr(classifier, name) for name in ("bounds", "mean", "std")},
         "classes": list(data.classes),
         "data": {"name": inputs.data_name, "sha256": data.sha256, "note": data.note},
-        "objective": recipe.pop("objective"),
-        "recipe": recipe,
-        "seed": inputs.settings.run.seed,
+        "objective": recipe.pop("objective"), "recipe": recipe, "seed": inputs.settings.run.seed,
         "training": {
             **{name: getattr(result, name) for name in ("steps", "seconds", "images_per_second", "best")},
             "checkpoint": "last" if result.last is None else "best",
@@ -400,7 +390,7 @@ def _training_record(inputs: Inputs, result: TrainingResult, accuracy: float) ->
         "accuracy": accuracy,
         "history": list(result.history),
         "versions": {name: package_version(name) for name in ("interpretgan", "torch")},
-    }
+    }  # fmt: skip
 
 
 def say_to_stderr(line: str) -> None:
