@@ -24,7 +24,7 @@ from interpretgan.errors import DataError, Flag, FlagKind, ImageError, LabelErro
 
 READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
 SHARED_IMAGES = FlagKind("shared_images", "warning", "{value:,} of the {images:,} test images are training images too")
-NAMED = (("image", "img", "pixel_values"), ("label", "labels"))  #: Of an example that is a dictionary.
+NAMED = (("image", "img", "pixel_values"), ("label", "labels"))  #: Keys of image and label in a dictionary.
 LOOKED_AT = 256  #: Images, from the first, on which it is seen whether pixels were scaled twice.
 
 
@@ -210,7 +210,7 @@ def as_source(
     """Images as a source whose pixels are within `bounds`, whichever way they came.
 
     All but an `ImageSet`, which is scaled, have pixels within the bounds already. Labels, int64 `[N]`, belong to a
-    tensor of images. With `labelled` true classes are needed.
+    tensor of images. With `labelled` true classes are needed. What can be indexed is read example by example.
 
     Raises:
         DataError, ImageError: Another kind of data, or a tensor of another shape.
