@@ -78,6 +78,13 @@ def test_a_top_layer_that_may_be_zero_does_not_stand_out(lenet: Diagnosis) -> No
     assert claim(unsure).startswith("No single layer of lenet5 stands out")
 
 
+def test_a_layer_that_may_contribute_nothing_is_not_named_beside_others(lenet: Diagnosis) -> None:
+    lenet = changed(lenet, "fc1", vulnerability=around(0.30, 0.25))
+    answer = wording.answer(changed(lenet, "pool2", vulnerability=around(0.01, 0.05)))
+    assert answer.layers == ()
+    assert "30 points [5, 55] at fc1, and 3 more cannot be told from it, of which some may" in answer.detail
+
+
 def test_a_share_above_the_whole_is_no_percentage(lenet: Diagnosis) -> None:
     lenet = changed(lenet, "fc1", vulnerability=around(0.99, 0.02))
     assert "more than the whole of the 93 points" in wording.answer(lenet).detail

@@ -149,8 +149,9 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
     """Which layers contribute most to the loss.
 
     The layer with the largest vulnerability is named alone only if its interval lies above every other layer's; layers
-    whose intervals reach into the first one's are named together. No layer is named where one of these is unreliable,
-    or the layer before it, or where a control fails at any layer. The share is V_l / (survival_0 − survival_L).
+    whose intervals reach into the first one's are named together. No layer is named where one of these may contribute
+    nothing, where it is unreliable, or the layer before it, or where a control fails at any layer. The share is
+    V_l / (survival_0 − survival_L).
     """
     image, last = diagnosis.layers[0], diagnosis.layers[-1]
     model, loss = str(diagnosis.classifier["name"]), diagnosis.loss
@@ -174,8 +175,12 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         detail += f" at {last.name}" + ("" if loss < NO_LOSS else ", a difference within its intervals")
         return Answer(((f"No layer of {model} contributes a loss that can be measured", False),), detail, caveat)
     total = f"the {number(loss, 100, 0 if loss >= 0.1 else 1)} points lost between {image.name} and {last.name}"
-    if top.vulnerability.low <= 0:
-        detail = f"of {total}, the largest part is {_points(top)} at {top.name}, which may be zero"
+    if any(layer.vulnerability.low <= 0 for layer in blamed):
+        detail = f"of {total}, the largest part is {_points(top)} at {top.name}"
+        if top.vulnerability.low <= 0:
+            detail += ", which may be zero"
+        else:
+            detail += f", and {len(blamed) - 1} more cannot be told from it, of which some may contribute nothing"
         return Answer(((f"No single layer of {model} stands out", False),), detail, caveat)
 
     share = sum(layer.vulnerability.value for layer in blamed) / loss
