@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +18,13 @@ from interpretgan.models import build_model, save_weights
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.options import DataOptions, GeneratorOptions, JudgeOptions
 from interpretgan.pipeline.price import (
+    TRIED,
     StagePrice,
     Stamps,
     _diagnosis,
     _judge,
     _kept,
+    _line,
     _recognition_network,
     fitted,
     is_long,
@@ -164,6 +167,19 @@ def test_the_first_pass_of_a_judge_is_not_taken_for_what_all_take(
     _, stage = _judge(inputs, train, 200, *test.batch(range(60)))
     assert passes[0] == 60
     assert 0 < stage.fixed < 200 / 60
+
+
+def test_what_is_taken_once_is_told_from_what_each_image_takes(
+    digits: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("interpretgan.pipeline.price.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def work(some: ImageSet) -> None:
+        clock[0] += 5 + 0.5 * len(some)
+
+    assert _line(work, digits[1].head(TRIED)) == (5, 0.5)
+    assert _line(work, digits[1].head(1)) == (5.5, 0)
 
 
 def test_a_run_within_a_budget_says_what_it_gave_up_and_goes_on_with_it(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ TIME_BUDGET = FlagKind("time_budget", "note", "to fit into {budget} this was low
 LONG = 15_000_000  # pixels of explanations in the training of a generator from which on a run is long,
 LONG_ON_GPU = 200_000_000  # and on a GPU: there the price of LeNet-5 on MNIST took 25 s, the run that it told of 42
 TRIED = 16  # images that a diagnosis is tried on,
+FEWER = 4  # fewer of them, which tells what it takes once from what each takes,
 JUDGED = 64  # and a judge alone, which costs less
 STARTED = 400  # images that the start of a generator is tried on
 SAFE = 0.85  # share of a budget that is planned: a price is an estimate
@@ -273,20 +274,37 @@ def _let_in(inputs: Inputs, classifier: Classifier, train: ImageSet, test: Image
 
 
 def _diagnosis(inputs: Inputs, interpreter: InterpretGAN, judge: Judge, test: ImageSet) -> StagePrice:
+    """Of predictions and checks; each takes something for itself, and something for each image."""
     classifier, model, few = interpreter.classifier, inputs.threat_model, test.head(TRIED)
     perturb, controls = attacker(classifier, model, seed=0), perturbing_controls(classifier, seed=0)
+    blocks = inputs.blocks(classifier, interpreter.distinct_layers)
+
+    def predict(some: ImageSet) -> None:
+        collect([interpreter], judge, some, len(some), adversarial=perturb, controls=controls, blocks=blocks, seed=0)
+
+    def whole(some: ImageSet) -> None:
+        diagnose(interpreter, judge, some, threat_model=model, blocks=blocks, bootstrap=0, on_progress=False)
+
     with PeakMemory(inputs.device) as memory:
-        blocks = inputs.blocks(classifier, interpreter.distinct_layers)
-        began = time.perf_counter()
-        collect([interpreter], judge, few, len(few), adversarial=perturb, controls=controls, blocks=blocks, seed=0)
-        one = time.perf_counter() - began
-        diagnose(interpreter, judge, few, threat_model=model, bootstrap=0, on_progress=False)
-        whole = time.perf_counter() - began - one
+        predict(few.head(FEWER))  # the first pass of a network takes longer than all others
+        _, image = _line(predict, few)
+        once, checked = _line(whole, few)
     examples = min(inputs.settings.diagnosis.examples, len(test))
-    checks = max(0.0, whole - one) * min(CHECKED, examples) / len(few)
+    checks = once + max(0.0, checked - image) * min(CHECKED, examples)
     at_once = min(batch_size(test), examples) / len(few)
-    per = {"examples": one / len(few)}
-    return StagePrice("diagnosis", checks, per, memory.scaled(at_once), times="generator_seeds")
+    return StagePrice("diagnosis", checks, {"examples": image}, memory.scaled(at_once), times="generator_seeds")
+
+
+def _line(work: Callable[[ImageSet], None], few: ImageSet) -> tuple[float, float]:
+    """Seconds that some work takes once, and those for each image, from two numbers of images."""
+    seconds = list[float]()
+    sizes = (min(FEWER, len(few)), len(few))
+    for size in sizes:
+        began = time.perf_counter()
+        work(few.head(size))
+        seconds.append(time.perf_counter() - began)
+    each = max(0.0, seconds[1] - seconds[0]) / max(1, sizes[1] - sizes[0])
+    return max(0.0, seconds[1] - each * sizes[1]), each
 
 
 # --- a budget ----------------------------------------------------------------------------------------------------
