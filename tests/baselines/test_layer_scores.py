@@ -390,6 +390,7 @@ def test_one_that_cannot_run_does_not_stop_the_others(case: Slow) -> None:
     assert found[0].values == found[1].values == ()
     assert found[0].top is None
     assert (found[2].error, found[2].top, len(found[2].values)) == (None, 0, 6)
+    assert replace(found[2], values=(0.5, 0.5)).top is None  # both blame alike
     assert [line.split(":")[0] for line in told] == ["path_alignment", "information_loss", "depth"]
 
 

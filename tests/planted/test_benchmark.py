@@ -152,6 +152,8 @@ def test_held_out_plants_are_drawn_by_a_seed_and_are_not_in_the_table() -> None:
     with pytest.raises(ConfigError, match="or more layers"):
         _ = settings(kinds=("two",), held_out=2).drawn
     assert resolved({}, small=True, draw_seed=0).table
+    with pytest.raises(ConfigError, match="got 30 without rivals; leave one of the two out"):
+        resolved({"information_steps": 30, "rivals": False}, small=True, draw_seed=0)
 
 
 @pytest.mark.usefixtures("tiny")

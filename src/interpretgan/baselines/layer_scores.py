@@ -1,10 +1,10 @@
 """One interface for scores of layers: name, source, which end blames, cost, and one number a layer.
 
-Measured and printed, with the layer that each blames::
+Measured and printed, with the place of the layer that each blames::
 
     inputs = ScoreInputs(classifier, layers, images, labels, adversarial, train, threat_model, seed)
     for found in measure_scores(LAYER_SCORES, inputs, say=print):
-        print(found.name, found.error or layers[found.top].name)
+        print(found.name, found.error or found.top)
 
 The scores themselves are defined in `definitions.py` and `probes.py`; controls, and what is measured elsewhere, here.
 """
@@ -58,9 +58,11 @@ class MeasuredScore:
 
     @property
     def top(self) -> int | None:
-        """Which of the values blames most, from 0; `None` where none is a number. See `top_layer`."""
-        known = any(value is not None for value in self.values)
-        return top_layer(self, [math.nan if v is None else v for v in self.values]) if known else None
+        """Which of the values blames most, from 0; `None` where none is a number, or several blame alike."""
+        if all(value is None for value in self.values):
+            return None
+        place = top_layer(self, [math.nan if v is None else v for v in self.values])
+        return place if self.values.count(self.values[place]) == 1 else None
 
 
 def top_layer(score: LayerScore | MeasuredScore, values: Sequence[float] | Floats) -> int:

@@ -59,6 +59,9 @@ class BenchmarkSettings(Checked):
         for name in ("seeds", "layers"):
             if getattr(self, name) == ():
                 raise ConfigError(expected=f"at least one of {name}", got="none", do="leave it out for the default")
+        if self.information_steps and not self.rivals:
+            expected, do = "information steps where rivals are measured: its loss is one", "leave one of the two out"
+            raise ConfigError(expected=expected, got=f"{self.information_steps} without rivals", do=do)
 
     @property
     def table(self) -> tuple[Plan, ...]:
