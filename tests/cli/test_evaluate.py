@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from interpretgan import load_data
 from interpretgan.attacks.autoattack import AutoAttacked, autoattack
 from interpretgan.cli.app import run_command
 from interpretgan.robustness import Evaluation
@@ -57,6 +58,13 @@ def test_evaluate_writes_the_record_and_prints_the_table(tmp_path: Path, capsys:
     with np.load(tmp_path / "run" / "evaluation.npz", allow_pickle=False) as saved:
         for name, share in record["accuracy"].items():
             assert saved[name].mean() == pytest.approx(share["value"])
+        turned = saved["natural"] & ~saved["autoattack"]
+    images = np.load(tmp_path / "run" / "autoattack.npy", allow_pickle=False)
+    natural, _ = load_data("digits", "test").batch(range(30))
+    moved = np.abs(images - natural.numpy()).max(axis=(1, 2, 3))
+    assert moved.max() <= 0.4 + 1e-6
+    assert turned.any()
+    assert ((moved > 0) == turned).all()  # those that a diagnosis can take
 
     written = file.stat().st_mtime_ns
     assert run_command(command) == 0  # it is read, not made again

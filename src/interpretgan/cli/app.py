@@ -146,7 +146,7 @@ def evaluate(
 
     Prints the accuracy under each attack and in the worst case per example, with intervals, then every warning.
     evaluation.json has that and all settings, and the accuracy over eps and over steps; evaluation.npz has which
-    examples are right.
+    examples are right, and autoattack.npy the images of AutoAttack, for `interpretgan diagnose --adversarial`.
 
     Example: `interpretgan evaluate --data mnist --model lenet5-avg-trades --weights pretrained --eps 0.3`
     """

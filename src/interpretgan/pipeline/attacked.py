@@ -74,7 +74,8 @@ class Attacked(Networks):
     def evaluation(self) -> Evaluation:
         """Accuracy under several attacks; measured, or read if this folder has it.
 
-        Writes `evaluation.npz`, which examples each attack left right, then `evaluation.json`.
+        Writes `evaluation.npz`, which examples each attack left right; `autoattack.npy`, the images of AutoAttack,
+        float32 `[N, C, H, W]`, which a diagnosis takes; then `evaluation.json`.
         """
         file, checkpoint = self.path("evaluation.json"), self.path("checkpoint-autoattack.pt")
         if file.exists():
@@ -83,12 +84,16 @@ class Attacked(Networks):
         def keep(examples: dict[str, Tensor]) -> None:
             write_arrays(self.path("evaluation.npz"), {name: right.cpu().numpy() for name, right in examples.items()})
 
+        def keep_images(images: Tensor) -> None:
+            write_npy(self.path("autoattack.npy"), tuple(images.shape), [images.cpu().numpy()])
+
         options, classifier, info = self.settings.evaluation, self.classifier, self.classifier_info()
         result = evaluate(
             classifier, self.inputs.test, threat_model=options.threat_model(self.settings.data.data),
             attacks=options.names(), examples=options.examples, curve_examples=options.curve_examples,
             seed=self.seed, confidence=options.confidence, classifier_info=info, checkpoint=checkpoint,
             say=self.say, on_progress=self.job.on_progress, on_examples=keep,
+            on_autoattacked=keep_images,
         )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
         result.save(file)

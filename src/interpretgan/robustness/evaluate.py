@@ -66,6 +66,7 @@ def evaluate(
     say: Callable[[str], None] | None = None,
     on_progress: OnProgress | bool = True,
     on_examples: Callable[[dict[str, Tensor]], None] | None = None,
+    on_autoattacked: Callable[[Tensor], None] | None = None,
 ) -> Evaluation:
     """Measure how robust a classifier is: natural and adversarial accuracy, curves, controls and flags.
 
@@ -85,6 +86,7 @@ def evaluate(
         say: Called with a line about what was found.
         on_progress: Told how far AutoAttack is; see `interpretgan.store.progress.OnProgress`.
         on_examples: Called with the `labels`, and for `natural` and each attack which examples are right, bool `[N]`.
+        on_autoattacked: Called with the images `[N, C, H, W]` that AutoAttack found, natural where it found none.
 
     Raises:
         InputError: No threat model, an eps beyond the range of the pixels, a model that cannot be attacked or stays in
@@ -116,6 +118,8 @@ def evaluate(
             right[name], settings[name], seconds[name] = found.right, found.settings, found.seconds
             after = found.settings["accuracy_after"]
             black_box = checks.black_box_flags(after["fab-t"], after["square"])
+            if on_autoattacked is not None:
+                on_autoattacked(found.images)
         else:
             method = NAMED_ATTACKS[name](tm, classifier.bounds)
             settings[name] = method.settings
