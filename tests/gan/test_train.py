@@ -156,13 +156,29 @@ def test_a_training_that_collapses_twice_is_refused(tmp_path: Path) -> None:
     assert steps.count(1) == 2
 
 
+def test_an_interruption_forgets_no_collapse(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier, steps = Classifier(Steep()), list[int]()
+    settings: dict[str, Any] = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0.0}
+
+    def stop(step: int, _losses: dict[str, float]) -> None:
+        if step == 31:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(classifier, COLLAPSING, on_step=stop, **settings)
+    with pytest.raises(TrainingError, match="one picture for all"):
+        train(classifier, COLLAPSING, on_step=lambda step, _: steps.append(step), **settings)
+    assert steps[:10] == [*range(31, 40), 1]  # one picture at 20 and at 40: then it is tried again
+
+
 def test_a_training_that_collapses_once_is_one_with_a_stricter_limit(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, checkpoint = replace(CONFIG, steps=42), tmp_path / "checkpoint.pt"
     stricter = train(classifier, replace(config, gradient_limit=config.gradient_limit / gan.STRICTER))
     found = iter([True, True, False, False])
-    monkeypatch.setattr(gan, "_one_picture", lambda *_: next(found))
+    monkeypatch.setattr("interpretgan.gan.collapse.one_picture", lambda *_: next(found))
     retried = train(classifier, config, checkpoint=checkpoint, checkpoint_seconds=0.0)
     assert same(retried, stricter)
     assert list(tmp_path.iterdir()) == [checkpoint]

@@ -23,6 +23,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource, content_of, near, sent
 from interpretgan.errors import ConfigError, TrainingError
 from interpretgan.gan import losses as objective
+from interpretgan.gan.collapse import Collapse, Watch
 from interpretgan.gan.discriminator import Discriminator
 from interpretgan.gan.generator import Generator, should_be_smooth
 from interpretgan.gan.image_noise import usual_noise, with_noise
@@ -37,8 +38,6 @@ from interpretgan.training.precision import Precision, autocast, fast_convolutio
 from interpretgan.training.recorded import Recorded, recordable, set_rate
 from interpretgan.training.steps import MovingAverage, OnStep, read_now, resumable, warm_up_and_cosine
 
-COLLAPSED = 0.05  # explanations that differ over images by less than this share of what the images do are one picture
-COLLAPSE_CHECKS = (20, 40, 60, 80, 100)  # steps after which that is looked for; two in a row are a collapse
 STRICTER = 10.0  # by this the gradients' limit is divided when a collapsed training is tried again
 CALIBRATION_IMAGES = 512  # natural images over which the latents' mean and deviation are taken,
 CALIBRATION_PIXELS = 2**22  # fewer where this many pixels are reached before: their latents are in memory at once
@@ -98,14 +97,6 @@ class GANConfig(Checked):
             "discriminator_rate": self.learning_rate / slower,
         }  # fmt: skip
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
-
-
-class Collapse(Exception):
-    """All explanations became one picture, within so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__(steps)
-        self.steps = steps
 
 
 def train_generator(
@@ -199,7 +190,7 @@ def train_generator(
 
         fit_start(generator.start, images, order, classifier.bounds, latents_of, seen=noised)
     waits = layers_that_wait(generator, recognition_network, first_logits, first_latents) & (latent_weight > 0)
-    waiting = Waiting(waits).to(device)
+    waiting, watch = Waiting(waits).to(device), Watch()
     spread = None if left_open is None else Spread(torch.tensor(left_open)).to(device)
     some_wait = bool(waits.any())
     average = MovingAverage(generator, config.ema)
@@ -217,7 +208,7 @@ def train_generator(
     state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
     parts = {
         "generator": generator, "discriminator": discriminator, "average": average, "adam_g": adam_g, "adam_d": adam_d,
-        "waiting": waiting,
+        "waiting": waiting, "watch": watch,
     }  # fmt: skip
     if spread is not None:
         parts["spread"] = spread
@@ -226,7 +217,6 @@ def train_generator(
     per_layer, count = config.images_per_layer // team.size, drawn // team.size
     layer_index = torch.arange(len(layers), device=device).repeat_interleave(per_layer)
     rows = {layer.name: slice(i * per_layer, (i + 1) * per_layer) for i, layer in enumerate(layers)}
-    alike = 0  # checks in a row that found one picture
     blurs = random if device.type == "cpu" else torch.Generator(device)
 
     def one_step(
@@ -332,10 +322,7 @@ def train_generator(
             average.update(generator, step)
 
             fake = terms["fake"]
-            if step + 1 in COLLAPSE_CHECKS:
-                alike = alike + 1 if _one_picture(team, fake, x, len(layers)) else 0
-                if alike == 2:
-                    raise Collapse(step + 1)
+            watch.look(step + 1, fake, x, len(layers), team)
             if read_now(step, steps, device):
                 read = {name: term for name, term in terms.items() if term is not fake}
                 losses.update(zip(read, team.mean(torch.stack(list(read.values()))).tolist(), strict=True))
@@ -356,14 +343,6 @@ def limited(gradient: Tensor, most: Tensor) -> Tensor:
 def _norms(gradient: Tensor) -> Tensor:
     norms: Tensor = gradient.float().flatten(1).norm(dim=1)
     return norms
-
-
-def _one_picture(team: Team, explanations: Tensor, images: Tensor, layers: int) -> bool:
-    """Whether at no layer the explanations of different images differ by `COLLAPSED` of what the images do."""
-    if len(explanations) <= layers:  # one image a layer differs from nothing
-        return False
-    spread = explanations.view(layers, -1, *explanations.shape[1:]).std(dim=1, correction=0).mean(dim=(1, 2, 3))
-    return bool(team.mean(spread).max() < COLLAPSED * team.mean(images.std(dim=0, correction=0).mean()))
 
 
 def _check_recognition_network(network: Classifier, image: Tensor, classes: int, bounds: tuple[float, float]) -> None:
