@@ -112,7 +112,7 @@ def test_waves_with_their_own_signs_are_the_profile_itself() -> None:
     for held in (None, depth):
         gaps = np.where(np.arange(8) == 2, np.nan, random.random(8))
         profile = Profile("g", "s", depth + 4 * random.random(8), gaps, held)
-        rho = float(profile.rho()[0])
+        rho = profile.rho()
         np.testing.assert_allclose(profile.flipped(np.stack([np.ones(8), -np.ones(8)])), [rho, -rho])
         chance = profile.flipped(random.choice([-1.0, 1.0], size=(500, 8)))
         assert (np.abs(chance) <= 1 + 1e-9).all()

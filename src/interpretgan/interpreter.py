@@ -285,7 +285,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         return explanations
 
     def draw_from(self, layer: Layer, latent: Tensor, noise: Tensor, *, precision: Precision = "fp32") -> Tensor:
-        """Explanations `[N, C, H, W]` of latents `[N, *shape]` of one of the layers, whatever made them, no gradient.
+        """Explanations `[N, C, H, W]` of latents `[N, *shape]` of a distinct layer, whatever made them, no gradient.
 
         The noise of an image is `[N, noise]`, and the generator computes in `precision`.
         """

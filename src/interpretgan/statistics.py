@@ -249,10 +249,10 @@ class Profile:
         """Where both have a number."""
         return np.isfinite(self.first) & np.isfinite(self.second)
 
-    def rho(self, layers: Integers | None = None) -> Floats:
-        """Spearman's rho `[B]` of the drawn layers `[B, layers]`. `None`: of all, `[1]`."""
-        tables = [table for table in (self.first, self.second, self.given) if table is not None]
-        return spearman_rows(*(table[None] if layers is None else table[layers] for table in tables))
+    def rho(self) -> float:
+        """Spearman's rho of all layers."""
+        tables = [table[None] for table in (self.first, self.second, self.given) if table is not None]
+        return float(spearman_rows(*tables)[0])
 
     def flipped(self, signs: Floats) -> Floats:
         """Spearman's rho `[B]` where the cosine waves that make up the ranks of `second` have signs `[B, layers]`.
@@ -292,7 +292,7 @@ def rank_correlation(profiles: Sequence[Profile], replicates: int, *, seed: int,
         than were promised, as the seeds that are left vary less than all do.
     """
     random = np.random.default_rng(seed)
-    rhos = [float(profile.rho()[0]) for profile in profiles]
+    rhos = [profile.rho() for profile in profiles]
     profiles = [profile for profile, rho in zip(profiles, rhos, strict=True) if np.isfinite(rho)]
     rho = np.array([rho for rho in rhos if np.isfinite(rho)])
     if not profiles:

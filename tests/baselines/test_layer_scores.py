@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -378,6 +379,29 @@ def test_top_layer_follows_the_direction() -> None:
     assert top_layer(high, [float("nan"), -0.5, -0.2]) == 2
     with pytest.raises(ConfigError, match="expected a number of relative_error"):
         top_layer(high, [float("nan")] * 2)
+
+
+class Answer(nn.Module):
+    """A network whose answer is an object with logits."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.net(images))
+
+
+def test_an_answer_with_logits_is_scored_as_logits_are(case: Slow) -> None:
+    inputs = case.inputs
+    classifier = Classifier(Answer(inputs.classifier.model))
+    names = [f"net.{layer.name}" for layer in inputs.layers]
+    layers = tuple(layer for layer in find_layers(classifier, inputs.images) if layer.name in names)
+    answered = replace(inputs, classifier=classifier, layers=layers)
+    names = ["robust_criticality", "jacobian_norm"]
+    for one, other in zip(measure_scores(names, inputs), measure_scores(names, answered), strict=True):
+        assert other.error is None
+        assert other.values == pytest.approx(one.values)
 
 
 def test_one_that_cannot_run_does_not_stop_the_others(case: Slow) -> None:

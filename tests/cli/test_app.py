@@ -21,6 +21,7 @@ from interpretgan.cli.app import run_command
 from interpretgan.data import load_data
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.models import MODELS, build_model, load_weights
+from interpretgan.pipeline.settings import Settings
 from interpretgan.training import TrainingResult, evaluate_accuracy
 
 SMALL = shlex.split(
@@ -272,7 +273,9 @@ def test_two_devices_share_the_generator_and_one_may_go_on(tmp_path: Path) -> No
     assert (out / "generator-0.safetensors").read_bytes() == before
 
 
-def test_a_robust_recognition_network_is_trained_once_and_is_part_of_the_record(tmp_path: Path) -> None:
+def test_a_robust_recognition_network_is_trained_once_and_is_part_of_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     arguments = [
         "explain",
@@ -299,6 +302,24 @@ def test_a_robust_recognition_network_is_trained_once_and_is_part_of_the_record(
     (out / "generator-0.safetensors").unlink()
     assert run_command([*arguments, "--out", str(out)]) == 0
     assert {name: (out / f"{name}.safetensors").read_bytes() for name in before} == before
+
+    # The same network from its file is the same recognition network; one for judge and recognition is refused.
+    given, file = tmp_path / "given", out / "recognition_network.safetensors"
+    arguments[arguments.index("robust")] = str(file)
+    assert run_command([*arguments, "--out", str(given)]) == 0
+    assert not (given / "recognition_network.safetensors").exists()
+    assert (given / "generator-0.safetensors").read_bytes() == before["generator-0"]
+    assert json.loads((given / "config.json").read_text())["generator"]["recognition_network"] == file.name
+    assert Settings.load(given).generator.recognition_network == str(file)
+    capsys.readouterr()
+    both = ["--judge-weights", str(file), "--out", str(tmp_path / "both")]
+    command = [*arguments, *both]
+    place = command.index("--judge-epochs")
+    assert run_command(command[:place] + command[place + 2 :]) == 2
+    assert "expected a recognition network that is not the judge" in capsys.readouterr().err
+    arguments[arguments.index(str(file))] = "nowhere.safetensors"
+    assert run_command([*arguments, "--out", str(tmp_path / "none")]) == 2
+    assert "nowhere.safetensors" in capsys.readouterr().err
 
 
 def test_layers_lists_layers_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

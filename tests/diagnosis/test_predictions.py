@@ -9,7 +9,7 @@ from interpretgan.attacks import ThreatModel, perturbation_size
 from interpretgan.classifier import Classifier
 from interpretgan.data import TensorImages
 from interpretgan.diagnosis.controls import CONTROLS, perturbing_controls, positive_control
-from interpretgan.diagnosis.predictions import BATCH, LAYERS, PIXELS, Predictions, attacker, batch_size
+from interpretgan.diagnosis.predictions import BATCH, LAYERS, PIXELS, Predictions, attacker, batch_size, batches_of
 from tests.networks import Tiny
 
 
@@ -18,6 +18,11 @@ def test_a_batch_of_large_images_is_small() -> None:
     large = batch_size(TensorImages(torch.zeros(1, 3, 224, 224)))
     assert 1 <= large * LAYERS * 3 * 224 * 224 <= PIXELS
     assert batch_size(TensorImages(torch.zeros(1, 3, 2000, 2000))) == 2
+
+
+def test_the_last_image_has_another_one_beside_it() -> None:
+    sizes = {count: [end - first for first, end in batches_of(count, 4)] for count in (1, 4, 5, 6, 9)}
+    assert sizes == {1: [1], 4: [4], 5: [5], 6: [4, 2], 9: [4, 5]}
 
 
 def test_a_batch_is_perturbed_alike_whatever_came_before() -> None:

@@ -82,6 +82,14 @@ def test_realism_tells_the_controls_and_a_generator_that_draws_noise(
         measure_realism(interpreter, digits[1].head(60), network, name="few")
 
 
+def test_a_network_of_one_layer_has_features_too(
+    fitted: tuple[ig.InterpretGAN, ig.Classifier], digits: tuple[ImageSet, ImageSet]
+) -> None:
+    network = ig.Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(28 * 28, 10)))
+    found = measure_realism(fitted[0], digits[1].head(200), network, name="one")
+    assert len(found.layers) == len(fitted[0].layers)
+
+
 def test_the_network_is_one_that_took_no_part(digits: tuple[ImageSet, ImageSet]) -> None:
     explained, judge = ig.load_classifier("lenet5-max"), ig.load_classifier("lenet5-max-pgd")
     sha256 = ig.models.read_card("lenet5-max").data["sha256"]

@@ -6,10 +6,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from interpretgan.data import load_data
+from interpretgan.data.folders import class_names
 from interpretgan.errors import ConfigError, ThreatModelError
 from interpretgan.models import POOLS
 from interpretgan.pipeline import options as groups
-from interpretgan.pipeline.options import AttackOptions, EvaluationOptions, ModelOptions, TrainingOptions
+from interpretgan.pipeline.options import AttackOptions, DataOptions, EvaluationOptions, ModelOptions, TrainingOptions
 from interpretgan.pipeline.settings import Settings
 from interpretgan.training import OBJECTIVES, Trades, default_recipe
 from interpretgan.training.recipes import AUGMENTATIONS
@@ -79,6 +80,18 @@ def test_where_weights_come_from(options: ModelOptions, *, given: bool, shipped:
     assert (options.file is None) == (not given or shipped or as_returned)
     resolved = Settings(model=options).resolve(("model",))["model"]
     assert (resolved["weights"], resolved["pretrained"]) == ("pretrained" if shipped else None, as_returned)
+
+
+def test_a_folder_called_like_a_data_set_and_a_long_list_of_classes_are_kept_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    names = ",".join(f"the class {number}" for number in range(100))
+    for data in (DataOptions("mnist"), DataOptions("mnist", classes=names), DataOptions("shapes")):
+        Settings(data=data).save(tmp_path)
+        assert Settings.load(tmp_path).data == data
+    assert class_names(names) == names.split(",")
 
 
 def test_eps_has_a_default_only_where_it_is_usual() -> None:

@@ -24,6 +24,7 @@ from interpretgan.pipeline.price import (
     _diagnosis,
     _judge,
     _kept,
+    _let_in,
     _line,
     _recognition_network,
     fitted,
@@ -167,6 +168,24 @@ def test_the_first_pass_of_a_judge_is_not_taken_for_what_all_take(
     _, stage = _judge(inputs, train, 200, *test.batch(range(60)))
     assert passes[0] == 60
     assert 0 < stage.fixed < 200 / 60
+
+
+def test_weights_are_mended_at_the_layers_that_own_them_and_cost_what_they_do(
+    digits: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("interpretgan.pipeline.price.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def mended(*_: object, steps: int, **__: object) -> None:
+        clock[0] += 3 + 0.5 * steps
+
+    monkeypatch.setattr("interpretgan.pipeline.price.let_in", mended)
+    for layers, with_weights in (("relu1,relu3", 2), ("pool1,relu1", 1), ("conv1,relu1,fc3", 2)):
+        inputs = Inputs(Settings.of(**{**SHORT, "layers": layers}), classifier=lenet5(), train=digits[0],
+                        test=digits[1], threat_model=ThreatModel("linf", 0.2, steps=2))  # fmt: skip
+        stage = _let_in(inputs, inputs.classifier, *digits)
+        assert stage is not None
+        assert stage.per["let_in_steps"] == 0.5 * with_weights
 
 
 def test_what_is_taken_once_is_told_from_what_each_image_takes(

@@ -91,7 +91,7 @@ def test_a_tiny_benchmark_from_end_to_end_and_once_more(tmp_path: Path, monkeypa
     assert made == []
     assert again["questions"] == json.loads(json.dumps(found["questions"]))
     record_file(tmp_path, "tiny/gate/conv1/0").write_text("{")
-    run_benchmark(settings(rivals=False), tmp_path, say=lines.append)
+    run_benchmark(settings(rivals=False, information_steps=0), tmp_path, say=lines.append)
     assert made == ["tiny/gate/conv1/0", "tiny/none/-/0"]
 
 
@@ -280,6 +280,20 @@ def test_a_process_that_dies_costs_the_work_that_it_had(tmp_path: Path, worker: 
     by = {name: lines[0].split()[2] for name, (lines, done) in found.items() if done}
     assert 2 <= len(set(by.values())) <= 3
     assert all(lines[0].endswith("in 1") for lines, done in found.values() if done)
+
+
+def test_a_process_that_cannot_be_started_costs_the_work_that_it_had(
+    tmp_path: Path, worker: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(workers, "_start", full)
+    found = list(in_processes(["a", "b", "c"], 2, tmp_path, worker))
+    assert sorted(name for name, _, _ in found) == ["a", "b", "c"]
+    assert {(lines[0][1:], done) for _, lines, done in found} == {
+        (": its process could not be started: no space left", False)
+    }
 
 
 def test_workers_end_when_nobody_wants_more(tmp_path: Path, worker: list[str]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from interpretgan.store.child_processes import how_it_ended
 
-CHILD = "from interpretgan.store.child_processes import end_with_parent; import time; end_with_parent(); time.sleep(60)"
+WATCH = "from interpretgan.store.child_processes import end_with_parent; end_with_parent(os.getppid())"
+CHILD = f"import os, time; {WATCH}; time.sleep(60)"
 PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {CHILD!r}]).wait()"
 
 

@@ -21,6 +21,9 @@ from interpretgan.torch_state import plain_torch
 Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
 Search: TypeAlias = Callable[..., Tensor]  #: One run of an attack, called as `search` is, without a loss.
 
+LARGEST_BATCH = 256  # images that are attacked together, at most,
+NUMBERS = 2**22  # and as many as have so many numbers
+
 
 @plain_torch()
 def attack(
@@ -30,7 +33,7 @@ def attack(
     threat_model: ThreatModel,
     *,
     seed: int,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     first_index: int = 0,
     method: Search | None = None,
 ) -> Tensor:
@@ -46,7 +49,8 @@ def attack(
         labels: True classes, int64 `[N]`.
         threat_model: Size and search.
         seed: Of the random starts. The global random state is left alone.
-        batch_size: Images that are attacked at a time. It decides memory and speed, not the random starts.
+        batch_size: Images that are attacked at a time. It decides memory and speed, not the random starts. `None`:
+            256, and fewer where they are larger than 128 x 128 (`at_a_time`).
         first_index: Number of the first image, where these are a part of more: a random start follows from the seed
             and the number of the image, so that parts find what the whole would.
         method: Another search than the threat model's own, held to the same norm, eps and restarts. `None`: `search`.
@@ -59,7 +63,7 @@ def attack(
         ModelError: No gradient reaches the input, or the output is not logits.
         ThreatModelError: The attack left the allowed ball.
     """
-    batch_size, found = max(1, batch_size), []
+    batch_size, found = max(1, at_a_time(images) if batch_size is None else batch_size), []
     with ready(classifier, images, labels, seed=seed) as (natural, classes):
         for first in range(0, len(natural), batch_size):
             x, y = natural[first : first + batch_size], classes[first : first + batch_size]
@@ -74,6 +78,11 @@ def attack(
     adversarial = torch.cat(found)
     check_perturbation(natural, adversarial, threat_model, classifier.bounds)
     return adversarial
+
+
+def at_a_time(images: Tensor) -> int:
+    """How many of the images `[N, C, H, W]` go through a network together, with gradients."""
+    return max(1, min(LARGEST_BATCH, NUMBERS // max(1, images.shape[1:].numel())))
 
 
 @contextmanager

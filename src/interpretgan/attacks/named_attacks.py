@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretgan.attacks.gradient import Run, Search, attack, search
+from interpretgan.attacks.gradient import Run, Search, at_a_time, attack, search
 from interpretgan.attacks.minimal_norm import carlini_wagner, deepfool
 from interpretgan.attacks.threat_model import Bounds, ThreatModel, iterated
 from interpretgan.classifier import Classifier
@@ -32,7 +32,7 @@ def _climbing(threat_model: ThreatModel, loss: str, search: Search | None = None
 
 def _cw(threat_model: ThreatModel, bounds: Bounds) -> NamedAttack:
     if threat_model.norm == "linf":
-        return _climbing(iterated(threat_model), "margin", _climb_margin)
+        return _climbing(iterated(threat_model), "margin", search_margin)
     method, settings = carlini_wagner(bounds)
     settings |= {"restarts": 1, "loss": "margin", "success": "within eps only"}
     return NamedAttack(replace(threat_model, restarts=1), settings, method)
@@ -51,16 +51,17 @@ NAMED_ATTACKS: dict[str, Callable[[ThreatModel, Bounds], NamedAttack]] = {
 }
 AUTOATTACK = "autoattack"  #: Runs as a whole, see `autoattack`.
 NAMES = (*NAMED_ATTACKS, AUTOATTACK)
-AT_A_TIME = 500  #: Images that are classified at a time.
 
 
-def _climb_margin(run: Run, x: Tensor, y: Tensor, *settings: Any, start: Tensor | None) -> Tensor:
-    def margin(logits: Tensor) -> Tensor:
-        """Highest other logit minus that of the true class, summed over the examples."""
-        true = torch.nn.functional.one_hot(y, logits.shape[1]).bool()
-        return (logits.masked_fill(true, -torch.inf).amax(dim=1) - logits[true]).sum()
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """By how much the logit of the true class leads, `[N]`; negative where another is higher."""
+    true = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    return logits[true] - logits.masked_fill(true, -torch.inf).amax(dim=1)
 
-    return search(run, x, y, *settings, start=start, loss=margin)
+
+def search_margin(run: Run, x: Tensor, y: Tensor, *settings: Any, start: Tensor | None) -> Tensor:
+    """PGD on the margin in place of the cross-entropy, for `attack`."""
+    return search(run, x, y, *settings, start=start, loss=lambda logits: -margins(logits, y).sum())
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -93,5 +94,5 @@ def survivors(
 
 def predicted_right(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """Which images the classifier predicts right, bool `[N]`."""
-    parts = zip(torch.split(images, AT_A_TIME), torch.split(labels, AT_A_TIME), strict=True)
+    parts = zip(*(torch.split(each, at_a_time(images)) for each in (images, labels)), strict=True)
     return torch.cat([classifier.logits(x).argmax(dim=1) == y for x, y in parts])

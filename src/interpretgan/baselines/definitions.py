@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from interpretgan.attacks.named_attacks import margins
 from interpretgan.baselines.inputs import ScoreInputs, gradient_of, norms, stretched
 from interpretgan.errors import ConfigError
 from interpretgan.layers import owned_by_layers
@@ -144,9 +145,7 @@ def latent_margin(inputs: ScoreInputs) -> Floats:
 
 def _lead(inputs: ScoreInputs, place: int, x: Tensor, y: Tensor, latent: Tensor) -> Tensor:
     """By how much the true class leads all others, from a latent on: `[n]`, in doubles."""
-    logits = inputs.logits_from(place, latent, x).double()
-    others = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-    return logits.gather(1, y[:, None])[:, 0] - others
+    return margins(inputs.logits_from(place, latent, x).double(), y)
 
 
 def _least_change(lead: Margin, z: Tensor, attacked: Tensor) -> Tensor:
@@ -223,14 +222,13 @@ def robust_criticality(inputs: ScoreInputs) -> Floats:
     belongs to the first layer whose latent depends on it. Those of a layer that has several move together, each within
     its radius. A layer without weights has 0. Source: RiFT, ICCV 2023.
     """
-    model = inputs.classifier.model
 
     def climb(weights: dict[str, Tensor]) -> tuple[float, list[Tensor]]:
         """The robust loss, and its gradient."""
         robust, gradients = 0.0, [torch.zeros_like(weight) for weight in weights.values()]
         tensors = (inputs.adversarial, inputs.labels)
         for x, y in zip(*(torch.split(t, inputs.batch_size()) for t in tensors), strict=True):
-            logits = functional_call(model, weights, (inputs.classifier.normalise(x),))
+            logits = functional_call(inputs.classifier, {f"model.{name}": each for name, each in weights.items()}, x)
             loss = F.cross_entropy(logits.double(), y, reduction="sum") / len(inputs.labels)
             parts = torch.autograd.grad(loss, list(weights.values()))
             gradients = [total + part for total, part in zip(gradients, parts, strict=True)]

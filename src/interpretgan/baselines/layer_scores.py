@@ -102,7 +102,7 @@ def measure_scores(
                 values = score.measure(inputs)
             except InterpretGANError as refused:
                 error = str(refused)
-            except (RuntimeError, ValueError, TypeError, IndexError) as failed:  # of the user's model
+            except Exception as failed:  # noqa: BLE001  # whatever the user's model does
                 error = in_a_line(failed)
             seconds = time.perf_counter() - began
             numbers = tuple(float(value) if math.isfinite(value) else None for value in values)

@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 
 from interpretgan.cli.text import print_table
 from interpretgan.errors import ConfigError, RunFolderError
+from interpretgan.pipeline.numbers import parse_names
 
 benchmark = App(name="benchmark", help="Is a diagnosis right, and what does it cost? Rivals beside it.")
 
@@ -156,7 +157,7 @@ def page(folder: Path, *, into: Path | None = None) -> None:
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+    return None if text is None else tuple(parse_names(text))
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

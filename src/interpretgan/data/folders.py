@@ -83,7 +83,7 @@ def class_names(classes: Sequence[str] | str | None) -> Sequence[str] | None:
     """Names of classes as they are, or from a text `a,b,c`, or from a file with one a line."""
     if not isinstance(classes, str):
         return classes
-    if not Path(classes).is_file():
+    if not os.path.isfile(classes):  # noqa: PTH113  # a list of names may be too long for a file's
         return [name.strip() for name in classes.split(",") if name.strip()]
     with readable_file(Path(classes)):
         return [name for line in Path(classes).read_text(encoding="utf-8").splitlines() if (name := line.strip())]

@@ -182,13 +182,13 @@ def let_in(
     if adversarial.shape != images.shape:
         got = f"{list(adversarial.shape)} for {list(images.shape)}"
         raise LabelError(expected="an adversarial image for each image", got=got, do="attack the same images")
-    at_once = max(LEAST_IMAGES, PIXELS // images[0].numel())
+    at_once = _together(images.shape[1:])
     images, labels, adversarial = (given[: min(examples, at_once)] for given in (images, labels, adversarial))
     with _mendable(), reporting(on_progress) as report, ready(classifier, images, labels, seed=seed) as (x, y):
         perturbed, natural = (classifier.check_images(one).detach().float().clone() for one in (adversarial, natural))
         trial = _Trial(x, y, perturbed, classifier.bounds, _shortened(threat_model, RENEWED_STEPS))
         calm, before = _true_probability(classifier.run, x, y), trial.renewed(classifier.run)
-        owned = owned_by_layers(classifier, layers, x[:1], _weights(classifier.model))
+        owned = mended_weights(classifier, layers, x[:1])
         retrained, filtered = before.repeat(2, len(layers), 1)
         for place in range(len(layers)):
             if owned[place]:
@@ -256,6 +256,24 @@ def _true_probability(run: Run, images: Tensor, labels: Tensor) -> Tensor:
 def _shortened(threat_model: ThreatModel, steps: int) -> ThreatModel:
     """PGD of the same size with few steps, as long as suits their number."""
     return replace(iterated(threat_model), steps=steps, restarts=1, step_size=None)
+
+
+def most_examples(shape: Sequence[int]) -> int:
+    """On how many images `[C, H, W]` mendings are judged where nothing is said: of large ones fewer."""
+    return min(EXAMPLES, _together(shape))
+
+
+def _together(shape: Sequence[int]) -> int:
+    return max(LEAST_IMAGES, PIXELS // math.prod(shape))
+
+
+def mended_weights(classifier: Classifier, layers: Sequence[Layer], image: Tensor) -> list[list[str]]:
+    """The names of the weights that are retrained for each layer, by an image `[1, C, H, W]`.
+
+    A `ModelError` for a network whose layers cannot be trained apart.
+    """
+    with _mendable(), torch.inference_mode(False), torch.enable_grad():
+        return owned_by_layers(classifier, layers, image.to(classifier.device), _weights(classifier.model))
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -140,8 +141,8 @@ def collect(
     precisions: list[Precision] = []
     generators = [torch.Generator().manual_seed(seed + number) for number in range(len(interpreters))]
     collected: list[list[Predictions]] = [[] for _ in interpreters]
-    for first in range(0, count, size):
-        x, y = images.batch(torch.arange(first, min(first + size, count)))
+    for first, end in batches_of(count, size):
+        x, y = images.batch(torch.arange(first, end))
         x = classifier.check_images(x)
         y = classifier.check_labels(y, x)
         attacked = adversarial(x, y, first)
@@ -171,6 +172,12 @@ def collect(
             worst = interpreters[0].layers[int(read.argmin())].name, float(read.min())
             on_progress(Progress("diagnosis", first + len(x), count, "image", worst_read=worst))
     return [Predictions.pooled(batches) for batches in collected]
+
+
+def batches_of(count: int, size: int) -> list[tuple[int, int]]:
+    """Where batches of so many images begin and end; the last image is never alone, for there must be another one."""
+    ends = [*range(size, count - 1, size), count]
+    return list(pairwise([0, *ends]))
 
 
 def batch_size(images: ImageSource) -> int:

@@ -132,7 +132,8 @@ def measure_realism(
         expected, got = f"at least {2 * LEAST} images to compare", str(2 * half)
         raise ConfigError(expected=expected, got=got, do="take more examples")
     probe = source.batch(torch.arange(2))[0].to(network.device)
-    layer = find_layers(network, probe)[-2]
+    every = find_layers(network, probe)
+    layer = every[max(0, len(every) - 2)]  # what the logits are computed from
     low, high = classifier.bounds
     generator = torch.Generator().manual_seed(seed)
 
@@ -142,9 +143,9 @@ def measure_realism(
     drawn: dict[str, list[Tensor]] = {}
     for part in torch.split(torch.arange(2 * half), BATCH):
         x = classifier.check_images(source.batch(part)[0])
-        rows = part < half
-        drawn.setdefault("second", []).append(features(x)[~rows])
-        drawn.setdefault("first", []).append(features(x)[rows])
+        rows, of = part < half, features(x)
+        drawn.setdefault("second", []).append(of[~rows])
+        drawn.setdefault("first", []).append(of[rows])
         if not bool(rows.any()):
             continue
         x = x[rows.to(x.device)]

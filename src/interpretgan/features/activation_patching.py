@@ -55,10 +55,10 @@ class Patching:
             return None
         return wilson(int(table[:, self.sizes.index(size)].sum()), len(table), confidence)
 
-    def smallest(self, order: str = ORDERS[0]) -> Integers:
-        """For each image the smallest number of units, of those tried, that brings its class back, `[N]`."""
+    def smallest(self) -> Integers:
+        """For each image the least number of responsible units, of those tried, that brings its class back, `[N]`."""
         sizes = np.asarray(self.sizes)
-        smallest: Integers = sizes[self.returned[order].argmax(axis=1)]
+        smallest: Integers = sizes[self.returned[ORDERS[0]].argmax(axis=1)]
         return smallest
 
     def faithfulness(self, against: str = "random", *, confidence: float = 0.95, seed: int = 0) -> Interval | None:

@@ -85,7 +85,7 @@ class Fitted(ABC, Generic[Config, Network]):
         """Read what `save` wrote, for the same classifier; any other file is a `WeightsError`."""
         what = f"a file that {cls.__name__}.save wrote"
         with read_network(path, what=what) as (header, state):
-            layers = [Layer(**{**layer, "shape": tuple(layer["shape"])}) for layer in header["layers"]]
+            layers = [Layer(**layer) for layer in header["layers"]]
             loaded = cls(classifier, layers, config=cls.config_type(**header["config"]), seed=header["seed"])
             network = loaded._build(header)
             if state.keys() != network.state_dict().keys():

@@ -136,15 +136,15 @@ def train_generator(
             with torch.inference_mode(False), torch.enable_grad(), gathered(devices, train_generator, task) as started:
                 try:
                     generator = train_generator(team=started, **task | own)
-                except Collapse as collapse:
-                    lasted = collapse.steps
+                except Collapse as found:
+                    collapse = found
                     continue
             if attempt and checkpoint is not None:  # it tells no more than the first attempt's would
                 task["checkpoint"].unlink(missing_ok=True)
             return generator
         raise TrainingError(
-            expected="explanations that differ from image to image",
-            got=f"one picture for all, after {lasted} steps, and again with a stricter limit of the gradients",
+            expected="explanations that differ from image to image, and some that the discriminator takes for images",
+            got=f"{collapse.seen}, after {collapse.steps} steps, and again with a stricter limit of the gradients",
             do="lower the weight of latent consistency (--latent), or explain fewer layers (--layers)",
         )
     device, content = classifier.device, content_of(images)
@@ -322,7 +322,8 @@ def train_generator(
             average.update(generator, step)
 
             fake = terms["fake"]
-            watch.look(step + 1, fake, x, len(layers), team)
+            loss = terms["loss_d"] if config.realism else None
+            watch.look(step + 1, fake, x, loss, layers=len(layers), team=team)
             if read_now(step, steps, device):
                 read = {name: term for name, term in terms.items() if term is not fake}
                 losses.update(zip(read, team.mean(torch.stack(list(read.values()))).tolist(), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import compress
@@ -18,7 +18,7 @@ from interpretgan.data import ImageData, as_source
 from interpretgan.errors import LayerError
 from interpretgan.layers.anatomy import Anatomy
 from interpretgan.layers.find import as_latent, batch_axis
-from interpretgan.layers.hooks import Layer, capture, capturing, class_of, replacing, visiting
+from interpretgan.layers.hooks import Layer, by_module, capture, capturing, class_of, replacing, visiting
 from interpretgan.layers.outputs import parts
 from interpretgan.layers.proof import SPREAD_TOLERANCE
 from interpretgan.torch_state import plain_torch
@@ -223,16 +223,9 @@ def module_calls(classifier: Classifier, probe: Tensor, noise: Tensor) -> list[C
     return calls
 
 
-def _by_module(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
-    found: dict[str, list[Layer]] = {}
-    for layer in layers:
-        found.setdefault(layer.module, []).append(layer)
-    return found
-
-
 def _values(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> dict[Layer, Tensor]:
     """The latents `[N, *shape]` of a pass of those layers that see every image."""
-    wanted, found = _by_module(layers), dict[Layer, list[Tensor]]()
+    wanted, found = by_module(layers), dict[Layer, list[Tensor]]()
 
     def keep(name: str, index: int, _module: nn.Module, output: object) -> None:
         for layer in wanted[name]:
@@ -291,7 +284,7 @@ def _changed(
     """
     usual, other = values
     ends, changed = {each.end for each in segments}, set[Layer]()
-    wanted = _by_module([*ends, *patches])
+    wanted = by_module([*ends, *patches])
 
     def patch(name: str, index: int, _module: nn.Module, output: object) -> object | None:
         replaced = None

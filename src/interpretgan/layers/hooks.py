@@ -1,7 +1,7 @@
 """See what the modules of a network return, and put something else in its place. All hooks of the package are here."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -210,6 +210,14 @@ def replacing(classifier: Classifier, layer: Layer, latent: Tensor) -> Iterator[
         yield replaced
 
 
+def by_module(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
+    """The layers by the names of their modules."""
+    found: dict[str, list[Layer]] = {}
+    for layer in layers:
+        found.setdefault(layer.module, []).append(layer)
+    return found
+
+
 @contextmanager
 def capturing(
     classifier: Classifier, layers: Sequence[Layer], rows: Mapping[str, slice] | None = None
@@ -222,10 +230,7 @@ def capturing(
     layer of which images the latent is kept; `None`: of all. A network that runs a large batch in pieces has the
     pieces joined; a `LayerError` afterwards where a layer has not seen every image of the last pass.
     """
-    wanted: dict[str, list[Layer]] = {}
-    for layer in layers:
-        wanted.setdefault(layer.module, []).append(layer)
-    latents: dict[str, Tensor] = {}
+    wanted, latents = by_module(layers), dict[str, Tensor]()
 
     def visit(module_name: str, call: int, _module: nn.Module, output: object) -> None:
         for layer in wanted[module_name]:
@@ -276,8 +281,8 @@ def owned_by_layers(
     layers are in execution order. Call it with autograd on.
     """
     left, owned = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}, []
-    with capturing(classifier, layers) as latents:
-        functional_call(classifier.model, left, (classifier.normalise(images),))
+    with classifier.borrowed(), capturing(classifier, layers) as latents:
+        functional_call(classifier, {f"model.{name}": weight for name, weight in left.items()}, images)
     for layer in layers:
         latent, used = latents[layer.name], dict[str, Tensor | None]()
         if left and latent.requires_grad:

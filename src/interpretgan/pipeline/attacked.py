@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from interpretgan.attacks.noise import equal_norm_noise
-from interpretgan.diagnosis.predictions import BATCH, Perturb, attacker, given_adversarial
+from interpretgan.diagnosis.predictions import Perturb, attacker, batch_size, given_adversarial
 from interpretgan.pipeline.networks import Networks
 from interpretgan.robustness import Evaluation, evaluate
 from interpretgan.robustness.attack_checks import class_flags
@@ -44,10 +44,10 @@ class Attacked(Networks):
         right, predicted = dict.fromkeys(("natural", "adversarial", "noise"), 0), []
 
         def batches() -> Iterator[npt.NDArray[np.float32]]:
-            perturb = self.perturb
+            perturb, at_once = self.perturb, batch_size(inputs.test)
             with self.job.stage("attack") as report:
-                for first in range(0, count, BATCH):
-                    images, labels = inputs.batch(range(first, min(first + BATCH, count)))
+                for first in range(0, count, at_once):
+                    images, labels = inputs.batch(range(first, min(first + at_once, count)))
                     noise = equal_norm_noise(images, threat_model, classifier.bounds, seed=self.seed, first_index=first)
                     versions = (images, perturb(images, labels, first), noise)
                     for name, version in zip(right, versions, strict=True):

@@ -46,7 +46,6 @@ from interpretgan.training import Recipe, judge_recipe
 
 TRAINED = "robust"  #: Name of a recognition network that the run trains itself.
 PROBE_IMAGES = 4  # that networks are tried on
-CHECKED_AT_A_TIME = 256  # of adversarial images that were made elsewhere
 
 
 class Inputs:
@@ -238,12 +237,14 @@ class Inputs:
             logits, classes = judge.logits(self.probe).shape[1], len(self.train.classes)
             if logits != classes:
                 expected, got = f"a judge of the {classes:,} classes of {self.data_name}", f"one of {logits:,}"
-                do = "choose another judge, or leave --judge out: one is trained"
-                raise ConfigError(expected=expected, got=got, do=do)
+                raise ConfigError(expected=expected, got=got, do="choose another, or leave --judge out: one is trained")
             return judge
-        model = self.build(options.judge, self.judge_seed)
-        if options.judge_weights is not None:
-            load_weights(model, options.judge_weights)
+        return self._robust(options.judge_weights, self.judge_seed)
+
+    def _robust(self, weights: Path | None, seed: int) -> Classifier:
+        model = self.build(self.robust_architecture, seed)
+        if weights is not None:
+            load_weights(model, weights)
         return Classifier(model, bounds=self.classifier.bounds)
 
     @property
@@ -281,11 +282,25 @@ class Inputs:
             known = asdict(self.judge_recipe)
         return {f"judge_{name}": value for name, value in known.items()}
 
+    @cached_property
+    def recognition_network(self) -> Classifier | None:
+        """The recognition network that comes trained, from a file or by its name; `None`: there is none."""
+        name, file = self.settings.generator.recognition_network, self.settings.generator.recognition_file
+        if name is None or name == TRAINED:
+            return None
+        return load_classifier(name, device=self.device) if file is None else self._robust(file, self.judge_seed + 1)
+
     def _recognition_identity(self, sections: Sequence[str]) -> dict[str, Any]:
         """What decides the recognition network beside its name; it must exist, and fit classifier and images."""
-        name = self.settings.generator.recognition_network
+        name, file = self.settings.generator.recognition_network, self.settings.generator.recognition_file
         if name is None:
             return {}
+        if file is not None and self.recognition_network is not None:
+            state = self.recognition_network.state_sha256()
+            if "judge" in sections and state in self._judge_identity().values():
+                expected = "a recognition network that is not the judge"
+                raise ConfigError(expected=expected, got=f"{file} for both", do="train two, with different seeds")
+            return {"recognition_network": file.name, "recognition_network_sha256": state}
         if name == TRAINED:
             if "attack" not in sections:
                 expected = "a threat model to train a robust recognition network against"
@@ -352,8 +367,8 @@ class Inputs:
             do = f"say --examples {len(given)}" if len(given) < count else "pass theirs, in their order"
             raise ConfigError(expected=expected, got=f"{len(given)}", do=do)
         perturb = given_adversarial(given, self.classifier, self.threat_model)
-        for first in range(0, count, CHECKED_AT_A_TIME):
-            perturb(*self.batch(range(first, min(first + CHECKED_AT_A_TIME, count))), first)
+        for part in torch.split(torch.arange(count), 256):  # no network runs
+            perturb(*self.batch(part.tolist()), int(part[0]))
         return {"adversarial_sha256": content_hash(given.numpy(), self.test.labels[:count])}
 
     def _classifier_identity(self) -> dict[str, Any]:

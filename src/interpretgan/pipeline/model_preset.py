@@ -80,10 +80,8 @@ def named_judge(options: JudgeOptions, images: ImageSet, bounds: tuple[float, fl
     return Classifier(module, mean=found.mean, std=found.std)
 
 
-def model_lines(settings: Settings, model: NamedModel | None, images: ImageSet, logits: int) -> list[str]:
+def model_lines(settings: Settings, model: NamedModel, images: ImageSet, logits: int) -> list[str]:
     """What is taken from the model, in one line, and in another where its classes are not those of the images."""
-    if model is None:
-        return []
     chosen, found = vars(settings.data) | vars(settings.model), len(images.classes)
     lines = [
         replace(model, classes=_classes(settings, model)).described([k for k in model.preset() if chosen[k] is None])
@@ -156,8 +154,9 @@ def in_words(shape: tuple[int, ...]) -> str:
 
 def _classes(settings: Settings, model: NamedModel | None) -> tuple[str, ...]:
     """Names of the model's classes that those of the images are looked up in; none where the user has decided."""
-    decided = model is None or settings.data.classes is not None or settings.model.file is not None
-    return () if decided or model is None else model.classes
+    if model is None or settings.data.classes is not None or settings.model.file is not None:
+        return ()
+    return model.classes
 
 
 def _stranger(settings: Settings, model: NamedModel | None, images: ImageSet) -> str | None:

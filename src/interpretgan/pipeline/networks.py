@@ -23,7 +23,7 @@ from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, measure_judge, train_judge
 from interpretgan.layers import Anatomy, Layer, distinct
 from interpretgan.layers.branches import Block
-from interpretgan.models import load_classifier, load_weights, save_weights
+from interpretgan.models import load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
 from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
 from interpretgan.pipeline.run_folder import WEIGHTS_FILE, RunFolder
@@ -270,11 +270,8 @@ class Networks:
     @cached_property
     def recognition_network(self) -> Classifier | None:
         """What classifies explanations while InterpretGAN trains; `None`: the classifier itself."""
-        name = self.settings.generator.recognition_network
-        if name is None:
-            return None
-        if name != TRAINED:
-            return load_classifier(name, device=self.inputs.device)
+        if self.settings.generator.recognition_network != TRAINED:
+            return self.inputs.recognition_network
         label = "training the recognition network, adversarially"
         return self._robust_network("recognition_network", label, self.inputs.judge_seed + 1).classifier
 

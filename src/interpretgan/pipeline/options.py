@@ -253,8 +253,8 @@ class GeneratorOptions(CheckedOptions):
     images_per_layer: int = 8
     """Images per layer and step."""
     recognition_network: str | None = None
-    """What classifies explanations in that training: a robust classifier of `interpretgan models`, or robust, which
-    trains one [default: the classifier itself]. Photographs need it."""
+    """What classifies explanations in that training: a robust classifier of `interpretgan models`, a file with weights
+    of the judge's architecture, or robust, which trains one [default: the classifier itself]. Photographs need it."""
     information: float = 3.0
     """Weight of the mutual information term."""
     latent: float | None = None
@@ -279,6 +279,12 @@ class GeneratorOptions(CheckedOptions):
             diversity=self.diversity,
         )  # fmt: skip
         return config.resolved(self.recognition_network is not None, channels)
+
+    @property
+    def recognition_file(self) -> Path | None:
+        """The file of the recognition network, if it is one, which has a suffix; names have none."""
+        file = Path(self.recognition_network or "")
+        return file if file.suffix else None
 
     def names(self) -> list[str] | None:
         """The chosen layers, or `None` for all."""

@@ -17,7 +17,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.diagnosis.controls import perturbing_controls
 from interpretgan.diagnosis.diagnose import CHECKED, diagnose
-from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, let_in, mending_images
+from interpretgan.diagnosis.let_in import let_in, mended_weights, mending_images, most_examples
 from interpretgan.diagnosis.predictions import attacker, batch_size, collect
 from interpretgan.errors import ConfigError, Flag, FlagKind, ModelError
 from interpretgan.gan.linear_start import most_images
@@ -25,7 +25,6 @@ from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import ATTACKED, Judge
 from interpretgan.layers import distinct
-from interpretgan.models import load_classifier
 from interpretgan.pipeline.inputs import TRAINED, Inputs
 from interpretgan.pipeline.run_folder import CONFIG_FILE
 from interpretgan.pipeline.settings import KEYWORD_GROUPS
@@ -147,7 +146,7 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
     seeds, device = settings.generator.generator_seeds, inputs.device
     train, test = (given.scaled(inputs.classifier.bounds) for given in (inputs.train, inputs.test))
     x, y = (part.to(device) for part in test.batch(range(min(JUDGED, len(test)))))
-    classifier = copy.deepcopy(inputs.classifier)
+    classifier = inputs.classifier if inputs.is_trained else copy.deepcopy(inputs.classifier)
     if not inputs.is_trained:
         objective, recipe = settings.training.build(), inputs.recipe
         with PeakMemory(device) as memory:
@@ -157,13 +156,11 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
     judge, judged = _judge(inputs, train, len(test), x, y)
     if inputs.given_judge is None and "judge" not in there:
         found.append(judged)
-    recognition, name = None, settings.generator.recognition_network
-    if name == TRAINED:
+    recognition = inputs.recognition_network
+    if settings.generator.recognition_network == TRAINED:
         recognition = judge.classifier
         if "recognition_network" not in there:
             found.append(_recognition_network(inputs, train, judged))
-    elif name is not None:
-        recognition = load_classifier(name, device=device)
 
     layers = inputs.layers(classifier)
     config, stamps = replace(settings.generator.config(len(x[0])), steps=timed_steps(device)), Stamps()
@@ -248,29 +245,30 @@ def _information(inputs: Inputs, started: InterpretGAN, train: ImageSet, test: I
 
 
 def _let_in(inputs: Inputs, classifier: Classifier, train: ImageSet, test: ImageSet) -> StagePrice | None:
-    """Of the mending, tried on the middle layer; `None` where the network cannot be mended."""
+    """Of the mending, tried on a layer with weights; `None` where the network cannot be mended."""
     layers, _ = distinct(inputs.layers(classifier))
-    modules = [classifier.model.get_submodule(layer.module) for layer in layers]
-    weighted = sum(any(True for _ in module.parameters(recurse=False)) for module in modules)
-    examples = min(LET_IN_EXAMPLES, len(test), inputs.settings.diagnosis.examples)
+    examples = min(most_examples(test.shape), len(test), inputs.settings.diagnosis.examples)
     x, y = test.batch(range(min(TRIED, examples)))
-    middle, seconds = [layers[len(layers) // 2]], list[float]()
-    natural = mending_images(train, classifier.bounds, seed=0)
+    natural, seconds = mending_images(train, classifier.bounds, seed=0), list[float]()
     with PeakMemory(inputs.device) as memory:
-        for steps in (1, 3):
-            began = time.perf_counter()
-            try:
+        try:
+            owned = mended_weights(classifier, layers, x[:1])
+            weighted = [layer for layer, names in zip(layers, owned, strict=True) if names]
+            of = weighted or layers
+            for steps in (1, 1, 3):  # the first pass of a network takes longer than all others
+                began = time.perf_counter()
                 let_in(
-                    classifier, middle, x, y, x, natural=natural, threat_model=inputs.threat_model, seed=0,
+                    classifier, [of[len(of) // 2]], x, y, x, natural=natural, threat_model=inputs.threat_model, seed=0,
                     steps=steps, bootstrap=0, on_progress=False,
                 )  # fmt: skip
-            except ModelError:
-                return None
-            seconds.append(time.perf_counter() - began)
-    step = max(0.0, seconds[1] - seconds[0]) / 2
+                seconds.append(time.perf_counter() - began)
+        except ModelError:
+            return None
+    _, once, thrice = seconds
+    step = max(0.0, thrice - once) / 2
     # Here three attacks ran, where a layer with weights needs two and one without needs one.
-    attacks = max(0.0, seconds[0] - step) / 3 * (examples / len(x)) ** 0.5 * (len(layers) + weighted)
-    return StagePrice("let in", attacks, {"let_in_steps": step * weighted}, memory.mib, ("let_in_steps", 0))
+    attacks = max(0.0, once - step) / 3 * (examples / len(x)) ** 0.5 * (len(layers) + len(weighted))
+    return StagePrice("let in", attacks, {"let_in_steps": step * len(weighted)}, memory.mib, ("let_in_steps", 0))
 
 
 def _diagnosis(inputs: Inputs, interpreter: InterpretGAN, judge: Judge, test: ImageSet) -> StagePrice:

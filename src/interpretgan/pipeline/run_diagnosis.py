@@ -17,7 +17,7 @@ from interpretgan.baselines.layer_scores import LAYER_SCORES, MeasuredScore, Sco
 from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.data import ImageData, as_image_sets
 from interpretgan.diagnosis.diagnose import diagnose
-from interpretgan.diagnosis.let_in import EXAMPLES as LET_IN_EXAMPLES, LET_IN_UNKNOWN, LetIn, let_in, mending_images
+from interpretgan.diagnosis.let_in import LET_IN_UNKNOWN, LetIn, let_in, mending_images, most_examples
 from interpretgan.diagnosis.predictions import Predictions, attacker, batch_size
 from interpretgan.diagnosis.realism import LEAST, Realism, independent_network, measure_realism
 from interpretgan.diagnosis.result import Diagnosis
@@ -197,7 +197,7 @@ class Run(Attacked):
         options, inputs = self.settings.diagnosis, self.inputs
         if not options.let_in_steps:
             return None
-        images, labels, adversarial = self.attacked(LET_IN_EXAMPLES)
+        images, labels, adversarial = self.attacked(most_examples(inputs.test.shape))
         natural = mending_images(inputs.train, self.classifier.bounds, seed=self.seed)
         layers, _ = distinct(self.layers)
         with self.job.stage("let in") as report:
@@ -209,9 +209,11 @@ class Run(Attacked):
 
     def _realism(self) -> Realism | None:
         """How real explanations look to a network that took no part, where the package has one of these data."""
+        if self.examples < 2 * LEAST:
+            return None
         networks = (self.classifier, self.judge.classifier, self.recognition_network)
         found = independent_network(self.inputs.train, networks)
-        if found is None or self.examples < 2 * LEAST:
+        if found is None:
             return None
         with self.job.stage("realism"):
             name, network = found

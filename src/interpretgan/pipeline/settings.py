@@ -1,6 +1,7 @@
 """The settings of a run: all groups of options together, and what they resolve to before step 0."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -108,6 +109,7 @@ class Settings:
 
     def save(self, folder: Path) -> None:
         """Keep what was chosen in a run folder, for commands that go on there; paths as they are from anywhere."""
+        from interpretgan.data.readers import NAMES
         from interpretgan.models.named import absolute
 
         chosen = {item.name: dict(vars(getattr(self, item.name))) for item in fields(self)}
@@ -115,7 +117,11 @@ class Settings:
             group |= {name: str(value.absolute()) for name, value in group.items() if isinstance(value, Path)}
         data = chosen["data"]
         for name in ("data", "classes"):
-            data[name] = str(Path(data[name]).absolute()) if data[name] and Path(data[name]).exists() else data[name]
+            # A folder may be called like a data set, which comes first; a list of names may be too long for a file's.
+            if data[name] and data[name] not in NAMES and os.path.exists(data[name]):  # noqa: PTH110
+                data[name] = str(Path(data[name]).absolute())
+        if self.generator.recognition_file is not None:
+            chosen["generator"]["recognition_network"] = str(self.generator.recognition_file.absolute())
         chosen["model"]["model"] = absolute(self.model.model)
         chosen["run"]["out"] = None  # the folder that this is read from
         write_json(folder / OPTIONS_FILE, chosen)

@@ -195,6 +195,11 @@ def plans(
                     yield Plan(network, kind, place, seed)
 
 
+def usual_layers(name: str, kind: str) -> tuple[str, ...]:
+    """Where a kind is planted in a network, unless it is said."""
+    return NETWORKS[name].layers if kind in ("gate", "two") else NETWORKS[name].weighted
+
+
 def _places(name: str, kind: str, layers: Sequence[str] | None) -> list[tuple[str, ...]]:
     if name not in NETWORKS or kind not in KINDS:
         return [()]
@@ -203,8 +208,7 @@ def _places(name: str, kind: str, layers: Sequence[str] | None) -> list[tuple[st
         return []
     if not KINDS[kind].layers:
         return [()]
-    usual = network.layers if kind in ("gate", "two") else network.weighted
-    chosen = usual if layers is None else tuple(layers)
+    chosen = usual_layers(name, kind) if layers is None else tuple(layers)
     if KINDS[kind].layers == 1:
         return [(layer,) for layer in chosen]
     half = (len(chosen) + 1) // 2

@@ -11,7 +11,7 @@ from typing import Any
 from interpretgan.attacks import ThreatModel
 from interpretgan.errors import ConfigError, DataError
 from interpretgan.planted.kinds import KINDS
-from interpretgan.planted.plants import NETWORKS, Plan, plans
+from interpretgan.planted.plants import NETWORKS, Plan, plans, usual_layers
 from interpretgan.store.files import file_sha256, read_json
 from interpretgan.store.training_checkpoint import fingerprint_of
 from interpretgan.training.checks import Checked, Count, Share, WholeNumber
@@ -84,8 +84,7 @@ def _drawn(settings: BenchmarkSettings) -> Iterator[Plan]:
     choose, table = random.Random(settings.draw_seed), set(settings.table)
 
     def places_of(name: str, kind: str) -> tuple[str, ...]:
-        usual = NETWORKS[name].layers if kind in ("gate", "two") else NETWORKS[name].weighted
-        return usual if settings.layers is None else settings.layers
+        return usual_layers(name, kind) if settings.layers is None else settings.layers
 
     known = [(name, kind) for name in settings.networks for kind in settings.kinds if kind in NETWORKS[name].kinds]
     pairs = [(name, kind) for name, kind in known if len(places_of(name, kind)) >= KINDS[kind].layers]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from interpretgan.diagnosis.reliability import READABLE
 from interpretgan.planted.columns import OURS
 from interpretgan.planted.one_network import COLLAPSED, DIAGNOSED, REFUSED, UNMADE, UNVERIFIED
 from interpretgan.planted.verify import ROBUST_FALL
@@ -22,7 +23,6 @@ Record = Mapping[str, Any]
 CONFIDENCE = 0.95
 REPLICATES = 10_000
 CLEAR_OF = 0.05  #: A layer of a network without a plant is blamed where its interval is above this.
-READABLE = 0.05  #: Natural explanations are read right where they are predicted this much worse than images, at most.
 LEAST = (
     6  #: Networks from which on a paired difference has an interval: of five, chance lets one score win all 1 in 16.
 )

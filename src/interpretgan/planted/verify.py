@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, equal_norm_noise, iterated, predicted_right, search, survivors
-from interpretgan.attacks.threat_model import Bounds
+from interpretgan.attacks.named_attacks import search_margin
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_image_set
 from interpretgan.layers import examine
 from interpretgan.planted.kinds import Planted
-from interpretgan.planted.weights import margins
 
 NATURAL_TOLERANCE = 0.01  #: Natural accuracy moves by no more than this.
 ROBUST_FALL = 0.15  #: Robust accuracy falls by no less than this.
@@ -133,7 +131,7 @@ class Interventions:
         """Worst case of PGD on cross-entropy and margin over all restarts, until it is low `enough`: then a bound."""
         right = torch.ones_like(self._labels, dtype=torch.bool)
         once, share = replace(self._strong, restarts=1), 1.0
-        for method in (search, _search_margin):
+        for method in (search, search_margin):
             for restart in range(self._strong.restarts):
                 left = right.nonzero().flatten()
                 if not len(left) or share <= enough:
@@ -172,14 +170,6 @@ def verify(
     """
     interventions = Interventions(original, data, threat_model, examples=examples, restarts=restarts, seed=seed)
     return interventions.verify(planted)
-
-
-def _search_margin(
-    run: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, threat_model: ThreatModel, bounds: Bounds, *,
-    start: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """PGD on the margin in place of the cross-entropy."""
-    return search(run, x, y, threat_model, bounds, start=start, loss=lambda logits: -margins(logits, y).sum())
 
 
 def _contains(name: str, other: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from interpretgan.attacks.named_attacks import margins
 from interpretgan.attacks.noise import seeded
 from interpretgan.classifier import Classifier
 from interpretgan.errors import LayerError
@@ -83,12 +84,6 @@ def _natural_copy(planting: Planting) -> Classifier:
         _natural_copies.clear()
         _natural_copies[key] = natural
     return _natural_copies[key]
-
-
-def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """By how much the logit of the true class leads, `[N]`; negative where another is higher."""
-    true = F.one_hot(labels, logits.shape[1]).bool()
-    return logits[true] - logits.masked_fill(true, -torch.inf).amax(dim=1)
 
 
 def _require_weights(planted: Classifier, layer: Layer) -> None:

@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 
 from interpretgan.errors import ConfigError
-from interpretgan.store.child_processes import end_with_parent, how_it_ended
+from interpretgan.store.child_processes import THREADS, end_with_parent, how_it_ended
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 COMMAND = (sys.executable, "-m", "interpretgan.planted.workers")
 Task = Callable[[str], list[str]]
 """Does one piece of work by its name, and returns the lines that are to be said of it."""
@@ -69,7 +68,12 @@ def in_processes(names: Sequence[str], workers: int, folder: Path, command: Sequ
             except queue.Empty:
                 return
             for name in batch:
-                if (process := started(number, log)) is None:
+                try:
+                    process = started(number, log)
+                except OSError as error:  # a full disk, no more processes: it costs this network
+                    events.put((name, [f"{name}: its process could not be started: {error}"], False))
+                    continue
+                if process is None:
                     return
                 answer = _asked(process, name, log)
                 if not answer[2]:

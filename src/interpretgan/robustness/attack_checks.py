@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, input_gradient, iterated, resized
+from interpretgan.attacks.gradient import at_a_time
 from interpretgan.classifier import Classifier
 from interpretgan.errors import Flag, FlagKind, LayerError, ModelError, ThreatModelError, kind_of
 from interpretgan.layers import Layer, capture, replay
@@ -28,6 +29,7 @@ MOVES = 0.005  #: Accuracy that twice the steps or restarts may take.
 RISES = 0.01  #: Accuracy that may be won back, by chance, where eps grows.
 REORDERED = 0.3  #: Share of the images that another order of the classes would set right.
 ENOUGH = 1000  #: Examples for a figure with an interval of about two points.
+LISTED = 12  #: Classes that a line names, at most.
 
 
 def require_threat_model(threat_model: object) -> ThreatModel:
@@ -78,25 +80,29 @@ UNUSABLE_GRADIENTS = FlagKind("unusable_gradients", "warning",
 # fmt: on
 
 
-def model_flags(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int = 256) -> list[Flag]:
+def model_flags(classifier: Classifier, images: Tensor, labels: Tensor, *, batch_size: int | None = None) -> list[Flag]:
     """What makes a model look more robust than it is, on a few hundred checked images and their true classes.
 
     Passes that differ: a randomised model, whose attack needs averaged gradients. A dynamic model, that adapts to the
     other images of the batch, or by gradients of its own. Outputs within [0, 1], as after a softmax or sigmoid that
     hides gradients. Gradients of the cross-entropy that are zero, NaN or infinite at some images; where none reaches
-    the images at all there is a `ModelError`. They are computed for `batch_size` images at a time.
+    the images at all there is a `ModelError`. So many images pass at a time, `None`: as many as `attack` takes.
     """
-    flags = []
+    flags, batch_size = [], at_a_time(images) if batch_size is None else batch_size
+
+    def logits_of(some: Tensor, at_once: int) -> Tensor:
+        return torch.cat([classifier.run(part) for part in torch.split(some, at_once)])
+
     with classifier.borrowed(), torch.no_grad():  # one block: leaving it would put the random state back
         with _gradient_calls() as calls:
-            logits = classifier.run(images)
-        again, part = classifier.run(images), classifier.run(images[: (len(images) + 1) // 2])
+            logits = logits_of(images, batch_size)
+        again, part = logits_of(images, batch_size), logits_of(images, (min(batch_size, len(images)) + 1) // 2)
     randomised, least, most = _differ(again, logits), float(logits.min()), float(logits.max())
     if randomised:
         flags.append(PASSES_DIFFER(value=float((again - logits).abs().max())))
     if calls:
         flags.append(DYNAMIC_MODEL(why="its forward pass computes gradients, which attacks do not see through"))
-    elif not randomised and _differ(part, logits[: len(part)]):
+    elif not randomised and _differ(part, logits):
         flags.append(DYNAMIC_MODEL(why="the logits of an image depend on the other images of its batch"))
     if least >= 0 and most <= 1:
         flags.append(PROBABILITIES(value=most, least=least))
@@ -209,11 +215,11 @@ def class_flags(
     return flags
 
 
-def listed(names: Sequence[str], places: Sequence[int] | None = None, most: int = 12) -> str:
-    """Names with their numbers, e.g. `0 cat, 1 dog`, all or those at some places."""
+def listed(names: Sequence[str], places: Sequence[int] | None = None) -> str:
+    """Names with their numbers, e.g. `0 cat, 1 dog`, all or those at some places; of many the first twelve."""
     places = range(len(names)) if places is None else places
-    more = f" and {len(places) - most} more" if len(places) > most else ""
-    return ", ".join(f"{place} {names[place]}" for place in list(places)[:most]) + more
+    more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+    return ", ".join(f"{place} {names[place]}" for place in list(places)[:LISTED]) + more
 
 
 # --- warnings about the figures ----------------------------------------------------------------------------------

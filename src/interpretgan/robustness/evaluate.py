@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, equal_norm_noise, iterated, largest_eps, require_eps_within_range
 from interpretgan.attacks.autoattack import autoattack, require_autoattack
-from interpretgan.attacks.gradient import require_gradient
+from interpretgan.attacks.gradient import at_a_time, require_gradient
 from interpretgan.attacks.named_attacks import AUTOATTACK, NAMED_ATTACKS, check_names, predicted_right, survivors
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
@@ -105,7 +105,7 @@ def evaluate(
     y = classifier.check_labels(y, x)
 
     seconds: dict[str, float] = {}
-    predicted = torch.cat([classifier.logits(part).argmax(dim=1) for part in torch.split(x, CHECKED)])
+    predicted = torch.cat([classifier.logits(part).argmax(dim=1) for part in torch.split(x, at_a_time(x))])
     right = {"natural": predicted == y}
     noisy = predicted_right(classifier, equal_norm_noise(x, tm, classifier.bounds, seed=seed), y)
     report(f"natural: {_share(right['natural'])} right, {_share(noisy)} under random noise of the same size")

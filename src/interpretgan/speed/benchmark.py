@@ -29,7 +29,7 @@ from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import Judge, train_judge
 from interpretgan.layers import Layer, find_layers
 from interpretgan.models import build_model
-from interpretgan.pipeline.price import Stamps
+from interpretgan.pipeline.price import Stamps, timed_steps
 from interpretgan.speed.flops import Flops
 from interpretgan.speed.invertible import STEPS as INVERTIBLE_STEPS, train_invertible
 from interpretgan.speed.one_by_one import Alone, train_alone
@@ -241,7 +241,7 @@ def costs(
     found = find_layers(classifier, x[:2])
     chosen = [found[place] for place in _spread(len(found), layers)]
     middle, few = chosen[len(chosen) // 2], x[:4]
-    source, config = TensorImages(x, y), GANConfig(steps=4)
+    source, config = TensorImages(x, y), GANConfig(steps=timed_steps(device))
     inputs = ScoreInputs(classifier, tuple(chosen), x, y, (x + 0.01).clamp(0, 1), source, THREAT, seed)
     interpreter = InterpretGAN(classifier, chosen, config=config, seed=seed)
 

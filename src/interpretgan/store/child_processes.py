@@ -6,13 +6,15 @@ import threading
 import time
 from pathlib import Path
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables of the environment that say how many threads the arithmetic of a process may take."""
 
-def end_with_parent(parent: int | None = None) -> None:
+
+def end_with_parent(parent: int) -> None:
     """End this process when the one that started it is gone, however that ended; `parent` is its process number."""
-    known = os.getppid() if parent is None else parent
 
     def watch() -> None:
-        while os.getppid() == known:
+        while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 

@@ -15,13 +15,12 @@ from typing import Any
 from joblib import cpu_count
 
 from interpretgan.errors import ConfigError
-from interpretgan.store.child_processes import how_it_ended, last_line
+from interpretgan.store.child_processes import THREADS, how_it_ended, last_line
 from interpretgan.studies.config import StudyConfig
 from interpretgan.studies.job import REFUSED
 from interpretgan.studies.progress_table import DONE, FAILED, RUNNING
 
 PASSED_ON = ("INTERPRETGAN_DATA", "INTERPRETGAN_CACHE", "PYTHONPATH", "HF_HUB_OFFLINE")  #: To other machines.
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Event = tuple[Path, str, str]
 """Folder of a run, its new state (`RUNNING`, then `DONE` or `FAILED`), and what is to be said of that."""
