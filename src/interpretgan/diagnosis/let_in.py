@@ -24,6 +24,7 @@ from interpretgan.layers import Layer, capture, capturing, owned_by_layers, repl
 from interpretgan.statistics import Floats, Interval, bootstrap_weights, intervals
 from interpretgan.store.progress import OnProgress, Progress, reporting
 from interpretgan.torch_state import plain_torch
+from interpretgan.training.steps import relative_rates
 
 MENDED_ON = 2000
 """Training images that layers are mended on; fewer where they have `MENDED_PIXELS` pixels before."""
@@ -315,9 +316,7 @@ def _retrained(
     seed_generators(natural.device, seed)  # whichever layers were mended before
     own = _weights(mended.model)
     tensors = [own[name] for name in names]
-    sizes = [float(tensor.square().mean().sqrt()) or 1e-3 for tensor in tensors]
-    groups = [{"params": [tensor], "lr": RATE * size} for tensor, size in zip(tensors, sizes, strict=True)]
-    optimizer = torch.optim.Adam(groups)
+    optimizer = torch.optim.Adam(relative_rates(tensors, RATE))
     for _ in range(steps):
         images = natural[torch.randint(len(natural), (batch,), generator=generator).to(natural.device)]
         with torch.no_grad():

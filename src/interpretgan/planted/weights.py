@@ -17,6 +17,7 @@ from interpretgan.errors import LayerError
 from interpretgan.layers import Layer
 from interpretgan.planted.planting import NATURAL_LOSS, Accuracies, Planting
 from interpretgan.training import Natural, Recipe, train_classifier
+from interpretgan.training.steps import relative_rates
 
 STEPS = 600  #: Most steps; it ends when enough robustness is gone.
 CHECK_EVERY = 50
@@ -106,10 +107,7 @@ def _fit(
     parameters, flags = list(module.parameters()), [(p, p.requires_grad) for p in planted.model.parameters()]
     planted.model.eval().requires_grad_(False)
     module.requires_grad_(True)
-    sizes = [float(p.detach().square().mean().sqrt()) or 1e-3 for p in parameters]
-    optimizer = torch.optim.Adam(
-        [{"params": [p], "lr": rate * size} for p, size in zip(parameters, sizes, strict=True)]
-    )
+    optimizer = torch.optim.Adam(relative_rates(parameters, rate))
     weight, lost, step = 0.1, 0.0, 0
     best: tuple[Accuracies, dict[str, Tensor]] | None = None
     while step < STEPS:

@@ -1,7 +1,7 @@
 """What the trainings of this package share: the learning rate, the moving average, and steps that can be resumed."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,6 +100,13 @@ def swapped(network: nn.Module, state: State) -> Iterator[None]:
         yield
     finally:
         network.load_state_dict(own)
+
+
+def relative_rates(tensors: Iterable[Tensor], rate: float) -> list[dict[str, Any]]:
+    """Groups of weights for an optimiser whose steps are a share of each tensor's root mean square."""
+    return [
+        {"params": [tensor], "lr": rate * (float(tensor.detach().square().mean().sqrt()) or 1e-3)} for tensor in tensors
+    ]
 
 
 def resumable(
