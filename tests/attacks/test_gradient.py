@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,11 @@ from interpretgan.attacks import (
     require_gradient,
     search,
 )
+from interpretgan.attacks.gradient import at_a_time
 from interpretgan.attacks.noise import random_starts, scrambled, varied_noise
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ImageError, LabelError, ModelError, ThreatModelError
+from tests.networks import Tiny
 
 SHAPE = (7, 3, 5, 9)
 """N, C, H and W all different and N > 1: a norm that broadcasts along the wrong axis shows."""
@@ -336,3 +339,17 @@ def test_varied_noise_is_none_white_fine_and_coarse_in_turn() -> None:
 def test_noise_is_as_large_as_fits_where_eps_does_not() -> None:
     found = equal_norm_noise(torch.full(SHAPE, 0.4), ThreatModel("linf", 0.8), (0, 1), seed=0)
     assert set(found.flatten().tolist()) == {1.0}
+
+
+def test_large_images_are_attacked_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [at_a_time(torch.empty(0, 3, side, side)) for side in (28, 64, 224, 2000)] == [256, 256, 27, 1]
+    torch.manual_seed(0)
+    classifier, sizes = Classifier(Tiny(1, (12, 20))), list[int]()
+    classifier.model.register_forward_pre_hook(lambda _module, given: sizes.append(len(given[0])))
+    monkeypatch.setattr("interpretgan.attacks.gradient.NUMBERS", 4 * 12 * 20)
+    attack(classifier, torch.rand(10, 1, 12, 20), torch.arange(10), ThreatModel("linf", 0.1, steps=1), seed=0)
+    assert max(sizes) == 4
+    wrong: Any
+    for wrong in ([1.0], None, "images"):
+        with pytest.raises(ImageError):
+            attack(classifier, wrong, torch.arange(1), ThreatModel("linf", 0.1), seed=0)

@@ -317,9 +317,23 @@ def test_a_robust_recognition_network_is_trained_once_and_is_part_of_the_record(
     place = command.index("--judge-epochs")
     assert run_command(command[:place] + command[place + 2 :]) == 2
     assert "expected a recognition network that is not the judge" in capsys.readouterr().err
+    own = [str(out / "judge.safetensors") if part == str(file) else part for part in arguments]
+    assert run_command([*own, "--out", str(tmp_path / "own")]) == 2  # the judge is trained as that one was
+    assert "expected a recognition network that is not the judge" in capsys.readouterr().err
+    assert not (tmp_path / "own" / "explanations.npz").exists()
+    broken = tmp_path / "broken.safetensors"
+    save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in recognition_network.items()}, broken)
+    own = [str(broken) if part == str(file) else part for part in arguments]
+    assert run_command([*own, "--out", str(tmp_path / "nan")]) == 2
+    assert f"NaN with {broken}" in capsys.readouterr().err
     arguments[arguments.index(str(file))] = "nowhere.safetensors"
     assert run_command([*arguments, "--out", str(tmp_path / "none")]) == 2
     assert "nowhere.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--data", "--weights", "--judge-weights", "--adversarial", "--recognition-network"])
+def test_a_text_that_no_path_is_as_long_as_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "expected" in refused(["diagnose", option, 300 * "a" + ".safetensors", "--eps", "0.1"], capsys)
 
 
 def test_layers_lists_layers_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,7 +149,7 @@ def test_a_training_that_collapses_twice_is_refused(tmp_path: Path) -> None:
     """Without its start and without a limit the classifier's gradient drowns the discriminator's."""
     torch.manual_seed(0)
     steps: list[int] = []
-    with pytest.raises(TrainingError, match="one picture for all, after 40 steps, and again"):
+    with pytest.raises(TrainingError, match="one picture for all after 40 steps, and with a stricter limit"):
         train(
             Classifier(Steep()), COLLAPSING, checkpoint=tmp_path / "checkpoint.pt", on_step=lambda s, _: steps.append(s)
         )

@@ -145,7 +145,7 @@ def test_a_network_that_cannot_be_mended_is_diagnosed_without_that(
     weights: Path, digits: tuple[ImageSet, ImageSet], capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = Classifier(Uncopied(lenet5(weights).model))
-    options: dict[str, Any] = {**SMALL, "let_in_steps": 1, "layers": ["net.fc1"], "time_budget": "2h"}
+    options: dict[str, Any] = {**SMALL, "let_in_steps": 1, "layers": ["net.fc1"], "time_budget": 7200.0}
     found = run_diagnosis(network, *digits, THREAT_MODEL, **options)
     assert found.let_in is None
     (flag,) = [flag for flag in found.flags if flag.code == "let_in_unknown"]

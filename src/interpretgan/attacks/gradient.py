@@ -50,7 +50,7 @@ def attack(
         threat_model: Size and search.
         seed: Of the random starts. The global random state is left alone.
         batch_size: Images that are attacked at a time. It decides memory and speed, not the random starts. `None`:
-            256, and fewer where they are larger than 128 x 128 (`at_a_time`).
+            256, and fewer of images of more than 16,384 numbers (`at_a_time`).
         first_index: Number of the first image, where these are a part of more: a random start follows from the seed
             and the number of the image, so that parts find what the whole would.
         method: Another search than the threat model's own, held to the same norm, eps and restarts. `None`: `search`.
@@ -63,8 +63,9 @@ def attack(
         ModelError: No gradient reaches the input, or the output is not logits.
         ThreatModelError: The attack left the allowed ball.
     """
-    batch_size, found = max(1, at_a_time(images) if batch_size is None else batch_size), []
+    found = []
     with ready(classifier, images, labels, seed=seed) as (natural, classes):
+        batch_size = max(1, at_a_time(natural) if batch_size is None else batch_size)
         for first in range(0, len(natural), batch_size):
             x, y = natural[first : first + batch_size], classes[first : first + batch_size]
             worst = _Worst(classifier, x, y, threat_model)

@@ -228,7 +228,9 @@ def robust_criticality(inputs: ScoreInputs) -> Floats:
         robust, gradients = 0.0, [torch.zeros_like(weight) for weight in weights.values()]
         tensors = (inputs.adversarial, inputs.labels)
         for x, y in zip(*(torch.split(t, inputs.batch_size()) for t in tensors), strict=True):
-            logits = functional_call(inputs.classifier, {f"model.{name}": each for name, each in weights.items()}, x)
+            with inputs.classifier.borrowed():  # before the weights change places: theirs are not frozen
+                named = {f"model.{name}": each for name, each in weights.items()}
+                logits = functional_call(inputs.classifier, named, x)
             loss = F.cross_entropy(logits.double(), y, reduction="sum") / len(inputs.labels)
             parts = torch.autograd.grad(loss, list(weights.values()))
             gradients = [total + part for total, part in zip(gradients, parts, strict=True)]

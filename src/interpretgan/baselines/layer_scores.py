@@ -58,11 +58,16 @@ class MeasuredScore:
 
     @property
     def top(self) -> int | None:
-        """Which of the values blames most, from 0; `None` where none is a number, or several blame alike."""
+        """Which of the values blames most, from 0; `None` where none is a number, or several blame alike.
+
+        Rows beside each other may share a tensor, and so its value: of these the first is taken, unless all are alike.
+        """
         if all(value is None for value in self.values):
             return None
         place = top_layer(self, [math.nan if v is None else v for v in self.values])
-        return place if self.values.count(self.values[place]) == 1 else None
+        alike = [other for other, value in enumerate(self.values) if value == self.values[place]]
+        beside = alike[-1] - place < len(alike) < max(2, len(self.values))
+        return place if beside else None
 
 
 def top_layer(score: LayerScore | MeasuredScore, values: Sequence[float] | Floats) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -357,4 +358,10 @@ def run_command(arguments: list[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        words = f"expected the path of a file, got {error.filename!s:.40}..., longer than any; check the options"
+        print(f"interpretgan: {words}", file=sys.stderr)
+        return BAD_INPUT
     return 0

@@ -128,6 +128,7 @@ def train_generator(
             "checkpoint_seconds": math.inf,
         }  # fmt: skip
         own = {"checkpoint_seconds": checkpoint_seconds, "on_step": on_step}  # for this process alone
+        seen = list[str]()
         for attempt in range(2):
             if attempt:
                 task["config"] = replace(config, gradient_limit=config.gradient_limit / STRICTER)
@@ -136,16 +137,16 @@ def train_generator(
             with torch.inference_mode(False), torch.enable_grad(), gathered(devices, train_generator, task) as started:
                 try:
                     generator = train_generator(team=started, **task | own)
-                except Collapse as found:
-                    collapse = found
+                except Collapse as collapse:
+                    seen.append(f"{collapse.seen} after {collapse.steps} steps")
                     continue
             if attempt and checkpoint is not None:  # it tells no more than the first attempt's would
                 task["checkpoint"].unlink(missing_ok=True)
             return generator
         raise TrainingError(
             expected="explanations that differ from image to image, and some that the discriminator takes for images",
-            got=f"{collapse.seen}, after {collapse.steps} steps, and again with a stricter limit of the gradients",
-            do="lower the weight of latent consistency (--latent), or explain fewer layers (--layers)",
+            got=f"{seen[0]}, and with a stricter limit of the gradients {seen[1]}",
+            do="lower the weight of latent consistency (--latent), take a robust recognition network, or fewer layers",
         )
     device, content = classifier.device, content_of(images)
     images = near(images, device)
@@ -203,7 +204,8 @@ def train_generator(
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
         config, seed, [(layer.name, layer.shape) for layer in layers], content, image_shape, smooth,
-        waits.tolist(), spread is not None, *((network.identity(), network.state_sha256()) for network in networks),
+        waits.tolist(), spread is not None, "watched",
+        *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip
     state = Checkpoint(checkpoint, fingerprint, every=checkpoint_seconds)
     parts = {

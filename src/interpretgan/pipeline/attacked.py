@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from interpretgan.attacks.named_attacks import AUTOATTACK
 from interpretgan.attacks.noise import equal_norm_noise
 from interpretgan.diagnosis.predictions import Perturb, attacker, batch_size, given_adversarial
 from interpretgan.pipeline.networks import Networks
@@ -79,6 +80,8 @@ class Attacked(Networks):
         """
         file, checkpoint = self.path("evaluation.json"), self.path("checkpoint-autoattack.pt")
         if file.exists():
+            if AUTOATTACK in self.settings.evaluation.names() and not self.path("autoattack.npy").exists():
+                self.say(f"AutoAttack's images are not here: delete {file} to have them made again")
             return Evaluation.load(file)
 
         def keep(examples: dict[str, Tensor]) -> None:

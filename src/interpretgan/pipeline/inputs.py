@@ -295,12 +295,10 @@ class Inputs:
         name, file = self.settings.generator.recognition_network, self.settings.generator.recognition_file
         if name is None:
             return {}
-        if file is not None and self.recognition_network is not None:
-            state = self.recognition_network.state_sha256()
-            if "judge" in sections and state in self._judge_identity().values():
-                expected = "a recognition network that is not the judge"
-                raise ConfigError(expected=expected, got=f"{file} for both", do="train two, with different seeds")
-            return {"recognition_network": file.name, "recognition_network_sha256": state}
+        if file is not None and (network := self.recognition_network) is not None:
+            if "judge" in sections and self.settings.judge.comes_trained:
+                model_preset.require_another(network, self.judge_network, "judge")
+            return model_preset.recognition_identity(network, file, self.probe)
         if name == TRAINED:
             if "attack" not in sections:
                 expected = "a threat model to train a robust recognition network against"
@@ -322,7 +320,7 @@ class Inputs:
         settings, classifier = self.settings, self.classifier
         self._check_sets()
         config = settings.resolve(sections, self.train.shape[0]) | {"device": str(self.device)}
-        config["data"] |= {"name": self.test.name, "sha256": self.train.sha256, "test_sha256": self.test.sha256}
+        config["data"] |= {"name": self.data_name, "sha256": self.train.sha256, "test_sha256": self.test.sha256}
         config["model"] |= self._classifier_identity()
         if not {"attack", "generator", "evaluation"}.isdisjoint(sections):
             self._check_classifier()

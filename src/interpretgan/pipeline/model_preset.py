@@ -6,12 +6,13 @@ A model of this package decides all of it, and is refused where options or image
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, class_order, load_data, renumbered
-from interpretgan.errors import ConfigError, WeightsError
+from interpretgan.errors import ConfigError, InputError, WeightsError
 from interpretgan.models import Card, NamedModel, card_names, find_named, load_weights, read_card
 from interpretgan.models.weights import LeftOut
 from interpretgan.pipeline.options import JudgeOptions, ModelOptions
@@ -145,6 +146,23 @@ def robust_card(name: str, classifier: str, images: ImageSet, data_name: str, do
         expected = f"a recognition network of the classes of {data_name}"
         raise ConfigError(expected=expected, got=f"{name}, of {card.data['name']}", do=do)
     return card
+
+
+def recognition_identity(network: Classifier, file: Path, probe: Tensor) -> dict[str, Any]:
+    """What decides a recognition network from a file; it must answer to images."""
+    try:
+        network.logits(probe)
+    except InputError as error:
+        do = "name another --recognition-network"
+        raise WeightsError(expected=error.expected, got=f"{error.got} with {file}", do=do) from None
+    return {"recognition_network": file.name, "recognition_network_sha256": network.state_sha256()}
+
+
+def require_another(network: Classifier | None, other: Classifier, name: str) -> None:
+    """Refuse (`ConfigError`) a recognition network that is another network of the run as well."""
+    if network is not None and network.state_sha256() == other.state_sha256():
+        expected, do = f"a recognition network that is not the {name}", "train another one, with another seed"
+        raise ConfigError(expected=expected, got="one network for both", do=do)
 
 
 def in_words(shape: tuple[int, ...]) -> str:

@@ -25,6 +25,7 @@ from interpretgan.layers import Anatomy, Layer, distinct
 from interpretgan.layers.branches import Block
 from interpretgan.models import load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
+from interpretgan.pipeline.model_preset import require_another
 from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
 from interpretgan.pipeline.run_folder import WEIGHTS_FILE, RunFolder
 from interpretgan.robustness.attack_checks import listed
@@ -264,6 +265,7 @@ class Networks:
         else:
             label = "training the judge: an independent classifier, adversarially trained"
             judge = self._robust_network("judge", label, inputs.judge_seed)
+        require_another(inputs.recognition_network, judge.classifier, "judge")
         self._layouts.enter_context(quick_layout(judge.classifier))
         return judge
 
@@ -271,6 +273,7 @@ class Networks:
     def recognition_network(self) -> Classifier | None:
         """What classifies explanations while InterpretGAN trains; `None`: the classifier itself."""
         if self.settings.generator.recognition_network != TRAINED:
+            require_another(self.inputs.recognition_network, self.classifier, "classifier")
             return self.inputs.recognition_network
         label = "training the recognition network, adversarially"
         return self._robust_network("recognition_network", label, self.inputs.judge_seed + 1).classifier

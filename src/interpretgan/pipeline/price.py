@@ -266,8 +266,9 @@ def _let_in(inputs: Inputs, classifier: Classifier, train: ImageSet, test: Image
             return None
     _, once, thrice = seconds
     step = max(0.0, thrice - once) / 2
-    # Here three attacks ran, where a layer with weights needs two and one without needs one.
-    attacks = max(0.0, once - step) / 3 * (examples / len(x)) ** 0.5 * (len(layers) + len(weighted))
+    # Here one attack ran for all and one or two for the layer: one with weights needs two, one without needs one.
+    attack_once = max(0.0, once - step) / (3 if weighted else 2) * (examples / len(x)) ** 0.5
+    attacks = attack_once * (len(layers) + len(weighted))
     return StagePrice("let in", attacks, {"let_in_steps": step * len(weighted)}, memory.mib, ("let_in_steps", 0))
 
 

@@ -180,7 +180,9 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         if top.vulnerability.low <= 0:
             detail += ", which may be zero"
         else:
-            detail += f", and {len(blamed) - 1} more cannot be told from it, of which some may contribute nothing"
+            others = len(blamed) - 1
+            detail += f", and {others} more cannot be told from it, {'of which some' if others > 1 else 'which'} may "
+            detail += "contribute nothing"
         return Answer(((f"No single layer of {model} stands out", False),), detail, caveat)
 
     share = sum(layer.vulnerability.value for layer in blamed) / loss

@@ -88,7 +88,7 @@ def model_flags(classifier: Classifier, images: Tensor, labels: Tensor, *, batch
     hides gradients. Gradients of the cross-entropy that are zero, NaN or infinite at some images; where none reaches
     the images at all there is a `ModelError`. So many images pass at a time, `None`: as many as `attack` takes.
     """
-    flags, batch_size = [], at_a_time(images) if batch_size is None else batch_size
+    flags, batch_size = [], max(2, at_a_time(images)) if batch_size is None else batch_size
 
     def logits_of(some: Tensor, at_once: int) -> Tensor:
         return torch.cat([classifier.run(part) for part in torch.split(some, at_once)])
