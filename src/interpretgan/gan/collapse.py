@@ -24,7 +24,7 @@ class Collapse(Exception):
 
 
 class Watch(nn.Module):
-    """Looks for a collapse. What it has seen is in its state, so that an interruption forgets nothing."""
+    """Watches a training for a collapse. Its count is in the checkpoint: a resumed training goes on with it."""
 
     def __init__(self) -> None:
         super().__init__()
