@@ -20,6 +20,7 @@ from interpretgan.models import build_model
 from interpretgan.planted.kinds import plant
 from interpretgan.store.files import write_json
 from interpretgan.store.machine import describe
+from interpretgan.store.progress import Progress
 
 NETWORK, PLANT, THREAT = "lenet5-max-pgd", "pool2", ThreatModel("linf", 0.2, steps=20)
 JUDGE = Path("results/mnist-lenet5-max/judge.safetensors")
@@ -60,8 +61,15 @@ def main() -> None:
             config = GANConfig(steps=options.steps, **settings)
             began = time.process_time()
             row: dict[str, Any] = {"network": network, "variant": variant, "config": asdict(config)}
+            losses = row["discriminator_losses"] = list[list[float]]()  # of each attempt, step by step
+
+            def keep(progress: Progress, losses: list[list[float]] = losses) -> None:
+                if progress.done == 1:
+                    losses.append([])
+                losses[-1].append(round(progress.values["loss_d"], 4))
+
             try:
-                interpreter = InterpretGAN(classifier, config=config, seed=options.seed).fit(train)
+                interpreter = InterpretGAN(classifier, config=config, seed=options.seed).fit(train, on_progress=keep)
             except TrainingError as error:
                 row["error"] = str(error)
             else:
