@@ -491,12 +491,22 @@ def test_start_and_limit_keep_a_training_from_collapsing() -> None:
     for variant, told in rows.items():
         cells = []
         for network in ("a gate at pool2", "plain"):
-            layers = found[network, variant].get("layers")
-            worst = layers and min(layer["natural"]["value"] for layer in layers)
-            cells.append(f"{worst:.2f}" if layers else "one picture")
+            layers, error = (found[network, variant].get(kind) for kind in ("layers", "error"))
+            if error:
+                assert len(found[network, variant]["discriminator_losses"]) == 2
+                assert not set(re.findall(r"after (\d+) steps", error)) - {"40", "60"}
+                cells.append("zero loss" if "zero loss" in error else "one picture")
+            else:
+                cells.append(f"{min(layer['natural']['value'] for layer in layers):.2f}")
         assert f"| {told} | {' | '.join(cells)} |" in page
-    errors = [each["error"] for each in found.values() if "error" in each]
-    assert all("one picture for all, after 40 steps" in error for error in errors)
+
+    def losses(variant: str) -> list[float]:
+        return found["a gate at pool2", variant]["discriminator_losses"][0]
+
+    text = " ".join(page.split())
+    assert f"a loss of {max(losses('start alone')[38:]):.2f} at most from the 39th step on" in text
+    least = [min(losses(variant)[8:]) for variant in ("both, the default", "both, little noise")]
+    assert f"never falls below {least[0]:.2f} after the first eight steps, with less noise not below {least[1]:.2f}" in text
 
 
 def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:

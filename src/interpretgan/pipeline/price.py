@@ -284,14 +284,16 @@ def _diagnosis(inputs: Inputs, interpreter: InterpretGAN, judge: Judge, test: Im
     def whole(some: ImageSet) -> None:
         diagnose(interpreter, judge, some, threat_model=model, blocks=blocks, bootstrap=0, on_progress=False)
 
-    with PeakMemory(inputs.device) as memory:
+    with PeakMemory(inputs.device) as of_fewer:
         predict(few.head(FEWER))  # the first pass of a network takes longer than all others
+    with PeakMemory(inputs.device) as memory:
         _, image = _line(predict, few)
-        once, checked = _line(whole, few)
+    more = max(0, memory.mib - of_fewer.mib) / max(1, len(few) - FEWER)
+    once, checked = _line(whole, few)
     examples = min(inputs.settings.diagnosis.examples, len(test))
     checks = once + max(0.0, checked - image) * min(CHECKED, examples)
-    at_once = min(batch_size(test), examples) / len(few)
-    return StagePrice("diagnosis", checks, {"examples": image}, memory.scaled(at_once), times="generator_seeds")
+    most = memory.mib + int(more * (min(batch_size(test), examples) - len(few)))
+    return StagePrice("diagnosis", checks, {"examples": image}, most, times="generator_seeds")
 
 
 def _line(work: Callable[[ImageSet], None], few: ImageSet) -> tuple[float, float]:
