@@ -501,12 +501,12 @@ def test_start_and_limit_keep_a_training_from_collapsing() -> None:
         assert f"| {told} | {' | '.join(cells)} |" in page
 
     def losses(variant: str) -> list[float]:
-        return found["a gate at pool2", variant]["discriminator_losses"][0]
+        return list(found["a gate at pool2", variant]["discriminator_losses"][0])
 
     text = " ".join(page.split())
     assert f"a loss of {max(losses('start alone')[38:]):.2f} at most from the 39th step on" in text
-    least = [min(losses(variant)[8:]) for variant in ("both, the default", "both, little noise")]
-    assert f"never falls below {least[0]:.2f} after the first eight steps, with less noise not below {least[1]:.2f}" in text
+    usual, quieter = (min(losses(variant)[8:]) for variant in ("both, the default", "both, little noise"))
+    assert f"never falls below {usual:.2f} after the first eight steps, with less noise not below {quieter:.2f}" in text
 
 
 def test_any_layer_mends_a_network_without_a_plant_and_none_with_one() -> None:
