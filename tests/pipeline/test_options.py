@@ -10,7 +10,14 @@ from interpretgan.data.folders import class_names
 from interpretgan.errors import ConfigError, ThreatModelError
 from interpretgan.models import POOLS
 from interpretgan.pipeline import options as groups
-from interpretgan.pipeline.options import AttackOptions, DataOptions, EvaluationOptions, ModelOptions, TrainingOptions
+from interpretgan.pipeline.options import (
+    AttackOptions,
+    DataOptions,
+    EvaluationOptions,
+    JudgeOptions,
+    ModelOptions,
+    TrainingOptions,
+)
 from interpretgan.pipeline.settings import Settings
 from interpretgan.training import OBJECTIVES, Trades, default_recipe
 from interpretgan.training.recipes import AUGMENTATIONS
@@ -92,6 +99,19 @@ def test_a_folder_called_like_a_data_set_and_a_long_list_of_classes_are_kept_as_
         Settings(data=data).save(tmp_path)
         assert Settings.load(tmp_path).data == data
     assert class_names(names) == names.split(",")
+
+
+@pytest.mark.parametrize("name", ["judge.pt2", "hf:./judge", "elsewhere.pt2", "judge"])
+def test_files_of_both_networks_are_kept_as_they_are_from_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("judge").mkdir()
+    Path("judge.pt2").touch()
+    Settings(model=ModelOptions(model=name), judge=JudgeOptions(judge=name)).save(tmp_path)
+    kept = Settings.load(tmp_path)
+    expected = {"judge.pt2": f"{tmp_path}/judge.pt2", "hf:./judge": f"hf:{tmp_path}/judge"}.get(name, name)
+    assert (kept.model.model, kept.judge.judge) == (expected, expected)
 
 
 def test_eps_has_a_default_only_where_it_is_usual() -> None:

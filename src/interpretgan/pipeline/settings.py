@@ -122,7 +122,7 @@ class Settings:
                 data[name] = str(Path(data[name]).absolute())
         if self.generator.recognition_file is not None:
             chosen["generator"]["recognition_network"] = str(self.generator.recognition_file.absolute())
-        chosen["model"]["model"] = absolute(self.model.model)
+        chosen["model"]["model"], chosen["judge"]["judge"] = absolute(self.model.model), absolute(self.judge.judge)
         chosen["run"]["out"] = None  # the folder that this is read from
         write_json(folder / OPTIONS_FILE, chosen)
 
