@@ -6,20 +6,22 @@ writes `runs/shapes/train/CLASS/*.png` and `runs/shapes/test/CLASS/*.png`, so ma
 noise as photographs have it (its amplitude falls with the frequency), in two colours. Neither place, size, angle,
 colour nor texture tells the class: only the outline does.
 
-`--judge examples.textured_shapes:make_judge` is a judge that costs the same at any size of these images.
+`--model examples.textured_shapes:make_resnet` is a network that learns them, and `--judge
+examples.textured_shapes:make_judge` a judge that costs the same at any size of these images.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from interpretgan.models import build_model
 
@@ -94,6 +96,42 @@ def draw(shape: Inside, random: np.random.Generator, side: int) -> NDArray[np.ui
     inside = shape(u, v)[..., None]
     picture = np.where(inside, coloured(texture(random, side), 0.8), coloured(smooth_noise(random, side, 1.3), 0.5))
     return np.asarray(np.round(255 * picture), dtype=np.uint8)
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions, and a skip around them: the input, or where its size changes a projection of it."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
+        self.relu1 = nn.ReLU()
+        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        self.downsample: nn.Module = nn.Identity()
+        if (channels, 1) != (out, stride):
+            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C, H, W]` to `[N, C', H / stride, W / stride]`."""
+        inner = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        out: Tensor = self.relu2(inner + self.downsample(x))
+        return out
+
+
+def make_resnet(in_channels: int, num_classes: int) -> nn.Module:
+    """A ResNet-18 (He et al. 2016) of a quarter's width: 700,000 parameters."""
+    widths = (16, 32, 64, 128)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=nn.Conv2d(in_channels, widths[0], 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(widths[0]), relu=nn.ReLU(),
+        maxpool=nn.MaxPool2d(3, 2, 1),
+    )  # fmt: skip
+    before = widths[0]
+    for number, width in enumerate(widths, 1):
+        first = BasicBlock(before, width, 1 if number == 1 else 2)
+        layers[f"layer{number}"] = nn.Sequential(first, BasicBlock(width, width, 1))
+        before = width
+    layers.update(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(before, num_classes))
+    return nn.Sequential(layers)
 
 
 def make_judge(in_channels: int, num_classes: int) -> nn.Module:

@@ -109,8 +109,8 @@ def collect(
     that pairs of images stay together.
     """
     classifier, layers = interpreters[0].classifier, len(interpreters[0].layers)
-    size, at_once = batch_size(images), _drawn_at_once(images, layers)
-    part = max(1, PART // layers) if classifier.device.type == "cpu" else at_once
+    size, at_once = batch_size(images), explained_at_once(images, layers)
+    part = min(at_once, drawn_at_once(layers, classifier.device))
 
     def predicted(interpreter: InterpretGAN, version: Tensor, noise: Tensor, precision: Precision) -> Integers:
         found = []
@@ -182,13 +182,18 @@ def batches_of(count: int, size: int) -> list[tuple[int, int]]:
 
 def batch_size(images: ImageSource) -> int:
     """How many images are attacked at a time, an even number; it does not depend on the layers that are asked for."""
-    return max(2, min(BATCH, _drawn_at_once(images, LAYERS)) // 2 * 2)
+    return max(2, min(BATCH, explained_at_once(images, LAYERS)) // 2 * 2)
 
 
-def _drawn_at_once(images: ImageSource, layers: int) -> int:
-    """As many images as keep their explanations at so many layers below `PIXELS`."""
+def explained_at_once(images: ImageSource, layers: int) -> int:
+    """How many images have their explanations in memory at a time: as many as keep them below `PIXELS`."""
     pixels = images.batch(torch.tensor([0]))[0].numel()
     return max(1, PIXELS // (pixels * layers))
+
+
+def drawn_at_once(layers: int, device: torch.device) -> int:
+    """Images whose explanations at so many layers are drawn together: some on a processor, on a GPU all in memory."""
+    return max(1, PART // layers) if device.type == "cpu" else BATCH
 
 
 def predict_patched(

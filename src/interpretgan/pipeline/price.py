@@ -18,7 +18,7 @@ from interpretgan.data import ImageSet
 from interpretgan.diagnosis.controls import perturbing_controls
 from interpretgan.diagnosis.diagnose import CHECKED, diagnose
 from interpretgan.diagnosis.let_in import let_in, mended_weights, mending_images, most_examples
-from interpretgan.diagnosis.predictions import attacker, batch_size, collect
+from interpretgan.diagnosis.predictions import attacker, batch_size, collect, drawn_at_once, explained_at_once
 from interpretgan.errors import ConfigError, Flag, FlagKind, ModelError
 from interpretgan.gan.linear_start import most_images
 from interpretgan.information import Decoders
@@ -43,6 +43,7 @@ TRIED = 16  # images that a diagnosis is tried on,
 FEWER = 4  # fewer of them, which tells what it takes once from what each takes,
 JUDGED = 64  # and a judge alone, which costs less
 STARTED = 400  # images that the start of a generator is tried on
+COPIES = 4  # of each explanation, as numbers of four bytes: parts, all, and as the judge is given them
 SAFE = 0.85  # share of a budget that is planned: a price is an estimate
 RUNGS = (
     ("examples", 1000), ("information_steps", 200), ("let_in_steps", 30), ("generator_steps", 200), ("examples", 500),
@@ -292,7 +293,10 @@ def _diagnosis(inputs: Inputs, interpreter: InterpretGAN, judge: Judge, test: Im
     once, checked = _line(whole, few)
     examples = min(inputs.settings.diagnosis.examples, len(test))
     checks = once + max(0.0, checked - image) * min(CHECKED, examples)
-    most = memory.mib + int(more * (min(batch_size(test), examples) - len(few)))
+    layers, batch = len(interpreter.distinct_layers), min(batch_size(test), examples)
+    drawn = min(batch, drawn_at_once(layers, inputs.device))
+    kept = COPIES * 4 * layers * math.prod(test.shape) * min(batch, explained_at_once(test, layers)) / 2**20
+    most = memory.mib + int(more * (drawn - len(few)) + kept)
     return StagePrice("diagnosis", checks, {"examples": image}, most, times="generator_seeds")
 
 

@@ -95,7 +95,7 @@ class PeakMemory(AbstractContextManager["PeakMemory"]):
     """
 
     def __init__(self, device: "torch.device") -> None:
-        self.device, self.before, self.mib = device, 0, 0
+        self.device, self.mib = device, 0
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -103,13 +103,11 @@ class PeakMemory(AbstractContextManager["PeakMemory"]):
 
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-            self.before = torch.cuda.memory_allocated(self.device) // 2**20
         else:
             with suppress(OSError, AttributeError):  # what was freed goes back to the system first; glibc alone can
                 ctypes.CDLL(None).malloc_trim(0)
             with suppress(OSError):  # no such file, or not ours to write
                 Path("/proc/self/clear_refs").write_text("5")
-            self.before = peak_memory_mib()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -118,7 +116,3 @@ class PeakMemory(AbstractContextManager["PeakMemory"]):
 
         on_gpu = self.device.type == "cuda"
         self.mib = torch.cuda.max_memory_allocated(self.device) // 2**20 if on_gpu else peak_memory_mib()
-
-    def scaled(self, factor: float) -> int:
-        """What it would be if that which came inside were so many times as much."""
-        return self.before + int(factor * (self.mib - self.before))
