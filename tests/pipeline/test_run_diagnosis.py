@@ -204,6 +204,17 @@ def test_a_bare_module_and_a_missing_threat_model_are_told(digits: tuple[ImageSe
         run_diagnosis(Classifier(bare), *digits, nothing)
 
 
+def test_a_judge_of_other_classes_or_that_is_the_classifier_is_refused(
+    digits: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    classifier, few = Classifier(Tiny()), Tiny()
+    few.fc2 = nn.Linear(few.fc2.in_features, 5)
+    for network, message in ((Classifier(few), "the 10 classes of digits, got one of 5"), (classifier, "for both")):
+        with pytest.raises(ConfigError, match=message):
+            run_diagnosis(classifier, *digits, THREAT_MODEL, out=tmp_path / "out", judge=Judge(network, 0.9, 0.5, "x"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interpreter_that_is_not_fitted_is_told(digits: tuple[ImageSet, ImageSet]) -> None:
     images, labels = digits[1].batch(range(4))
     classifier = Classifier(Tiny())

@@ -234,10 +234,7 @@ class Inputs:
             raise ConfigError(expected=expected, got=f"{options.judge} for both", do=do)
         if is_named(options.judge):
             judge = model_preset.named_judge(options, self.train, self.classifier.bounds).to(self.device)
-            logits, classes = judge.logits(self.probe).shape[1], len(self.train.classes)
-            if logits != classes:
-                expected, got = f"a judge of the {classes:,} classes of {self.data_name}", f"one of {logits:,}"
-                raise ConfigError(expected=expected, got=got, do="choose another, or leave --judge out: one is trained")
+            model_preset.require_judge(judge, self.classifier, self.train, self.probe)
             return judge
         return self._robust(options.judge_weights, self.judge_seed)
 
@@ -272,7 +269,9 @@ class Inputs:
 
     def _judge_identity(self) -> dict[str, Any]:
         if self.given_judge is not None:
-            known: dict[str, Any] = {"state_sha256": self.given_judge.classifier.state_sha256()}
+            judge = self.given_judge.classifier
+            model_preset.require_judge(judge, self.classifier, self.train, self.probe)
+            known: dict[str, Any] = {"state_sha256": judge.state_sha256()}
         elif self.settings.judge.comes_trained:
             weights = self.settings.judge.judge_weights
             known = {"state_sha256": self.judge_network.state_sha256()}

@@ -81,6 +81,18 @@ def named_judge(options: JudgeOptions, images: ImageSet, bounds: tuple[float, fl
     return Classifier(module, mean=found.mean, std=found.std)
 
 
+def require_judge(judge: Classifier, classifier: Classifier, images: ImageSet, probe: Tensor) -> None:
+    """Refuse (`ConfigError`) a judge that comes trained for other classes, or that is the classifier itself."""
+    do = "choose another judge, or leave it out: one is trained"
+    logits, classes = judge.logits(probe).shape[1], len(images.classes)
+    if logits != classes:
+        expected, got = f"a judge of the {classes:,} classes of {images.name}", f"one of {logits:,}"
+        raise ConfigError(expected=expected, got=got, do=do)
+    if judge.identity() == classifier.identity() and judge.state_sha256() == classifier.state_sha256():
+        expected = "a judge of its own, which does not see as the classifier does"
+        raise ConfigError(expected=expected, got="one network for both", do=do)
+
+
 def model_lines(settings: Settings, model: NamedModel, images: ImageSet, logits: int) -> list[str]:
     """What is taken from the model, in one line, and in another where its classes are not those of the images."""
     chosen, found = vars(settings.data) | vars(settings.model), len(images.classes)
