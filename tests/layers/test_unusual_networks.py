@@ -349,6 +349,27 @@ def test_logits_that_depend_on_the_batch_are_refused() -> None:
         names(Centred())
 
 
+class Sorts(nn.Module):
+    """Brings the images of a batch into an order of its own, and the logits back, as routing to experts does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.fc = nn.Linear(784, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x.flatten(1).sum(dim=1).argsort()
+        logits: Tensor = self.fc(torch.relu(self.inner(x.flatten(1)[order])))
+        return logits[order.argsort()]
+
+
+@pytest.mark.parametrize("brightness", [(0.1, 0.2), (0.2, 0.1)])
+def test_latents_in_another_order_than_the_images_are_refused(brightness: tuple[float, float]) -> None:
+    # The noise that is tried beside them is brighter: whichever comes first, its latents may seem to be in order.
+    images = torch.rand(2, 1, 28, 28) * torch.tensor(brightness).view(2, 1, 1, 1)
+    torch.manual_seed(0)
+    assert [layer.name for layer in find_layers(Classifier(Sorts()), images)] == ["logits"]
+
+
 # --- branches ----------------------------------------------------------------------------------------------------
 
 

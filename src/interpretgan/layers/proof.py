@@ -47,7 +47,7 @@ class Proof:
         """
         layers, suspects, base = list(latents), set[int](), 1
         while base <= len(layers):
-            shifts = [number // base % ROWS for number in range(len(layers) + 1)]  # of the images, then of the layers
+            shifts = [(number // base + 1) % ROWS for number in range(len(layers) + 1)]  # of images, then of layers
             try:
                 suspects |= self._exchange(latents, shifts)
             except Exception:  # noqa: BLE001  # the user's code may raise anything
@@ -83,13 +83,13 @@ class Proof:
                 missing.discard(number)
                 expected = value.roll(shifts[number], dims=0)[start:end]
                 spread = float((value.amax(dim=0) - value.amin(dim=0)).max())
-                if number and not _equal(found, expected, spread):
-                    suspects.add(number - 1)
+                if not _equal(found, expected, spread):
+                    suspects.add(max(number - 1, 0))
                 return layer.put(output, value.roll(shifts[number + 1], dims=0)[start:end])
             return None
 
         with visiting(self.classifier, visit, list(by_module)) as current:
-            self.classifier.run(self.images)
+            self.classifier.run(self.images.roll(shifts[0], dims=0))
         return suspects | missing
 
 
