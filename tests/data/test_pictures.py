@@ -21,6 +21,14 @@ def test_pictures_keep_every_pixel(channels: int, bounds: tuple[float, float]) -
     assert np.array_equal(drawn[..., -1], expected[-1])
 
 
+@pytest.mark.parametrize("channels", [2, 4, 13])
+def test_pictures_of_other_channels_are_three_of_them_or_their_mean(channels: int) -> None:
+    image = np.linspace(0, 1, channels * 2 * 3).reshape(channels, 2, 3)
+    drawn = pictures.picture(image, (0.0, 1.0))
+    shown = image[:3] if channels > 3 else np.broadcast_to(image.mean(axis=0), (3, 2, 3))
+    assert np.array_equal(drawn, np.round(255 * shown.transpose(1, 2, 0)).astype(np.uint8))
+
+
 def test_differences_have_a_colour_for_each_sign_and_none_at_zero() -> None:
     drawn = pictures.difference_picture(np.array([[[0.5, 0.0, -0.25]]]), 0.5)
     assert drawn[0, :, 3].tolist() == [255, 0, 180]

@@ -91,11 +91,19 @@ def test_arrays_that_do_not_fit_are_refused_by_name(key: str, lenet: Diagnosis, 
 
 def test_images_that_are_no_pictures_and_natural_ones_alone_are_refused(lenet: Diagnosis) -> None:
     arrays = explanation_of(lenet)
-    with pytest.raises(ImageError, match="1 or 3, H, W"):
+    with pytest.raises(ImageError, match="N, C, H, W"):
+        explanation_grid.grid(explanation_grid.as_explanation({**arrays, "images": arrays["images"][:, 0]}))
+    with pytest.raises(ImageError, match="adversarial of shape"):
         explanation_grid.grid(explanation_grid.as_explanation({**arrays, "images": arrays["images"].repeat(2, axis=1)}))
     alone = {**arrays, "adversarial": None, "adversarial_explanations": None}
     with pytest.raises(ConfigError, match="expected adversarial images"):
         explanation_grid.grid(explanation_grid.as_explanation(alone))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_a_report_shows_images_of_any_number_of_channels(channels: int, lenet: Diagnosis, tmp_path: Path) -> None:
+    write_report(lenet, tmp_path, explanation_of(lenet, channels=channels))
+    assert (tmp_path / "report.html").stat().st_size > 0
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from interpretgan.data.pictures import picture
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import ConfigError, RunFolderError
 from interpretgan.report import Gallery, redraw_report, save_explanation, write_report
@@ -69,6 +70,14 @@ def test_a_gallery_keeps_pixels_and_predictions(lenet: Diagnosis, channels: int,
     again = Gallery.load(tmp_path / "gallery.npz")
     for field in dataclasses.fields(Gallery):
         assert np.array_equal(getattr(gallery, field.name), getattr(again, field.name))
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_a_gallery_shows_other_channels_in_colour(lenet: Diagnosis, channels: int) -> None:
+    explanation = as_explanation(explanation_of(lenet, count=3, channels=channels) | {"indices": np.arange(3)})
+    gallery = Gallery.of([explanation])
+    assert gallery.natural.shape == (3, 8, 24, 24, 3)
+    assert np.array_equal(gallery.natural[1, 0], picture(explanation.images[1].numpy(), explanation.bounds))
 
 
 def test_explanations_without_numbers_make_no_gallery(lenet: Diagnosis) -> None:

@@ -45,9 +45,13 @@ class Example:
 
 
 def picture(image: Floats, bounds: tuple[float, float]) -> Bytes:
-    """An image `[C, H, W]` in the classifier's bounds as RGB bytes `[H, W, 3]`."""
+    """An image `[C, H, W]` in the classifier's bounds as RGB bytes `[H, W, 3]`.
+
+    Of more than three channels the first three are shown, as red, green and blue; of two their mean, in grey.
+    """
     low, high = bounds
     unit = np.clip((np.nan_to_num(image) - low) / (high - low), 0.0, 1.0)
+    unit = unit.mean(axis=0, keepdims=True) if len(unit) == 2 else unit[:3]
     rgb = np.broadcast_to(unit, (3, *unit.shape[1:])).transpose(1, 2, 0)
     return np.round(255 * rgb).astype(np.uint8)
 

@@ -105,8 +105,7 @@ def grid(
 ) -> tuple[list[Example], tuple[float, float]]:
     """The `Explanation.pictures` of the first examples.
 
-    Images have 1 or 3 channels. Without adversarial images there is a `ConfigError`, and an `ImageError` where shapes
-    do not fit each other.
+    Without adversarial images there is a `ConfigError`, and an `ImageError` where shapes do not fit each other.
     """
     _check_shapes(explanation)
     _ = explanation.difference  # refuses what has no adversarial images
@@ -117,7 +116,7 @@ def _check_shapes(explanation: Explanation) -> None:
     shape, layers = tuple(explanation.images.shape), len(explanation.layers)
     predicted = (layers + 1, *shape[:1])
     expected = {
-        "images": shape if len(shape) == 4 and shape[1] in (1, 3) else ("N", "1 or 3", "H", "W"),
+        "images": shape if len(shape) == 4 and all(shape) else ("N", "C", "H", "W"),
         "adversarial": shape, "labels": shape[:1], "indices": shape[:1],
         "natural_explanations": (layers, *shape), "adversarial_explanations": (layers, *shape),
         "natural_predictions": predicted, "adversarial_predictions": predicted,

@@ -164,7 +164,7 @@ def _small(images: npt.NDArray[Any], bounds: tuple[float, float]) -> Bytes:
     for image in images.swapaxes(0, 1).reshape(-1, *images.shape[2:]):
         small = Image.fromarray(picture(image, bounds))
         small.thumbnail((SIDE, SIDE))
-        found.append(np.asarray(small)[..., : image.shape[0]])
+        found.append(np.asarray(small)[..., : 1 if len(image) == 1 else 3])
     return np.stack(found).reshape(images.shape[1], images.shape[0], *found[0].shape)
 
 
