@@ -5,7 +5,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -88,6 +88,31 @@ def test_buffers_are_given_back_rebound_or_not_and_untouched_ones_not_written() 
     loss = residual(torch.rand(2, 1, 9, 11)).sum()
     Classifier(residual).logits(torch.rand(2, 1, 9, 11))
     loss.backward()  # would fail if a buffer that the graph needs had been written
+
+
+class Merges(nn.Linear):
+    """Has an adapter that its eval mode merges into the weights, as LoRA's do."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += -0.1 if mode else 0.1
+            self.merged = not mode
+        return self
+
+
+def test_what_a_models_own_eval_mode_changes_is_given_back() -> None:
+    model, images = nn.Sequential(nn.Flatten(), Merges(9, 3)), torch.rand(2, 1, 3, 3)
+    before = copy.deepcopy(model.state_dict())
+    found = Classifier(model).logits(images)
+    inner = model[1]
+    assert isinstance(inner, Merges)
+    assert inner.training
+    assert not inner.merged
+    assert torch.equal(inner.weight, before["1.weight"])
+    torch.testing.assert_close(found, model.eval()(images))
 
 
 def test_a_model_that_cannot_take_the_images_is_told_in_one_line() -> None:

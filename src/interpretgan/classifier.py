@@ -129,6 +129,9 @@ class Classifier(nn.Module):
         require_values(self.model)
         modes = [(module, module.training) for module in self.model.modules()]
         parameters = [(p, p.requires_grad, p.grad) for p in self.model.parameters()]
+        # What a model's own `train` may change beside the flags, e.g. merge an adapter into the weights.
+        switches = [(module, training) for module, training in modes if training and _has_own_train(module)]
+        weights = [(p, p.detach().clone()) for p in self.model.parameters()] if switches else []
         buffers = [
             (module, name, buffer, buffer.detach().clone())
             for module in self.model.modules()
@@ -144,12 +147,17 @@ class Classifier(nn.Module):
                 yield
         finally:
             self._depth -= 1
-            for module, training in modes:
-                module.training = training
+            for module, training in switches:
+                module.train(training)
+            for module, was_training in modes:
+                module.training = was_training
             for parameter, requires_grad, grad in parameters:
                 parameter.requires_grad_(requires_grad)
                 parameter.grad = grad
             with torch.no_grad():
+                for parameter, value in weights:
+                    if not torch.equal(parameter, value):
+                        parameter.copy_(value)
                 for module, name, buffer, saved in buffers:
                     if not torch.equal(buffer, saved):  # writing what is there already would disturb autograd
                         buffer.copy_(saved)
@@ -284,6 +292,10 @@ class Classifier(nn.Module):
             do = "check that the data and the classifier belong together"
             raise LabelError(expected=expected, got=f"labels from {least} to {most}", do=do)
         return labels.detach().to(images.device, torch.int64).clone()
+
+
+def _has_own_train(module: nn.Module) -> bool:
+    return type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
 
 
 def unwrapped(model: object) -> nn.Module:
