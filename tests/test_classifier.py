@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interpretgan import GANConfig, InterpretGAN
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ImageError, LabelError, ModelError
 from interpretgan.torch_state import plain_torch
@@ -200,6 +201,7 @@ def test_labels_are_checked_against_images_and_logits() -> None:
     checked = classifier.check_labels(torch.tensor([3, 0], dtype=torch.int32), images)
     assert checked.dtype == torch.int64
     assert checked.tolist() == [3, 0]
+    assert classifier.check_labels(torch.tensor([3, 0], dtype=torch.uint16), images).tolist() == [3, 0]
     for labels in ([3, 0], torch.tensor([0]), torch.tensor([0.0, 1.0]), torch.tensor([0, 4]), torch.tensor([-1, 0])):
         with pytest.raises(LabelError):
             classifier.check_labels(labels, images)  # type: ignore[arg-type]  # a list is one of the mistakes
@@ -230,6 +232,25 @@ def test_models_of_another_precision_take_the_same_images(dtype: torch.dtype) ->
     logits = Classifier(model.to(dtype)).logits(images)
     assert logits.dtype == dtype
     torch.testing.assert_close(logits.float(), expected, atol=0.02, rtol=0.02)
+
+
+class Views(nn.Module):
+    """Begins with a `view`, which fails on images whose channels lie last in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.fc = nn.Linear(3 * 8 * 8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(torch.relu(self.hidden(x.view(len(x), -1))))
+        return logits
+
+
+def test_a_model_that_begins_with_a_view_takes_images_of_any_layout() -> None:
+    classifier, images = Classifier(Views()), torch.rand(6, 8, 8, 3).permute(0, 3, 1, 2)
+    assert torch.equal(classifier.logits(images), classifier.logits(images.contiguous()))
+    config = GANConfig(steps=1, images_per_layer=2, width=8, blocks=1, precision="fp32")
+    InterpretGAN(classifier, config=config).fit(images)  # what it draws in colour has another layout, too
 
 
 def test_rounding_does_not_trip_the_range_check() -> None:

@@ -226,13 +226,16 @@ class Classifier(nn.Module):
             raise ModelError(expected=expected, got=in_a_line(error), do=do) from error
 
     def normalise(self, images: Tensor) -> Tensor:
-        """`(images - mean) / std`, per channel, in the precision of the model's parameters; always a new tensor."""
+        """`(images - mean) / std`, per channel, in the precision of the model's parameters; always a new tensor.
+
+        It is contiguous, as an image that was loaded is: many a model begins with a `view`.
+        """
         given = images
         for values, change in ((self.mean, torch.sub), (self.std, torch.div)):
             if values is not None:
                 made = _per_channel if type(images) is Tensor else _per_channel.__wrapped__  # no tracer's is kept
                 images = change(images, made(values, images.dtype, images.device))
-        images = images.to(self.dtype)
+        images = images.to(self.dtype).contiguous()
         return images.clone() if images is given else images  # a model may change its input in place
 
     def logits(self, images: Tensor) -> Tensor:
@@ -286,12 +289,13 @@ class Classifier(nn.Module):
         with self.borrowed(), torch.no_grad():
             logits = self.try_run(images[:1])
         check_logits(logits, 1)
+        labels = labels.detach().to(images.device, torch.int64, copy=True)
         classes, least, most = logits.shape[1], int(labels.min()), int(labels.max())
         if least < 0 or most >= classes:
             expected = f"labels from 0 to {classes - 1}, as the classifier has {classes} classes"
             do = "check that the data and the classifier belong together"
             raise LabelError(expected=expected, got=f"labels from {least} to {most}", do=do)
-        return labels.detach().to(images.device, torch.int64).clone()
+        return labels
 
 
 def _has_own_train(module: nn.Module) -> bool:
