@@ -271,6 +271,15 @@ def test_what_is_in_memory_is_known_by_its_content(examples: tuple[Tensor, Tenso
     assert content_of(as_source(Pairs((images[0], 1)), None, (0, 1))) == "1"
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "requires_grad"])
+def test_tensors_that_numpy_does_not_know_are_images_too(kind: str, examples: tuple[Tensor, Tensor]) -> None:
+    images, labels = examples
+    images = images.bfloat16() if kind == "bfloat16" else images.clone().requires_grad_()
+    plain = images.detach().float()
+    assert content_of(as_source(images, labels, (0, 1))) == content_of(as_source(plain, labels, (0, 1)))
+    assert not as_source(images, labels, (0, 1)).batch(torch.arange(2))[0].requires_grad
+
+
 IMAGE, PICTURE = torch.rand(1, 4, 4), Image.new("L", (4, 4))
 
 

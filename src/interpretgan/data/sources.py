@@ -141,7 +141,7 @@ class TensorImages:
         if images.ndim != 4 or not len(images) or images.is_complex() or images.layout is not torch.strided:
             raise ImageError(expected="images [N, C, H, W] with N >= 1", got=kind_of(images), do="stack the images")
         refuse_channels_last(images)
-        self.images = images
+        self.images = (images.float() if images.dtype is torch.bfloat16 else images).detach()  # as numpy knows it
         self.labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
 
     def __len__(self) -> int:
@@ -230,7 +230,7 @@ def as_source(
             expected, got = f"labels [{len(given)}] with a tensor of images", kind_of(counted)
             raise LabelError(expected=expected, got=got, do="pass them right after the images")
         source = TensorImages(given, labels)
-        refuse_scaled_twice(given[:LOOKED_AT], *bounds)
+        refuse_scaled_twice(source.images[:LOOKED_AT], *bounds)
         return source
     if isinstance(given, ImageSet):
         return given.scaled(bounds)
