@@ -370,6 +370,28 @@ def test_latents_in_another_order_than_the_images_are_refused(brightness: tuple[
     assert [layer.name for layer in find_layers(Classifier(Sorts()), images)] == ["logits"]
 
 
+class PerToken(nn.Module):
+    """Calls a module under `torch.func.vmap`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.inner, self.head = nn.Conv2d(1, 4, 7, stride=7), nn.Linear(16, 8), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = torch.func.vmap(self.inner, in_dims=1, out_dims=1)(self.conv(x).flatten(2))
+        logits: Tensor = self.head(channels.flatten(1))
+        return logits
+
+
+def test_calls_inside_a_transform_of_torch_are_refused_and_those_outside_found() -> None:
+    torch.manual_seed(0)
+    anatomy = examine(Classifier(PerToken()), IMAGES)
+    assert [layer.name for layer in anatomy.distinct] == ["conv", "head"]
+    assert [(refused.name, refused.reason) for refused in anatomy.refused] == [
+        ("inner", "it returns a value inside torch.func, not a tensor")
+    ]
+
+
 # --- branches ----------------------------------------------------------------------------------------------------
 
 

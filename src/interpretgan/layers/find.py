@@ -114,7 +114,8 @@ def _trace(classifier: Classifier, image: Tensor) -> tuple[Tensor, list[_Call], 
 
     def visit(name: str, index: int, module: nn.Module, output: object) -> None:
         tensors = [_Tensor(place, tuple(t.shape), t.dtype, vertex(t)) for place, t in parts(output)]
-        calls.append(_Call(name, index, class_of(module), kind_of(output), tensors))
+        what = "a value inside torch.func" if isinstance(output, Tensor) and not tensors else kind_of(output)
+        calls.append(_Call(name, index, class_of(module), what, tensors))
 
     leaf = image.detach().clone().requires_grad_()
     with visiting(classifier, visit):

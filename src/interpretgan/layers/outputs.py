@@ -6,14 +6,19 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 DEEPEST = 3  # containers inside each other that are looked into
 
 
 def parts(output: object, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor of an output with its place: keys, indices or names of fields with dots between, empty for itself."""
+    """Each tensor of an output with its place: keys, indices or names of fields with dots between, empty for itself.
+
+    Those inside a transform of torch.func are left out: they mean nothing once it is done.
+    """
     if isinstance(output, Tensor):
-        yield "", output
+        if not is_functorch_wrapped_tensor(output):
+            yield "", output
     elif depth < DEEPEST:
         for key, value in _items(output):
             if "." not in key:
