@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import Tensor, nn
 
 from interpretgan.attacks import ThreatModel, attack
@@ -95,6 +96,28 @@ def test_a_twin_is_found_at_its_layer() -> None:
     found = case(network(moved=60)).found(bootstrap=200)
     assert found.taken > 0.5
     assert found.first == found.answer == "fc1"
+
+
+class Remembers(nn.Module):
+    """Keeps what it saw last, with the history that autograd gave it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.seen = net, dict[str, list[Tensor]]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[N, K]` of images."""
+        logits: Tensor = self.net(x)
+        self.seen["logits"] = [logits]
+        return logits
+
+
+def test_a_network_that_keeps_tensors_of_its_last_pass_or_computes_its_weights_is_mended() -> None:
+    network_ = network(moved=60).model
+    nn.utils.prune.identity(network_.get_submodule("fc1"), "weight")  # type: ignore[no-untyped-call]  # torch's own
+    remembers = Remembers(network_)
+    remembers(images_and_classes(2, 3)[0])
+    assert case(Classifier(remembers)).found(steps=30, bootstrap=20).first == "net.fc1"
 
 
 def test_a_gate_without_weights_is_found_by_its_input() -> None:

@@ -16,6 +16,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.errors import ConfigError
 from interpretgan.layers import Layer
 from interpretgan.layers.hooks import visiting
+from interpretgan.layers.outputs import without_history
 from interpretgan.statistics import Floats, spearman_rows
 
 STEPS = 20  #: Equal parts in which the pixels of an image are taken away, or put in.
@@ -97,7 +98,8 @@ def randomised(classifier: Classifier, images: Tensor, *, seed: int) -> Iterator
 
     Each weight tensor gets its own values in a random order. It is one copy of the classifier, which goes on changing.
     """
-    broken, generator = copy.deepcopy(classifier), torch.Generator().manual_seed(seed)
+    broken = copy.deepcopy(classifier, without_history(classifier.model))
+    generator = torch.Generator().manual_seed(seed)
     for name in reversed(_weighted(classifier, images)):
         for parameter in broken.model.get_submodule(name).parameters(recurse=False):
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)

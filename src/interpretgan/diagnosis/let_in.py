@@ -21,6 +21,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.errors import ConfigError, FlagKind, ImageError, LabelError, ModelError, in_a_line
 from interpretgan.layers import Layer, capture, capturing, owned_by_layers, replay
+from interpretgan.layers.outputs import without_history
 from interpretgan.statistics import Floats, Interval, bootstrap_weights, intervals
 from interpretgan.store.progress import OnProgress, Progress, reporting
 from interpretgan.torch_state import plain_torch
@@ -311,7 +312,7 @@ def _retrained(
     classifier: Classifier, names: Sequence[str], natural: Tensor, *, tm: ThreatModel, steps: int, batch: int, seed: int
 ) -> Classifier:
     """A copy whose named weights are trained to withstand the attack and to keep natural answers."""
-    mended = copy.deepcopy(classifier)
+    mended = copy.deepcopy(classifier, without_history(classifier.model))
     generator, inner = torch.Generator().manual_seed(seed), _shortened(tm, INNER_STEPS)
     seed_generators(natural.device, seed)  # whichever layers were mended before
     own = _weights(mended.model)

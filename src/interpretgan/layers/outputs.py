@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 DEEPEST = 3  # containers inside each other that are looked into
@@ -51,6 +51,16 @@ def with_part(output: object, place: str, value: Tensor) -> object:
     else:
         object.__setattr__(changed, key, inner)  # also in a frozen record
     return changed
+
+
+def without_history(model: nn.Module) -> dict[int, Any]:
+    """A memo for `copy.deepcopy`, which copies no tensor that autograd made.
+
+    A module may keep such tensors as plain attributes: features of its last pass, or weights that a mask or a norm has
+    computed.
+    """
+    kept = (tensor for module in model.modules() for value in vars(module).values() for _, tensor in parts(value))
+    return {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
 
 
 def _items(output: object) -> Iterator[tuple[str, object]]:
