@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -269,6 +270,13 @@ def test_the_best_iterate_is_at_least_as_good_as_the_last() -> None:
 def test_refused_threat_models(bad: dict[str, object]) -> None:
     with pytest.raises(ThreatModelError):
         ThreatModel(**({"norm": "linf", "eps": 0.1} | bad))  # type: ignore[arg-type]  # on purpose
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    numbers: dict[str, Any] = {"eps": np.float32(0.5), "steps": np.int64(3), "step_size": torch.tensor(0.25)}
+    found = ThreatModel("linf", **numbers)
+    assert found == ThreatModel("linf", 0.5, steps=3, step_size=0.25)
+    assert [type(value) for value in (found.eps, found.steps, found.step_size)] == [float, int, float]
 
 
 def test_step_sizes() -> None:

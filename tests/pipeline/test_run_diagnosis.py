@@ -20,7 +20,7 @@ from interpretgan.cli import run_command
 from interpretgan.errors import ConfigError, ModelError, RunFolderError, ThreatModelError
 from interpretgan.layers import capture, find_layers
 from interpretgan.models import build_model, load_weights, save_weights
-from interpretgan.pipeline.settings import KEYWORD_GROUPS, DiagnosisKeywords
+from interpretgan.pipeline.settings import KEYWORD_GROUPS, DiagnosisKeywords, Settings
 from tests.networks import Tiny
 
 SMALL: dict[str, Any] = {
@@ -163,6 +163,12 @@ def test_a_misspelt_option_is_told_its_nearest(digits: tuple[ImageSet, ImageSet]
     misspelt: Any = {"generator_step": 3}
     with pytest.raises(ConfigError, match="did you mean generator_steps"):
         run_diagnosis(Classifier(Tiny()), *digits, THREAT_MODEL, **misspelt)
+
+
+def test_options_may_be_numbers_of_numpy() -> None:
+    found = Settings.of(examples=np.int64(10), latent=np.float32(0.5), baselines=np.bool_(True))
+    assert found == Settings.of(examples=10, latent=0.5, baselines=True)
+    assert type(found.diagnosis.examples) is int
 
 
 def test_the_keywords_are_the_options_of_the_command() -> None:

@@ -49,6 +49,7 @@ class ThreatModel:
         number, whole = (int, float), (int,)
         for name, types in (("eps", number), ("step_size", number), ("steps", whole), ("restarts", whole)):
             value = getattr(self, name)
+            value = value.item() if getattr(value, "shape", None) == () else value  # a number of numpy's or torch's
             if value is None and name == "step_size":
                 continue
             if isinstance(value, bool) or not isinstance(value, types) or not 0 < value < math.inf:

@@ -90,6 +90,8 @@ class Settings:
             options["layers"] = layers if isinstance(layers, str) else ",".join(layers)
         if isinstance(groups := options.get("groups"), Mapping):
             options["groups"] = ",".join(f"{name}={number}" for name, number in groups.items())
+        # Numbers of numpy's and torch's as plain ones.
+        options = {k: value.item() if getattr(value, "shape", None) == () else value for k, value in options.items()}
         for name, value in options.items():
             if name not in types:
                 near = get_close_matches(name, types, n=1, cutoff=0.6)
