@@ -243,6 +243,8 @@ def test_an_explanation_can_be_drawn_with_and_without_a_judge(fitted: InterpretG
 
 
 def test_misuse_is_answered_with_what_to_do(fitted: InterpretGAN) -> None:
+    with pytest.raises(ConfigError, match="expected a Judge, or what has its predict, got a str"):
+        fitted.explain(torch.rand(2, 1, 12, 20), judge="judge")  # type: ignore[arg-type]  # on purpose
     fresh = InterpretGAN(fitted.classifier, fitted.layers)
     with pytest.raises(ConfigError, match=r"call fit\(images\) first"):
         fresh.explain(torch.rand(1, 1, 12, 20))
@@ -260,6 +262,22 @@ def test_misuse_is_answered_with_what_to_do(fitted: InterpretGAN) -> None:
         _ = plain.difference
     with pytest.raises(ConfigError, match="labels, a judge and adversarial images"):
         _ = plain.turns
+
+
+def test_weights_that_changed_since_it_was_fitted_are_refused_and_saved_as_others(tmp_path: Path) -> None:
+    classifier, images = Classifier(Tiny(1, (12, 20))), torch.rand(6, 1, 12, 20)
+    interpreter = InterpretGAN(classifier, config=CONFIG).fit(images)
+    state = {name: value.clone() for name, value in classifier.model.state_dict().items()}
+    with torch.no_grad():
+        next(classifier.model.parameters()).mul_(2)
+    with pytest.raises(ConfigError, match="with other weights; call fit"):
+        interpreter.explain(images)
+    interpreter.save(tmp_path / "g.safetensors")
+    with pytest.raises(WeightsError, match="other weights"):
+        InterpretGAN.load(tmp_path / "g.safetensors", classifier)
+    classifier.model.load_state_dict(state)
+    interpreter.explain(images)
+    InterpretGAN.load(tmp_path / "g.safetensors", classifier).explain(images)
 
 
 def test_an_explanation_as_a_table_and_as_a_figure() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, class_name
 from interpretgan.data.pictures import Example, Picture, difference_picture, picture, sheet
-from interpretgan.errors import ConfigError, ImageError
+from interpretgan.errors import ConfigError, ImageError, kind_of
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.linear_start import LinearStart
@@ -222,12 +222,13 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         assert config.steps is not None
         known = None if left_open is None else self._checked(left_open)
         with reporting(on_progress) as report:
-            self._network = train_generator(
+            network = train_generator(
                 self.classifier, self.distinct_layers, source, config, seed=self.seed,
                 recognition_network=recognition_network, left_open=known,
                 checkpoint=None if checkpoint is None else Path(checkpoint), devices=devices,
                 on_step=told(report, "generator", config.steps),
             )  # fmt: skip
+        self._fitted(network)
         self.recognition_network_sha256 = None if recognition_network is None else recognition_network.state_sha256()
         return self
 
@@ -317,10 +318,11 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             seed: Of the noise. `None`: the seed of this object.
 
         Raises:
-            ConfigError: `fit` was not called, or a judge of other bounds.
+            ConfigError: `fit` was not called, or the weights changed since, or a judge of other bounds.
             ImageError, LabelError: Images or labels that the classifier refuses, or not one adversarial image for each.
         """
         images, wanted = self.classifier.check_images(images), self.network.image_shape
+        self._require_its_classifier()
         if tuple(images.shape[1:]) != wanted:
             expected, got = f"images {list(wanted)}, as it was fitted on", str(list(images.shape[1:]))
             raise ImageError(expected=expected, got=got, do="bring them to that size, or fit again")
@@ -336,6 +338,9 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             raise ConfigError(expected=expected, got=str(numbers.tolist()), do="pass one per image")
         if isinstance(judge, Judge):
             require_same_pixels(judge, self.classifier)
+        elif judge is not None and not hasattr(judge, "predict"):
+            do = "make one with train_judge"
+            raise ConfigError(expected="a Judge, or what has its predict", got=kind_of(judge), do=do)
         noise = self.noise_of(torch.arange(len(images)) if numbers is None else numbers, seed=seed)
         natural, perturbed = self.draw(images, noise), None if adversarial is None else self.draw(adversarial, noise)
         predicted = None if judge is None else predict_all(judge, images, natural)

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from interpretgan.baselines.explainers import ExplainerError
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
-from interpretgan.errors import ConfigError, LabelError, LayerError, RunFolderError, TrainingError, WeightsError
+from interpretgan.errors import (
+    ConfigError,
+    ImageError,
+    LabelError,
+    LayerError,
+    RunFolderError,
+    TrainingError,
+    WeightsError,
+)
 from interpretgan.gan.train import GANConfig
 from interpretgan.information import Decoders, InformationConfig, LayerInformation, Measurement
 from interpretgan.information.inversion import PERCEPTUAL, inversion_by_decoder, inversion_by_generator
@@ -223,6 +231,16 @@ def test_a_tensor_measures_as_a_set_does(classifier: Classifier, digits: tuple[I
     measured = decoders.measure(images, labels, on_progress=lambda at: done.append(at.done))
     assert same(measured, decoders.measure(digits[1], examples=30))
     assert done == [30]
+
+
+def test_images_of_another_size_are_refused_where_the_classifier_takes_them() -> None:
+    torch.manual_seed(0)
+    parts = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 10))
+    classifier, labels = Classifier(nn.Sequential(*parts)), torch.arange(8)
+    small = torch.rand(8, 1, 12, 12)
+    decoders = Decoders(classifier, config=SMALL).fit(small, labels)
+    with pytest.raises(ImageError, match=r"images \[1, 12, 12\], as in fit, got \[1, 9, 9\]"):
+        decoders.measure(torch.rand(8, 1, 9, 9), labels)
 
 
 def test_misuse_is_answered_with_what_to_do(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:

@@ -44,6 +44,8 @@ class Fitted(ABC, Generic[Config, Network]):
         self.classifier, self.seed = classifier, seed
         self.config: Config = self.config_type() if config is None else config
         self._network: Network | None = None
+        self._fitted_to: Header = {}
+        self._seen: list[tuple[int, int]] = []
         self.layers: tuple[Layer, ...] = ()
         if layers is not None:
             self._set_layers(layers)
@@ -69,15 +71,30 @@ class Fitted(ABC, Generic[Config, Network]):
             raise ConfigError(expected=f"a fitted {type(self).__name__}", got="none", do="call fit(images) first")
         return self._network
 
+    def _fitted(self, network: Network) -> None:
+        """Take a network that was fitted to the classifier as it is now."""
+        self._network = network.eval().requires_grad_(False)
+        self._fitted_to, self._seen = _identity(self.classifier), _versions(self.classifier)
+
+    def _require_its_classifier(self) -> None:
+        """Refuse (`ConfigError`) a classifier whose weights changed since: its latents are no longer those."""
+        now = _versions(self.classifier)
+        if self._seen in ([], now):
+            return
+        if self._fitted_to != _identity(self.classifier):
+            expected = f"the classifier that this {type(self).__name__} was fitted to"
+            raise ConfigError(expected=expected, got="the same with other weights", do="call fit(images) again")
+        self._seen = now
+
     def save(self, path: Path) -> None:
         """Write the network, its layers and settings to one safetensors file, atomically."""
         header = {
             "config": dataclasses.asdict(self.config),  # type: ignore[call-overload]  # every config is a dataclass
             "seed": self.seed,
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
-            "fitted_to": _identity(self.classifier),
         }
-        write_network(path, self.network, {**header, **self._header(self.network)})
+        network = self.network
+        write_network(path, network, {**header, "fitted_to": self._fitted_to, **self._header(network)})
 
     @classmethod
     @plain_torch()
@@ -97,7 +114,7 @@ class Fitted(ABC, Generic[Config, Network]):
             got = "another one, or the same with other weights, bounds or normalisation"
             do = "load the weights that it was fitted to, or fit it again"
             raise WeightsError(expected=f"the classifier that {path} was fitted to", got=got, do=do)
-        loaded._network = network.to(classifier.device).eval().requires_grad_(False)
+        loaded._fitted(network.to(classifier.device))
         return loaded
 
     @abstractmethod
@@ -107,6 +124,12 @@ class Fitted(ABC, Generic[Config, Network]):
     @abstractmethod
     def _build(self, header: Header) -> Network:
         """The network without its weights."""
+
+
+def _versions(classifier: Classifier) -> list[tuple[int, int]]:
+    """What changes, at no cost, wherever a weight may have changed."""
+    model = classifier.model
+    return [(tensor.data_ptr(), tensor._version) for tensor in (*model.parameters(), *model.buffers())]
 
 
 def _identity(classifier: Classifier) -> Header:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interpretgan.data import ImageData, ImageSource, as_source, content_of, near, sent
-from interpretgan.errors import ConfigError
+from interpretgan.errors import ConfigError, ImageError
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.latents import Standardise
@@ -229,7 +229,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
                     losses.update(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         network.zero_grad()
         network.load_state_dict(average.state)
-        self._network = network.eval().requires_grad_(False)
+        self._fitted(network)
         return self
 
     @torch.no_grad()
@@ -275,6 +275,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
             ConfigError, ImageError, LabelError: Not fitted, nothing to measure, or images that the classifier refuses.
         """
         network = self.network
+        self._require_its_classifier()
         source = as_source(images, labels, self.classifier.bounds, labelled=True)
         count = len(source) if examples is None else min(examples, len(source))
         if count < 1:
@@ -284,6 +285,9 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
             for indices in torch.split(torch.arange(count), min(BATCH, _most_images(self.distinct_layers))):
                 x, y = source.batch(indices)
                 x = self.classifier.check_images(x)
+                if x.shape[1:] != network.mean_image.shape:
+                    expected, got = f"images {list(network.mean_image.shape)}, as in fit", str(list(x.shape[1:]))
+                    raise ImageError(expected=expected, got=got, do="bring them to that size, or fit again")
                 y = self.classifier.check_labels(y, x)
                 batches.append(self._measure(network, x, y))
                 report(Progress("information", int(indices[-1]) + 1, count, "image"))
