@@ -8,6 +8,7 @@ import time
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,14 @@ def test_digits_are_stratified_and_fixed() -> None:
     assert load_data("digits", "train").sha256 == train.sha256 != test.sha256
     seen = {image.tobytes() for image in train.images}
     assert not any(image.tobytes() in seen for image in test.images), "a test image is also a training image"
+
+
+def test_a_name_may_be_a_path_and_a_size_must_be_whole_numbers() -> None:
+    assert load_data(Path("digits"), "test").sha256 == load_data("digits", "test").sha256
+    wrong: Any
+    for wrong in ("8", 8.0, (8,), (8, 8.0)):
+        with pytest.raises(DataError, match="an image size in whole numbers"):
+            load_data("digits", "test", image_size=wrong)
 
 
 def test_digits_can_be_resized() -> None:

@@ -26,7 +26,7 @@ CACHE_SCHEMA = 3
 
 
 def load_data(
-    name: str,
+    name: str | Path,
     split: str,
     *,
     data_dir: str | Path | None = None,
@@ -57,7 +57,10 @@ def load_data(
     """
     if split not in SPLITS:
         raise DataError(expected="a split of train or test", got=repr(split), do="choose one of them")
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    name, size = str(name), (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None and not _is_size(size):
+        do = "pass e.g. image_size=28, or (28, 28)"
+        raise DataError(expected="an image size in whole numbers", got=f"{image_size!r}", do=do)
     if size is not None and min(size) < 1:
         raise DataError(expected="an image size >= 1", got=f"{size[0]}x{size[1]}", do="pass e.g. image_size=28")
     if channels not in (None, 1, 3):
@@ -70,6 +73,10 @@ def load_data(
     folder = Path(name).is_dir() and name not in HUB_SETS
     source = folder_source(name, split, class_names(classes)) if folder else named_source(name, split, data_dir)
     return _cached(source, size, channels, _cache_folder(cache_dir))
+
+
+def _is_size(given: object) -> bool:
+    return isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(side, int) for side in given)
 
 
 def _load_digits(split: str, size: tuple[int, int], channels: int) -> ImageSet:
