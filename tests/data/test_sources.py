@@ -67,6 +67,17 @@ def test_batch_is_float_in_unit_range_and_writable() -> None:
     assert data.images[:3].any()
 
 
+def test_a_mask_chooses_examples_and_what_is_no_number_is_refused() -> None:
+    images = make(numbers(np.float32), labels=(0, 1, 1, 0))
+    for mask in (images.labels == 1, torch.from_numpy(images.labels) == 1):
+        assert torch.equal(images.batch(mask)[0], images.batch([1, 2])[0])
+    assert len(images.batch([])[0]) == 0
+    wrong: Any
+    for wrong in ([0.7, 1.2], [True, False], [4], 1, ["a"]):
+        with pytest.raises(DataError, match="numbers of examples from 0 to 3"):
+            images.batch(wrong)
+
+
 def test_batches_cover_each_example_once_in_order_or_shuffled() -> None:
     data = load_data("digits", "test")
     in_order = torch.cat([labels for _, labels in data.batches(64)])

@@ -1,8 +1,9 @@
-"""Images in files of arrays: what other tools save as .npy, .npz or .safetensors."""
+"""Arrays of images: their files, as other tools save them in .npy, .npz or .safetensors, and which rows are chosen."""
 
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -11,6 +12,19 @@ from interpretgan.store.files import ARRAYS_DAMAGED
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 NAMES = ("adversarial", "x_adv", "images", "x")  #: Of the array, where a file has several: the first of these counts.
+
+
+def rows_of(indices: object, count: int) -> npt.NDArray[np.int64]:
+    """The numbers of chosen examples of so many, whole numbers or a mask of all; a `DataError` for anything else."""
+    chosen = np.asarray(indices)
+    if chosen.dtype == bool and chosen.shape == (count,):
+        return np.flatnonzero(chosen)
+    whole = np.issubdtype(chosen.dtype, np.integer) and chosen.ndim == 1
+    if chosen.size and not (whole and -count <= chosen.min() and chosen.max() < count):
+        expected = f"numbers of examples from 0 to {count - 1}, or a mask [{count}]"
+        got, do = f"{kind_of(chosen)}: {chosen.ravel()[:5].tolist()}", "choose whole numbers of that range"
+        raise DataError(expected=expected, got=got, do=do)
+    return chosen.astype(np.int64).reshape(-1)
 
 
 def read_images(path: str | Path) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from interpretgan.data.arrays import rows_of
 from interpretgan.errors import DataError, Flag, FlagKind, ImageError, LabelError, in_a_line, kind_of
 
 READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
@@ -97,7 +98,7 @@ class ImageSet:
 
     def batch(self, indices: Tensor | Sequence[int] | npt.NDArray[np.int64] | slice) -> tuple[Tensor, Tensor]:
         """The chosen examples: float32 `[n, C, H, W]` within `bounds`, and int64 `[n]`."""
-        chosen = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
+        chosen = indices if isinstance(indices, slice) else rows_of(indices, len(self))
         floats = torch.from_numpy(np.array(self.images[chosen])).to(torch.float32)  # a copy: the map is read-only
         return self.in_bounds(floats), torch.from_numpy(np.array(self.labels[chosen]))
 
@@ -117,10 +118,9 @@ class ImageSet:
 
     def batches(self, batch_size: int, *, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Every example once, in order or shuffled, `batch_size` >= 1 at a time (the last batch may be smaller)."""
-        order = None if generator is None else torch.randperm(len(self), generator=generator)
+        order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
         for start in range(0, len(self), batch_size):
-            chosen = slice(start, start + batch_size)
-            yield self.batch(chosen if order is None else order[chosen])
+            yield self.batch(order[start : start + batch_size])
 
     def head(self, n: int) -> ImageSet:
         """The first `n` >= 1 examples, or all if there are fewer."""
