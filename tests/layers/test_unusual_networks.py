@@ -370,6 +370,16 @@ def test_latents_in_another_order_than_the_images_are_refused(brightness: tuple[
     assert [layer.name for layer in find_layers(Classifier(Sorts()), images)] == ["logits"]
 
 
+def test_hooks_of_the_users_may_add_views_of_the_images() -> None:
+    net = tiny().eval()
+    net.register_forward_pre_hook(lambda _, inputs: torch.cat([inputs[0], inputs[0].flip(-1)]))
+    net.register_forward_hook(lambda _module, _inputs, output: sum(output.chunk(2)))
+    classifier = Classifier(net)
+    (layer,) = find_layers(classifier, IMAGES)
+    assert layer.name == "logits"
+    assert torch.equal(capture(classifier, IMAGES, [layer])[1]["logits"], classifier.logits(IMAGES))
+
+
 class PerToken(nn.Module):
     """Calls a module under `torch.func.vmap`."""
 

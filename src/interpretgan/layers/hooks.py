@@ -131,8 +131,8 @@ def visiting(classifier: Classifier, visit: Visit, modules: Sequence[str] | None
         return own(*args, **kwargs)
 
     with ExitStack() as hooks:
-        # Registered first, so that each pass through the network counts its calls from one.
-        hooks.enter_context(classifier.model.register_forward_pre_hook(enter))
+        # First of all, so that each pass counts its calls from one, and its images before hooks of the user's add any.
+        hooks.enter_context(classifier.model.register_forward_pre_hook(enter, prepend=True))
         for name, module in named_modules(classifier.model):
             if modules is not None and f"{INPUT}{name}.{PROJECTION}" in modules and is_torchs_attention(module):
                 hooks.enter_context(_calling_its_projection(module))
