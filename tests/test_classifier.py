@@ -116,6 +116,26 @@ def test_what_a_models_own_eval_mode_changes_is_given_back() -> None:
     torch.testing.assert_close(found, model.eval()(images))
 
 
+class Trains(nn.Sequential):
+    """Has a method that trains, of torch's own name."""
+
+    epochs = 0
+
+    def train(self, mode: Any = (1, 2)) -> Self:
+        self.epochs += mode if isinstance(mode, bool) and self.epochs < 0 else len(mode)
+        return self
+
+
+def test_a_method_called_train_that_trains_is_told_and_not_called_again() -> None:
+    model = Trains(nn.Flatten(), nn.Linear(9, 3))
+    with pytest.raises(ModelError, match=r"eval mode, got TypeError: .*; give its own methods train and eval other"):
+        Classifier(model).logits(torch.rand(2, 1, 3, 3))
+    model.epochs = -5
+    Classifier(model).logits(torch.rand(2, 1, 3, 3))
+    assert model.epochs == -5
+    assert all(module.training for module in model.modules())
+
+
 def test_a_model_that_cannot_take_the_images_is_told_in_one_line() -> None:
     with pytest.raises(ModelError) as caught:
         Classifier(Residual()).logits(torch.rand(2, 3, 9, 11))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.errors import ImageError, InterpretGANError, LabelError, ModelError, in_a_line, kind_of
-from interpretgan.torch_state import eager
+from interpretgan.torch_state import eager, has_own_train, leave_train_mode
 
 RANGE_TOLERANCE = 1e-5  #: How far a pixel may leave the bounds, as a share of their width, before it is an error.
 COMPILED = "_orig_mod"  #: The attribute under which the module that `torch.compile` returns has the given one.
@@ -130,7 +130,7 @@ class Classifier(nn.Module):
         modes = [(module, module.training) for module in self.model.modules()]
         parameters = [(p, p.requires_grad, p.grad) for p in self.model.parameters()]
         # What a model's own `train` may change beside the flags, e.g. merge an adapter into the weights.
-        switches = [(module, training) for module, training in modes if training and _has_own_train(module)]
+        switches = [(module, training) for module, training in modes if training and has_own_train(module)]
         weights = [(p, p.detach().clone()) for p in self.model.parameters()] if switches else []
         buffers = [
             (module, name, buffer, buffer.detach().clone())
@@ -138,9 +138,9 @@ class Classifier(nn.Module):
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
+        leave_train_mode(self.model, modes)
         self._depth += 1
         try:
-            self.model.eval()
             for parameter, _, _ in parameters:
                 parameter.requires_grad_(False)
             with eager(), torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -148,7 +148,8 @@ class Classifier(nn.Module):
         finally:
             self._depth -= 1
             for module, training in switches:
-                module.train(training)
+                if not module.training:  # one that never left it may train, of which its method has the name
+                    module.train(training)
             for module, was_training in modes:
                 module.training = was_training
             for parameter, requires_grad, grad in parameters:
@@ -296,10 +297,6 @@ class Classifier(nn.Module):
             do = "check that the data and the classifier belong together"
             raise LabelError(expected=expected, got=f"labels from {least} to {most}", do=do)
         return labels
-
-
-def _has_own_train(module: nn.Module) -> bool:
-    return type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
 
 
 def unwrapped(model: object) -> nn.Module:

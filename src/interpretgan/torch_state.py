@@ -1,12 +1,15 @@
 """Torch's own settings, borrowed as a user's model is: set for what runs inside, and given back as they were."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import checkpoint
+
+from interpretgan.errors import ModelError, in_a_line
 
 
 @contextmanager
@@ -68,6 +71,22 @@ def eager() -> Iterator[None]:
             stack.callback(_restore, owner, name, vars(owner).get(name))
             setattr(owner, name, instead)
         yield
+
+
+def has_own_train(module: nn.Module) -> bool:
+    """Whether a module's `train` or `eval` is not torch's, so that it may change more than the flags."""
+    return type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
+
+
+def leave_train_mode(model: nn.Module, modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    """Call `model.eval()`; where it fails, its modules have these modes again and there is a `ModelError`."""
+    try:
+        model.eval()
+    except Exception as error:  # a method of the user's, e.g. one called train that trains
+        for module, training in modes:
+            module.training = training
+        do = "give its own methods train and eval other names, or let them call torch's"
+        raise ModelError(expected="a model that eval() puts in eval mode", got=in_a_line(error), do=do) from error
 
 
 def _restore(owner: Any, name: str, own: object) -> None:
