@@ -101,6 +101,15 @@ def test_a_run_is_not_compared_with_itself(lenet: Diagnosis, tmp_path: Path) -> 
         compare_runs([first, tmp_path / "b" / ".." / "a"])
 
 
+def test_folders_may_be_texts_and_are_several(lenet: Diagnosis, tmp_path: Path) -> None:
+    folders = [finished(tmp_path / name, lenet, 3) for name in "ab"]
+    assert compare_runs(list(map(str, folders))).head == compare_runs(folders).head
+    wrong: Any
+    for wrong in (str(folders[0]), folders[0], []):
+        with pytest.raises(RunFolderError, match="expected several run folders"):
+            compare_runs(wrong)
+
+
 def test_nothing_is_printed_where_the_table_cannot_be_written(
     lenet: Diagnosis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

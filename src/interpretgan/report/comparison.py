@@ -120,17 +120,21 @@ class Comparison:
         return {name: found[name] for name in sorted(sure, key=lambda name: -abs(found[name].value))}
 
 
-def compare_runs(folders: Sequence[Path]) -> Comparison:
+def compare_runs(folders: Sequence[str | Path]) -> Comparison:
     """Compare finished runs with the first of them, layer by layer of the same name.
 
     Differences have paired bootstrap intervals where both runs have their predictions, of the same images; else those
-    of independent runs. `RunFolderError` for a folder without a diagnosis, or one that is named twice.
+    of independent runs. `RunFolderError` for a folder without a diagnosis, or one that is named twice, and for none.
     """
-    places = [folder.resolve() for folder in folders]
-    if twice := next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None):
+    if isinstance(folders, str | Path) or not folders:
+        got, do = "one alone" if folders else "none", "pass them in a list"
+        raise RunFolderError(expected="several run folders", got=got, do=do)
+    paths = [Path(folder) for folder in folders]
+    places = [path.resolve() for path in paths]
+    if twice := next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None):
         got, do = f"{twice} twice", "name another: a run does not differ from itself"
         raise RunFolderError(expected="different runs", got=got, do=do)
-    first, *others = runs = [_run(folder, _name(folder, folders)) for folder in folders]
+    first, *others = runs = [_run(path, _name(path, paths)) for path in paths]
     found = [_paired(first, other) for other in others]
     paired = tuple(gaps is not None for gaps in found)
     each = [_apart(first, other) if gaps is None else gaps for other, gaps in zip(others, found, strict=True)]
