@@ -14,6 +14,7 @@ from interpretgan.pipeline.options import (
     AttackOptions,
     DataOptions,
     EvaluationOptions,
+    GeneratorOptions,
     JudgeOptions,
     ModelOptions,
     TrainingOptions,
@@ -112,6 +113,14 @@ def test_files_of_both_networks_are_kept_as_they_are_from_anywhere(
     kept = Settings.load(tmp_path)
     expected = {"judge.pt2": f"{tmp_path}/judge.pt2", "hf:./judge": f"hf:{tmp_path}/judge"}.get(name, name)
     assert (kept.model.model, kept.judge.judge) == (expected, expected)
+
+
+def test_a_command_without_a_section_keeps_what_another_chose_in_it(tmp_path: Path) -> None:
+    generator, evaluation = GeneratorOptions(generator_steps=5), EvaluationOptions(examples=7)
+    Settings(generator=generator).save(tmp_path)
+    Settings(evaluation=evaluation).save(tmp_path, ("data", "model", "evaluation"))
+    kept = Settings.load(tmp_path)
+    assert (kept.generator, kept.evaluation) == (generator, evaluation)
 
 
 def test_eps_has_a_default_only_where_it_is_usual() -> None:

@@ -329,7 +329,7 @@ def _open(
         check(inputs)
     run = Run(inputs, sections, folder)
     if run.folder is not None:
-        settings.save(run.folder.path)
+        settings.save(run.folder.path, sections)
     if dry_run:
         print_json(run.config)
         if sections == DIAGNOSE:

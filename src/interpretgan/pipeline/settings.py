@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -109,12 +110,20 @@ class Settings:
             }
         )
 
-    def save(self, folder: Path) -> None:
-        """Keep what was chosen in a run folder, for commands that go on there; paths as they are from anywhere."""
+    def save(self, folder: Path, sections: Sequence[str] = DIAGNOSE) -> None:
+        """Keep what was chosen in a run folder, for commands that go on there; paths as they are from anywhere.
+
+        The command has these sections. What another one chose there for the rest stays.
+        """
         from interpretgan.data.readers import NAMES
         from interpretgan.models.named import absolute
 
-        chosen = {item.name: dict(vars(getattr(self, item.name))) for item in fields(self)}
+        kept = self
+        with suppress(RunFolderError):  # a new folder has none
+            before = type(self).load(folder)
+            rest = [name for name in (*DIAGNOSE, "evaluation") if name not in sections]
+            kept = replace(self, **{name: getattr(before, name) for name in rest})
+        chosen = {item.name: dict(vars(getattr(kept, item.name))) for item in fields(kept)}
         for group in chosen.values():
             group |= {name: str(value.absolute()) for name, value in group.items() if isinstance(value, Path)}
         data = chosen["data"]
@@ -122,9 +131,9 @@ class Settings:
             # A folder may be called like a data set, which comes first; a list of names may be too long for a file's.
             if data[name] and data[name] not in NAMES and os.path.exists(data[name]):  # noqa: PTH110
                 data[name] = str(Path(data[name]).absolute())
-        if self.generator.recognition_file is not None:
-            chosen["generator"]["recognition_network"] = str(self.generator.recognition_file.absolute())
-        chosen["model"]["model"], chosen["judge"]["judge"] = absolute(self.model.model), absolute(self.judge.judge)
+        if kept.generator.recognition_file is not None:
+            chosen["generator"]["recognition_network"] = str(kept.generator.recognition_file.absolute())
+        chosen["model"]["model"], chosen["judge"]["judge"] = absolute(kept.model.model), absolute(kept.judge.judge)
         chosen["run"]["out"] = None  # the folder that this is read from
         write_json(folder / OPTIONS_FILE, chosen)
 
