@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import math
 from pathlib import Path
 
@@ -32,6 +34,18 @@ def test_other_work_and_damage_are_refused_and_the_file_is_kept(tmp_path: Path) 
     path.write_bytes(content[:100])
     with pytest.raises(RunFolderError, match=r"c\.pt, which cannot be read; delete it to start over"):
         Checkpoint(path, fingerprint_of("work", 3)).load()
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            if self.tell() > 300:  # torch's own words then hide why
+                raise OSError(errno.ENOSPC, "no space")
+            return super().write(data)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    with pytest.raises(RunFolderError, match="got a full disk; free some space"):
+        Checkpoint(tmp_path / "c.pt", "", every=0.0).save({"weights": torch.zeros(9999)})
 
 
 def test_it_is_due_when_its_time_is_over_and_at_the_end(tmp_path: Path) -> None:

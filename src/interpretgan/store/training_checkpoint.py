@@ -36,7 +36,10 @@ class Checkpoint:
         """Write tensors and plain values in place of what was saved before."""
         assert self.path is not None, "save where it is due"
         with atomic_file(self.path) as file:
-            torch.save({"fingerprint": self.fingerprint, "state": dict(state)}, file)
+            try:
+                torch.save({"fingerprint": self.fingerprint, "state": dict(state)}, file)
+            except RuntimeError as error:  # that the file cannot be ended hides why, for instance a full disk
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         self._saved_at = time.monotonic()
 
     def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
