@@ -86,6 +86,9 @@ def test_a_judge_is_kept_in_a_file_and_its_accuracy_beside_it(judge: Judge, tmp_
     (tmp_path / "judge.json").write_text('{"name": "judge"}')
     with pytest.raises(RunFolderError, match="a judge's accuracy"):
         Judge.load(file, judge.classifier)
+    (tmp_path / "judge.json").unlink()
+    with pytest.raises(RunFolderError, match=r"delete .*safetensors too and train the judge again"):
+        Judge.load(file, judge.classifier)
 
 
 def test_refused_judges(sets: tuple[ImageSet, ImageSet]) -> None:

@@ -50,12 +50,13 @@ class Judge:
     def load(cls, file: str | Path, network: Classifier) -> Self:
         """Read what `save` wrote into a network of its architecture."""
         load_weights(network.model, file)
-        known = read_json(about := Path(file).with_suffix(".json"))
+        about = Path(file).with_suffix(".json")
+        do = f"restore it, or delete {file} too and train the judge again"
+        known = read_json(about, do)
         try:
             shares = float(known["natural"]), float(known["adversarial"])
             return cls(network, *shares, str(known["name"]))
         except (KeyError, TypeError, ValueError) as error:
-            do = "train the judge again"
             raise RunFolderError(expected=f"a judge's accuracy in {about}", got=in_a_line(error), do=do) from error
 
 

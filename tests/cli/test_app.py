@@ -120,6 +120,20 @@ def test_what_is_missing_is_made_again_to_the_same_result(run: Path) -> None:
 
 
 @pytest.mark.xdist_group("one-run")
+def test_damaged_predictions_are_told_where_examples_are_chosen_by_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "explanations.npz").rename(run / "aside")
+    content = (run / "predictions.npz").read_bytes()
+    (run / "predictions.npz").write_bytes(content[:100])
+    try:
+        assert "predictions.npz, got a missing or damaged" in refused(["diagnose", *SMALL, "--out", str(run)], capsys)
+    finally:
+        (run / "predictions.npz").write_bytes(content)
+        (run / "aside").rename(run / "explanations.npz")
+
+
+@pytest.mark.xdist_group("one-run")
 def test_report_needs_the_folder_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "report.html").unlink()
     assert run_command(["report", str(run)]) == 0

@@ -101,7 +101,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 def test_a_damaged_config_is_an_error_and_releases_the_folder(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text('{"model": "le')
     for _ in range(2):
-        with pytest.raises(RunFolderError, match="truncated or damaged"):
+        with pytest.raises(RunFolderError, match=r"truncated or damaged.*; restore it, or choose a new folder"):
             RunFolder(tmp_path).open(CONFIG)
 
 

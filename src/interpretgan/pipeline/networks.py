@@ -215,7 +215,8 @@ class Networks:
             weights, checkpoint = card.sha256, card.training.get("checkpoint")
         elif not self.inputs.is_trained and self.folder is not None:
             file = self.path(WEIGHTS_FILE)
-            checkpoint = read_json(self.path("classifier.json"))["training"]["checkpoint"]
+            do = f"restore it, or delete {file} too and run the same command again"
+            checkpoint = read_json(self.path("classifier.json"), do)["training"]["checkpoint"]
         of_the_user = self.inputs.given_classifier is not None or options.external
         return {
             "name": self.inputs.name,

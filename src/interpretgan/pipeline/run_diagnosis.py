@@ -35,7 +35,7 @@ from interpretgan.pipeline.settings import DIAGNOSE, DiagnosisKeywords, Settings
 from interpretgan.report import redraw_report, save_explanation
 from interpretgan.report.gallery import Gallery, telling, varied
 from interpretgan.robustness.attack_checks import require_threat_model
-from interpretgan.store.files import write_arrays
+from interpretgan.store.files import read_arrays, write_arrays
 from interpretgan.store.machine import peak_memory_mib
 from interpretgan.store.progress import OnProgress
 from interpretgan.torch_state import plain_torch
@@ -286,5 +286,5 @@ class Run(Attacked):
         file = self.path("predictions.npz")
         if not file.exists():
             return {}
-        with np.load(file, allow_pickle=False) as saved:
-            return {name: saved[name][..., :count] for name in ("labels", "natural", "adversarial", "model")}
+        saved = read_arrays(file, "predictions")
+        return {name: saved[name][..., :count] for name in ("labels", "natural", "adversarial", "model")}

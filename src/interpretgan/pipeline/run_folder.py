@@ -68,7 +68,8 @@ class RunFolder:
             self._claim()
         try:
             self.resumed = file.exists()
-            found = self._agreeing(read_json(file), wanted) if self.resumed else {}
+            do = "restore it, or choose a new folder"  # without it the folder is none of ours
+            found = self._agreeing(read_json(file, do), wanted) if self.resumed else {}
             with writing(self.path):
                 for leftover in self.path.rglob(".*.tmp"):
                     leftover.unlink()

@@ -104,14 +104,17 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """The value in a JSON file; a `RunFolderError` where it is missing, unreadable, truncated or not JSON."""
-    with reading(path, "JSON file"):
+def read_json(path: str | os.PathLike[str], do: str | None = None) -> Any:
+    """The value in a JSON file; a `RunFolderError` where it is missing, unreadable, truncated or not JSON.
+
+    `do` is what the error advises, where the file alone cannot be made again.
+    """
+    with reading(path, "JSON file", do):
         content = Path(path).read_bytes()
     try:
         return json.loads(content, parse_constant=_number, parse_float=_number)
     except (ValueError, RecursionError) as error:
-        got, do = f"a truncated or damaged file ({error})", "delete the file and run the command that writes it again"
+        got, do = f"a truncated or damaged file ({error})", do or "delete it and run the command that writes it again"
         raise RunFolderError(expected=f"JSON in {path}", got=got, do=do) from error
 
 
@@ -153,12 +156,12 @@ def plain(value: object) -> object:
 
 
 @contextmanager
-def reading(path: str | os.PathLike[str], what: str = "file") -> Iterator[None]:
-    """Turn an `OSError` in the block, which reads `path`, into a `RunFolderError`."""
+def reading(path: str | os.PathLike[str], what: str = "file", do: str | None = None) -> Iterator[None]:
+    """Turn an `OSError` in the block, which reads `path`, into a `RunFolderError` that advises to `do` something."""
     try:
         yield
     except OSError as error:
-        do = "check the path, or run what makes it again"
+        do = do or "check the path, or run what makes it again"
         raise RunFolderError(expected=f"a readable {what} {path}", got=_reason(error), do=do) from error
 
 
