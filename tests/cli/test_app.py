@@ -28,6 +28,7 @@ SMALL = shlex.split(
     "--epochs 2 --steps 3 --judge-epochs 1 --generator-steps 12 --images-per-layer 4 --bootstrap 50 --examples 60 "
     "--device cpu --information-steps 8"
 )
+FULL = "/dev/full"  # a disk without room
 
 
 @pytest.fixture(scope="module")
@@ -542,6 +543,18 @@ def test_a_model_of_too_few_classes_is_refused(tmp_path: Path, capsys: pytest.Ca
         assert "10 classes" in refused(arguments, capsys)
     finally:
         sys.path.pop(0)
+
+
+@pytest.mark.skipif(not Path(FULL).exists(), reason="only Linux has it")
+@pytest.mark.parametrize("arguments", ["models", "train --dry-run"])
+@pytest.mark.parametrize(("stdout", "code", "said"), [("-", 0, ""), (FULL, 2, "got a full disk")])
+def test_output_that_nobody_takes(arguments: str, stdout: str, code: int, said: str) -> None:
+    redirected = ">&-" if stdout == "-" else f">{stdout}"
+    command = f"{shlex.quote(sys.executable)} -m interpretgan {arguments} {redirected}"
+    ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == code
+    assert ended.stderr.count("\n") == (code and 1)
+    assert said in ended.stderr
 
 
 def test_ctrl_c_ends_with_130_and_the_run_goes_on_from_there(tmp_path: Path) -> None:

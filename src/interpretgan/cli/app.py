@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -340,16 +341,18 @@ def _open(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0, 2 for bad input (one line on stderr), or 130 after Ctrl-C."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed by whoever runs us
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # until the end
     sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
 
 
 def run_command(arguments: list[str]) -> int:
     """Run a command; its exit code."""
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with suppress(_DryRunEnds):
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
-    except _DryRunEnds:
-        return 0
     except (InterpretGANError, CycloptsError) as error:
         print(f"interpretgan: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
@@ -357,11 +360,20 @@ def run_command(arguments: list[str]) -> int:
         print("\ninterpretgan: interrupted; run the same command again to go on from there", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno == errno.ENAMETOOLONG:
+            words = f"expected the path of a file, got {error.filename!s:.40}..., longer than any; check the options"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:  # files are written by the store
+            _print_no_more()
+            words = "expected room for what is printed, got a full disk; free some space, then run the command again"
+        else:
             raise
-        words = f"expected the path of a file, got {error.filename!s:.40}..., longer than any; check the options"
         print(f"interpretgan: {words}", file=sys.stderr)
         return BAD_INPUT
     return 0
+
+
+def _print_no_more() -> None:
+    """Let go what is printed, which would be tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
