@@ -77,6 +77,18 @@ def test_other_images_and_other_layers_are_told(
     assert float(value[-1]) == pytest.approx((high - low) / 2**0.5)  # of two independent runs
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_layers_after_different_ones_are_not_compared(lenet: Diagnosis, tmp_path: Path, *, paired: bool) -> None:
+    folders = [finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", changed(lenet, "fc1", name="mine"), 3)]
+    if not paired:
+        (folders[1] / "predictions.npz").unlink()
+    names = [row.name for row in lenet.layers[1:]]
+    after = names[names.index("fc1") + 1]
+    found = compare_runs(folders)
+    assert [name for name in found.layers if found.gaps[name][0] is None] == ["mine", "fc1", after]
+    assert "Of the 5 layers that both explain after the same one" in compared(folders, tmp_path / "c.csv")[1]
+
+
 def test_what_cannot_be_compared_is_refused(
     lenet: Diagnosis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

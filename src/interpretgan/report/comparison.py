@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ class Comparison:
         runs: The runs, the first of which the others are compared with.
         layers: Names of all layers that any run explains.
         gaps: By how much the vulnerability of each layer is larger in each other run than in the first; `None` where
-            one of the two does not explain it.
+            one of the two does not explain it, or explains it after another layer.
         paired: For each other run, whether its differences are of the same images.
         notes: What sets the runs apart but the network, and which intervals are not paired, or of few generators.
     """
@@ -179,7 +180,7 @@ def _paired(first: Run, other: Run) -> dict[str, Interval] | None:
         for run in (first, other)
     ]
     confidence = float(first.diagnosis.provenance.get("confidence", 0.95))
-    shared = [name for name in lost[0] if name in lost[1]]
+    shared = ["image", *_shared(first, other)]
     base, losses = (np.stack([of_run[name] for name in shared], axis=-1) for of_run in lost)
     return dict(zip(shared, difference_intervals(base, losses, confidence), strict=True))
 
@@ -199,14 +200,23 @@ def _vulnerability(run: Run, weights: Weights) -> Floats:
 def _apart(first: Run, other: Run) -> dict[str, Interval]:
     """Differences of the vulnerability of shared layers of independent runs."""
     gaps = {}
-    for row in other.diagnosis.layers[1:]:
-        if (same := first.row(row.name)) is not None:
-            value, base = row.vulnerability, same.vulnerability
-            low = math.hypot(value.value - value.low, base.high - base.value)
-            high = math.hypot(value.high - value.value, base.value - base.low)
-            gap = value.value - base.value
-            gaps[row.name] = Interval(gap, gap - low, gap + high)
+    for name in _shared(first, other):
+        value, base = other.vulnerability(name), first.vulnerability(name)
+        assert value is not None
+        assert base is not None
+        low = math.hypot(value.value - value.low, base.high - base.value)
+        high = math.hypot(value.high - value.value, base.value - base.low)
+        gap = value.value - base.value
+        gaps[name] = Interval(gap, gap - low, gap + high)
     return gaps
+
+
+def _shared(first: Run, other: Run) -> list[str]:
+    """Layers that both explain after the same layer: vulnerability is what is lost since the layer before."""
+    before, there = (
+        {row.name: earlier.name for earlier, row in pairwise(run.diagnosis.layers)} for run in (first, other)
+    )
+    return [name for name, earlier in before.items() if there.get(name) == earlier]
 
 
 def _notes(first: Run, other: Run, paired: bool) -> list[str]:
@@ -217,7 +227,8 @@ def _notes(first: Run, other: Run, paired: bool) -> list[str]:
         notes.append(f"{words}: intervals cover the choice of images alone, and other generators would differ as well")
     if [row.name for row in first.diagnosis.layers] != [row.name for row in other.diagnosis.layers]:
         notes.append(
-            f"{first.name} and {other.name} explain other layers: figures are what is lost since the layer before"
+            f"{first.name} and {other.name} explain other layers: figures are what is lost since the layer before, and "
+            "only layers after the same one are compared"
         )
     for what in ("threat_model", "judge"):
         here, there = getattr(other.diagnosis, what), getattr(first.diagnosis, what)

@@ -98,14 +98,15 @@ def _claim(found: Comparison, place: int) -> tuple[wording.Claim, str]:
     shared = [layer for layer, gaps in found.gaps.items() if gaps[place] is not None]
     sure, passed = found.sure_gaps(place), sum(found.unreliable(layer, place) for layer in shared)
     if not shared:
-        return ((f"{other} and {first} have no layer in common", False),), "Layers are compared by name."
-    among = (
-        f"Of the {len(shared)} layers that both explain" if len(shared) > 1 else "Of the one layer that both explain"
-    )
+        none = "Layers are compared by name, where the layer before is the same too."
+        return ((f"{other} and {first} have no layer in common after the same one", False),), none
+    known = sum(all(found.runs[at].row(layer) for at in (0, 1 + place)) for layer in found.layers)
+    both = "both explain" if len(shared) == known else "both explain after the same one"
+    among = f"Of the {len(shared)} layers that {both}" if len(shared) > 1 else f"Of the one layer that {both}"
     among += f", {passed} cannot be read" if passed else ""
     if not sure:
         none = f"{among}, {'and no interval of the others' if passed else 'no interval'} leaves out zero."
-        none = "No layer that both explain can be read in both." if passed == len(shared) else none
+        none = f"No layer that {both} can be read in both." if passed == len(shared) else none
         return ((f"No layer of {other} surely differs from that of {first}", False),), none
     layer, gap = next(iter(sure.items()))
     base, value = (wording.number(each.value, 100) for run in (found.runs[0], found.runs[1 + place])
