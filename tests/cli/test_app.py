@@ -509,6 +509,19 @@ def test_bad_input_is_answered_in_one_line(
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.parametrize("out", ["images/run", "images/a/run", "link/run"])
+def test_a_run_folder_among_the_images_is_refused(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("images/a", "images/b"):
+        Path(name).mkdir(parents=True)
+    Path("link").symlink_to("images/b")
+    line = refused(["train", "--data", "images", "--out", out], capsys)
+    assert f"a run folder outside that of the images, images, got {out}; choose another one" in line
+    assert not Path(out).exists()
+
+
 def test_a_truncated_data_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -305,6 +305,16 @@ def _refuse_more_options(settings: Settings) -> None:
         raise ConfigError(expected="a finished run, or the options of one", got="both", do=do)
 
 
+def _refuse_inside(images: str, folder: Path) -> None:
+    """Refuse a run folder among the images: it would be taken for a class, and its pictures for images."""
+    from interpretgan.data.readers import NAMES
+
+    is_folder = images not in NAMES and os.path.isdir(images)  # noqa: PTH112  # a name may be too long for a path
+    if is_folder and folder.resolve().is_relative_to(Path(images).resolve()):
+        got, do = str(folder), "choose another one with --out"
+        raise ConfigError(expected=f"a run folder outside that of the images, {images}", got=got, do=do)
+
+
 class _DryRunEnds(Exception):
     """A dry run has printed its settings."""
 
@@ -325,6 +335,8 @@ def _open(
     from interpretgan.pipeline.run_diagnosis import Run
 
     folder = (settings.run.out or Path("runs") / command) if command and not dry_run else None
+    if (written := folder or settings.run.out) is not None:
+        _refuse_inside(settings.data.data, written)
     inputs = Inputs(settings)
     if check is not None:
         check(inputs)
