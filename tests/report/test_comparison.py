@@ -77,6 +77,14 @@ def test_other_images_and_other_layers_are_told(
     assert float(value[-1]) == pytest.approx((high - low) / 2**0.5)  # of two independent runs
 
 
+def test_images_of_one_run_that_were_made_elsewhere_are_told(lenet: Diagnosis, tmp_path: Path) -> None:
+    given = replace(lenet, provenance={**lenet.provenance, "adversarial": "made elsewhere"})
+    folders = [finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", given, 3)]
+    _, shown = compared(folders, tmp_path / "c.csv")
+    assert "b alone has adversarial images that were made elsewhere" in shown
+    assert "ε = 0.2, adversarial images made elsewhere" in shown
+
+
 @pytest.mark.parametrize("paired", [True, False])
 def test_layers_after_different_ones_are_not_compared(lenet: Diagnosis, tmp_path: Path, *, paired: bool) -> None:
     folders = [finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", changed(lenet, "fc1", name="mine"), 3)]

@@ -290,6 +290,13 @@ def test_threat_models_in_words(threat: ThreatModel, expected: str) -> None:
     assert page.threat_words(threat.to_dict()) == expected
 
 
+def test_of_images_that_were_made_elsewhere_no_attack_is_named(lenet: Diagnosis, tmp_path: Path) -> None:
+    given = replace(lenet, provenance={**lenet.provenance, "adversarial": "made elsewhere"})
+    (about,) = (line for line in words(write_report(given, tmp_path)).split(". ") if "attacked under L∞" in line)
+    assert "adversarial images made elsewhere" in about
+    assert "PGD" not in about
+
+
 def test_information_stands_beside_vulnerability_where_it_was_measured(lenet: Diagnosis, tmp_path: Path) -> None:
     lenet = changed(lenet, "logits", class_information=Interval(1.0, 0.75, 1.375))
     shown = words(write_report(lenet, tmp_path))

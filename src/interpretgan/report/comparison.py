@@ -230,6 +230,9 @@ def _notes(first: Run, other: Run, paired: bool) -> list[str]:
             f"{first.name} and {other.name} explain other layers: figures are what is lost since the layer before, and "
             "only layers after the same one are compared"
         )
+    elsewhere = [run.name for run in (first, other) if "adversarial" in run.diagnosis.provenance]
+    if len(elsewhere) == 1:
+        notes.append(f"{elsewhere[0]} alone has adversarial images that were made elsewhere")
     for what in ("threat_model", "judge"):
         here, there = getattr(other.diagnosis, what), getattr(first.diagnosis, what)
         if different := [key for key in here if here[key] != there.get(key)]:

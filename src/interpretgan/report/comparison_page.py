@@ -12,7 +12,7 @@ from interpretgan.diagnosis.reliability import is_unreliable
 from interpretgan.errors import ConfigError, RunFolderError, kind_of
 from interpretgan.report import wording
 from interpretgan.report.comparison import Comparison, Run, said
-from interpretgan.report.page import csv_address, script, templates, threat_words
+from interpretgan.report.page import attack_words, csv_address, script, templates
 from interpretgan.report.vulnerability_chart import Panel, panel
 from interpretgan.statistics import Interval
 from interpretgan.store.files import atomic_write_text, read_json
@@ -72,7 +72,7 @@ def write_comparison(found: Comparison, table: str | Path) -> Path:
     confidence = first.diagnosis.provenance.get("confidence", 0.95)
     context = {
         "found": found, "first": first.name, "others": len(others),
-        "names": [run.name for run in found.runs], "level": wording.level(first.diagnosis), "threat": threat_words,
+        "names": [run.name for run in found.runs], "level": wording.level(first.diagnosis), "threat": attack_words,
         "answers": answers, "reports": [_report(run, page.parent) for run in found.runs],
         "claims": [_claim(found, place) for place in range(len(others))],
         "axis": axis, "groups": groups, "let_in": _let_in(found), "chance": f"{100 * (1 - confidence):g}",

@@ -70,7 +70,7 @@ def write_report(
     listed = json.dumps(plain(diagnosis.to_dict()), ensure_ascii=False, allow_nan=False).encode()
     context = {
         "diagnosis": diagnosis, "answer": answer, "model": str(diagnosis.classifier["name"]),
-        "threat": threat_words(diagnosis.threat_model), "level": wording.level(diagnosis), "quiet": QUIET,
+        "threat": attack_words(diagnosis), "level": wording.level(diagnosis), "quiet": QUIET,
         "names": [layer.name for layer in diagnosis.layers],
         "top": [layer.name in answer.layers for layer in diagnosis.layers],
         "lets_in": [layer.name == (diagnosis.let_in and diagnosis.let_in.answer) for layer in diagnosis.layers],
@@ -170,6 +170,14 @@ def threat_words(threat: Mapping[str, Any]) -> str:
     """A threat model in words, for instance `L∞, ε = 0.2, PGD, 20 steps, 1 restart`."""
     counts = [f"{threat[key]} {key if threat[key] != 1 else key[:-1]}" for key in ("steps", "restarts")]
     return ", ".join([NORMS[threat["norm"]], f"ε = {fraction(threat['eps'])}", threat["attack"].upper(), *counts])
+
+
+def attack_words(diagnosis: Diagnosis) -> str:
+    """What a diagnosis was attacked with: its threat model, of images that were made elsewhere norm and size alone."""
+    threat = diagnosis.threat_model
+    if "adversarial" not in diagnosis.provenance:
+        return threat_words(threat)
+    return f"{NORMS[threat['norm']]}, ε = {fraction(threat['eps'])}, adversarial images made elsewhere"
 
 
 def _base64(content: bytes) -> str:
