@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -507,6 +508,23 @@ def test_bad_input_is_answered_in_one_line(
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     assert message in refused(arguments, capsys)
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "command", ["report locked/run", "diagnose --weights locked/w.pt", "layers --model locked/a.pt2"]
+)
+def test_a_folder_that_may_not_be_entered_is_told(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stat = Path.stat
+
+    def forbidden(path: Path, **options: bool) -> os.stat_result:  # whoever runs the tests may enter any
+        if path.parts[0] == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", forbidden)
+    assert "permission denied; choose another one" in refused(command.split(), capsys)
 
 
 @pytest.mark.parametrize("out", ["images/run", "images/a/run", "link/run"])

@@ -376,6 +376,8 @@ def run_command(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             words = f"expected the path of a file, got {error.filename!s:.40}..., longer than any; check the options"
+        elif isinstance(error, PermissionError):  # even to ask whether a file is there may be forbidden
+            words = f"expected a path that you may use, got {error.filename}, permission denied; choose another one"
         elif error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:  # files are written by the store
             _print_no_more()
             words = "expected room for what is printed, got a full disk; free some space, then run the command again"
