@@ -53,7 +53,10 @@ class Fitted(ABC, Generic[Config, Network]):
     def _set_layers(self, given: object) -> None:
         layers: list[Any] = list(given) if isinstance(given, Iterable) else [given]
         names = [getattr(layer, "name", layer) for layer in layers]
-        if not names or len(set(names)) < len(names) or not all(isinstance(layer, Layer) for layer in layers):
+        if not all(isinstance(layer, Layer) for layer in layers):
+            do = "choose them by name from what find_layers(classifier, images) returns"
+            raise LayerError(expected="a list of Layer", got=str(names), do=do)
+        if not names or len(set(names)) < len(names):
             do = "pass layers that find_layers returns"
             raise LayerError(expected="at least one layer, each once", got=str(names), do=do)
         self.layers = tuple(layers)

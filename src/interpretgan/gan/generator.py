@@ -49,7 +49,7 @@ class Stem(nn.Module):
 
     - A vector, or a map or sequence so small that all its numbers make a short vector, is mapped by one matrix.
     - A map at least as fine as the grid is resized to a multiple of it and folded, so nothing is averaged away.
-    - A larger coarse map is mapped channel by channel and stretched over the grid.
+    - A larger coarse map is unfolded, each of its places into some of its own, and resized to the grid.
 
     Tokens `(T, D)` are laid out as the map that they are of an image with these proportions, height by width. Those
     that have no place there, as a class token, are mapped by one matrix, and added everywhere.
@@ -74,8 +74,10 @@ class Stem(nn.Module):
             return
         if finer:
             self.fold = (math.ceil(places[0] / grid[0]), math.ceil(places[1] / grid[1]))
-            channels *= math.prod(self.fold)
-        self.project = nn.Conv2d(channels, width, 1)
+            self.project = nn.Conv2d(channels * math.prod(self.fold), width, 1)
+        else:
+            unfold = max(1, *(math.ceil(cells / side) for cells, side in zip(grid, places, strict=True)))
+            self.project = nn.Sequential(nn.Conv2d(channels, width * unfold**2, 1), nn.PixelShuffle(unfold))
         if apart:
             self.apart = nn.Linear(apart * shape[-1], width)
 
