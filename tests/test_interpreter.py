@@ -162,9 +162,12 @@ def test_what_is_loaded_and_drawn_under_another_default_dtype_is_the_same(fitted
     assert torch.equal(again, drawn)
 
 
-def test_settings_in_the_place_of_layers_are_refused(fitted: InterpretGAN) -> None:
-    with pytest.raises(LayerError, match="pass layers that find_layers returns"):
-        InterpretGAN(fitted.classifier, CONFIG)  # type: ignore[arg-type]
+def test_settings_and_names_in_the_place_of_layers_are_refused(fitted: InterpretGAN) -> None:
+    for given in (CONFIG, ["conv1"], "conv1"):
+        with pytest.raises(LayerError, match=r"a list of Layer, got .*; choose them by name"):
+            InterpretGAN(fitted.classifier, given)  # type: ignore[arg-type]
+    with pytest.raises(LayerError, match="at least one layer, each once"):
+        InterpretGAN(fitted.classifier, [])
 
 
 def test_saving_and_loading_is_an_identity(fitted: InterpretGAN, tmp_path: Path) -> None:

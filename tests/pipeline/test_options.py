@@ -90,6 +90,12 @@ def test_where_weights_come_from(options: ModelOptions, *, given: bool, shipped:
     assert (resolved["weights"], resolved["pretrained"]) == ("pretrained" if shipped else None, as_returned)
 
 
+@pytest.mark.parametrize("given", [{"weights": Path("net.pt")}, {"weights": "pretrained"}, {"model": "hf:a/b"}])
+def test_epochs_of_a_model_that_has_its_weights_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="weights or epochs of a classifier, got both"):
+        ModelOptions(epochs=3, **given)
+
+
 def test_a_folder_called_like_a_data_set_and_a_long_list_of_classes_are_kept_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,14 +248,16 @@ def test_layers_that_cannot_be_read_are_not_said_to_agree(lenet: Diagnosis, tmp_
     assert "No layer of c surely differs from that of a. No layer that both explain can be read in both." in shown
 
 
-def test_a_table_in_place_of_the_page_is_refused(
+def test_a_table_in_place_of_the_page_or_of_a_run_s_own_file_is_refused(
     lenet: Diagnosis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = [finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", lenet, 5)]
-    table = tmp_path / "out" / "comparison.html"
-    assert run_command(["compare", *map(str, folders), "--out", str(table)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    table, kept = tmp_path / "out" / "comparison.html", (folders[0] / "diagnosis.json").read_bytes()
+    for file in (table, folders[0] / "diagnosis.json"):
+        assert run_command(["compare", *map(str, folders), "--out", str(file)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
     assert not table.parent.exists()
+    assert (folders[0] / "diagnosis.json").read_bytes() == kept
     for damaged in ("{", "[1]"):
         (folders[1] / "config.json").write_text(damaged)
         assert run_command(["compare", *map(str, folders), "--out", str(tmp_path / "out" / "t.csv")]) == 2

@@ -262,7 +262,7 @@ def compare(*folders: Path, out: Path | None = None) -> None:
 
     Args:
         folders: Two or more finished runs.
-        out: File for the table as CSV. Beside it, comparison.html shows profiles, differences and settings.
+        out: The .csv file for the table. Beside it, comparison.html shows profiles, differences and settings.
     """
     from interpretgan.report import compare_runs, write_comparison
 

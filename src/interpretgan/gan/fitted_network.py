@@ -51,7 +51,7 @@ class Fitted(ABC, Generic[Config, Network]):
             self._set_layers(layers)
 
     def _set_layers(self, given: object) -> None:
-        layers: list[Any] = list(given) if isinstance(given, Iterable) else [given]
+        layers: list[Any] = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
         names = [getattr(layer, "name", layer) for layer in layers]
         if not all(isinstance(layer, Layer) for layer in layers):
             do = "choose them by name from what find_layers(classifier, images) returns"

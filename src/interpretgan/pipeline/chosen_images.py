@@ -69,13 +69,13 @@ class ChosenImages:
             raise ConfigError(expected=expected, got=got, do="choose others")
         if self.layer is not None:
             named = inputs.anatomy(inputs.classifier).select([self.layer])[0]
-            chosen = inputs.settings.generator.names()
-            if chosen is not None and named.name not in chosen:
-                expected, got = "a layer of --layers to look at", f"'{named.name}'"
-                raise LayerError(expected=expected, got=got, do="add it there, or leave --layers out")
-            if chosen is None and named.same_as is not None:
+            explained = [layer.name for layer in inputs.layers(inputs.classifier)]
+            if named.name not in explained and named.same_as in explained:
                 expected, got = "one name for each tensor", f"'{named.name}', which only repeats '{named.same_as}'"
                 raise LayerError(expected=expected, got=got, do=f"say --at {named.same_as}")
+            if named.name not in explained:
+                expected = f"one of the layers that are explained, {', '.join(explained)}"
+                raise LayerError(expected=expected, got=f"'{named.name}'", do="choose one of them with --at")
 
     def target(self, inputs: Inputs) -> int | None:
         """The number of the class that ways are drawn towards."""

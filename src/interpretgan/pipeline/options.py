@@ -77,6 +77,8 @@ class ModelOptions(CheckedOptions):
         if self.shipped and (self.mean is not None or self.std is not None):
             expected = f"{self.model} with the normalisation that it was trained with"
             raise ConfigError(expected=expected, got="--mean or --std", do="leave them out")
+        if self.epochs is not None and self.given:
+            raise ConfigError(expected="weights or epochs of a classifier", got="both", do="leave --epochs out")
 
     @property
     def external(self) -> bool:
