@@ -736,6 +736,26 @@ def test_the_table_of_branches_is_that_of_its_file(network: str) -> None:
         assert f"| {layer.name} | {100 * layer.natural:.1f} % | {whole} | {'; '.join(parts)} |" in page
 
 
+def test_the_table_of_128_pixels_is_that_of_its_file() -> None:
+    page, found = (ROOT / "docs" / "results.md").read_text(), Diagnosis.load(RESULTS / "shapes" / "128")
+    layers, text = found.layers[1:], " ".join(page.split())
+    for head, cells in (
+        ("", [layer.name for layer in layers]),
+        ("natural, %", [f"{100 * layer.natural:.1f}" for layer in layers]),
+        ("vulnerability, points", [f"{100 * layer.vulnerability.value:+.1f}" for layer in layers]),
+    ):
+        assert f"| {head} | {' | '.join(cells)} |".replace("|  |", "| |") in page
+    image = found.layers[0].natural
+    missed = sorted(layer.natural for layer in layers if layer.natural < image - 0.05)
+    assert f"at {len(layers) - len(missed)} of the 14 layers within five points" in text
+    assert f"at seven more at least {100 * missed[1]:.1f} %, and at `avgpool` {100 * missed[0]:.1f} %" in text
+    assert len(missed) == 8
+    noise = max(abs(found.controls[f"{name}_max_abs_vulnerability"]) for name in ("noise", "smooth", "foreign"))
+    assert f"within {100 * noise:.1f} points" in text
+    assert f"the positive control has {100 * found.controls['positive_least']:.0f} % at least" in text
+    assert f"the rest took {found.provenance['seconds']['total'] / 60:.0f} minutes" in text
+
+
 def test_the_tables_of_explainers_are_those_of_the_file() -> None:
     page, record = (ROOT / "docs" / "features.md").read_text(), read("benchmarks/explainers.json")
 
