@@ -269,17 +269,26 @@ def test_misuse_is_answered_with_what_to_do(fitted: InterpretGAN) -> None:
 
 def test_weights_that_changed_since_it_was_fitted_are_refused_and_saved_as_others(tmp_path: Path) -> None:
     classifier, images = Classifier(Tiny(1, (12, 20))), torch.rand(6, 1, 12, 20)
+    passes = torch.zeros((), dtype=torch.int64)
+    classifier.model.register_buffer("passes", passes)
     interpreter = InterpretGAN(classifier, config=CONFIG).fit(images)
+    passes += 1  # as a network counts them
+    interpreter.explain(images)
+    passes -= 1
     state = {name: value.clone() for name, value in classifier.model.state_dict().items()}
     with torch.no_grad():
         next(classifier.model.parameters()).mul_(2)
-    with pytest.raises(ConfigError, match="with other weights; call fit"):
+    with pytest.raises(ConfigError, match="with other weights or normalisation; call fit"):
         interpreter.explain(images)
     interpreter.save(tmp_path / "g.safetensors")
     with pytest.raises(WeightsError, match="other weights"):
         InterpretGAN.load(tmp_path / "g.safetensors", classifier)
     classifier.model.load_state_dict(state)
     interpreter.explain(images)
+    classifier.std = (0.5,)
+    with pytest.raises(ConfigError, match="call fit"):
+        interpreter.explain(images)
+    classifier.std = None
     InterpretGAN.load(tmp_path / "g.safetensors", classifier).explain(images)
 
 

@@ -541,6 +541,13 @@ def test_a_run_folder_among_the_images_is_refused(
     line = refused(["train", "--data", "images", "--out", out], capsys)
     assert f"a run folder outside that of the images, images, got {out}; choose another one" in line
     assert not Path(out).exists()
+    for name in ("sorted/train/a", "sorted/train/b", "sorted/test/a", "sorted/test/b"):
+        Path(name).mkdir(parents=True)
+    beside, inside = (
+        refused(["train", "--data", "sorted", "--out", f"sorted/{at}"], capsys) for at in ("r", "train/r")
+    )
+    assert "a run folder outside" not in beside
+    assert "a run folder outside that of the images, sorted/train, got sorted/train/r" in inside
 
 
 def test_a_truncated_data_file_is_refused(

@@ -73,7 +73,7 @@ def test_a_mask_chooses_examples_and_what_is_no_number_is_refused() -> None:
         assert torch.equal(images.batch(mask)[0], images.batch([1, 2])[0])
     assert len(images.batch([])[0]) == 0
     wrong: Any
-    for wrong in ([0.7, 1.2], [True, False], [4], 1, ["a"]):
+    for wrong in ([0.7, 1.2], [True, False], [4], 1, ["a"], [[0], [1, 2]], torch.zeros(2, requires_grad=True)):
         with pytest.raises(DataError, match="numbers of examples from 0 to 3"):
             images.batch(wrong)
 

@@ -135,6 +135,25 @@ def test_stems_stay_small_for_wide_coarse_maps_and_tokens() -> None:
         assert stem(latent).shape == (3, 96, 8, 8)
 
 
+@pytest.mark.parametrize("shape", [(128, 4, 4), (512, 5, 5), (128, 4, 32), (64, 40, 3), (2048, 1, 7), (32, 20, 20)])
+def test_a_stem_sees_each_place_of_a_map_and_gives_a_coarse_one_cells_of_its_own(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    stem = Stem(shape, (8, 8), 16, proportions=1.0)
+    latent = torch.randn(20, *shape)
+    stem.standardise.calibrate(latent)
+    one = latent[:1].requires_grad_()
+    mapped = stem(one)
+    assert mapped.shape == (1, 16, 8, 8)
+    (seen,) = torch.autograd.grad(mapped.square().sum(), one)
+    assert (seen[0].abs().sum(dim=0) > 0).all()
+    if shape[1:] == (4, 4):  # cells of one place differ, and are no mean of neighbours
+        moved = one.detach().clone()
+        moved[0, :, 1, 1] += 1
+        change = (stem(moved) - mapped).abs().sum(dim=1)[0].detach()
+        assert (change > 0).nonzero().tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
+        assert len(change[2:4, 2:4].unique()) == 4
+
+
 def test_the_discriminator_knows_layer_and_classes_and_is_lipschitz() -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(3, 5, (1, 28, 20), width=16).eval()

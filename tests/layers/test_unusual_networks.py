@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from interpretgan.classifier import Classifier
 from interpretgan.errors import ModelError
 from interpretgan.layers import Layer, capture, examine, find_layers, replay
+from interpretgan.layers.outputs import without_history
 from tests.layers.test_find import build
 from tests.networks import Residual, ReusedReLU, Tiny
 
@@ -578,3 +579,14 @@ def test_a_call_for_some_images_alone_is_refused() -> None:
     nn.init.constant_(classifier.model.conv.weight, 1 / 49)  # type: ignore[arg-type, union-attr]
     images[1] *= 0.1
     assert [layer.name for layer in find_layers(classifier, images)] == ["conv", "logits"]
+
+
+def test_a_network_is_copied_however_it_keeps_tensors_of_its_last_pass() -> None:
+    network = nn.Linear(2, 2)
+    made = network(torch.ones(1, 2))
+    kept: object
+    for kept in (made, {1: made}, {("a", 1): [made]}, {"a.b": {made}}, [[[[made]]]]):
+        network.kept = kept  # type: ignore[assignment]  # as a hook writes it
+        with pytest.raises(RuntimeError, match="deepcopy"):
+            copy.deepcopy(network)
+        assert torch.equal(copy.deepcopy(network, without_history(network)).weight, network.weight)

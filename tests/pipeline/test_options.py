@@ -7,7 +7,7 @@ import pytest
 
 from interpretgan.data import load_data
 from interpretgan.data.folders import class_names
-from interpretgan.errors import ConfigError, ThreatModelError
+from interpretgan.errors import ConfigError, RunFolderError, ThreatModelError
 from interpretgan.models import POOLS
 from interpretgan.pipeline import options as groups
 from interpretgan.pipeline.options import (
@@ -94,6 +94,16 @@ def test_where_weights_come_from(options: ModelOptions, *, given: bool, shipped:
 def test_epochs_of_a_model_that_has_its_weights_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="weights or epochs of a classifier, got both"):
         ModelOptions(epochs=3, **given)
+
+
+def test_options_of_a_run_that_are_refused_now_are_told_and_can_be_said_anew(tmp_path: Path) -> None:
+    Settings(model=ModelOptions(epochs=3)).save(tmp_path)
+    kept = tmp_path / "options.json"
+    kept.write_text(kept.read_text().replace('"weights": null', '"weights": "net.pt"'))
+    with pytest.raises(RunFolderError, match="weights or epochs of a classifier, got both"):
+        Settings.load(tmp_path)
+    Settings(model=ModelOptions(weights=Path("net.pt"))).save(tmp_path, ("data", "model"))
+    assert Settings.load(tmp_path).model.epochs is None
 
 
 def test_a_folder_called_like_a_data_set_and_a_long_list_of_classes_are_kept_as_they_are(

@@ -253,7 +253,7 @@ def test_a_table_in_place_of_the_page_or_of_a_run_s_own_file_is_refused(
 ) -> None:
     folders = [finished(tmp_path / "a", lenet, 3), finished(tmp_path / "b", lenet, 5)]
     table, kept = tmp_path / "out" / "comparison.html", (folders[0] / "diagnosis.json").read_bytes()
-    for file in (table, folders[0] / "diagnosis.json"):
+    for file in (table, folders[0] / "diagnosis.json", folders[1] / "explanation.csv"):
         assert run_command(["compare", *map(str, folders), "--out", str(file)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert not table.parent.exists()

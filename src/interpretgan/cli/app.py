@@ -262,7 +262,7 @@ def compare(*folders: Path, out: Path | None = None) -> None:
 
     Args:
         folders: Two or more finished runs.
-        out: The .csv file for the table. Beside it, comparison.html shows profiles, differences and settings.
+        out: File for the table as CSV. Beside it, comparison.html shows profiles, differences and settings.
     """
     from interpretgan.report import compare_runs, write_comparison
 
@@ -307,12 +307,15 @@ def _refuse_more_options(settings: Settings) -> None:
 
 def _refuse_inside(images: str, folder: Path) -> None:
     """Refuse a run folder among the images: it would be taken for a class, and its pictures for images."""
+    from interpretgan.data.folders import splits
     from interpretgan.data.readers import NAMES
 
-    is_folder = images not in NAMES and os.path.isdir(images)  # noqa: PTH112  # a name may be too long for a path
-    if is_folder and folder.resolve().is_relative_to(Path(images).resolve()):
-        got, do = str(folder), "choose another one with --out"
-        raise ConfigError(expected=f"a run folder outside that of the images, {images}", got=got, do=do)
+    if images in NAMES or not os.path.isdir(images):  # noqa: PTH112  # a name may be too long for a path
+        return
+    for root in splits(Path(images)) or (Path(images),):
+        if folder.resolve().is_relative_to(root.resolve()):
+            got, do = str(folder), "choose another one with --out"
+            raise ConfigError(expected=f"a run folder outside that of the images, {root}", got=got, do=do)
 
 
 class _DryRunEnds(Exception):

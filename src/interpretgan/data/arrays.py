@@ -16,7 +16,10 @@ NAMES = ("adversarial", "x_adv", "images", "x")  #: Of the array, where a file h
 
 def rows_of(indices: object, count: int) -> npt.NDArray[np.int64]:
     """The numbers of chosen examples of so many, whole numbers or a mask of all; a `DataError` for anything else."""
-    chosen = np.asarray(indices)
+    try:
+        chosen = np.asarray(indices)
+    except (TypeError, ValueError, RuntimeError):  # ragged, or a tensor that numpy does not take
+        chosen = np.asarray(str(indices)[:40])
     if chosen.dtype == bool and chosen.shape == (count,):
         return np.flatnonzero(chosen)
     whole = np.issubdtype(chosen.dtype, np.integer) and chosen.ndim == 1

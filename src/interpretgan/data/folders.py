@@ -37,7 +37,7 @@ def folder_source(name: str, split: str, classes: Sequence[str] | None = None) -
         DataError: Fewer than two classes, a class folder without images, or one that `classes` does not have.
     """
     root = Path(name)
-    parts = _splits(root)
+    parts = splits(root)
     if parts is None:
         found = _by_class(root)
         everything, unused = [found], list[str]()
@@ -89,7 +89,7 @@ def class_names(classes: Sequence[str] | str | None) -> Sequence[str] | None:
         return [name for line in Path(classes).read_text(encoding="utf-8").splitlines() if (name := line.strip())]
 
 
-def _splits(root: Path) -> tuple[Path, Path] | None:
+def splits(root: Path) -> tuple[Path, Path] | None:
     """The folders of training and test images. `None`: there are none, and all folders are classes.
 
     A folder that is called `train` is a class itself, unless it holds folders and one for tests stands beside it.

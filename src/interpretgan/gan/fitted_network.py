@@ -45,7 +45,7 @@ class Fitted(ABC, Generic[Config, Network]):
         self.config: Config = self.config_type() if config is None else config
         self._network: Network | None = None
         self._fitted_to: Header = {}
-        self._seen: list[tuple[int, int]] = []
+        self._seen: list[object] = []
         self.layers: tuple[Layer, ...] = ()
         if layers is not None:
             self._set_layers(layers)
@@ -86,7 +86,9 @@ class Fitted(ABC, Generic[Config, Network]):
             return
         if self._fitted_to != _identity(self.classifier):
             expected = f"the classifier that this {type(self).__name__} was fitted to"
-            raise ConfigError(expected=expected, got="the same with other weights", do="call fit(images) again")
+            raise ConfigError(
+                expected=expected, got="the same with other weights or normalisation", do="call fit(images) again"
+            )
         self._seen = now
 
     def save(self, path: Path) -> None:
@@ -129,10 +131,14 @@ class Fitted(ABC, Generic[Config, Network]):
         """The network without its weights."""
 
 
-def _versions(classifier: Classifier) -> list[tuple[int, int]]:
-    """What changes, at no cost, wherever a weight may have changed."""
-    model = classifier.model
-    return [(tensor.data_ptr(), tensor._version) for tensor in (*model.parameters(), *model.buffers())]
+def _versions(classifier: Classifier) -> list[object]:
+    """What changes, at no cost, where a weight or what it takes for a pixel may have changed.
+
+    Writes to `.data` are not seen, as torch does not count them. Buffers of whole numbers may count passes.
+    """
+    tensors = (*classifier.model.parameters(), *classifier.model.buffers())
+    weights = [(tensor.data_ptr(), tensor._version) for tensor in tensors if tensor.is_floating_point()]
+    return [classifier.bounds, classifier.mean, classifier.std, *weights]
 
 
 def _identity(classifier: Classifier) -> Header:

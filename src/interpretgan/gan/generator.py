@@ -17,6 +17,7 @@ from interpretgan.gan.latents import (
     are_smooth,
     as_map,
     channels_first_shape,
+    depth_to_space,
     resize,
     smoothed,
     space_to_depth,
@@ -48,8 +49,8 @@ class Stem(nn.Module):
     """Bring the latent of one layer, standardised, to the grid: `[N, *shape] → [N, width, grid, grid]`.
 
     - A vector, or a map or sequence so small that all its numbers make a short vector, is mapped by one matrix.
-    - A map at least as fine as the grid is resized to a multiple of it and folded, so nothing is averaged away.
-    - A larger coarse map is unfolded, each of its places into some of its own, and resized to the grid.
+    - Of a larger map, a side at least as fine as the grid is resized to a multiple of it and folded, so nothing is
+      averaged away. A coarser side is unfolded, each place into some of its own, and resized to the grid.
 
     Tokens `(T, D)` are laid out as the map that they are of an image with these proportions, height by width. Those
     that have no place there, as a class token, are mapped by one matrix, and added everywhere.
@@ -63,21 +64,21 @@ class Stem(nn.Module):
         apart = 0
         if len(places) == 1:
             apart, *places = token_grid(places[0], proportions)
-        self.fold: tuple[int, int] | None = None
         self.project: nn.Module
         self.apart: nn.Linear | None = None
-        finer = len(places) == 2 and places[0] >= grid[0] and places[1] >= grid[1]
-        if not finer and (not places or math.prod(shape) <= SHORT):
+        finer = [side >= cells for side, cells in zip(places, grid, strict=False)]
+        if not places or (not all(finer) and math.prod(shape) <= SHORT):
             self.project = nn.Linear(math.prod(shape), width * grid[0] * grid[1])
             # What natural latents never do must not be drawn by the luck of the first weights.
             nn.init.zeros_(self.project.weight)
             return
-        if finer:
-            self.fold = (math.ceil(places[0] / grid[0]), math.ceil(places[1] / grid[1]))
-            self.project = nn.Conv2d(channels * math.prod(self.fold), width, 1)
-        else:
-            unfold = max(1, *(math.ceil(cells / side) for cells, side in zip(grid, places, strict=True)))
-            self.project = nn.Sequential(nn.Conv2d(channels, width * unfold**2, 1), nn.PixelShuffle(unfold))
+        folds = [math.ceil(side / cells) if side >= cells else 1 for side, cells in zip(places, grid, strict=True)]
+        sides = [
+            max(side, fold * cells * (side >= cells)) for side, fold, cells in zip(places, folds, grid, strict=True)
+        ]
+        self.fold, self.resized = (folds[0], folds[1]), (sides[0], sides[1])
+        self.unfold = (math.ceil(grid[0] / sides[0]), math.ceil(grid[1] / sides[1]))
+        self.project = nn.Conv2d(channels * math.prod(self.fold), width * math.prod(self.unfold), 1)
         if apart:
             self.apart = nn.Linear(apart * shape[-1], width)
 
@@ -89,11 +90,8 @@ class Stem(nn.Module):
             mapped = self.project(latent.flatten(1))
             return mapped.view(-1, self.width, *self.grid)
         cells, apart = as_map(latent, self.proportions)
-        if self.fold is not None:
-            cells = resize(cells, (self.grid[0] * self.fold[0], self.grid[1] * self.fold[1]))
-            mapped = self.project(space_to_depth(cells, self.fold))
-        else:
-            mapped = resize(self.project(cells), self.grid)
+        cells = space_to_depth(resize(cells, self.resized), self.fold)
+        mapped = resize(depth_to_space(self.project(cells), self.unfold), self.grid)
         if self.apart is not None:
             mapped = mapped + self.apart(apart.flatten(1))[:, :, None, None]
         return mapped

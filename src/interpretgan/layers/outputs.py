@@ -59,8 +59,19 @@ def without_history(model: nn.Module) -> dict[int, Any]:
     A module may keep such tensors as plain attributes: features of its last pass, or weights that a mask or a norm has
     computed.
     """
-    kept = (tensor for module in model.modules() for value in vars(module).values() for _, tensor in parts(value))
+    kept = (tensor for module in model.modules() for value in vars(module).values() for tensor in _tensors(value))
     return {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """All tensors in a value and in the containers inside it."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (tuple, list, set, frozenset)):
+        for each in value:
+            yield from _tensors(each)
 
 
 def _items(output: object) -> Iterator[tuple[str, object]]:

@@ -285,31 +285,35 @@ def _diagnosis(inputs: Inputs, interpreter: InterpretGAN, judge: Judge, test: Im
     def whole(some: ImageSet) -> None:
         diagnose(interpreter, judge, some, threat_model=model, blocks=blocks, bootstrap=0, on_progress=False)
 
-    with PeakMemory(inputs.device) as of_fewer:
-        predict(few.head(FEWER))  # the first pass of a network takes longer than all others
-    with PeakMemory(inputs.device) as memory:
-        _, image = _line(predict, few)
-    more = max(0, memory.mib - of_fewer.mib) / max(1, len(few) - FEWER)
-    once, checked = _line(whole, few)
-    examples = min(inputs.settings.diagnosis.examples, len(test))
+    def attacked(some: ImageSet) -> None:
+        x, y = some.batch(range(len(some)))
+        perturb(classifier.check_images(x), y.to(inputs.device), 0)
+
+    predict(few.head(FEWER))  # the first pass of a network takes longer than all others
+    _, image, held, more = _line(predict, few, inputs.device)
+    *_, alone, each_alone = _line(attacked, few, inputs.device)
+    once, checked, *_ = _line(whole, few, inputs.device)
+    examples, layers = min(inputs.settings.diagnosis.examples, len(test)), len(interpreter.distinct_layers)
     checks = once + max(0.0, checked - image) * min(CHECKED, examples)
-    layers, batch = len(interpreter.distinct_layers), min(batch_size(test), examples)
+    batch = min(batch_size(test), examples)
     drawn = min(batch, drawn_at_once(layers, inputs.device))
     kept = COPIES * 4 * layers * math.prod(test.shape) * min(batch, explained_at_once(test, layers)) / 2**20
-    most = memory.mib + int(more * (drawn - len(few)) + kept)
-    return StagePrice("diagnosis", checks, {"examples": image}, most, times="generator_seeds")
+    most = max(held + more * max(drawn, len(few)), alone + each_alone * batch) + kept
+    return StagePrice("diagnosis", checks, {"examples": image}, int(most), times="generator_seeds")
 
 
-def _line(work: Callable[[ImageSet], None], few: ImageSet) -> tuple[float, float]:
-    """Seconds that some work takes once, and those for each image, from two numbers of images."""
-    seconds = list[float]()
-    sizes = (min(FEWER, len(few)), len(few))
+def _line(work: Callable[[ImageSet], None], few: ImageSet, device: torch.device) -> tuple[float, float, float, float]:
+    """Seconds that some work takes once and for each image, and MiB likewise, from two numbers of images."""
+    sizes, seconds, held = (min(FEWER, len(few)), len(few)), list[float](), list[int]()
     for size in sizes:
-        began = time.perf_counter()
-        work(few.head(size))
-        seconds.append(time.perf_counter() - began)
-    each = max(0.0, seconds[1] - seconds[0]) / max(1, sizes[1] - sizes[0])
-    return max(0.0, seconds[1] - each * sizes[1]), each
+        with PeakMemory(device) as memory:
+            began = time.perf_counter()
+            work(few.head(size))
+            seconds.append(time.perf_counter() - began)
+        held.append(memory.mib)
+    step = max(1, sizes[1] - sizes[0])
+    each, more = (max(0.0, (second - first) / step) for first, second in (seconds, held))
+    return max(0.0, seconds[1] - each * sizes[1]), each, held[1] - more * sizes[1], more
 
 
 # --- a budget ----------------------------------------------------------------------------------------------------

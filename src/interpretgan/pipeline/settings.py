@@ -145,9 +145,11 @@ class Settings:
         values = read_json(folder / OPTIONS_FILE)
         try:
             kept = TypeAdapter(cls).validate_json(json.dumps(values))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            got = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        except (ValidationError, ConfigError) as error:
+            got = str(error)
+            if isinstance(error, ValidationError):
+                first = error.errors(include_url=False)[0]
+                got = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             do = "say all options of the command that made the folder"
             raise RunFolderError(expected=f"options in {folder / OPTIONS_FILE}", got=got, do=do) from error
         return replace(kept, run=replace(kept.run, out=folder))

@@ -47,13 +47,14 @@ def write_comparison(found: Comparison, table: str | Path) -> Path:
 
     Args:
         found: What `compare_runs` found.
-        table: The .csv file for the table; its folder is made if missing.
+        table: File for the table as CSV; its folder is made if missing.
 
     Returns:
         The path of comparison.html. It lies beside the table, and links to the reports of the runs that have one.
 
     Raises:
-        ConfigError: The table is no .csv file, or there is a folder in the place of one of them.
+        ConfigError: The table has the page's name, lies in a run's folder, or there is a folder in the place of one of
+            them.
         RunFolderError: A file cannot be written, or a run's config.json is damaged.
     """
     table = Path(table)
@@ -62,9 +63,12 @@ def write_comparison(found: Comparison, table: str | Path) -> Path:
         if file.is_dir():
             expected, do = "a table and a page that can be written", "name another file for the table"
             raise ConfigError(expected=expected, got=f"the folder {file}", do=do)
-    if table.suffix != ".csv":  # no run has such a file, so none is lost
-        do = f"name it e.g. {table.stem}.csv"
-        raise ConfigError(expected="a .csv file for the table", got=str(table), do=do)
+    if table == page:
+        expected, do = f"another file for the table than {PAGE}", "name it e.g. comparison.csv"
+        raise ConfigError(expected=expected, got=str(table), do=do)
+    if any(table.resolve().is_relative_to(run.folder.resolve()) for run in found.runs):
+        expected, do = "a table outside the folders of the runs, whose files it may replace", "name another file"
+        raise ConfigError(expected=expected, got=str(table), do=do)
     first, *others = found.runs
     answers = [wording.answer(run.diagnosis) for run in found.runs]
     flags = [(run.name, flag) for run in found.runs for flag in wording.all_flags(run.diagnosis)]
