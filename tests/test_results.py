@@ -352,6 +352,17 @@ def test_which_checks_of_a_plant_could_not_fail_is_told() -> None:
     assert f"at {[unchanged for layers in double for unchanged in layers].count(False)} layers." in page
 
 
+def test_what_the_small_benchmark_gave_is_that_of_its_file() -> None:
+    text, found = " ".join((ROOT / "docs" / "planted.md").read_text().split()), read("planted/small.json")
+    assert f"it took {found['wall_seconds'] / 60:.0f} minutes" in text
+    turns, let_in = (
+        found["questions"][question]["scores"][ours]["top"]
+        for question, ours in (("turns", "vulnerability"), ("let in", "let_in"))
+    )
+    said = "V blamed the planted layer in {right} of {networks} networks".format(**turns)
+    assert f"{said}, the let-in score in {{right}} of {{networks}}.".format(**let_in) in text
+
+
 def test_the_rows_of_the_readme_on_plants_are_those_of_the_summary() -> None:
     page, summary = (ROOT / "README.md").read_text(), read("planted/planted.json")
     for question, ours, others in (("turns", "vulnerability", "have"), ("let in", "let_in", "has")):
