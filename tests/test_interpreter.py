@@ -280,6 +280,8 @@ def test_weights_that_changed_since_it_was_fitted_are_refused_and_saved_as_other
         next(classifier.model.parameters()).mul_(2)
     with pytest.raises(ConfigError, match="with other weights or normalisation; call fit"):
         interpreter.explain(images)
+    with pytest.raises(ConfigError, match="with other weights or normalisation; call fit"):  # so is a diagnosis
+        interpreter.draw(images, interpreter.noise_of(range(6)))
     interpreter.save(tmp_path / "g.safetensors")
     with pytest.raises(WeightsError, match="other weights"):
         InterpretGAN.load(tmp_path / "g.safetensors", classifier)

@@ -276,9 +276,11 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         """Explanations `[L, N, C, H, W]` of images `[N, C, H, W]`: `x̂_l = G_l(f_{<=l}(x), n)`, without gradient.
 
         Both are within the classifier's bounds. The noise of an image, `[N, noise]`, is the same at every layer. The
-        latents are in full precision, and the generator computes in `precision`.
+        latents are in full precision, and the generator computes in `precision`. A `ConfigError` where the classifier's
+        weights changed since `fit`.
         """
         layers, generator = self.distinct_layers, self.network
+        self._require_its_classifier()
         _, latents = capture(self.classifier, images, layers)
         with torch.no_grad(), autocast(images.device, precision):
             drawn = generator([latents[layer.name] for layer in layers], noise.repeat(len(layers), 1))
@@ -322,7 +324,6 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
             ImageError, LabelError: Images or labels that the classifier refuses, or not one adversarial image for each.
         """
         images, wanted = self.classifier.check_images(images), self.network.image_shape
-        self._require_its_classifier()
         if tuple(images.shape[1:]) != wanted:
             expected, got = f"images {list(wanted)}, as it was fitted on", str(list(images.shape[1:]))
             raise ImageError(expected=expected, got=got, do="bring them to that size, or fit again")
