@@ -25,11 +25,9 @@ from interpretgan.pipeline.price import (
     Stamps,
     _diagnosis,
     _judge,
-    _kept,
     _let_in,
     _line,
     _recognition_network,
-    fitted,
     is_long,
     options_of,
     price,
@@ -37,6 +35,7 @@ from interpretgan.pipeline.price import (
     timed_steps,
 )
 from interpretgan.pipeline.settings import Settings
+from interpretgan.pipeline.time_budget import _kept, fitted
 from interpretgan.store.progress import Progress
 from interpretgan.training.steps import read_now
 
@@ -212,8 +211,8 @@ def test_a_run_within_a_budget_says_what_it_gave_up_and_goes_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prices = [StagePrice("generator-0", 0.0, {"generator_steps": 1000.0}), StagePrice("diagnosis", 0.0)]
-    monkeypatch.setattr("interpretgan.pipeline.price.price", lambda *_: prices)
-    monkeypatch.setattr("interpretgan.pipeline.price.RUNGS", (("generator_steps", 2), ("examples", 20)))
+    monkeypatch.setattr("interpretgan.pipeline.time_budget.price", lambda *_: prices)
+    monkeypatch.setattr("interpretgan.pipeline.time_budget.RUNGS", (("generator_steps", 2), ("examples", 20)))
     flags = [part for name, value in SHORT.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     command = ["diagnose", "--steps", "2", *flags, "--epochs", "1", "--time-budget", "1h10m", "--out", str(tmp_path)]
     assert run_command(command) == 0
@@ -228,7 +227,7 @@ def test_a_run_within_a_budget_says_what_it_gave_up_and_goes_on_with_it(
     (tmp_path / "diagnosis.json").unlink()
     assert run_command([*command[: command.index("--time-budget")], "--out", str(tmp_path)]) == 2
     assert "use the old settings, --time-budget 4200s among them, to resume it" in capsys.readouterr().err
-    monkeypatch.setattr("interpretgan.pipeline.price.price", lambda *_: pytest.fail("it is measured again"))
+    monkeypatch.setattr("interpretgan.pipeline.time_budget.price", lambda *_: pytest.fail("it is measured again"))
     assert run_command(command) == 0
     assert Diagnosis.load(tmp_path).layers == found.layers
 
@@ -241,7 +240,7 @@ def test_stages_that_were_given_up_are_not_counted_and_a_judge_that_comes_traine
         StagePrice("information", 1.0, {"information_steps": 100.0}, 0, ("information_steps", 0)),
         StagePrice("diagnosis", 1.0),
     ]  # fmt: skip
-    monkeypatch.setattr("interpretgan.pipeline.price.price", lambda *_: prices)
+    monkeypatch.setattr("interpretgan.pipeline.time_budget.price", lambda *_: prices)
     file = tmp_path / "judge.safetensors"
     save_weights(build_model("judge", in_channels=1, num_classes=10, image_size=28), file)
     short = {**SHORT, "let_in_steps": 0, "epochs": 1, "steps": 2, "judge_weights": file, "time_budget": "10s"}

@@ -26,8 +26,9 @@ from interpretgan.layers.branches import Block
 from interpretgan.models import load_weights, save_weights
 from interpretgan.pipeline.inputs import TRAINED, Inputs
 from interpretgan.pipeline.model_preset import require_another
-from interpretgan.pipeline.price import StagePrice, budget_flags, is_long, options_of, price, table, within_budget
+from interpretgan.pipeline.price import StagePrice, is_long, options_of, price, table
 from interpretgan.pipeline.run_folder import WEIGHTS_FILE, RunFolder
+from interpretgan.pipeline.time_budget import budget_flags, within_budget
 from interpretgan.robustness.attack_checks import listed
 from interpretgan.store.files import file_sha256, read_json, write_json
 from interpretgan.store.metrics import MetricsLog
@@ -78,9 +79,7 @@ class Networks:
         self.inputs, self.settings, self.seed = inputs, inputs.settings, inputs.settings.run.seed
         self.folder = None if folder is None else RunFolder(folder).open(self.config)
         self.flags = [*budget_flags(inputs), *shared_images(inputs.train, inputs.test)]  #: Of what is given.
-        for flag in self.flags:
-            self.say(flag.message)
-        for line in inputs.model_lines():
+        for line in (*(flag.message for flag in self.flags), *inputs.model_lines()):
             self.say(line)
         if self.folder is not None and Path(inputs.train.name).is_dir():  # what was made of a folder of the user's
             self.say(f"data: {inputs.train.note}; {inputs.test.note}; classes {listed(inputs.train.classes)}")
