@@ -6,14 +6,28 @@ import copy
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from interpretgan import Classifier, GANConfig, ImageSet, InterpretGAN, Judge, ThreatModel, diagnose, find_layers
+from interpretgan import (
+    Classifier,
+    GANConfig,
+    ImageSet,
+    InterpretGAN,
+    Judge,
+    ThreatModel,
+    diagnose,
+    evaluate,
+    find_layers,
+    modified_features,
+    train_judge,
+)
 from interpretgan.attacks import attack
 from interpretgan.cli.app import run_command
 from interpretgan.errors import ConfigError, LabelError, WeightsError
@@ -103,6 +117,41 @@ def test_a_judge_of_other_pixels_is_refused(classifier: Classifier, digits: tupl
         diagnose(interpreter, judge, images, labels, threat_model=ThreatModel("linf", 0.1))
     with pytest.raises(ConfigError, match="a judge of pixels within"):
         interpreter.explain(images, judge=judge)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, True, None, "0", 2**63])
+def test_a_seed_that_is_none_is_told_before_anything_is_made(
+    seed: Any, classifier: Classifier, digits: tuple[ImageSet, ImageSet]
+) -> None:
+    images, labels = digits[1].batch(slice(0, 6))
+    threat_model, layers = ThreatModel("linf", 0.1, steps=1), find_layers(classifier, images)
+    interpreter = InterpretGAN(classifier, layers, config=SMALL).fit(images)
+    judge = Judge(Classifier(Tiny()), 0.9, 0.5, "tiny")
+    calls: list[Callable[[], object]] = [
+        lambda: InterpretGAN(classifier, layers, seed=seed),
+        lambda: attack(classifier, images, labels, threat_model, seed=seed),
+        lambda: diagnose(interpreter, judge, images, labels, threat_model=threat_model, seed=seed),
+        lambda: train_judge(*digits, threat_model=threat_model, seed=seed),
+        lambda: evaluate(classifier, images, labels, threat_model=threat_model, attacks=("pgd",), seed=seed),
+        lambda: modified_features(classifier, images, images, labels, reference=images, seed=seed),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigError, match=r"a whole number 0 <= seed < 2\^63"):
+            call()
+
+
+def test_a_seed_of_numpy_is_that_number(classifier: Classifier, digits: tuple[ImageSet, ImageSet]) -> None:
+    images, labels = digits[1].batch(slice(0, 6))
+    layers = find_layers(classifier, images)
+    for seed in np.arange(2):
+        drawn, found = [], []
+        each: Any  # a seed of numpy is no int to a type checker
+        for each in (seed, int(seed)):
+            interpreter = InterpretGAN(classifier, layers, config=SMALL, seed=each)
+            drawn.append(interpreter.fit(images).explain(images, seed=each))
+            found.append(attack(classifier, images, labels, ThreatModel("linf", 0.1, steps=1), seed=each))
+        assert torch.equal(*(one.natural_explanations for one in drawn))
+        assert torch.equal(*found)
 
 
 # --- tensors -----------------------------------------------------------------------------------------------------

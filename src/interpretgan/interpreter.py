@@ -25,7 +25,7 @@ from interpretgan.layers import Layer, capture
 from interpretgan.statistics import Integers
 from interpretgan.store.network_files import Header
 from interpretgan.store.progress import OnProgress, reporting
-from interpretgan.torch_state import plain_torch
+from interpretgan.torch_state import as_seed, plain_torch
 from interpretgan.training.precision import Precision, autocast
 from interpretgan.training.steps import told
 
@@ -268,7 +268,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         With the default size of the noise it is that of a diagnosis. `seed=None`: the seed of this object.
         """
         rows = torch.as_tensor(indices, dtype=torch.int64).cpu()
-        generator = torch.Generator().manual_seed(self.seed if seed is None else seed)
+        generator = torch.Generator().manual_seed(self.seed if seed is None else as_seed(seed))
         # Torch draws 16 numbers at a time: a multiple of it begins as every longer one does.
         return self.noise((int(rows.max()) // 16 + 1) * 16, generator=generator)[rows]
 

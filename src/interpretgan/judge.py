@@ -17,7 +17,7 @@ from interpretgan.errors import ConfigError, DataError, RunFolderError, in_a_lin
 from interpretgan.models import build_model, load_weights, save_weights
 from interpretgan.store.files import read_json, write_json
 from interpretgan.store.progress import OnProgress, reporting
-from interpretgan.torch_state import plain_torch
+from interpretgan.torch_state import as_seed, plain_torch
 from interpretgan.training import adversarial_objective, judge_recipe
 from interpretgan.training.loop import evaluate_accuracy, train_classifier
 from interpretgan.training.precision import quick_layout
@@ -101,7 +101,7 @@ def train_judge(
         DataError, ImageError, LabelError: See `interpretgan.data.as_image_sets`; or the sets do not belong together.
         ConfigError, ModelError, TrainingError, RunFolderError: See `train_classifier`.
     """
-    train, test = as_image_sets(train, test, bounds=bounds)
+    seed, (train, test) = as_seed(seed), as_image_sets(train, test, bounds=bounds)
     if train.shape != test.shape or train.classes != test.classes:
         expected = f"test images of shape {train.shape} with {len(train.classes)} classes, as in training"
         got = f"shape {test.shape} with {len(test.classes)} classes"

@@ -3,13 +3,21 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import checkpoint
 
-from interpretgan.errors import ModelError, in_a_line
+from interpretgan.errors import ConfigError, ModelError, in_a_line
+
+
+def as_seed(seed: object) -> int:
+    """A seed as torch and numpy take it, of a whole number of any kind; else a `ConfigError`."""
+    if not isinstance(seed, bool) and isinstance(seed, Integral) and 0 <= int(seed) < 2**63:
+        return int(seed)
+    raise ConfigError(expected="a whole number 0 <= seed < 2^63", got=repr(seed), do="choose another seed")
 
 
 @contextmanager

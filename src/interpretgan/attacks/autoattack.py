@@ -23,6 +23,7 @@ from interpretgan.data import content_hash
 from interpretgan.errors import ConfigError, ImageError
 from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
+from interpretgan.torch_state import as_seed
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")  #: Each attacks what those before left, the last as a black box.
 TARGETS = 9  #: Classes that each image is driven to, as far as there are as many.
@@ -88,7 +89,7 @@ def autoattack(
 
     low, high = classifier.bounds
     unit_bounds, report = (low, high) == (0.0, 1.0), on_progress or (lambda _: None)
-    began = time.monotonic()
+    began, seed = time.monotonic(), as_seed(seed)
     with ready(classifier, images, labels, seed=seed) as (natural, true):
         classes = require_autoattack(classifier, natural[:1], threat_model)
 

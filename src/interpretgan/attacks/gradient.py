@@ -13,10 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interpretgan.attacks.noise import random_starts, seeded
-from interpretgan.attacks.threat_model import Bounds, ThreatModel, check_perturbation, perturbation_size
+from interpretgan.attacks.threat_model import (
+    Bounds,
+    ThreatModel,
+    check_perturbation,
+    perturbation_size,
+    require_eps_within_range,
+)
 from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.errors import ModelError
-from interpretgan.torch_state import plain_torch
+from interpretgan.torch_state import as_seed, plain_torch
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
 Search: TypeAlias = Callable[..., Tensor]  #: One run of an attack, called as `search` is, without a loss.
@@ -61,10 +67,12 @@ def attack(
     Raises:
         ImageError, LabelError: Images or labels of the wrong shape, type or range.
         ModelError: No gradient reaches the input, or the output is not logits.
-        ThreatModelError: The attack left the allowed ball.
+        ThreatModelError: An eps beyond the range of the pixels, or the attack left the allowed ball.
+        ConfigError: A seed that is none.
     """
-    found = []
+    found, seed = list[Tensor](), as_seed(seed)
     with ready(classifier, images, labels, seed=seed) as (natural, classes):
+        require_eps_within_range(threat_model, classifier.bounds, natural.shape[1:])
         batch_size = max(1, at_a_time(natural) if batch_size is None else batch_size)
         for first in range(0, len(natural), batch_size):
             x, y = natural[first : first + batch_size], classes[first : first + batch_size]

@@ -29,7 +29,7 @@ from interpretgan.robustness import Sample, attack_checks
 from interpretgan.statistics import bootstrap_weights, claim
 from interpretgan.store.progress import OnProgress, reporting
 from interpretgan.store.provenance import provenance
-from interpretgan.torch_state import plain_torch
+from interpretgan.torch_state import as_seed, plain_torch
 
 CHECKED = 250  #: Images on which the control without a perturbation and the checks of the model run.
 SEARCHED = 128  #: Of these, on how many the attack runs again with other settings.
@@ -93,7 +93,7 @@ def diagnose(
     interpreters = [interpreter] if isinstance(interpreter, InterpretGAN) else list(interpreter)
     classifier, layers = _shared(interpreters)
     require_same_pixels(judge, classifier)
-    source = as_source(images, labels, classifier.bounds, labelled=True)
+    source, seed = as_source(images, labels, classifier.bounds, labelled=True), as_seed(seed)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or bootstrap < 0 or not 0 < confidence < 1:
         got = f"{count} examples, bootstrap={bootstrap}, confidence={confidence}"

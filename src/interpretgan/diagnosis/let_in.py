@@ -24,7 +24,7 @@ from interpretgan.layers import Layer, capture, capturing, owned_by_layers, repl
 from interpretgan.layers.outputs import without_history
 from interpretgan.statistics import Floats, Interval, bootstrap_weights, intervals
 from interpretgan.store.progress import OnProgress, Progress, reporting
-from interpretgan.torch_state import plain_torch
+from interpretgan.torch_state import as_seed, plain_torch
 from interpretgan.training.steps import relative_rates
 
 MENDED_ON = 2000
@@ -108,7 +108,7 @@ class LetIn:
 def mending_images(train: ImageSet, bounds: tuple[float, float], *, seed: int) -> Tensor:
     """Training images `[M, C, H, W]` that layers are mended on: at most `MENDED_ON`, drawn by the seed."""
     enough = min(MENDED_ON, max(FILTER_IMAGES, MENDED_PIXELS // math.prod(train.shape)))
-    images, _ = train.sample(enough, seed).scaled(bounds).batch(slice(None))
+    images, _ = train.sample(enough, as_seed(seed)).scaled(bounds).batch(slice(None))
     return images
 
 
@@ -184,7 +184,7 @@ def let_in(
     if adversarial.shape != images.shape:
         got = f"{list(adversarial.shape)} for {list(images.shape)}"
         raise LabelError(expected="an adversarial image for each image", got=got, do="attack the same images")
-    at_once = _together(images.shape[1:])
+    at_once, seed = _together(images.shape[1:]), as_seed(seed)
     images, labels, adversarial = (given[: min(examples, at_once)] for given in (images, labels, adversarial))
     with _mendable(), reporting(on_progress) as report, ready(classifier, images, labels, seed=seed) as (x, y):
         perturbed, natural = (classifier.check_images(one).detach().float().clone() for one in (adversarial, natural))

@@ -22,7 +22,7 @@ from interpretgan.interpreter import InterpretGAN
 from interpretgan.layers import capture, find_layers
 from interpretgan.models.zoo.cards import card_names, load_classifier, read_card
 from interpretgan.statistics import Floats, Interval
-from interpretgan.torch_state import plain_torch
+from interpretgan.torch_state import as_seed, plain_torch
 
 SUBSETS = 100  #: Whose distances make the interval.
 LARGEST = 1000  #: Images in each half, at most.
@@ -125,7 +125,7 @@ def measure_realism(
         ConfigError: Fewer than twice `LEAST` images.
         ImageError: Images that either network refuses.
     """
-    classifier = interpreter.classifier
+    classifier, seed = interpreter.classifier, as_seed(seed)
     source = as_source(images, None, classifier.bounds)
     half = min(LARGEST, min(len(source), examples or len(source)) // 2)
     if half < LEAST:

@@ -15,6 +15,7 @@ from interpretgan.features.conductance import by_unit, of_units, rest_of_network
 from interpretgan.features.modified import BATCH, LayerUnits
 from interpretgan.interpreter import InterpretGAN, Predictor
 from interpretgan.layers import Layer, capture
+from interpretgan.torch_state import as_seed
 
 FRAMES = 9
 NEAREST = 10  #: Natural latents of a class whose mean is the end of the way towards it.
@@ -137,7 +138,7 @@ def counterfactual_path(
         got = f"{towards}, which it sees at place {', '.join(map(str, has.tolist()))} of the {len(images)} images"
         do = "name another class, or leave these images out"
         raise ConfigError(expected="a class that the network does not see already", got=got, do=do)
-    seed = interpreter.seed if seed is None else seed
+    seed = interpreter.seed if seed is None else as_seed(seed)
     natural = _of_class(interpreter, found, towards, as_source(reference, None, classifier.bounds), seed)
     end = nearest(z, natural)
     look = _looking(interpreter, found, z, images, judge=judge, noise=interpreter.noise_of(numbers, seed=seed))

@@ -18,6 +18,7 @@ from interpretgan.features.activation_patching import Bools, Patching, a_tenth, 
 from interpretgan.features.conductance import TOLERANCE, Logits, by_unit, conductance, rest_of_network
 from interpretgan.layers import Layer, capture, examine
 from interpretgan.statistics import Floats, Integers
+from interpretgan.torch_state import as_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,7 +215,7 @@ def modified_features(
     if adversarial.shape != images.shape:
         expected, got = f"one adversarial image per image, {tuple(images.shape)}", str(tuple(adversarial.shape))
         raise ImageError(expected=expected, got=got, do="pass x' in the order of x")
-    labels = classifier.check_labels(labels, images)
+    labels, seed = classifier.check_labels(labels, images), as_seed(seed)
     chosen = _chosen(classifier, images, layers)
     with torch.inference_mode(False), torch.enable_grad():
         images, adversarial, labels = images.detach().clone(), adversarial.detach().clone(), labels.clone()

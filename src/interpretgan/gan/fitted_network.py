@@ -13,7 +13,7 @@ from interpretgan.data import ImageSource
 from interpretgan.errors import ConfigError, LayerError, WeightsError
 from interpretgan.layers import Layer, distinct, find_layers
 from interpretgan.store.network_files import Header, read_network, write_network
-from interpretgan.torch_state import plain_torch
+from interpretgan.torch_state import as_seed, plain_torch
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
@@ -41,7 +41,7 @@ class Fitted(ABC, Generic[Config, Network]):
         seed: int = 0,
     ) -> None:
         require_classifier(classifier)
-        self.classifier, self.seed = classifier, seed
+        self.classifier, self.seed = classifier, as_seed(seed)
         self.config: Config = self.config_type() if config is None else config
         self._network: Network | None = None
         self._fitted_to: Header = {}

@@ -21,7 +21,7 @@ from interpretgan.statistics import Interval, wilson
 from interpretgan.store.progress import OnProgress, duration, reporting, stage_seconds
 from interpretgan.store.provenance import provenance
 from interpretgan.store.records import Record
-from interpretgan.torch_state import plain_torch
+from interpretgan.torch_state import as_seed, plain_torch
 
 CURVE_EXAMPLES = 500
 CHECKED = 250  #: Examples on which the checks of the model and of the search run.
@@ -93,7 +93,7 @@ def evaluate(
             train mode, images, labels or settings that do not fit, or a checkpoint of another attack.
     """
     tm, names, report = checks.require_threat_model(threat_model), check_names(attacks), say or (lambda _: None)
-    source = as_source(images, labels, classifier.bounds, labelled=True)
+    source, seed = as_source(images, labels, classifier.bounds, labelled=True), as_seed(seed)
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1 or curve_examples < 1 or not 0 < confidence < 1:
         got = f"{count} examples, curve_examples={curve_examples}, confidence={confidence}"

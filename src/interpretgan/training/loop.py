@@ -19,6 +19,7 @@ from interpretgan.data import ImageSet, ImageSource, near, sent
 from interpretgan.errors import ConfigError, DataError, ModelError
 from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
+from interpretgan.torch_state import as_seed
 from interpretgan.training.checks import require_finite
 from interpretgan.training.objectives import Batch, Objective
 from interpretgan.training.precision import fast_convolutions, has_fast_bf16, laid_out
@@ -74,7 +75,7 @@ def train_classifier(
             that is not finite.
         RunFolderError: See `Checkpoint`.
     """
-    train = train.scaled(classifier.bounds)
+    train, seed = train.scaled(classifier.bounds), as_seed(seed)
     model = classifier.model
     require_values(model)
     model.to(classifier.device if device is None else device)
