@@ -366,7 +366,7 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
         before = config.linear_start and shape[0] > 1  # files that do not say it
         generator = Generator(
             self.distinct_layers, shape, bounds=self.classifier.bounds, width=config.width, blocks=config.blocks,
-            noise=config.noise, linear_start=config.linear_start, smooth=header.get("smooth", before),
+            noise=config.noise, linear_start=config.linear_start, look_again=True, smooth=header.get("smooth", before),
         )  # fmt: skip
         generator.image_noise = config.image_noise or 0.0
         return generator

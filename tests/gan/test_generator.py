@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from interpretgan.data import load_data
@@ -187,3 +188,24 @@ def test_what_is_added_is_smooth_where_the_images_are() -> None:
     large = F.interpolate(strokes, size=(224, 224))  # as fine as before at the size that the trunk draws
     assert are_smooth(large)
     assert not should_be_smooth(large)
+
+
+@pytest.mark.parametrize(("image_shape", "reach"), [((1, 28, 28), 4), ((3, 32, 48), 4), ((3, 128, 128), 10)])
+def test_a_trunk_that_looks_again_sees_what_is_around_each_pixel(image_shape: tuple[int, int, int], reach: int) -> None:
+    """On its coarse grid alone it would have to know all pixels of a cell by a few numbers."""
+    layer = Layer("fc", "fc", 1, "Linear", (11,))
+    generator = Generator([layer], image_shape, width=16, blocks=1, linear_start=True, look_again=True)
+    assert len(generator.looks) == len(generator.stages) > 1
+    for weight in generator.stages[-1].parameters():
+        nn.init.normal_(weight)
+    for look in generator.looks[:-1]:
+        look.register_forward_hook(lambda _module, _inputs, seen: torch.zeros_like(seen))
+    start = torch.rand(1, *image_shape, requires_grad=True)
+    generator.start.forward = lambda latents: start  # type: ignore[union-attr, method-assign]
+    row, column = image_shape[1] // 2 + 1, image_shape[2] // 2 + 1
+    added = torch.logit(generator([torch.zeros(1, 11)], torch.zeros(1, 16))) - start.logit()
+    (seen,) = torch.autograd.grad(added[0, 0, row, column], start)
+    rows, columns = seen[0].abs().amax(dim=0).gt(1e-6).nonzero(as_tuple=True)
+    assert row in rows.tolist()
+    assert int((rows - row).abs().max()) <= reach
+    assert int((columns - column).abs().max()) <= reach

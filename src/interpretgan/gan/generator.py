@@ -142,8 +142,9 @@ class Generator(nn.Module):
     """`x̂ = G_l(z_l, n)` for every layer `l`, in one network; the layers have different latents.
 
     The trunk has `width` channels and `blocks` residual blocks. The noise `n ~ N(0, I)` has `noise` numbers. With
-    `linear_start` the trunk sees what linear decoders draw (`LinearStart`), and adds to it, at first nothing. `smooth`:
-    what the trunk draws has no checkerboard (`SmoothShuffle`), nor the finest detail.
+    `linear_start` the trunk sees what linear decoders draw (`LinearStart`), and adds to it, at first nothing. With
+    `look_again` it sees that not on the coarse grid alone, but at each size that it draws at. `smooth`: what the trunk
+    draws has no checkerboard (`SmoothShuffle`), nor the finest detail.
     """
 
     image_noise = 0.0  #: The largest noise in the images of its training, see `GANConfig.image_noise`.
@@ -158,6 +159,7 @@ class Generator(nn.Module):
         blocks: int = 2,
         noise: int = 16,
         linear_start: bool = False,
+        look_again: bool = False,
         smooth: bool = False,
     ) -> None:
         super().__init__()
@@ -167,28 +169,31 @@ class Generator(nn.Module):
         self.grid = (coarse_grid(height), coarse_grid(wide))
         shapes = [layer.shape for layer in layers]
         self.stems = nn.ModuleList([Stem(shape, self.grid, width, proportions=height / wide) for shape in shapes])
-        self.look = Stem(image_shape, self.grid, width, proportions=height / wide) if linear_start else None
+        self.looks = nn.ModuleList()
+        if linear_start:
+            self.looks.append(Stem(image_shape, self.grid, width, proportions=height / wide))
         self.mix = nn.Linear(noise, width * self.grid[0] * self.grid[1])
         self.blocks = nn.ModuleList([Block(width, len(layers)) for _ in range(blocks)])
-        cells = (math.ceil(working_size(side) / grid) for side, grid in zip(image_shape[1:], self.grid, strict=True))
-        doublings = math.ceil(math.log2(max(cells)))
-        stages: list[nn.Module] = []
+        folds = (math.ceil(working_size(side) / cells) for side, cells in zip(image_shape[1:], self.grid, strict=True))
+        doublings = math.ceil(math.log2(max(folds)))
+        self.stages = nn.ModuleList()
         finer = SmoothShuffle if smooth else nn.PixelShuffle
-        for left in reversed(range(doublings)):
-            narrow = channels if left == 0 else max(width // 2, 16)
-            stages += [nn.Conv2d(width, 4 * narrow, 3, padding=1), finer(2)]
+        for stage in range(max(doublings, 1)):
+            if linear_start and look_again and stage:
+                cells = (self.grid[0] * 2**stage, self.grid[1] * 2**stage)
+                self.looks.append(Stem(image_shape, cells, width, proportions=height / wide))
+            narrow = channels if stage >= doublings - 1 else max(width // 2, 16)
+            if doublings:
+                upwards = [nn.Conv2d(width, 4 * narrow, 3, padding=1), finer(2)]
+            else:  # the grid is as fine as the image
+                upwards = [nn.Conv2d(width, narrow, 3, padding=1)]
+            self.stages.append(nn.Sequential(nn.ReLU(), *upwards))
             width = narrow
-        if not stages:  # the grid is as fine as the image
-            stages = [nn.Conv2d(width, channels, 3, padding=1)]
-        self.stages = nn.ModuleList(stages)
         self.start: LinearStart | None = None
         if linear_start:
             self.start = LinearStart(shapes, image_shape, names=self.names)
-            last = stages[-2 if doublings else -1]
-            assert isinstance(last, nn.Conv2d)
-            assert last.bias is not None
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for weight in self.stages[-1].parameters():
+                nn.init.zeros_(weight)
 
     def calibrate(self, latents: Mapping[str, Tensor]) -> None:
         """Standardise every stem by latents of natural images, `{layer name: [N, *shape]}`."""
@@ -205,15 +210,15 @@ class Generator(nn.Module):
         layer = torch.cat([torch.full((len(h),), i, device=h.device) for i, h in stems])
         hidden = torch.cat([h for _, h in stems])
         hidden = hidden + self.mix(noise).view_as(hidden)
-        start = None if self.start is None else self.start(latents)
-        if start is not None:
-            assert self.look is not None
-            hidden = hidden + self.look(2 * start - 1)
         hidden = hidden.contiguous(memory_format=torch.channels_last)
-        for block in self.blocks:
-            hidden = block(hidden, layer)
-        for stage in self.stages:
-            hidden = stage(F.relu(hidden) if isinstance(stage, nn.Conv2d) else hidden)
+        start = None if self.start is None else self.start(latents)
+        for number, stage in enumerate(self.stages):
+            if start is not None and number < len(self.looks):
+                hidden = hidden + self.looks[number](2 * start - 1)
+            if not number:
+                for block in self.blocks:
+                    hidden = block(hidden, layer)
+            hidden = stage(hidden)
         low, high = self.bounds
         hidden = resize(hidden.float(), (self.image_shape[1], self.image_shape[2]))
         if start is not None:

@@ -171,7 +171,7 @@ def train_generator(
         torch.default_generator.manual_seed(seed)  # the CPU's alone: networks are built there
         sizes: dict[str, Any] = {"bounds": classifier.bounds, "width": config.width, "blocks": config.blocks}
         smooth = config.linear_start and should_be_smooth(first)
-        start: dict[str, Any] = {"linear_start": config.linear_start, "smooth": smooth}
+        start: dict[str, Any] = {"linear_start": config.linear_start, "look_again": True, "smooth": smooth}
         generator = Generator(layers, image_shape, noise=config.noise, **start, **sizes).to(device)
         discriminator = Discriminator(len(layers), classes, image_shape, **sizes).to(device)
     generator.calibrate(first_latents)
