@@ -1,5 +1,6 @@
 """Folders of images: layouts, the numbers of classes, and what is left out."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -117,4 +118,12 @@ def test_names_that_no_report_could_show_and_links_to_nowhere_are_told(tmp_path:
     root = folder(tmp_path / "names", "ab")
     (root / "a" / "0.png").rename(root / "a" / "\udcff.png")
     with pytest.raises(DataError, match="names in UTF-8"):
+        folder_source(str(root), "train")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of POSIX")
+def test_a_pipe_among_images_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    root = folder(tmp_path, "ab")
+    os.mkfifo(root / "a" / "pipe.png")
+    with pytest.raises(DataError, match=r"expected files in .*a, got pipe\.png, which is none; move it away"):
         folder_source(str(root), "train")

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
 from interpretgan.data.readers import Example, Source, hash_of, readable_file
 from interpretgan.errors import DataError
@@ -187,9 +188,11 @@ def _require_utf8(file: Path) -> None:
 
 
 def _state(file: Path, root: Path) -> str:
-    """Changes when the file does."""
+    """Changes when the file does; a `DataError` for what is none, as a pipe, which might never end."""
     with readable_file(file):
         stat = file.stat()
+    if not S_ISREG(stat.st_mode):
+        raise DataError(expected=f"files in {file.parent}", got=f"{file.name}, which is none", do="move it away")
     return f"{file.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}"
 
 
