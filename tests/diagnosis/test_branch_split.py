@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from interpretgan.classifier import Classifier
-from interpretgan.diagnosis.branch_split import branch_figures, brought_in, grouped_shapley, shapley
+from interpretgan.diagnosis.branch_split import branch_figures, brought_in, shapley
 from interpretgan.diagnosis.predictions import Predictions
 from interpretgan.diagnosis.result import BranchResult
 from interpretgan.diagnosis.vulnerability import layer_figures
@@ -26,10 +26,15 @@ def table(predictions: np.ndarray, count: int) -> dict[tuple[int, ...], np.ndarr
     return {tuple(i for i in range(count) if chosen >> i & 1): row for chosen, row in enumerate(predictions)}
 
 
+def alone(count: int) -> list[tuple[int, ...]]:
+    """Branches that are not split into groups."""
+    return [(place,) for place in range(count)]
+
+
 @given(st.integers(2, 4), st.integers(0, 10_000))
 def test_a_branch_carries_its_mean_over_all_orders(count: int, seed: int) -> None:
     right = table(np.random.default_rng(seed).integers(0, 2, (2**count, 7)).astype(float), count)
-    carried = shapley(right, count)
+    carried = shapley(right, alone(count))
     slow = np.zeros((count, 7))
     for order in itertools.permutations(range(count)):
         for place, branch in enumerate(order):
@@ -41,7 +46,7 @@ def test_a_branch_carries_its_mean_over_all_orders(count: int, seed: int) -> Non
 def test_what_was_lost_before_is_charged_to_no_branch_that_only_carries_it() -> None:
     # Images: lost before and carried by the first branch; newly lost by the second; lost before and won back by it.
     right = table(np.array([[1, 1, 1], [0, 1, 0], [1, 0, 1], [0, 0, 1]], dtype=float), 2)
-    carried, before = shapley(right, 2), np.array([1.0, 0.0, 1.0])
+    carried, before = shapley(right, alone(2)), np.array([1.0, 0.0, 1.0])
     np.testing.assert_allclose(carried, [[1, 0, 0.5], [0, 1, -0.5]])
     np.testing.assert_allclose(carried - brought_in(carried, before, np.full(2, 0.5)), [[0, 0, 0], [0, 1, -1]])
 
@@ -100,14 +105,14 @@ def test_groups_carry_their_mean_over_the_orders_in_which_they_come_one_after_th
             order, orders = [place for own in inner for place in own], orders + 1
             for place, player in enumerate(order):
                 slow[player] += right[tuple(sorted(order[:place]))] - right[tuple(sorted(order[: place + 1]))]
-    carried = grouped_shapley(right, block.members)
+    carried = shapley(right, block.members)
     np.testing.assert_allclose(carried, slow / orders, atol=1e-12)
     unsplit = {(): right[()]} | {
         tuple(i for i, own in enumerate(block.members) if own[0] in chosen): right[chosen]
         for chosen in known
         if all(set(own) <= set(chosen) or not set(own) & set(chosen) for own in block.members)
     }
-    whole = shapley(unsplit, 3)
+    whole = shapley(unsplit, alone(3))
     np.testing.assert_allclose([carried[list(own)].sum(axis=0) for own in block.members], whole, atol=1e-12)
 
 

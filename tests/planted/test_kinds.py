@@ -14,7 +14,7 @@ from interpretgan.errors import ConfigError, LayerError, ModelError
 from interpretgan.layers import find_layers
 from interpretgan.models import load_classifier
 from interpretgan.planted.kinds import KINDS, Planted, plant
-from interpretgan.planted.verify import verify
+from interpretgan.planted.verify import Interventions
 from tests.planted.conftest import THREAT
 
 Digits = tuple[ImageSet, ImageSet]
@@ -22,7 +22,7 @@ Digits = tuple[ImageSet, ImageSet]
 
 def check(planted: Planted, digits: Digits) -> None:
     """The plant is verified on the test images, and the figures say so."""
-    found = verify(planted, planted.original, digits[1], THREAT, examples=300, restarts=2)
+    found = Interventions(planted.original, digits[1], THREAT, examples=300, restarts=2).verify(planted)
     assert found.verified, found.reason
     assert abs(found.natural - found.original_natural) <= 0.01 + 1e-9
     assert found.original_robust is not None
@@ -67,7 +67,7 @@ def test_the_same_seed_makes_the_same_plant_and_the_global_random_state_stays(
 
 def test_a_gate_in_l2(robust: Classifier, digits: Digits) -> None:
     planted = plant("gate", robust, "conv", digits[0], ThreatModel("l2", 1.5, steps=10), seed=0)
-    found = verify(planted, robust, digits[1], ThreatModel("l2", 1.5, steps=10), examples=200, restarts=1)
+    found = Interventions(robust, digits[1], ThreatModel("l2", 1.5, steps=10), examples=200, restarts=1).verify(planted)
     assert found.verified, found.reason
 
 
@@ -89,7 +89,7 @@ def test_a_substitution_is_verified(robust: Classifier, digits: Digits) -> None:
 
 def test_two_gates_are_each_enough(robust: Classifier, digits: Digits) -> None:
     planted = plant("two", robust, ("conv", "fc1"), digits[0], THREAT, seed=0)
-    found = verify(planted, robust, digits[1], THREAT, examples=200, restarts=1)
+    found = Interventions(robust, digits[1], THREAT, examples=200, restarts=1).verify(planted)
     assert found.verified, found.reason
     assert found.mended is not None
     assert max(found.alone["conv"], found.alone["fc1"]) <= found.mended - 0.15
@@ -99,7 +99,7 @@ def test_no_plant_is_the_network_itself(robust: Classifier, digits: Digits) -> N
     planted = plant("none", robust, (), digits[0], THREAT)
     assert planted.classifier.state_sha256() == robust.state_sha256()
     assert planted.layers == planted.let_in_at == planted.turns_at == ()
-    found = verify(planted, robust, digits[1], THREAT, examples=100, restarts=1)
+    found = Interventions(robust, digits[1], THREAT, examples=100, restarts=1).verify(planted)
     assert found.verified
     assert found.noise == pytest.approx(found.natural, abs=0.05)
 
@@ -116,7 +116,7 @@ def test_what_does_nothing_costs_natural_accuracy_or_is_elsewhere_is_not_verifie
         (nothing, "robust", "robust accuracy falls by 0.000"), (elsewhere, "mended", "with fc1 mended"),
         (replace(gated, classifier=blank), "natural", "natural accuracy moves"),
     ):  # fmt: skip
-        found = verify(planted, robust, digits[1], THREAT, examples=100, restarts=1)
+        found = Interventions(robust, digits[1], THREAT, examples=100, restarts=1).verify(planted)
         assert not found.verified
         assert found.failed == failed
         assert not found.alone  # nothing more is measured
@@ -160,5 +160,7 @@ def test_a_gate_in_a_robust_network_of_the_zoo() -> None:
     threat_model = ThreatModel("linf", 0.2, steps=10)
     classifier = load_classifier("lenet5-max-pgd")
     planted = plant("gate", classifier, "conv1", load_data("mnist", "train"), threat_model, seed=0)
-    found = verify(planted, classifier, load_data("mnist", "test"), threat_model, examples=100, restarts=1)
+    found = Interventions(classifier, load_data("mnist", "test"), threat_model, examples=100, restarts=1).verify(
+        planted
+    )
     assert found.verified, found.reason

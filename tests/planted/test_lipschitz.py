@@ -14,7 +14,7 @@ from interpretgan.errors import ModelError
 from interpretgan.layers import capture, find_layers
 from interpretgan.planted.kinds import plant
 from interpretgan.planted.lipschitz import MaxMin, lipschitz_constants, lipschitz_model, train_lipschitz
-from interpretgan.planted.verify import verify
+from interpretgan.planted.verify import Interventions
 from interpretgan.training import Recipe, evaluate_accuracy
 
 Digits = tuple[ImageSet, ImageSet]
@@ -57,7 +57,7 @@ def test_the_planted_layer_alone_has_a_gain(contraction: Classifier, digits: Dig
     constants = lipschitz_constants(planted.classifier.model)
     assert constants.pop("conv2") > 1.5
     assert max(constants.values()) < 1 + 1e-3
-    found = verify(planted, contraction, digits[1], THREAT, examples=300, restarts=1)
+    found = Interventions(contraction, digits[1], THREAT, examples=300, restarts=1).verify(planted)
     assert found.verified, found.reason
 
 

@@ -17,21 +17,13 @@ from interpretgan.layers.branches import Block, subsets
 from interpretgan.statistics import Floats, Weights, intervals
 
 
-def shapley(right: dict[tuple[int, ...], Floats], count: int) -> Floats:
-    """What each of `count` branches carries of the loss of each image, `φ` `[count, N]`.
+def shapley(right: dict[tuple[int, ...], Floats], members: Sequence[tuple[int, ...]]) -> Floats:
+    """What each branch, or group of a branch, carries of the loss of each image, `φ` `[m, N]`.
 
-    `right` says for every choice of branches, none and all included, how far the judge is right when these are
-    attacked, `[N]`. The parts of an image add up to `right[()] - right[all]`.
-    """
-    return grouped_shapley(right, [(place,) for place in range(count)])
-
-
-def grouped_shapley(right: dict[tuple[int, ...], Floats], members: Sequence[tuple[int, ...]]) -> Floats:
-    """The same for branches of which some are split into groups: what each branch or group carries, `[m, N]`.
-
-    `members` are the places of each branch's groups, or its own, `m` in all. The mean is over all orders in which the
-    groups of a branch come one after the other (Owen's value), so they add up to what the branch carries unsplit.
-    `right` has the block's `coalitions`, and those of none and of all.
+    `right` says for every choice of branches that the block's `coalitions` has, none and all included, how far the
+    judge is right when these are attacked, `[N]`. The parts of an image add up to `right[()] - right[all]`. `members`
+    are the places of each branch's groups, or its own, `m` in all. The mean is over all orders in which the groups of a
+    branch come one after the other (Owen's value), so they add up to what the branch carries unsplit.
     """
     found = np.zeros((sum(map(len, members)), len(right[()])))
     for own in members:
@@ -82,7 +74,7 @@ def branch_figures(
         some = found.branches[block.layer.name] == found.labels
         right = {chosen: shown.astype(np.float64) for chosen, shown in zip(block.coalitions, some, strict=True)}
         right |= {(): natural[row].astype(np.float64), everyone: attacked[row].astype(np.float64)}
-        carried = grouped_shapley(right, members)
+        carried = shapley(right, members)
         before = natural[row - 1].astype(np.float64) - attacked[row - 1]
         shown_natural, kept = (
             accuracy(natural, weights),

@@ -215,37 +215,8 @@ def _places(name: str, kind: str, layers: Sequence[str] | None) -> list[tuple[st
     return list(zip(chosen[:half], chosen[half:], strict=False))
 
 
-def plants(
-    networks: Sequence[str] = tuple(NETWORKS),
-    kinds: Sequence[str] = tuple(KINDS),
-    layers: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0,),
-    *,
-    folder: str | Path,
-) -> Iterator[tuple[Plan, Planted | InterpretGANError]]:
-    """Make the plants of a table one after the other; one that cannot be made comes with its error, and the rest go on.
-
-    Args:
-        networks: See `plans`.
-        kinds: See there.
-        layers: See there.
-        seeds: See there.
-        folder: See `setting`.
-    """
-    settings: dict[str, Setting | InterpretGANError] = {}
-    for plan in plans(networks, kinds, layers, seeds):
-        if plan.network not in settings:
-            try:
-                settings[plan.network] = setting(plan.network, folder)
-            except InterpretGANError as error:
-                settings[plan.network] = error
-        yield plan, make(plan, settings[plan.network])
-
-
-def make(plan: Plan, setting: Setting | InterpretGANError) -> Planted | InterpretGANError:
+def make(plan: Plan, setting: Setting) -> Planted | InterpretGANError:
     """Make one plant of a table, or return the error that says why it cannot be made."""
-    if isinstance(setting, InterpretGANError):
-        return setting
     try:
         return plant(plan.kind, setting.classifier, plan.layers, setting.train, setting.threat_model, seed=plan.seed)
     except InterpretGANError as error:

@@ -53,7 +53,22 @@ class Verification:
 
 
 class Interventions:
-    """Proves plants in one robust network, which is measured once for all of them; see `verify`."""
+    """Proves plants in one robust network, which is measured once for all of them.
+
+    A proof says that the planted layers, and no others, make the network fragile. Robust accuracy is the worst case of
+    PGD on the cross-entropy and on the margin, over all restarts of both. Natural accuracy must stay within a point,
+    robust accuracy fall by 15 points, come within 5 points of where it was when the planted layers are mended, and stay
+    15 points below when any other layer, or one of two, is mended instead. A network without a plant must keep both
+    accuracies. What follows a check that fails is not measured.
+
+    Args:
+        original: The robust network that plants are made from.
+        data: Test images with classes.
+        threat_model: Norm, eps and steps of the attacks.
+        examples: How many images, from the first.
+        restarts: Random starts of each attack.
+        seed: Of the attacks.
+    """
 
     def __init__(
         self,
@@ -140,36 +155,6 @@ class Interventions:
                 right[left] = survivors(classifier, images, labels, once, seed=seed, method=method)
                 share = float(right.double().mean())
         return share
-
-
-def verify(
-    planted: Planted,
-    original: Classifier,
-    data: ImageData,
-    threat_model: ThreatModel,
-    *,
-    examples: int = 500,
-    restarts: int = 3,
-    seed: int = 0,
-) -> Verification:
-    """Prove by intervention that the planted layers, and no others, make the network fragile.
-
-    Robust accuracy is the worst case of PGD on the cross-entropy and on the margin, over all restarts of both. Natural
-    accuracy must stay within a point, robust accuracy fall by 15 points, come within 5 points of where it was
-    when the planted layers are mended, and stay 15 points below when any other layer, or one of two, is mended instead.
-    A network without a plant must keep both accuracies. What follows a check that fails is not measured.
-
-    Args:
-        planted: The network and its claim.
-        original: The robust network that it was made from.
-        data: Test images with classes.
-        threat_model: Norm, eps and steps of the attacks.
-        examples: How many images, from the first.
-        restarts: Random starts of each attack.
-        seed: Of the attacks.
-    """
-    interventions = Interventions(original, data, threat_model, examples=examples, restarts=restarts, seed=seed)
-    return interventions.verify(planted)
 
 
 def _contains(name: str, other: str) -> bool:
