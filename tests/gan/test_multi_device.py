@@ -65,7 +65,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 def train(classifier: Classifier, config: GANConfig = CONFIG, **more: Any) -> tuple[Generator, Losses]:
     digits = load_data("digits", "train")
-    layers = examine(classifier, digits.batch([0, 1, 2])[0]).distinct
+    # A power of two: the gradient of the score's bias is then zero, and not rounding that Adam divides by rounding.
+    layers = examine(classifier, digits.batch([0, 1, 2])[0]).distinct[:4]
     losses: Losses = []
     on_step = more.pop("on_step", lambda _, values: losses.append(values))
     return train_generator(classifier, layers, digits, config, seed=1, on_step=on_step, **more), losses
@@ -102,7 +103,7 @@ def test_two_processes_go_on_to_the_generator_that_one_trains(
 
 def test_two_processes_hold_explanations_to_what_one_would(classifier: Classifier, started: list[Any]) -> None:
     config = replace(CONFIG, steps=2, diversity=10.0)
-    alone, shared = (train(classifier, config, devices=devices, left_open=[5.0] * 6)[1] for devices in (1, 2))
+    alone, shared = (train(classifier, config, devices=devices, left_open=[5.0] * 4)[1] for devices in (1, 2))
     for one, other in zip(alone, shared, strict=True):
         assert other["energy_score"] == pytest.approx(one["energy_score"], rel=1e-4)
 
