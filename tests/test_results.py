@@ -776,10 +776,16 @@ def test_the_table_of_128_pixels_is_that_of_its_file() -> None:
     ):
         assert f"| {head} | {' | '.join(cells)} |".replace("|  |", "| |") in page
     image = found.layers[0].natural
-    missed = sorted(layer.natural for layer in layers if layer.natural < image - 0.05)
-    assert f"at {len(layers) - len(missed)} of the 14 layers within five points" in text
-    assert f"at seven more at least {100 * missed[1]:.1f} %, and at `avgpool` {100 * missed[0]:.1f} %" in text
-    assert len(missed) == 8
+    assert f"predicts {100 * image:.1f} % of the images right" in text
+    assert f"at {sum(layer.natural >= image - 0.05 for layer in layers)} of the 14 layers within five points" in text
+    names = {layer.name: image - 0.05 - layer.natural for layer in layers if layer.natural < image - 0.05}
+    assert f"by {100 * names.pop('layer1.0'):.1f}, and `layer1.1` by {100 * names.pop('layer1.1'):.1f}" in text
+    assert not names
+    most = next(layer for layer in layers if layer.name == "layer1.0").vulnerability
+    assert "{:.1f} points [{:.1f}, {:.1f}]".format(*(100 * v for v in (most.value, most.low, most.high))) in text
+    assert most.value == max(layer.vulnerability.value for layer in layers)
+    least = min(layer.natural for layer in layers)
+    assert f"at least {100 * least:.1f} % are predicted right" in (ROOT / "docs" / "method.md").read_text()
     noise = max(abs(found.controls[f"{name}_max_abs_vulnerability"]) for name in ("noise", "smooth", "foreign"))
     assert f"within {100 * noise:.1f} points" in text
     assert f"the positive control has {100 * found.controls['positive_least']:.0f} % at least" in text

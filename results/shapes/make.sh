@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Draws folders of textured shapes, trains a ResNet-18 of a quarter's width for each size, and one judge and one recognition
 # network for all, and diagnoses the classifiers whole. On two cores a judge takes half an hour, a classifier of 128 pixels
-# eight minutes, its diagnosis 38. Larger images want a GPU, and were not tried.
+# eight minutes, its diagnosis 35. Larger images want a GPU, and were not tried.
 #
 #   results/shapes/make.sh             images of 128 pixels a side
 #   results/shapes/make.sh 128 224     of these sizes
@@ -27,7 +27,7 @@ diagnosed() { # SIDE IMAGES EXAMPLES
   interpretgan diagnose --data "$here/$1/images" --model examples.textured_shapes:make_resnet \
     --weights "$here/$1/classifier/classifier.safetensors" --eps 4/255 --judge examples.textured_shapes:make_judge \
     --judge-weights "$here/judge/classifier.safetensors" \
-    --recognition-network "$here/recognition/classifier.safetensors" --generator-steps 1000 --information-steps 100 \
+    --recognition-network "$here/recognition/classifier.safetensors" --generator-steps 1300 --information-steps 100 \
     --examples "$3" --out "$here/$1/diagnosis"
 }
 
@@ -35,5 +35,5 @@ diagnosed() { # SIDE IMAGES EXAMPLES
 judged judge 1
 judged recognition 2
 for side in "$@"; do
-  if [ "$side" -le 128 ]; then diagnosed "$side" 1000 1000; else diagnosed "$side" 600 400; fi
+  if [ "$side" -le 128 ]; then diagnosed "$side" 1000 600; else diagnosed "$side" 600 400; fi
 done
