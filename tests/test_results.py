@@ -84,24 +84,49 @@ def test_the_mnist_diagnosis_is_sound_and_follows_from_its_predictions() -> None
     assert f"took {seconds['total'] / 60:.0f} minutes" in page
     alone = one["provenance"]["seconds"]
     assert f"took\n{alone['total']:.0f} s there" in page
+    others = (alone["generator-0"], alone["information"], alone["judge"], alone["diagnosis"])
+    assert (
+        "the generator {:.0f}, decoders and probes {:.0f}, the judge {:.0f}, the\nexplanations {:.0f})".format(*others)
+        in page
+    )
     assert f"{(seconds['total'] - seconds['baselines']) / alone['total']:.1f} times one" in page
-    # Each generator puts relu3 first and fc1 second; with a blind trunk they could not be told apart.
+    # Each generator puts relu3 first; with a blind trunk it and fc1 could not be told apart.
     names = [layer.name for layer in found.layers[1:]]
     falls = -np.diff(survival, axis=1)
-    for of_one in falls:
-        assert [names[place] for place in np.argsort(-of_one)[:2]] == ["relu3", "fc1"]
-    first, second = (whole(100 * falls[:, names.index(name)]) for name in ("relu3", "fc1"))
-    assert (
-        f"puts it first, with {first[0]} to {first[1]} points, and fc1 second, with {second[0]} to {second[1]}." in page
+    orders = [[names[place] for place in np.argsort(-of_one)[:2]] for of_one in falls]
+    assert sorted(orders) == [["relu3", "fc1"]] * 2 + [["relu3", "relu4"]] * 3
+    first, second, third = (whole(100 * falls[:, names.index(name)]) for name in ("relu3", "relu4", "fc1"))
+    told_of = (
+        "puts it first, with {} to {} points. Then come relu4, with {} to {}, and fc1, with {} to {}, in either order."
     )
+    assert told_of.format(*first, *second, *third) in page
     assert found.controls["seeds_same_top"] == 1.0
     alike = np.mean([spearmanr(one, other).statistic for one, other in itertools.combinations(falls, 2)])
-    assert f"have a rank correlation of\n{alike:.2f} on average" in page
+    assert f"have a rank correlation of {alike:.2f} on average" in " ".join(page.split())
     quiet = [
         max(record["controls"][f"{name}_max_abs_vulnerability"] for name in ("noise", "smooth", "foreign"))
-        for record in (read(f"mnist-lenet5-max/{name}.json") for name in ("diagnosis", "without_image_noise"))
+        for record in (
+            read(f"mnist-lenet5-max/{name}.json") for name in ("diagnosis", "grid_alone", "without_image_noise")
+        )
     ]
-    assert f"by more than {100 * quiet[0]:.1f} points; it was {100 * quiet[1]:.1f} without noise" in page
+    assert (
+        "by more than {:.1f} points; it was {:.1f} with the coarse grid alone, {:.1f} without noise".format(
+            *(100 * value for value in quiet)
+        )
+        in page
+    )
+    grid = {row["name"]: row["vulnerability"] for row in read("mnist-lenet5-max/grid_alone.json")["layers"]}
+    assert (
+        "fc1 had {value:.1f} [{low:.1f}, {high:.1f}] points".format(
+            **{key: 100 * grid["fc1"][key] for key in ("value", "low", "high")}
+        )
+        in page
+    )
+    assert f"relu3 {100 * grid['relu3']['value']:.1f} ([record](../results/mnist-lenet5-max/grid_alone.json))" in page
+    distances = dict(zip(names, found.realism.layers, strict=True)) if found.realism else {}
+    assert [name for name in names if distances[name].low > 0] == names[names.index("fc1") :]
+    largest = max(distances, key=lambda name: distances[name].value)
+    assert f"largest at `{largest}` with {distances[largest].value:.2f} [" in page
     # The picture of the README and its caption are of this run.
     with np.load(folder / "explanations.npz", allow_pickle=False) as saved:
         (seven, _, _, _, four, _), names = (
