@@ -653,12 +653,20 @@ def test_layers_of_photographs_can_be_read() -> None:
     page, folder = (ROOT / "docs" / "results.md").read_text(), RESULTS / "cifar10-vgg-small-max"
     diagnosis = Diagnosis.load(folder)
     image, *layers = diagnosis.layers
-    assert [layer.name for layer in layers if layer.natural < image.natural - 0.05] == ["pool2", "relu3_1"]
+    worst = min(layers, key=lambda layer: layer.natural)
+    assert worst.natural >= image.natural - 0.05
+    assert f"`{worst.name}` is the worst, with {100 * worst.natural:.1f} %." in page
+    below = [layer for layer in layers if layer.flags]
+    assert [(layer.name, {flag.code for flag in layer.flags}) for layer in below] == [
+        ("pool1", {"negative_information"})
+    ]
+    assert below[0].information_loss is not None
+    assert f"hold {-100 * below[0].information_loss.value:.1f} points more" in page
     assert len(layers) == 12
     assert diagnosis.controls["noise_max_abs_vulnerability"] < 0.015
     assert f"The run took {diagnosis.provenance['seconds']['total'] / 60:.0f} minutes" in page
     distances = []
-    for name in ("diagnosis", "equal_rates", "training_of_0.1"):
+    for name in ("diagnosis", "grid_alone", "equal_rates", "training_of_0.1"):
         rows = {row["name"]: row for row in json.loads((folder / f"{name}.json").read_text())["layers"]}
         right = ", ".join(f"{100 * rows[layer]['natural']:.1f} %" for layer in ("pool2", "relu3_1", "relu3_2"))
         points = "{value:.1f} [{low:.1f}, {high:.1f}]".format(
@@ -668,7 +676,8 @@ def test_layers_of_photographs_can_be_read() -> None:
             distances.append([rows[layer]["realism"]["value"] for layer in ("pool3", "relu4_1", "mean", "fc")])
             points += " | " + ", ".join(f"{distance:.2f}" for distance in distances[-1])
         assert f"| {right} | {points} |" in page
-    assert all(new < 0.75 * old for new, old in zip(distances[0][1:], distances[1][1:], strict=True))
+    assert all(new < 0.75 * old for new, old in zip(distances[1][1:], distances[2][1:], strict=True))
+    assert [new < 0.75 * old for new, old in zip(distances[0], distances[1], strict=True)] == [True, True, False, True]
     results = [run["result"] for run in read("studies/information-photographs/study.json")["runs"]]
     floors = [result["diagnosis"]["accuracy"]["judge_natural"] - 0.05 for result in results]
     short = [floor - row["natural"] for floor, one in zip(floors, results, strict=True) for row in one["layers"]]
