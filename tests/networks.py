@@ -161,4 +161,8 @@ def without_values() -> nn.Module:
 
 
 def lazy() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(12), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(10))
+
+
+def lazy_and_wrong() -> nn.Module:
+    return nn.Sequential(nn.LazyConv2d(4, 99), nn.Flatten(), nn.LazyLinear(10))

@@ -428,8 +428,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["layers", "--model", "tests.networks:without_values"], "got some on the meta device"),
         (["train", "--model", "tests.networks:without_values"], "got some on the meta device"),
         pytest.param(
-            ["train", "--model", "tests.networks:lazy"],
-            "run one batch of images through the model first",
+            ["train", "--model", "tests.networks:lazy_and_wrong"],
+            "expected a model that takes images [2, 1, 28, 28], got 'tests.networks:lazy_and_wrong', which fails",
             marks=pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning"),
         ),
         (["diagnose", "--image-size", "0"], "expected an image size >= 1, got 0x0"),

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from interpretgan.errors import ConfigError, InputError, ModelError
-from interpretgan.models import build_model
+from interpretgan.models import build_model, load_weights, save_weights
 from interpretgan.models.architectures.lenet import LeNet5
 from interpretgan.models.architectures.wide_resnet import Block
 
@@ -219,6 +219,20 @@ def test_own_factories(own_models: str, factory: str, classes: int) -> None:
     assert model(torch.rand(2, 3, 2, 2)).shape == (2, classes)
     assert sys.path == path
     assert sys.argv is arguments
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+def test_lazy_layers_see_images_first_and_then_take_weights(tmp_path: Path) -> None:
+    first, second = (
+        build_model("tests.networks:lazy", in_channels=3, num_classes=10, image_size=(4, 6)) for _ in range(2)
+    )
+    assert all(module.training for module in first.modules())
+    before = first.state_dict()
+    assert before["1.weight"].shape == (12, 72)
+    assert torch.equal(before["2.running_mean"], torch.zeros(12))
+    save_weights(first, tmp_path / "lazy.safetensors")
+    load_weights(second, tmp_path / "lazy.safetensors")
+    assert torch.equal(second.state_dict()["4.weight"], before["4.weight"])
 
 
 def test_own_factories_get_pool_and_width_where_they_are_given(own_models: str) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from interpretgan.classifier import require_values
@@ -104,7 +105,10 @@ def build_model(
     if ":" in name:
         arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": size}
         arguments |= ({} if pool is None else {"pool": pool}) | ({} if width == 1 else {"width": width})
-        return _call_user_factory(name, arguments)
+        model = _call_user_factory(name, arguments)
+        _give_values(model, name, (2, in_channels, *size))
+        require_values(model)  # what has none cannot go to a device
+        return model
     spec = _spec(name)
     pool = spec.pools[0] if pool is None else pool
     if pool not in spec.pools:
@@ -155,8 +159,23 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
         if where.endswith(".py"):
             do = _named_by_file(where, attribute)
         raise ModelError(expected=expected, got=f"{name!r}, which {problem}", do=do) from cause
-    require_values(model)  # what has none cannot go to a device
     return model
+
+
+def _give_values(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """Lazy layers take their size from the first images that they see, so let them see some."""
+    modules = list(model.modules())
+    if not any(isinstance(module, nn.modules.lazy.LazyModuleMixin) for module in modules):
+        return
+    training = [module.training for module in modules]
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(shape))
+    except Exception as error:  # the user's code may raise anything
+        expected, got = f"a model that takes images {list(shape)}", f"{name!r}, which fails with {in_a_line(error)}"
+        raise ModelError(expected=expected, got=got, do="bring the images to the size that it takes") from error
+    for module, mode in zip(modules, training, strict=True):
+        module.training = mode
 
 
 def _named_by_file(file: str, attribute: str) -> str:
