@@ -15,9 +15,11 @@ import pytest
 from scipy.stats import spearmanr
 
 from interpretgan.diagnosis.let_in import EVERYWHERE
+from interpretgan.diagnosis.reliability import failed_kinds
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.features.activation_patching import ORDERS
 from interpretgan.models import card_names, read_card
+from interpretgan.report.wording import answer
 from interpretgan.robustness import Evaluation
 from interpretgan.studies.pages import write_pages
 
@@ -798,6 +800,28 @@ def test_the_table_of_branches_is_that_of_its_file(network: str) -> None:
         own = layer.vulnerability
         whole = f"{100 * own.value:+.1f} [{100 * own.low:.1f}, {100 * own.high:.1f}]"
         assert f"| {layer.name} | {100 * layer.natural:.1f} % | {whole} | {'; '.join(parts)} |" in page
+
+
+def test_what_the_page_says_of_a_residual_network_is_that_of_its_file() -> None:
+    page = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    found = Diagnosis.load(RESULTS / "branches" / "wrn-16-1")
+    image, *layers = found.layers
+    (worst,) = [layer for layer in layers if layer.natural < image.natural - 0.05]
+    assert f"`{worst.name}` misses by {100 * (image.natural - 0.05 - worst.natural):.1f}." in page
+    assert f"predicts {100 * image.natural:.1f} % of the images right" in page
+    top = max(layers, key=lambda layer: layer.vulnerability.value)
+    assert answer(found).layers == (top.name,)
+    share = "{:.0f} points [{:.0f}, {:.0f}] of survival".format(
+        *(100 * value for value in (top.vulnerability.value, top.vulnerability.low, top.vulnerability.high))
+    )
+    assert f"`{top.name}` contributes most: {share}" in page
+    assert f"{100 * max(branch.vulnerability.value for branch in top.branches):.0f} points of it in its branch" in page
+    assert not failed_kinds(found.layers, found.accuracy)
+    moved = max(found.controls[f"{name}_max_abs_vulnerability"] for name in ("noise", "smooth", "foreign"))
+    assert f"moves no layer by more than {100 * moved:.1f} points" in page
+    seconds = found.provenance["seconds"]
+    told = "it took {:.0f} minutes on one of two cores that were busy with other work, {:.0f} of them for the generator"
+    assert told.format(seconds["total"] / 60, seconds["generator-0"] / 60) in page
 
 
 def test_the_table_of_128_pixels_is_that_of_its_file() -> None:
