@@ -465,6 +465,7 @@ def test_help_imports_nothing_heavy() -> None:
             "a threat model to train a robust recognition network against",
         ),
         (["diagnose", "--recognition-network", "lenet5-avg-pdg"], "lenet5-avg-pgd"),
+        (["diagnose", "--recognition-network", "runs/weights"], "a weights file, got no file at runs/weights"),
         (["explain", "--images", "1,a.png"], "numbers of test images, or image files"),
         (["explain", "--images", "3.5"], "numbers of test images, or image files"),
         (["explain", "--images", "1e3"], "numbers of test images, or image files"),

@@ -284,9 +284,9 @@ class GeneratorOptions(CheckedOptions):
 
     @property
     def recognition_file(self) -> Path | None:
-        """The file of the recognition network, if it is one, which has a suffix; names have none."""
+        """The file of the recognition network, if it is one, which has a suffix or a folder; names have neither."""
         file = Path(self.recognition_network or "")
-        return file if file.suffix else None
+        return file if file.suffix or len(file.parts) > 1 else None
 
     def names(self) -> list[str] | None:
         """The chosen layers, or `None` for all."""
