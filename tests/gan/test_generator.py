@@ -190,7 +190,9 @@ def test_what_is_added_is_smooth_where_the_images_are() -> None:
     assert not should_be_smooth(large)
 
 
-@pytest.mark.parametrize(("image_shape", "reach"), [((1, 28, 28), 4), ((3, 32, 48), 4), ((3, 128, 128), 10)])
+@pytest.mark.parametrize(
+    ("image_shape", "reach"), [((1, 28, 28), 4), ((3, 32, 48), 4), ((1, 8, 64), 9), ((3, 128, 128), 10)]
+)
 def test_a_trunk_that_looks_again_sees_what_is_around_each_pixel(image_shape: tuple[int, int, int], reach: int) -> None:
     """On its coarse grid alone it would have to know all pixels of a cell by a few numbers."""
     layer = Layer("fc", "fc", 1, "Linear", (11,))

@@ -63,6 +63,18 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(classifier: Classifi
         train(other, checkpoint=checkpoint)
 
 
+def test_a_checkpoint_of_another_generator_is_refused(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that an earlier version of this package left."""
+    settings: dict[str, Any] = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0.0}
+    with monkeypatch.context() as before:
+        before.setattr(gan, "Generator", lambda *given, **named: Generator(*given, **named | {"look_again": False}))
+        train(classifier, **settings)
+    with pytest.raises(RunFolderError, match="of another model, data set, setting or version"):
+        train(classifier, **settings)
+
+
 def test_a_checkpoint_on_other_tensors_is_refused(classifier: Classifier, tmp_path: Path) -> None:
     images = torch.rand(8, 1, 28, 28)
     layers = examine(classifier, images[:3]).distinct

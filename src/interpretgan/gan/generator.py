@@ -48,7 +48,8 @@ def working_size(image_size: int) -> int:
 class Stem(nn.Module):
     """Bring the latent of one layer, standardised, to the grid: `[N, *shape] → [N, width, grid, grid]`.
 
-    - A vector, or a map or sequence so small that all its numbers make a short vector, is mapped by one matrix.
+    - A vector, or a map or sequence so small that all its numbers make a short vector, is mapped by one matrix. A
+      `local` stem has none, so that of a map each cell sees what lies there.
     - Of a larger map, a side at least as fine as the grid is resized to a multiple of it and folded, so nothing is
       averaged away. A coarser side is unfolded, each place into some of its own, and resized to the grid.
 
@@ -56,7 +57,9 @@ class Stem(nn.Module):
     that have no place there, as a class token, are mapped by one matrix, and added everywhere.
     """
 
-    def __init__(self, shape: tuple[int, ...], grid: tuple[int, int], width: int, *, proportions: float) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], grid: tuple[int, int], width: int, *, proportions: float, local: bool = False
+    ) -> None:
         super().__init__()
         self.grid, self.width, self.proportions = grid, width, proportions
         self.standardise = Standardise(shape, drop_still=False)
@@ -67,7 +70,7 @@ class Stem(nn.Module):
         self.project: nn.Module
         self.apart: nn.Linear | None = None
         finer = [side >= cells for side, cells in zip(places, grid, strict=False)]
-        if not places or (not all(finer) and math.prod(shape) <= SHORT):
+        if not places or (not local and not all(finer) and math.prod(shape) <= SHORT):
             self.project = nn.Linear(math.prod(shape), width * grid[0] * grid[1])
             # What natural latents never do must not be drawn by the luck of the first weights.
             nn.init.zeros_(self.project.weight)
@@ -181,7 +184,7 @@ class Generator(nn.Module):
         for stage in range(max(doublings, 1)):
             if linear_start and look_again and stage:
                 cells = (self.grid[0] * 2**stage, self.grid[1] * 2**stage)
-                self.looks.append(Stem(image_shape, cells, width, proportions=height / wide))
+                self.looks.append(Stem(image_shape, cells, width, proportions=height / wide, local=True))
             narrow = channels if stage >= doublings - 1 else max(width // 2, 16)
             if doublings:
                 upwards = [nn.Conv2d(width, 4 * narrow, 3, padding=1), finer(2)]

@@ -203,7 +203,7 @@ def train_generator(
     )
     networks = (classifier,) if recognition_network is None else (classifier, recognition_network)
     fingerprint = fingerprint_of(
-        config, seed, [(layer.name, layer.shape) for layer in layers], content, image_shape, smooth,
+        config, seed, [(layer.name, layer.shape) for layer in layers], generator, discriminator, content, smooth,
         waits.tolist(), spread is not None, "watched",
         *((network.identity(), network.state_sha256()) for network in networks),
     )  # fmt: skip

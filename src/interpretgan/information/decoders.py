@@ -191,7 +191,7 @@ class Decoders(Fitted[InformationConfig, DecoderNetwork]):
         ]
         adam = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
         fingerprint = fingerprint_of(
-            config, self.seed, [(layer.name, layer.shape) for layer in layers], content_of(source), image_shape,
+            config, self.seed, [(layer.name, layer.shape) for layer in layers], network, content_of(source),
             classifier.identity(), classifier.state_sha256(),
         )  # fmt: skip
         parts = {"network": network, "average": average, "adam": adam}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from interpretgan.errors import RunFolderError
 from interpretgan.store.files import atomic_file
@@ -63,6 +64,13 @@ class Checkpoint:
 
 
 def fingerprint_of(*parts: object) -> str:
-    """Hash of all that must be the same for a checkpoint to be continued, and of the versions of what computes."""
+    """Hash of all that must be the same for a checkpoint to be continued, and of the versions of what computes.
+
+    Of a network it is the names and shapes of its tensors.
+    """
+    plain = [
+        [(name, tuple(value.shape)) for name, value in part.named_parameters()] if isinstance(part, nn.Module) else part
+        for part in parts
+    ]
     versions = [package_version(name) for name in ("interpretgan", "torch", "pyautoattack")]
-    return hashlib.sha256(repr((*parts, versions)).encode()).hexdigest()
+    return hashlib.sha256(repr((*plain, versions)).encode()).hexdigest()
