@@ -51,7 +51,7 @@ RESULT = Path("results/benchmarks/seen_start.json")
 
 @contextmanager
 def trunk(sees: str) -> Iterator[None]:
-    """Generators and decoders that are made inside see the picture that they add to, or a grey one."""
+    """Generators and decoders made inside see so much of the picture that they add to; where it is nothing, grey."""
     usual = Generator.__init__
 
     def blind(self: Generator, *given: Any, **options: Any) -> None:

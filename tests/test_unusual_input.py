@@ -29,10 +29,14 @@ from interpretgan import (
     train_judge,
 )
 from interpretgan.attacks import attack
+from interpretgan.attacks.autoattack import autoattack
 from interpretgan.cli.app import run_command
-from interpretgan.errors import ConfigError, LabelError, WeightsError
+from interpretgan.diagnosis.let_in import let_in
+from interpretgan.errors import ConfigError, LabelError, ThreatModelError, WeightsError
 from interpretgan.information import Decoders, InformationConfig
 from interpretgan.layers import examine
+from interpretgan.planted.kinds import plant
+from interpretgan.planted.verify import Interventions
 from tests.networks import Tiny
 
 SMALL = GANConfig(steps=2, images_per_layer=2, width=8, blocks=1, precision="fp32")
@@ -134,9 +138,32 @@ def test_a_seed_that_is_none_is_told_before_anything_is_made(
         lambda: train_judge(*digits, threat_model=threat_model, seed=seed),
         lambda: evaluate(classifier, images, labels, threat_model=threat_model, attacks=("pgd",), seed=seed),
         lambda: modified_features(classifier, images, images, labels, reference=images, seed=seed),
+        lambda: digits[1].sample(3, seed),
+        lambda: plant("gate", classifier, ["conv"], digits[0], threat_model, seed=seed),
+        lambda: Interventions(classifier, digits[1], threat_model, seed=seed),
     ]
     for call in calls:
         with pytest.raises(ConfigError, match=r"a whole number 0 <= seed < 2\^63"):
+            call()
+
+
+def test_an_eps_in_other_units_than_the_pixels_is_told_wherever_it_is_given(
+    classifier: Classifier, digits: tuple[ImageSet, ImageSet]
+) -> None:
+    images, labels = digits[1].batch(slice(0, 6))
+    threat_model, layers = ThreatModel("linf", 8, steps=1), find_layers(classifier, images)
+    interpreter = InterpretGAN(classifier, layers, config=SMALL).fit(images)
+    judge = Judge(Classifier(Tiny()), 0.9, 0.5, "tiny")
+    calls: list[Callable[[], object]] = [
+        lambda: attack(classifier, images, labels, threat_model, seed=0),
+        lambda: autoattack(classifier, images, labels, threat_model, seed=0),
+        lambda: diagnose(interpreter, judge, images, labels, threat_model=threat_model, adversarial=images),
+        lambda: train_judge(*digits, threat_model=threat_model, seed=0),
+        lambda: evaluate(classifier, images, labels, threat_model=threat_model, attacks=("pgd",)),
+        lambda: let_in(classifier, layers, images, labels, images, natural=images, threat_model=threat_model, seed=0),
+    ]
+    for call in calls:
+        with pytest.raises(ThreatModelError, match="a linf eps <= 1"):
             call()
 
 

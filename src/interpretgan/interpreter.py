@@ -363,10 +363,9 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
     def _build(self, header: Header) -> Generator:
         self.recognition_network_sha256 = header["recognition_network_sha256"]
         config, shape = self.config, tuple(header["image_shape"])
-        before = config.linear_start and shape[0] > 1  # files that do not say it
         generator = Generator(
             self.distinct_layers, shape, bounds=self.classifier.bounds, width=config.width, blocks=config.blocks,
-            noise=config.noise, linear_start=config.linear_start, look_again=True, smooth=header.get("smooth", before),
+            noise=config.noise, linear_start=config.linear_start, look_again=True, smooth=header["smooth"],
         )  # fmt: skip
         generator.image_noise = config.image_noise or 0.0
         return generator

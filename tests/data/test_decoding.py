@@ -1,5 +1,6 @@
 """From encoded images to the pixels that people see: colour, size, transparency, orientation."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def test_first_frames_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pixels", [np.full((2, 1, 4, 4), 1, np.uint8), np.full((2, 1, 4, 4), 0.0039, np.float32)])
 def test_pixels_that_were_scaled_twice_are_refused(pixels: npt.NDArray[np.generic]) -> None:
-    with pytest.raises(ImageError, match="do not divide them by 255 twice"):
+    with pytest.raises(ImageError, match="do not divide by 255 twice"):
         ImageSet("mine", "test", pixels, np.array([0, 1]), ("a", "b"))
 
 
@@ -146,6 +147,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"5x6 pixels, got 7x6 in .*wide.png"):
         decode_files([tmp_path / "wide.png"], (1, 6, 5), (0.0, 1.0))
     Image.new("F", (5, 6)).save(tmp_path / "float.tiff")  # which would become black
-    for name in ("text.png", "none.png", "float.tiff"):
+    os.mkfifo(tmp_path / "pipe.png")  # which might never end
+    for name in ("text.png", "none.png", "float.tiff", "pipe.png"):
         with pytest.raises(DataError, match=name):
             decode_files([tmp_path / name], (1, 6, 5), (0.0, 1.0))

@@ -139,3 +139,11 @@ def test_patches_leave_no_seams() -> None:
     start.fit(images, lambda _group: iter([[latents]]))
     steps = start._patch(0)(latents).diff(dim=3).abs().mean(dim=(0, 1, 2))
     assert steps[7::8].mean() < 2 * steps.mean()
+
+
+def test_what_a_fit_holds_grows_with_its_images_and_its_widest_latent() -> None:
+    """480 MiB more for 2,000 images of MNIST than for 400; a process that fitted LeNet-5's layers held 462 more."""
+    start = LinearStart([(6, 28, 28), (6, 28, 28), (6, 14, 14), (16, 10, 10), (400,), (120,), (10,)], (1, 28, 28))
+    assert start.fitting_mib(2000) - start.fitting_mib(400) == pytest.approx(480, abs=2)
+    many = LinearStart([(6, 28, 28)] * 40, (1, 28, 28))  # of all, only groups are held at once
+    assert many.fitting_mib(2000) < start.fitting_mib(2000) + 4 * linear_start.NUMBERS / 2**20

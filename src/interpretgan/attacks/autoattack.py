@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks.gradient import Logits, ready
-from interpretgan.attacks.threat_model import ThreatModel, check_perturbation
+from interpretgan.attacks.threat_model import ThreatModel, check_perturbation, require_eps_within_range
 from interpretgan.classifier import Classifier
 from interpretgan.data import content_hash
 from interpretgan.errors import ConfigError, ImageError
@@ -92,6 +92,7 @@ def autoattack(
     began, seed = time.monotonic(), as_seed(seed)
     with ready(classifier, images, labels, seed=seed) as (natural, true):
         classes = require_autoattack(classifier, natural[:1], threat_model)
+        require_eps_within_range(threat_model, classifier.bounds, natural.shape[1:])
 
         def in_bounds(unit: Tensor) -> Tensor:  # the reference package knows pixels in [0, 1] only
             return unit if unit_bounds else (low + (high - low) * unit).clamp(low, high)

@@ -132,6 +132,8 @@ def _headers(source: Source) -> Iterator[tuple[bytes | Path, str]]:
 def _open(content: bytes | Path) -> Image.Image:
     from PIL import Image
 
+    if isinstance(content, Path) and not content.is_file():  # a pipe might never end
+        raise FileNotFoundError(content)
     return Image.open(content if isinstance(content, Path) else io.BytesIO(content))
 
 

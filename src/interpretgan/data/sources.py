@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from interpretgan.data.arrays import rows_of
 from interpretgan.errors import DataError, Flag, FlagKind, ImageError, LabelError, in_a_line, kind_of
+from interpretgan.torch_state import as_seed
 
 READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
 SHARED_IMAGES = FlagKind("shared_images", "warning", "{value:,} of the {images:,} test images are training images too")
@@ -130,7 +131,7 @@ class ImageSet:
 
     def sample(self, n: int, seed: int) -> ImageSet:
         """`n` examples that the seed draws, or all: the first may be of one class."""
-        drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n].numpy()
+        drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(as_seed(seed)))[:n].numpy()
         return replace(self, images=self.images[drawn], labels=self.labels[drawn], sha256="")
 
 
@@ -247,8 +248,8 @@ def as_source(
 def refuse_channels_last(images: Any) -> None:
     """Refuse (`ImageError`) images `[N, H, W, C]`: few channels at the end, and more than any picture has after N."""
     if images.shape[3] in (1, 3, 4) and images.shape[1] > 4 and images.shape[2] > 4:
-        do = "permute them: images.permute(0, 3, 1, 2)"
-        raise ImageError(expected="images [N, C, H, W], channels first", got=kind_of(images), do=do)
+        expected = "images [N, C, H, W], channels first"
+        raise ImageError(expected=expected, got=kind_of(images), do="permute them: images.permute(0, 3, 1, 2)")
 
 
 def refuse_scaled_twice(images: Any, low: float, high: float) -> None:
@@ -256,8 +257,7 @@ def refuse_scaled_twice(images: Any, low: float, high: float) -> None:
     most = float(images.max()) if len(images) else high
     if low < most <= low + 1.001 * (high - low) / 255:
         expected, got = f"pixels from {low:g} to {high:g}", f"none above {most:.4g} in the first {len(images)} images"
-        do = "do not divide them by 255 twice; multiply masks of 0 and 1 by 255"
-        raise ImageError(expected=expected, got=got, do=do)
+        raise ImageError(expected=expected, got=got, do="do not divide by 255 twice; multiply masks of 0 and 1 by 255")
 
 
 def as_image_set(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interpretgan.attacks import ThreatModel, largest_eps
+from interpretgan.attacks import ThreatModel, largest_eps, require_eps_within_range
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source, describe
 from interpretgan.diagnosis.branch_split import branch_figures
@@ -119,6 +119,7 @@ def diagnose(
     # Can this model be diagnosed under this attack, and what warns of either?
     checked, checked_labels = source.batch(torch.arange(min(count, CHECKED)))
     checked = classifier.check_images(checked)
+    require_eps_within_range(threat_model, classifier.bounds, checked.shape[1:])
     checked_labels = classifier.check_labels(checked_labels, checked)
     attack_checks.require_eval_mode(classifier)
     attack_checks.require_replay(classifier, layers, checked[:REPLAYED])

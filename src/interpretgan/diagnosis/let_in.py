@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from interpretgan.attacks import ThreatModel, iterated, search, seed_generators
+from interpretgan.attacks import ThreatModel, iterated, require_eps_within_range, search, seed_generators
 from interpretgan.attacks.gradient import Run, ready
 from interpretgan.attacks.threat_model import Bounds
 from interpretgan.classifier import Classifier
@@ -108,7 +108,7 @@ class LetIn:
 def mending_images(train: ImageSet, bounds: tuple[float, float], *, seed: int) -> Tensor:
     """Training images `[M, C, H, W]` that layers are mended on: at most `MENDED_ON`, drawn by the seed."""
     enough = min(MENDED_ON, max(FILTER_IMAGES, MENDED_PIXELS // math.prod(train.shape)))
-    images, _ = train.sample(enough, as_seed(seed)).scaled(bounds).batch(slice(None))
+    images, _ = train.sample(enough, seed).scaled(bounds).batch(slice(None))
     return images
 
 
@@ -187,6 +187,7 @@ def let_in(
     at_once, seed = _together(images.shape[1:]), as_seed(seed)
     images, labels, adversarial = (given[: min(examples, at_once)] for given in (images, labels, adversarial))
     with _mendable(), reporting(on_progress) as report, ready(classifier, images, labels, seed=seed) as (x, y):
+        require_eps_within_range(threat_model, classifier.bounds, x.shape[1:])
         perturbed, natural = (classifier.check_images(one).detach().float().clone() for one in (adversarial, natural))
         trial = _Trial(x, y, perturbed, classifier.bounds, _shortened(threat_model, RENEWED_STEPS))
         calm, before = _true_probability(classifier.run, x, y), trial.renewed(classifier.run)

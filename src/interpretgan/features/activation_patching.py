@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interpretgan.features.conductance import NUMBERS, Logits, by_unit, of_units
 from interpretgan.statistics import Floats, Integers, Interval, mean_interval, wilson
+from interpretgan.torch_state import as_seed
 
 Bools = npt.NDArray[np.bool_]
 
@@ -73,7 +74,7 @@ class Patching:
         at = np.asarray(self.sizes) / self.units
         between = self.returned[ORDERS[0]].astype(np.float64) - self.returned[against]
         areas: Floats = trapezoid(between, at, axis=1)
-        return mean_interval(areas, confidence, replicates=BOOTSTRAP, seed=seed)
+        return mean_interval(areas, confidence, replicates=BOOTSTRAP, seed=as_seed(seed))
 
 
 def a_tenth(units: int) -> int:

@@ -37,6 +37,7 @@ HELD_OUT = 0.25  # share of the images that choose it
 PALEST = 0.02  # distance that a decoded pixel keeps from the bounds, as a share of their width
 LEAST_DEVIATION = 0.05  # of a number of the latent, as a share of the largest one's: what hardly moves tells nothing
 NUMBERS = 2**26  # of latents that are in memory at once, at most
+COPIES = 7  # of a latent in float64 that its regression holds
 PATCH_INPUTS = 1200  # numbers around a place of a map from which its patch of the image is decoded, at most
 PATCH_SIDE = 16  # pixels a side that such a patch has for its own, at most: larger ones are left to the components
 PATCHES = 10_000  # that a local decoder is fitted to
@@ -76,6 +77,11 @@ class LinearStart(nn.Module):
                 self.patches[str(index)] = decoder
 
     @torch.no_grad()
+    def fitting_mib(self, images: int) -> int:
+        """MiB that `fit` holds of so many images, beside what it always holds."""
+        latents = min(sum(self.inputs) * images, NUMBERS + max(self.inputs) * images)
+        return (4 * latents + 8 * COPIES * max(self.inputs) * images) // 2**20
+
     def fit(self, images: Tensor, latents_of: LatentsOf, *, known: int = 0) -> None:
         """Fit to natural images `[N, C, H, W]`, in [0, 1], and their latents.
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from interpretgan.errors import Flag, FlagKind
 from interpretgan.statistics import Floats, Interval, Weights, falls, intervals
 
+ROUNDED = 5e-4  # what is shown as zero is none below it
 NEGATIVE_INFORMATION = FlagKind("negative_information", "warning",  # a figure that cannot be negative
     "{figure} below zero by more than its interval: {value:.4f} [{low:.4f}, {high:.4f}]")  # fmt: skip
 
@@ -69,7 +70,7 @@ class Measurement:
             flags = tuple(
                 NEGATIVE_INFORMATION(layer=layer, value=ci.value, threshold=0.0, figure=name, low=ci.low, high=ci.high)
                 for name, ci in not_negative.items()
-                if ci is not None and ci.high < 0
+                if ci is not None and ci.high < -ROUNDED
             )
             rows.append(LayerInformation(**figures, information_control=control, flags=flags))
         return rows

@@ -20,7 +20,7 @@ from interpretgan.diagnosis.diagnose import CHECKED, diagnose
 from interpretgan.diagnosis.let_in import let_in, mended_weights, mending_images, most_examples
 from interpretgan.diagnosis.predictions import attacker, batch_size, collect, drawn_at_once, explained_at_once
 from interpretgan.errors import ModelError
-from interpretgan.gan.linear_start import most_images
+from interpretgan.gan.linear_start import LinearStart, most_images
 from interpretgan.information import Decoders
 from interpretgan.interpreter import InterpretGAN
 from interpretgan.judge import ATTACKED, Judge
@@ -159,7 +159,8 @@ def price(inputs: Inputs, folder: Path | None = None) -> list[StagePrice]:
     before, per, generators = stamps.before * _times_started(train), {"generator_steps": stamps.step}, len(found)
     for number in range(seeds):
         if (stage := f"generator-{settings.run.seed + number}") not in there:
-            found.append(StagePrice(stage, before, per, memory.mib, ("generator_seeds", number)))
+            held = memory.mib + _more_to_start(interpreter.network.start, train)
+            found.append(StagePrice(stage, before, per, held, ("generator_seeds", number)))
     if settings.information.information_steps:
         place = generators if settings.generator.diversity else len(found)  # with diversity decoders come first
         found.insert(place, _information(inputs, interpreter, train, test, "information" in there))
@@ -174,6 +175,12 @@ def _times_started(train: ImageSet) -> float:
     """How often as many images as were tried the start of a generator is fitted to."""
     most = min(most_images(train.shape), len(train))
     return most / min(most, STARTED)
+
+
+def _more_to_start(start: LinearStart | None, train: ImageSet) -> int:
+    """MiB that the fit of a start holds beyond those of the images that it was tried on."""
+    most = min(most_images(train.shape), len(train))
+    return 0 if start is None else start.fitting_mib(most) - start.fitting_mib(min(most, STARTED))
 
 
 def _epoch_seconds(classifier: Classifier, train: ImageSet, objective: Objective, recipe: Recipe) -> float:
@@ -230,7 +237,8 @@ def _information(inputs: Inputs, started: InterpretGAN, train: ImageSet, test: I
         image = (time.perf_counter() - began) / len(few)
     per = {"examples": image} if there else {"information_steps": stamps.step, "examples": image}
     before = 0.0 if there else stamps.before * _times_started(train)
-    return StagePrice("information", before, per, memory.mib, ("information_steps", 0))
+    held = memory.mib + (0 if there else _more_to_start(decoders.network.decoder.start, train))
+    return StagePrice("information", before, per, held, ("information_steps", 0))
 
 
 def _let_in(inputs: Inputs, classifier: Classifier, train: ImageSet, test: ImageSet) -> StagePrice | None:

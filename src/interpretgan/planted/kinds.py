@@ -19,6 +19,7 @@ from interpretgan.planted.gate import gate
 from interpretgan.planted.lipschitz import require_lipschitz
 from interpretgan.planted.planting import Planting, replace_module
 from interpretgan.planted.weights import substitution, twin
+from interpretgan.torch_state import as_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ def plant(
     if len(set(names)) != KINDS[kind].layers or len(names) != KINDS[kind].layers:
         expected, got = f"{KINDS[kind].layers} different layers for {kind}", ", ".join(names) or "none"
         raise ConfigError(expected=expected, got=got, do="name as many")
-    images = as_image_set(data, "train", bounds=classifier.bounds)
+    seed, images = as_seed(seed), as_image_set(data, "train", bounds=classifier.bounds)
     layers = tuple(examine(classifier, images).select(names))
     for chosen in layers:
         if chosen.name != chosen.module:

@@ -15,6 +15,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_image_set
 from interpretgan.layers import examine
 from interpretgan.planted.kinds import Planted
+from interpretgan.torch_state import as_seed
 
 NATURAL_TOLERANCE = 0.01  #: Natural accuracy moves by no more than this.
 ROBUST_FALL = 0.15  #: Robust accuracy falls by no less than this.
@@ -82,7 +83,7 @@ class Interventions:
     ) -> None:
         source = as_image_set(data, "test", bounds=original.bounds).head(examples)
         self._images, self._labels = (tensor.to(original.device) for tensor in source.batch(slice(0, len(source))))
-        self._strong, self._seed = replace(iterated(threat_model), restarts=restarts), seed
+        self._strong, self._seed = replace(iterated(threat_model), restarts=restarts), as_seed(seed)
         self.original = original
 
     @cached_property
