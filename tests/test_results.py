@@ -668,7 +668,7 @@ def test_layers_of_photographs_can_be_read() -> None:
     assert diagnosis.controls["noise_max_abs_vulnerability"] < 0.015
     assert f"The run took {diagnosis.provenance['seconds']['total'] / 60:.0f} minutes" in page
     distances = []
-    for name in ("diagnosis", "grid_alone", "equal_rates", "training_of_0.1"):
+    for name in ("diagnosis", "blind_trunk", "equal_rates", "training_of_0.1"):
         rows = {row["name"]: row for row in json.loads((folder / f"{name}.json").read_text())["layers"]}
         right = ", ".join(f"{100 * rows[layer]['natural']:.1f} %" for layer in ("pool2", "relu3_1", "relu3_2"))
         points = "{value:.1f} [{low:.1f}, {high:.1f}]".format(
