@@ -3,7 +3,7 @@
 LeNet-5, trained naturally, on PGD and with TRADES, is diagnosed at several sizes; the robust ones were trained against
 0.3. Each generator is trained once for all sizes. The result has V of every layer under the attack and under each
 control. What it has already is not measured again. The record is of `--image-noise 0`, of `--sizes 0.2,0.3,0.4`, and,
-for the robust networks alone, of `--sizes 0.3 --steps 600`.
+for the robust networks alone, of `--sizes 0.3 --steps 600`. A second one has the default and the last of these.
 """
 
 from __future__ import annotations

@@ -224,6 +224,35 @@ def test_what_the_page_says_of_controls_over_seeds_was_measured() -> None:
     assert f"changes by {100 * moved:.1f} points at most, up or down," in " ".join(page.split())
 
 
+def test_what_the_page_says_of_controls_where_the_trunk_looks_again_was_measured() -> None:
+    page, found = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/controls_look_again.json")["diagnoses"]
+    page = page[page.index("controls_look_again.json") :]
+    trained = {"lenet5-max": "naturally", "lenet5-max-pgd": "against PGD", "lenet5-max-trades": "with TRADES"}
+    runs_of = defaultdict(list)
+    for run in found:
+        runs_of[run["network"], run["eps"], run["steps"]].append(run)
+    for (network, eps, steps), runs in runs_of.items():
+        assert ({run["image_noise"] for run in runs}, len(runs)) == ({0.3}, 5)
+        lost = np.mean([sum(layer["attack"]["value"] for layer in run["layers"]) for run in runs])
+        cells = []
+        for control in ("noise", "smooth", "foreign"):
+            most = max(abs(layer[control]["value"]) for run in runs for layer in run["layers"])
+            cells.append(f"{100 * most:.1f}, {sum(control not in run['failed'] for run in runs)} of 5")
+        name = "0.3" if steps == 300 else f"0.3, {steps} steps"
+        assert f"| {trained[network]} | {eps} | {name} | {100 * lost:.0f} | {' | '.join(cells)} |" in page
+    held = {
+        network: [not run["failed"] for run in runs_of[network, 0.3, 600]].count(True) for network in list(trained)[1:]
+    }
+    assert list(held.values()) == [5, 1]
+    back = [
+        row["smooth"]["value"]
+        for run in runs_of["lenet5-max-trades", 0.3, 600]
+        for row in run["layers"]
+        if row["name"] == "relu2"
+    ]
+    assert "`relu2` wins back\n{} to {} points there".format(*whole(-100 * value for value in back)) in page
+
+
 def test_one_generator_for_all_layers_is_faster_and_blames_the_same() -> None:
     result = read("benchmarks/shared_trunk.json")
     trunk = result["shared"]["steps"] * result["shared"]["fp32_step_seconds"]
