@@ -37,7 +37,11 @@ def test_a_layer_that_is_misread_and_the_one_after_it_are_unreliable() -> None:
     assert found[3][0].threshold == pytest.approx(0.925)
     rows = tuple(replace(row, flags=flags) for row, flags in zip(misread.layers, found, strict=True))
     assert [row.name for row in rows if is_unreliable(row)] == ["relu2", "pool2"]
-    assert "unreadable_layers" in flags_of(replace(misread, layers=rows))
+    for sha256, advised in ((None, True), ("0" * 64, False)):  # a robust recognition network that it has already
+        provenance = {**misread.provenance, "recognition_network_sha256": sha256}
+        (flag,) = diagnosis_flags(replace(misread, layers=rows, provenance=provenance))
+        assert flag.code == "unreadable_layers"
+        assert ("--recognition-network robust" in flag.message) == advised
     assert codes_at(changed(SOUND, "relu2", natural=0.926)) == {}
 
 

@@ -30,8 +30,8 @@ NOISE_CONTROL_FAILED = FlagKind("noise_control_failed", "failure",
 POSITIVE_CONTROL = FlagKind("positive_control", "failure",
     "with another image's latent from here on, all of the loss must land on this layer: {value:.0%} does")
 UNREADABLE_LAYERS = FlagKind("unreadable_layers", "warning",
-    "natural explanations cannot be read at {value} of {layers} layers: train the generator longer, on photographs "
-    "with a robust recognition network (--recognition-network robust)")
+    "natural explanations cannot be read at {value} of {layers} layers: train the generator longer{more}")
+ROBUST = ", on photographs with a robust recognition network (--recognition-network robust)"
 ZERO_EPS_CONTROL = FlagKind("zero_eps_control", "failure",
     "without a perturbation the largest |V| is {value:.3g}, where it must be 0")
 WEAK_MODEL = FlagKind("weak_model", "warning",
@@ -114,7 +114,8 @@ def diagnosis_flags(diagnosis: Diagnosis) -> list[Flag]:
     layers, accuracy, controls, judge = diagnosis.layers, diagnosis.accuracy, diagnosis.controls, diagnosis.judge
     flags = []
     if unreadable := sum(flag.code == UNRELIABLE.code for layer in layers for flag in layer.flags):
-        flags.append(UNREADABLE_LAYERS(value=unreadable, layers=len(layers) - 1))
+        more = ROBUST if diagnosis.provenance.get("recognition_network_sha256") is None else ""
+        flags.append(UNREADABLE_LAYERS(value=unreadable, layers=len(layers) - 1, more=more))
     if controls["eps0_max_abs_vulnerability"] > 0:
         flags.append(ZERO_EPS_CONTROL(value=controls["eps0_max_abs_vulnerability"], threshold=0.0))
     natural, judged = accuracy["natural"], accuracy["judge_natural"]
