@@ -512,6 +512,46 @@ def test_noise_in_the_images_lets_more_sentences_name_a_layer() -> None:
     assert key in without
 
 
+def test_a_trunk_that_looks_again_blames_the_same_layers() -> None:
+    page, found = (
+        " ".join((ROOT / "docs" / "planted.md").read_text().split()),
+        read("planted/look_again.json")["networks"],
+    )
+    files = [json.loads(file.read_text()) for file in (RESULTS / "planted" / "records").rglob("*.json")]
+    plain = {
+        one["key"]: {**one, "failed": [flag for flag in one["flags"] if flag["code"] == "noise_control_failed"]}
+        for one in files if one["status"] == "diagnosed"
+    }  # fmt: skip
+    before = {key: read("planted/image_noise.json")["networks"].get(key, plain.get(key)) for key in found}
+    none, one, two = ([key for key in found if len(found[key]["planted"]) == count] for count in range(3))
+
+    def on_top(score: str, question: str, keys: list[str], count: int) -> int:
+        ranked = [sorted(zip(found[key][score], found[key]["layers"], strict=True))[-count:] for key in keys]
+        truths = [{*found[key]["truth"][question]} for key in keys]
+        return sum({name for _, name in rows} == truth for rows, truth in zip(ranked, truths, strict=True))
+
+    def readable(all_of: Iterable[dict[str, Any]]) -> int:
+        return sum(right >= each["image"] - 0.05 for each in all_of for right in each["natural"])
+
+    rows = sum(len(each["natural"]) for each in found.values())
+    named, named_before = (sum(bool(all_of[key]["named"]) for key in one) for all_of in (found, before))
+    assert all(found[key]["named"] in ([], found[key]["planted"]) for key in one)
+    assert all(found[key]["lets_in"] in (None, *found[key]["planted"]) for key in one)
+    assert not any(found[key]["named"] for key in none)
+    failed = [sum(bool(all_of[key]["failed"]) for key in found) for all_of in (found, before)]
+    for told in (
+        f"{len(found)} of these 40 networks, ",
+        f"planted layer in {on_top('vulnerability', 'turns', one, 1)} of {len(one)} again,",
+        f"the let-in score, in {on_top('let_in', 'let in', one, 1)} of {len(one)}.",
+        f"both on top in {on_top('vulnerability', 'turns', two, 2)} of {len(two)},",
+        f"the let-in score in {on_top('let_in', 'let in', two, 2)}.",
+        f"A control fails in {failed[0]}, where it failed in {failed[1]}.",
+        f"names a layer in {named} of the {len(one)}, where it named one in {named_before},",
+        f"{readable(found.values())} of {rows} rows are read, where {readable(before.values())} were.",
+    ):
+        assert told in page, told
+
+
 def test_how_often_intervals_hold_and_the_null_errs_is_told_as_it_was_measured() -> None:
     method, studies = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("method", "studies"))
     measured = read("benchmarks/coverage.json")["rows"]
