@@ -14,10 +14,10 @@ from cyclopts import App, CycloptsError, Parameter
 
 from interpretgan.cli.benchmark import benchmark
 from interpretgan.cli.models import models
-from interpretgan.cli.numbers import whole_numbers
 from interpretgan.cli.study import study
 from interpretgan.cli.text import print_answer, print_attack, print_json, print_layers, print_table
 from interpretgan.errors import ConfigError, InterpretGANError
+from interpretgan.pipeline.numbers import parse_value
 from interpretgan.pipeline.options import (
     AttackOptions,
     DataOptions,
@@ -50,7 +50,7 @@ app = App(
     "Start with `interpretgan demo`, then `interpretgan diagnose --help` for your own model.",
     help_format="markdown",
     suppress_keyboard_interrupt=False,  # told by run_command, in our own words
-    default_parameter=Parameter(converter=whole_numbers),
+    default_parameter=Parameter(converter=parse_value),
 )
 
 TRAIN = ("data", "model")

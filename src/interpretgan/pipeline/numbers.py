@@ -1,9 +1,9 @@
 """Numbers and names as the command line takes them: `8/255`, `0.48,0.45,0.41`, `96x128`, `1h30m`, `conv1,fc`."""
 
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter, Token, convert
 
 from interpretgan.errors import ConfigError
 from interpretgan.store.progress import seconds_of
@@ -11,6 +11,14 @@ from interpretgan.store.progress import seconds_of
 
 def _number(text: str) -> float:
     return float(Fraction(text)) if "/" in text else float(text)
+
+
+def parse_value(kind: Any, tokens: tuple[Token, ...]) -> Any:
+    """Any other value, as Cyclopts takes it; but it rounds a fraction where a whole number is wanted."""
+    value = convert(kind, tokens)
+    if type(value) is int and "." in tokens[0].value and not float(tokens[0].value).is_integer():
+        raise ValueError(f"expected a whole number, got {tokens[0].value}")
+    return value
 
 
 def parse_number(_type: object, tokens: tuple[Token, ...]) -> float:
