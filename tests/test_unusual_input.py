@@ -123,14 +123,18 @@ def test_a_judge_of_other_pixels_is_refused(classifier: Classifier, digits: tupl
         interpreter.explain(images, judge=judge)
 
 
+def fitted(classifier: Classifier, images: Tensor) -> tuple[InterpretGAN, Judge]:
+    interpreter = InterpretGAN(classifier, find_layers(classifier, images), config=SMALL).fit(images)
+    return interpreter, Judge(Classifier(Tiny()), 0.9, 0.5, "tiny")
+
+
 @pytest.mark.parametrize("seed", [-1, 1.0, True, None, "0", 2**63])
 def test_a_seed_that_is_none_is_told_before_anything_is_made(
     seed: Any, classifier: Classifier, digits: tuple[ImageSet, ImageSet]
 ) -> None:
-    images, labels = digits[1].batch(slice(0, 6))
-    threat_model, layers = ThreatModel("linf", 0.1, steps=1), find_layers(classifier, images)
-    interpreter = InterpretGAN(classifier, layers, config=SMALL).fit(images)
-    judge = Judge(Classifier(Tiny()), 0.9, 0.5, "tiny")
+    (images, labels), threat_model = digits[1].batch(slice(0, 6)), ThreatModel("linf", 0.1, steps=1)
+    interpreter, judge = fitted(classifier, images)
+    layers = interpreter.layers
     calls: list[Callable[[], object]] = [
         lambda: InterpretGAN(classifier, layers, seed=seed),
         lambda: attack(classifier, images, labels, threat_model, seed=seed),
@@ -150,10 +154,9 @@ def test_a_seed_that_is_none_is_told_before_anything_is_made(
 def test_an_eps_in_other_units_than_the_pixels_is_told_wherever_it_is_given(
     classifier: Classifier, digits: tuple[ImageSet, ImageSet]
 ) -> None:
-    images, labels = digits[1].batch(slice(0, 6))
-    threat_model, layers = ThreatModel("linf", 8, steps=1), find_layers(classifier, images)
-    interpreter = InterpretGAN(classifier, layers, config=SMALL).fit(images)
-    judge = Judge(Classifier(Tiny()), 0.9, 0.5, "tiny")
+    (images, labels), threat_model = digits[1].batch(slice(0, 6)), ThreatModel("linf", 8, steps=1)
+    interpreter, judge = fitted(classifier, images)
+    layers = interpreter.layers
     calls: list[Callable[[], object]] = [
         lambda: attack(classifier, images, labels, threat_model, seed=0),
         lambda: autoattack(classifier, images, labels, threat_model, seed=0),
