@@ -19,7 +19,7 @@ from interpretgan.errors import ConfigError, ImageError, kind_of
 from interpretgan.gan.fitted_network import Fitted
 from interpretgan.gan.generator import Generator
 from interpretgan.gan.linear_start import LinearStart
-from interpretgan.gan.train import GANConfig, train_generator
+from interpretgan.gan.train import GANConfig, new_generator, train_generator
 from interpretgan.judge import Judge, require_same_pixels
 from interpretgan.layers import Layer, capture
 from interpretgan.statistics import Integers
@@ -362,12 +362,9 @@ class InterpretGAN(Fitted[GANConfig, Generator]):
 
     def _build(self, header: Header) -> Generator:
         self.recognition_network_sha256 = header["recognition_network_sha256"]
-        config, shape = self.config, tuple(header["image_shape"])
-        generator = Generator(
-            self.distinct_layers, shape, bounds=self.classifier.bounds, width=config.width, blocks=config.blocks,
-            noise=config.noise, linear_start=config.linear_start, look_again=True, smooth=header["smooth"],
-        )  # fmt: skip
-        generator.image_noise = config.image_noise or 0.0
+        layers, shape, bounds = self.distinct_layers, tuple(header["image_shape"]), self.classifier.bounds
+        generator = new_generator(self.config, layers, shape, bounds, smooth=header["smooth"])
+        generator.image_noise = self.config.image_noise or 0.0
         return generator
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interpretgan.gan.latents import Standardise
-from interpretgan.information.probes import RandomConvolution, RandomMixture, RandomProjection, RidgeProbe
+from interpretgan.information.probes import RandomConvolution, RandomMixture, RandomProjection
 
 
 def seeded() -> torch.Generator:
@@ -87,24 +87,3 @@ def test_standardising_is_per_channel_and_leaves_out_what_never_moves(shape: tup
     torch.testing.assert_close(found[moving].mean(dim=1), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(found[moving].std(dim=1, correction=0), torch.ones(3), atol=1e-5, rtol=0)
     assert (found[2] == 0).all()
-
-
-def test_a_ridge_probe_predicts_the_classes_that_a_projection_keeps() -> None:
-    random = torch.Generator().manual_seed(5)
-    classes = torch.arange(300) % 3
-    latents = 40 * torch.eye(3)[classes].repeat(1, 20) + torch.randn(300, 60, generator=random)
-    latents[:, 7] = 0.3  # what never moves is no help and no harm
-    mixture = RandomMixture(60, 16, random)
-    probe = RidgeProbe(mixture(latents[:200]), classes[:200], 3)
-    assert torch.equal(probe.predict(mixture(latents[200:])), classes[200:])
-
-
-def test_a_ridge_probe_is_the_formula_in_double_precision() -> None:
-    random = torch.Generator().manual_seed(6)
-    features, classes = torch.randn(50, 4, generator=random), torch.arange(50) % 2
-    z = (features - features.mean(dim=0)) / features.std(dim=0, correction=0)
-    wanted = torch.eye(2)[classes].double()
-    a = torch.cat([z.double(), 0.5**0.5 * torch.eye(4).double()])  # the penalty as further examples
-    b = torch.cat([wanted - wanted.mean(dim=0), torch.zeros(4, 2)])
-    expected = z.double() @ torch.linalg.lstsq(a, b).solution + wanted.mean(dim=0)
-    assert torch.equal(RidgeProbe(features, classes, 2).predict(features), expected.argmax(dim=1))

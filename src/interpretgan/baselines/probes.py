@@ -11,11 +11,11 @@ from interpretgan.statistics import Floats, falls
 
 TRAINED = 2000  #: Training images of a probe, at most.
 FEATURES = 256  #: Numbers of a latent that a probe sees: the same capacity at every layer.
-RIDGE = 1e-2  #: Penalty of the linear probe, relative to the variance of its features, which is one.
+RIDGE = 1e-2  #: Penalty of a `RidgeProbe`, relative to the variance of its features, which is one.
 HIDDEN, STEPS, RATE = 64, 50, 1e-2  #: Of the probe with a hidden layer: units, steps of Adam on all images, rate.
 
-Fit = Callable[[Tensor, Tensor, torch.Generator], Callable[[Tensor], Tensor]]
-"""Features `[N, D]`, one-hot classes `[N, K]` and randomness to a probe, features to scores `[n, K]`."""
+Fit = Callable[[Tensor, Tensor, int, torch.Generator], Callable[[Tensor], Tensor]]
+"""Features `[N, D]`, classes `[N]`, how many there are, and randomness to a probe, features to classes `[n]`."""
 
 
 def linear_probe(inputs: ScoreInputs) -> Floats:
@@ -23,7 +23,7 @@ def linear_probe(inputs: ScoreInputs) -> Floats:
 
     See `_fall`. Source: linear probes, arXiv 1610.01644, read under attack.
     """
-    return _fall(inputs, _ridge)
+    return _fall(inputs, lambda features, labels, classes, _: RidgeProbe(features, labels, classes).predict)
 
 
 def mlp_probe(inputs: ScoreInputs) -> Floats:
@@ -51,12 +51,11 @@ def _fall(inputs: ScoreInputs, fit: Fit) -> Floats:
     trained, labels = zip(*((features(inputs.latents(x)), y) for x, y in inputs.batches_of_train(TRAINED)), strict=True)
     with inputs.classifier.borrowed(), torch.no_grad():
         classes = inputs.classifier.run(inputs.images[:1]).shape[1]
-    wanted = F.one_hot(torch.cat(labels), classes).double()
-    probes = [_standardised(fit, torch.cat(parts), wanted, random) for parts in zip(*trained, strict=True)]
+    probes = [fit(torch.cat(parts), torch.cat(labels), classes, random) for parts in zip(*trained, strict=True)]
     right = torch.zeros(inputs.places, dtype=torch.float64)
     for y, _, changed in inputs.pairs():
         for place, (probe, z) in enumerate(zip(probes, features(changed), strict=True)):
-            right[place] += float((probe(z).argmax(dim=1) == y).sum())
+            right[place] += float((probe(z) == y).sum())
     return falls((right / len(inputs.labels)).numpy())[1:]
 
 
@@ -67,34 +66,41 @@ def sketch(flat: Tensor, how: tuple[Tensor, Tensor] | None) -> Tensor:
     return torch.zeros(len(flat), FEATURES, device=flat.device).index_add_(1, how[0], flat * how[1])
 
 
-def _standardised(fit: Fit, features: Tensor, wanted: Tensor, random: torch.Generator) -> Callable[[Tensor], Tensor]:
+class RidgeProbe:
+    """A linear probe of features `[N, D]` for their classes `[N]`: ridge regression, standardised, in doubles."""
+
+    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
+        from sklearn.linear_model import Ridge
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        self._ridge = make_pipeline(StandardScaler(), Ridge(RIDGE * len(features)))
+        self._ridge.fit(features.double().cpu().numpy(), F.one_hot(labels, classes).cpu().numpy())
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Classes `[n]` of features `[n, D]`, on their device."""
+        scores = torch.from_numpy(self._ridge.predict(features.double().cpu().numpy()))
+        return scores.argmax(dim=1).to(features.device)
+
+
+def _mlp(features: Tensor, labels: Tensor, classes: int, random: torch.Generator) -> Callable[[Tensor], Tensor]:
     mean, deviation = features.double().mean(dim=0), features.double().std(dim=0, correction=0)
     deviation = deviation.masked_fill(deviation < 1e-9, 1.0)  # of units that never change
-    probe = fit((features.double() - mean) / deviation, wanted, random)
-    return lambda z: probe((z.double() - mean) / deviation)
-
-
-def _ridge(features: Tensor, wanted: Tensor, _random: torch.Generator) -> Callable[[Tensor], Tensor]:
-    offset = wanted.mean(dim=0)
-    square = features.T @ features + RIDGE * len(features) * torch.eye(features.shape[1]).to(features)
-    matrix = torch.linalg.solve(square, features.T @ (wanted - offset))
-    return lambda z: z @ matrix + offset
-
-
-def _mlp(features: Tensor, wanted: Tensor, random: torch.Generator) -> Callable[[Tensor], Tensor]:
-    features, wanted = features.float(), wanted.float()
     first = torch.randn(features.shape[1], HIDDEN, generator=random) * (2 / features.shape[1]) ** 0.5
-    shapes = (first, torch.zeros(HIDDEN), torch.zeros(HIDDEN, wanted.shape[1]), torch.zeros(wanted.shape[1]))
+    shapes = (first, torch.zeros(HIDDEN), torch.zeros(HIDDEN, classes), torch.zeros(classes))
     parameters = [start.to(features).requires_grad_() for start in shapes]
 
-    def probe(z: Tensor) -> Tensor:
-        hidden = F.relu(z.float() @ parameters[0] + parameters[1])
+    def standardised(z: Tensor) -> Tensor:
+        return ((z.double() - mean) / deviation).float()
+
+    def scores(z: Tensor) -> Tensor:
+        hidden = F.relu(z @ parameters[0] + parameters[1])
         return hidden @ parameters[2] + parameters[3]
 
-    adam = torch.optim.Adam(parameters, lr=RATE)
+    adam, seen = torch.optim.Adam(parameters, lr=RATE), standardised(features)
     for _ in range(STEPS):
-        loss = F.cross_entropy(probe(features), wanted)
+        loss = F.cross_entropy(scores(seen), labels)
         adam.zero_grad()
         torch.autograd.backward(loss)
         adam.step()
-    return probe
+    return lambda z: scores(standardised(z)).argmax(dim=1)

@@ -99,6 +99,21 @@ class GANConfig(Checked):
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
 
+def new_generator(
+    config: GANConfig,
+    layers: Sequence[Layer],
+    image_shape: tuple[int, int, int],
+    bounds: tuple[float, float],
+    *,
+    smooth: bool,
+) -> Generator:
+    """One that is not trained yet, for layers with different latents."""
+    return Generator(
+        layers, image_shape, bounds=bounds, width=config.width, blocks=config.blocks, noise=config.noise,
+        linear_start=config.linear_start, look_again=True, smooth=smooth,
+    )  # fmt: skip
+
+
 def train_generator(
     classifier: Classifier,
     layers: Sequence[Layer],
@@ -169,10 +184,9 @@ def train_generator(
     _check_recognition_network(recognition, first[:1], classes, classifier.bounds)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone: networks are built there
-        sizes: dict[str, Any] = {"bounds": classifier.bounds, "width": config.width, "blocks": config.blocks}
         smooth = config.linear_start and should_be_smooth(first)
-        start: dict[str, Any] = {"linear_start": config.linear_start, "look_again": True, "smooth": smooth}
-        generator = Generator(layers, image_shape, noise=config.noise, **start, **sizes).to(device)
+        generator = new_generator(config, layers, image_shape, classifier.bounds, smooth=smooth).to(device)
+        sizes: dict[str, Any] = {"bounds": classifier.bounds, "width": config.width, "blocks": config.blocks}
         discriminator = Discriminator(len(layers), classes, image_shape, **sizes).to(device)
     generator.calibrate(first_latents)
     span = classifier.bounds[1] - classifier.bounds[0]

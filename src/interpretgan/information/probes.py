@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RIDGE = 1e-2  # weight of the penalty of a `RidgeProbe`, relative to the variance of its features, which is one
-
 
 class MLPProbes(nn.Module):
     """Class probes with one hidden layer, all of the same size, one per place: `[P, N, features] → [P, N, K]`."""
@@ -24,22 +22,6 @@ class MLPProbes(nn.Module):
         """Logits `[P, N, K]`."""
         hidden = F.relu(torch.baddbmm(self.bias, features, self.first))
         return torch.baddbmm(self.offset, hidden, self.last)
-
-
-class RidgeProbe:
-    """A linear probe of features `[N, D]` for their classes `[N]`: ridge regression, standardised, in doubles."""
-
-    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
-        from sklearn.linear_model import Ridge
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        self._ridge = make_pipeline(StandardScaler(), Ridge(RIDGE * len(features)))
-        self._ridge.fit(features.double().numpy(), F.one_hot(labels, classes).numpy())
-
-    def predict(self, features: Tensor) -> Tensor:
-        """Classes `[N]` of features `[N, D]`."""
-        return torch.from_numpy(self._ridge.predict(features.double().numpy())).argmax(dim=1)
 
 
 class RandomMixture(nn.Module):

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from interpretgan.baselines.probes import RidgeProbe
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.diagnosis.predictions import BATCH, Perturb, batch_size
-from interpretgan.information.probes import RandomMixture, RidgeProbe
+from interpretgan.information.probes import RandomMixture
 from interpretgan.layers import Layer, capture
 
 FEATURES = 512  #: Numbers of a latent that a probe sees: the same capacity at every layer.
