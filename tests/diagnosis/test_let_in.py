@@ -145,7 +145,7 @@ def test_a_layer_whose_weights_mend_nothing_is_one_that_does_not_mend_the_networ
     with torch.no_grad():
         wrong.model.get_parameter("fc2.weight").neg_()
     mended = {"fc1.weight": robust, "fc2.weight": wrong}  # the one brings all of it back, the other loses more
-    monkeypatch.setattr(module, "_retrained", lambda _classifier, names, *_, **_settings: mended[names[0]])
+    monkeypatch.setattr(module, "retrained", lambda _classifier, names, *_, **_settings: mended[names[0]])
     found = case(network(moved=60)).found(bootstrap=200)
     own = dict(zip(found.layers, found.weights, strict=True))
     assert own["fc1"].value > 0.9
@@ -158,10 +158,36 @@ def test_a_layer_whose_weights_mend_nothing_is_one_that_does_not_mend_the_networ
     assert not cures.everywhere
 
 
+@pytest.mark.parametrize(
+    ("cures", "named"),
+    [({"fc1", "fc2"}, ("fc1", "fc2")), ({"fc2"}, ("fc2",)), ({"fc1", "relu"}, ())],
+    ids=["both", "one alone", "no two"],
+)
+def test_two_layers_are_named_where_mending_both_is_the_cure(
+    monkeypatch: pytest.MonkeyPatch, cures: set[str], named: tuple[str, ...]
+) -> None:
+    module = importlib.import_module("interpretgan.diagnosis.let_in")
+    fragile, robust = network(moved=60), network()
+
+    def mended(_classifier: Classifier, names: list[str], *_: Any, **_settings: Any) -> Classifier:
+        return robust if cures <= {name.partition(".")[0] for name in names} else fragile
+
+    monkeypatch.setattr(module, "retrained", mended)
+    monkeypatch.setattr(module, "filtered", lambda classifier, *_: classifier.run)
+    found = case(fragile).found(bootstrap=200)
+    assert found.named == named
+    assert found.answer == (named[0] if len(named) == 1 else None)
+    assert found.pair is not None
+    assert set(found.pair.layers) == {"fc1", "fc2"}
+    assert (found.pair.share.low > 0.9) == bool(named)
+    assert (found.pair.lead.low > 0) == (len(named) == 2)
+
+
 def test_nothing_stands_out_in_a_robust_network() -> None:
     found = case(network()).found(bootstrap=200)
     assert found.taken < 0.05
     assert found.answer is None
+    assert found.pair is None
     assert all(abs(score.value) < 0.5 for score in found.scores)
 
 

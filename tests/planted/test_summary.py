@@ -60,6 +60,17 @@ def test_a_hit_is_the_planted_layer_and_near_is_the_next_one() -> None:
     assert not hit(record(["pool"], None), *name)
 
 
+def test_two_ways_in_are_those_that_bring_back_most_together() -> None:
+    scores = {"let_in": column(0.1, 0.5, 0.4, 0.0), "rival": column(0.9, 0.0, 0.0, 0.9)}
+    two = record(["conv", "fc"], column(0, 0, 0, 0), kind="two", columns=scores)
+    together = two | {"mended_together": {"layers": ["fc", "conv"]}}
+    assert not hit(two, "let in", "let_in")  # a record of before, by its scores
+    assert hit(together, "let in", "let_in")
+    assert hit(together, "let in", "rival")
+    assert not hit(together | {"mended_together": {"layers": ["fc", "relu"]}}, "let in", "let_in")
+    assert hit(record(["relu"], None, columns=scores, mended_together={"layers": ["fc", "conv"]}), "let in", "let_in")
+
+
 def test_a_summary_counts_what_it_says() -> None:
     rival = {"rival": column(0.3, 0.2, 0.1, 0.0, seconds=3.0)}
     broken = {"rival": column(error="no weights")}

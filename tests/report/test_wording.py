@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import interpretgan
+from interpretgan.diagnosis.let_in import Pair
 from interpretgan.diagnosis.reliability import NOISE_CONTROL_FAILED, POSITIVE_CONTROL, UNRELIABLE, UNRELIABLE_BEFORE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import Flag, FlagKind
@@ -182,6 +183,23 @@ def test_the_layer_that_lets_the_perturbation_in_is_named_beside_that_where_the_
     assert (claim(misread), second(misread)) == ("No layer of lenet5 can be named", "pool1 lets the perturbation in")
     (row,) = [line.split() for line in summary_table(sure).splitlines() if line.split()[:1] == ["pool1"]]
     assert "83.0" in row
+
+
+def test_two_layers_that_let_the_perturbation_in_together_are_named(lenet: Diagnosis) -> None:
+    one = with_let_in(lenet, "pool1", sure=False)
+    assert one.let_in is not None
+    sure = replace(one, let_in=replace(one.let_in, pair=Pair(("pool1", "fc1"), around(0.95, 0.02), around(0.1, 0.05))))
+    assert second(sure) == "pool1 and fc1 together let the perturbation in"
+    told = "mending both brings back 95.0 % [93.0, 97.0] of what the attack takes, mending pool1 alone, the best"
+    assert f"{told} single one, 83.0 %." in answer_sentence(sure)
+    no_lead = Pair(("pool1", "fc1"), around(0.95, 0.02), around(0.01, 0.05))
+    open_ = replace(one, let_in=replace(one.let_in, pair=no_lead))
+    assert second(open_) == "No layer alone lets the perturbation in for sure"
+    assert "mending pool1 and fc1 together 95.0 %" in answer_sentence(open_)
+    alone = with_let_in(lenet, "pool1")
+    assert alone.let_in is not None
+    alone = replace(alone, let_in=replace(alone.let_in, pair=no_lead))
+    assert "together" not in answer_sentence(alone)
 
 
 def test_no_layer_lets_in_an_attack_that_takes_nothing(lenet: Diagnosis) -> None:

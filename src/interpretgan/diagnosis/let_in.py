@@ -1,31 +1,35 @@
-"""Where the perturbation is let in: how much of what an attack takes comes back when one layer alone is mended."""
+"""Where the perturbation is let in: how much of what an attack takes comes back when one layer is mended, or two."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor
 
-from interpretgan.attacks import ThreatModel, iterated, require_eps_within_range, search, seed_generators
-from interpretgan.attacks.gradient import Run, ready
-from interpretgan.attacks.threat_model import Bounds
+from interpretgan.attacks import ThreatModel, require_eps_within_range
+from interpretgan.attacks.gradient import ready
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
-from interpretgan.errors import ConfigError, FlagKind, ImageError, LabelError, ModelError, in_a_line
-from interpretgan.layers import Layer, capture, capturing, owned_by_layers, replay
-from interpretgan.layers.outputs import without_history
+from interpretgan.diagnosis.mending import (
+    BATCH,
+    FILTER_IMAGES,
+    RENEWED_STEPS,
+    Trial,
+    filtered,
+    mendable,
+    mended_weights,
+    retrained,
+    shortened,
+    true_probability,
+)
+from interpretgan.errors import ConfigError, FlagKind, ImageError, LabelError
+from interpretgan.layers import Layer
 from interpretgan.statistics import Floats, Interval, bootstrap_weights, intervals
 from interpretgan.store.progress import OnProgress, Progress, reporting
 from interpretgan.torch_state import as_seed, plain_torch
-from interpretgan.training.steps import relative_rates
 
 MENDED_ON = 2000
 """Training images that layers are mended on; fewer where they have `MENDED_PIXELS` pixels before."""
@@ -34,17 +38,6 @@ EXAMPLES = 200
 """Images that mendings are judged on; more make the interval narrower and the search slower."""
 STEPS = 60
 """Of the training that mends a layer's weights."""
-BATCH = 50
-INNER_STEPS = 3
-"""PGD steps of the adversarial images that weights are mended on."""
-RATE = 0.06
-"""Length of Adam's steps, as a share of the root mean square of each tensor of weights."""
-RENEWED_STEPS = 10
-"""PGD steps against each mended network, from the adversarial images."""
-FILTER_IMAGES = 300
-"""Natural images that the filter is made from."""
-RIDGE = 0.1
-"""Of the filter, as a share of the mean natural variance over the directions that are used."""
 PIXELS = 2**20
 """Pixels of images that are attacked together, at most; but no fewer images than `LEAST_IMAGES`."""
 LEAST_IMAGES = 16
@@ -54,9 +47,22 @@ ENOUGH = 0.5
 """The least score of a layer that is named."""
 EVERYWHERE = 2 / 3
 """Where the mending of any layer brings back more than this, no layer is the one that lets the perturbation in."""
+PARTNERS = 4
+"""Layers that are mended together with the first, at most: those of the highest scores."""
 
 
 LET_IN_UNKNOWN = FlagKind("let_in_unknown", "warning", "which layer lets the perturbation in is not known: {reason}")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two layers mended together: the one that is best alone, and the one that brings back most beside it."""
+
+    layers: tuple[str, str]  #: In execution order.
+    share: Interval  #: Of what the attack takes, that comes back when the weights of both are mended; up to 1.
+    #: By how much that is above what the first brings back with any other that was tried, and above the score of any
+    #: layer alone; paired.
+    lead: Interval
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class LetIn:
         lead: By how much the highest score is above all others; paired over images.
         taken: What the attack takes from the probability of the true class, 0 to 1.
         examples: How many images it rests on.
+        pair: Two layers mended together. `None`: fewer than two have weights, or the attack takes nothing.
     """
 
     layers: tuple[str, ...]
@@ -81,6 +88,7 @@ class LetIn:
     lead: Interval
     taken: float
     examples: int
+    pair: Pair | None = None
 
     @property
     def first(self) -> str:
@@ -97,6 +105,19 @@ class LetIn:
         best = max(self.scores, key=lambda score: score.value)
         sure = self.taken >= LEAST and best.low >= ENOUGH and self.lead.low > 0
         return self.first if sure and not self.everywhere else None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The layer that lets the perturbation in, or the two that do together, where none does alone; or none.
+
+        Two are sure as one is: what comes back is at least a half, and above all else that was tried, by the intervals.
+        """
+        pair = self.pair
+        if self.answer is not None:
+            return (self.answer,)
+        if pair is None or self.everywhere or pair.share.low < ENOUGH or pair.lead.low <= 0:
+            return ()
+        return pair.layers
 
     @property
     def everywhere(self) -> bool:
@@ -152,6 +173,9 @@ def let_in(
     The first moves back a layer that was moved; the second finds one that reacts to what natural images hardly use,
     with weights or without. Where several layers can mend a network, the lead is small and there is no sure answer.
 
+    Where an attack has two ways in, mending one leaves the other. So the layer with weights of the highest score is
+    mended once more, together with each of the next `PARTNERS`; the best of these is the `pair`.
+
     Args:
         classifier: Given back as it was; weights are trained on copies.
         layers: In execution order, at least one, of different tensors (see `distinct`). A layer is all that happens
@@ -186,41 +210,54 @@ def let_in(
         raise LabelError(expected="an adversarial image for each image", got=got, do="attack the same images")
     at_once, seed = _together(images.shape[1:]), as_seed(seed)
     images, labels, adversarial = (given[: min(examples, at_once)] for given in (images, labels, adversarial))
-    with _mendable(), reporting(on_progress) as report, ready(classifier, images, labels, seed=seed) as (x, y):
+    with mendable(), reporting(on_progress) as report, ready(classifier, images, labels, seed=seed) as (x, y):
         require_eps_within_range(threat_model, classifier.bounds, x.shape[1:])
         perturbed, natural = (classifier.check_images(one).detach().float().clone() for one in (adversarial, natural))
-        trial = _Trial(x, y, perturbed, classifier.bounds, _shortened(threat_model, RENEWED_STEPS))
-        calm, before = _true_probability(classifier.run, x, y), trial.renewed(classifier.run)
+        trial = Trial(x, y, perturbed, classifier.bounds, shortened(threat_model, RENEWED_STEPS))
+        calm, before = true_probability(classifier.run, x, y), trial.renewed(classifier.run)
         owned = mended_weights(classifier, layers, x[:1])
-        retrained, filtered = before.repeat(2, len(layers), 1)
+        weighted = [place for place, names in enumerate(owned) if names]
+
+        def after_mending(names: Sequence[str]) -> Tensor:
+            mended = retrained(
+                classifier, names, natural, tm=threat_model, steps=steps, batch=min(BATCH, at_once), seed=seed
+            )
+            return trial.renewed(mended.run)
+
+        lost = (calm - before).double().cpu().numpy()
+        tried = min(PARTNERS, max(0, len(weighted) - 1)) if lost.mean() >= LEAST else 0
+        alone, clean = before.repeat(2, len(layers), 1)
         for place in range(len(layers)):
             if owned[place]:
-                mended = _retrained(
-                    classifier,
-                    owned[place],
-                    natural,
-                    tm=threat_model,
-                    steps=steps,
-                    batch=min(BATCH, at_once),
-                    seed=seed,
-                )
-                retrained[place] = trial.renewed(mended.run)
-            clean = _filtered(classifier, layers[place - 1] if place else None, natural[: min(FILTER_IMAGES, at_once)])
-            filtered[place] = trial.old(clean)
-            if filtered[place].mean() > before.mean():
-                filtered[place] = trial.renewed(clean)  # else it brings nothing back, and would only be lower
-            report(Progress("mending", place + 1, len(layers), "layer"))
-    gains = [(after - before).double().cpu().numpy() for after in (retrained, filtered)]
-    lost = (calm - before).double().cpu().numpy()
-    weights = bootstrap_weights(len(lost), bootstrap, seed=seed).astype(np.float64)
-    total = np.maximum(weights @ lost, LEAST * len(lost))[:, None]
-    table = _scores(*(weights @ gain.T / total for gain in gains))
-    count, first = len(layers), int(np.argmax(table[0, : len(layers)]))
-    others = np.delete(table[:, :count], first, axis=1).max(axis=1, initial=0.0)
-    found = intervals(np.column_stack([table, table[:, first] - others]), confidence)
+                alone[place] = after_mending(owned[place])
+            run = filtered(classifier, layers[place - 1] if place else None, natural[: min(FILTER_IMAGES, at_once)])
+            clean[place] = trial.old(run)
+            if clean[place].mean() > before.mean():
+                clean[place] = trial.renewed(run)  # else it brings nothing back, and would only be lower
+            report(Progress("mending", place + 1, len(layers) + tried, "layer"))
+        gains = [(after - before).double().cpu().numpy() for after in (alone, clean)]
+        weights = bootstrap_weights(len(lost), bootstrap, seed=seed).astype(np.float64)
+        total = np.maximum(weights @ lost, LEAST * len(lost))[:, None]
+        table = _scores(*(weights @ gain.T / total for gain in gains))
+        ranked = sorted(weighted, key=lambda place: -table[0, place])[: 1 + tried]
+        both = before.repeat(tried, 1)
+        for number, other in enumerate(ranked[1:]):
+            both[number] = after_mending([*owned[ranked[0]], *owned[other]])
+            report(Progress("mending", len(layers) + number + 1, len(layers) + tried, "layer"))
+    count, names = len(layers), tuple(layer.name for layer in layers)
+    first = int(np.argmax(table[0, :count]))
+    rest = np.delete(table[:, :count], first, axis=1).max(axis=1, initial=0.0)
+    found = intervals(np.column_stack([table, table[:, first] - rest]), confidence)
     scores, own, filtering = (tuple(found[start : start + count]) for start in (0, count, 2 * count))
-    names = tuple(layer.name for layer in layers)
-    return LetIn(names, scores, own, filtering, found[-1], float(lost.mean()), len(lost))
+    pair = None
+    if tried:
+        shares = np.minimum(weights @ (both - before).double().cpu().numpy().T / total, 1.0)
+        most = int(np.argmax(shares[0]))
+        rest = np.column_stack([np.delete(shares, most, axis=1), table[:, :count]]).max(axis=1)
+        share, lead = intervals(np.column_stack([shares[:, most], shares[:, most] - rest]), confidence)
+        one, other = sorted([ranked[0], ranked[1 + most]])
+        pair = Pair((names[one], names[other]), share, lead)
+    return LetIn(names, scores, own, filtering, found[-1], float(lost.mean()), len(lost), pair)
 
 
 def _scores(retrained: Floats, filtered: Floats) -> Floats:
@@ -231,36 +268,6 @@ def _scores(retrained: Floats, filtered: Floats) -> Floats:
     return np.concatenate([1 - (1 - np.maximum(weights, 0.0)) * (1 - filtering), weights, filtering], axis=1)
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Images and their adversarial ones, on which networks are attacked afresh; call it with gradients enabled."""
-
-    images: Tensor
-    labels: Tensor
-    adversarial: Tensor
-    bounds: Bounds
-    threat_model: ThreatModel
-
-    def old(self, run: Run) -> Tensor:
-        """Probabilities of the true classes on the adversarial images as they are, `[N]`."""
-        return _true_probability(run, self.adversarial, self.labels)
-
-    def renewed(self, run: Run) -> Tensor:
-        """The lower one of that and of what an attack leaves that goes on from there."""
-        found = search(run, self.images, self.labels, self.threat_model, self.bounds, start=self.adversarial)
-        return torch.minimum(self.old(run), _true_probability(run, found, self.labels))
-
-
-@torch.no_grad()
-def _true_probability(run: Run, images: Tensor, labels: Tensor) -> Tensor:
-    return run(images).float().softmax(dim=1).gather(1, labels[:, None])[:, 0]
-
-
-def _shortened(threat_model: ThreatModel, steps: int) -> ThreatModel:
-    """PGD of the same size with few steps, as long as suits their number."""
-    return replace(iterated(threat_model), steps=steps, restarts=1, step_size=None)
-
-
 def most_examples(shape: Sequence[int]) -> int:
     """On how many images `[C, H, W]` mendings are judged where nothing is said: of large ones fewer."""
     return min(EXAMPLES, _together(shape))
@@ -268,102 +275,3 @@ def most_examples(shape: Sequence[int]) -> int:
 
 def _together(shape: Sequence[int]) -> int:
     return max(LEAST_IMAGES, PIXELS // math.prod(shape))
-
-
-def mended_weights(classifier: Classifier, layers: Sequence[Layer], image: Tensor) -> list[list[str]]:
-    """The names of the weights that are retrained for each layer, by an image `[1, C, H, W]`.
-
-    A `ModelError` for a network whose layers cannot be trained apart.
-    """
-    with _mendable(), torch.inference_mode(False), torch.enable_grad():
-        return owned_by_layers(classifier, layers, image.to(classifier.device), _weights(classifier.model))
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of real numbers by name; not the statistics that a normalisation has collected."""
-    counted = [b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)]
-    skipped = {id(buffer) for buffer in counted}
-    buffers = {n: b for n, b in model.named_buffers() if b.is_floating_point() and id(b) not in skipped}
-    return {**{n: p for n, p in model.named_parameters() if p.is_floating_point()}, **buffers}
-
-
-@contextmanager
-def _mendable() -> Iterator[None]:
-    """Says of a network that torch cannot copy, train or replay in parts that it cannot be mended."""
-    try:
-        yield
-    except (RuntimeError, TypeError) as error:
-        expected = "a network that can be copied, and its layers trained apart"
-        raise ModelError(expected=expected, got=in_a_line(error), do="leave it out: --let-in-steps 0") from error
-
-
-@contextmanager
-def _trainable(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Tensors that take part in autograd inside."""
-    try:
-        for tensor in tensors:
-            tensor.requires_grad_(True)
-        yield
-    finally:
-        for tensor in tensors:
-            tensor.requires_grad_(False)
-
-
-def _retrained(
-    classifier: Classifier, names: Sequence[str], natural: Tensor, *, tm: ThreatModel, steps: int, batch: int, seed: int
-) -> Classifier:
-    """A copy whose named weights are trained to withstand the attack and to keep natural answers."""
-    mended = copy.deepcopy(classifier, without_history(classifier.model))
-    generator, inner = torch.Generator().manual_seed(seed), _shortened(tm, INNER_STEPS)
-    seed_generators(natural.device, seed)  # whichever layers were mended before
-    own = _weights(mended.model)
-    tensors = [own[name] for name in names]
-    optimizer = torch.optim.Adam(relative_rates(tensors, RATE))
-    for _ in range(steps):
-        images = natural[torch.randint(len(natural), (batch,), generator=generator).to(natural.device)]
-        with torch.no_grad():
-            answers = classifier.run(images).float().log_softmax(dim=1)
-        classes = answers.argmax(dim=1)
-        adversarial = search(mended.run, images, classes, inner, mended.bounds)
-        with _trainable(tensors):
-            attacked, calm = mended.run(torch.cat([adversarial, images])).float().chunk(2)
-            divergence = F.kl_div(calm.log_softmax(dim=1), answers, log_target=True, reduction="batchmean")
-            loss = F.cross_entropy(attacked, classes) + divergence
-            gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
-        for tensor, gradient in zip(tensors, gradients, strict=True):
-            tensor.grad = gradient
-        optimizer.step()
-    return mended
-
-
-def _filtered(classifier: Classifier, previous: Layer | None, natural: Tensor) -> Run:
-    """The network with what natural latents do not do taken out of one latent. `None`: out of the image."""
-    if previous is None:
-        clean = _Filter(natural)
-        return lambda images: classifier.run(clean(images))
-    clean = _Filter(capture(classifier, natural, [previous])[1][previous.name])
-
-    def run(images: Tensor) -> Tensor:
-        with capturing(classifier, [previous]) as latents:
-            classifier.run(images)
-        return replay(classifier, previous, clean(latents[previous.name]), images.detach())
-
-    return run
-
-
-class _Filter:
-    """`mu + S (S + rho)^-1 (z - mu)`, solved in the dimensions of natural latents `[M, ...]`."""
-
-    def __init__(self, latents: Tensor) -> None:
-        flat = latents.detach().flatten(1).float()
-        self._mean = flat.mean(dim=0)
-        self._centred = flat - self._mean
-        gram = self._centred @ self._centred.T
-        ridge = RIDGE * gram.trace() / min(flat.shape)
-        self._solved = torch.linalg.solve(gram + ridge.clamp_min(1e-12) * torch.eye(len(flat)).to(gram), self._centred)
-
-    def __call__(self, latent: Tensor) -> Tensor:
-        """Of the same shape; gradients flow."""
-        along = (latent.float().flatten(1) - self._mean) @ self._centred.T
-        clean: Tensor = self._mean + along @ self._solved
-        return clean.view_as(latent).to(latent.dtype)

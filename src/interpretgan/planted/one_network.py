@@ -180,6 +180,7 @@ class _Trial:
                 natural=natural, threat_model=self.threat_model, seed=seed, on_progress=False,
             )  # fmt: skip
         alone = {OURS["let in"]: let_in_column(mended)}  # no generator takes part
+        told = {"mended_together": None if mended.pair is None else asdict(mended.pair)}
         try:
             with stage_seconds(seconds, "fit"):
                 interpreter = InterpretGAN(self.classifier, self.layers, config=config, seed=seed)
@@ -192,10 +193,10 @@ class _Trial:
                     adversarial=adversarial, let_in=mended, on_progress=False,
                 )  # fmt: skip
         except TrainingError as error:
-            return alone, {}, (COLLAPSED, str(error))
+            return alone, told, (COLLAPSED, str(error))
         except InterpretGANError as error:
-            return alone, {}, (REFUSED, str(error))
-        return our_columns(diagnosis), _told(diagnosis), (DIAGNOSED, "")
+            return alone, told, (REFUSED, str(error))
+        return our_columns(diagnosis), {**told, **_told(diagnosis)}, (DIAGNOSED, "")
 
     def rivals(self) -> dict[str, Column]:
         """The scores of all rivals; one that cannot run says so in a line."""

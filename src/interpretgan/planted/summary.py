@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from interpretgan.diagnosis.reliability import READABLE
-from interpretgan.planted.columns import OURS
+from interpretgan.planted.columns import LET_IN, OURS
 from interpretgan.planted.one_network import COLLAPSED, DIAGNOSED, REFUSED, UNMADE, UNVERIFIED
 from interpretgan.planted.verify import ROBUST_FALL
 from interpretgan.statistics import wilson
@@ -96,8 +96,13 @@ def most_blamed(column: Record, count: int) -> set[int] | None:
 
 
 def hit(record: Record, question: str, name: str) -> bool:
-    """Whether a score blames all planted layers before any other; ours misses where there is no diagnosis."""
+    """Whether a score blames all planted layers before any other; ours misses where there is no diagnosis.
+
+    Where two layers let the perturbation in, ours is right where these are the two that bring back most together.
+    """
     places = planted_at(record, question)
+    if name == OURS[LET_IN] and len(places) == 2 and (pair := record.get("mended_together")):
+        return {record["layers"].index(layer) for layer in pair["layers"]} == places
     return most_blamed(record["columns"][name], len(places)) == places if name in record["columns"] else False
 
 

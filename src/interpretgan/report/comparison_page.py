@@ -153,11 +153,11 @@ def _vulnerability(found: Comparison, answers: Sequence[wording.Answer]) -> tupl
 
 def _let_in(found: Comparison) -> tuple[Panel, list[tuple[str, Group]]] | None:
     """What comes back where each layer is mended alone, by its name in the runs that measured it; `None`: in no run."""
-    named = [run.diagnosis.let_in and run.diagnosis.let_in.answer for run in found.runs]
+    named = [() if (mended := run.diagnosis.let_in) is None else mended.named for run in found.runs]
     groups = [
         [
-            Bar(run.name, row.let_in, top=layer == answer)
-            for run, answer in zip(found.runs, named, strict=True) if (row := run.row(layer)) and row.let_in
+            Bar(run.name, row.let_in, top=layer in its)
+            for run, its in zip(found.runs, named, strict=True) if (row := run.row(layer)) and row.let_in
         ]
         for layer in found.layers
     ]  # fmt: skip

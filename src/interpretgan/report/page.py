@@ -73,7 +73,7 @@ def write_report(
         "threat": attack_words(diagnosis), "level": wording.level(diagnosis), "quiet": QUIET,
         "names": [layer.name for layer in diagnosis.layers],
         "top": [layer.name in answer.layers for layer in diagnosis.layers],
-        "lets_in": [layer.name == (diagnosis.let_in and diagnosis.let_in.answer) for layer in diagnosis.layers],
+        "lets_in": [layer.name in (diagnosis.let_in.named if diagnosis.let_in else ()) for layer in diagnosis.layers],
         "failed": failed_kinds(diagnosis.layers, diagnosis.accuracy),
         "unreliable": [is_unreliable(layer) for layer in diagnosis.layers],
         "panels": vulnerability_chart.panels(diagnosis), "curves": vulnerability_chart.curves(diagnosis),

@@ -109,7 +109,7 @@ class Answer:
     detail: str  #: The numbers behind the claim, or why no layer is named.
     caveat: str = ""  #: Why to read it with care; empty if nothing speaks against it.
     layers: tuple[str, ...] = ()  #: The names of the layers that the claim blames, the largest contribution first.
-    let_in: Claim = ()  #: Which layer lets the perturbation in, like `claim`; empty where that was not asked.
+    let_in: Claim = ()  #: Which layer or two let the perturbation in, like `claim`; empty where that was not asked.
     let_in_detail: str = ""  #: The numbers behind that.
 
     @property
@@ -123,19 +123,25 @@ class Answer:
 def answer(diagnosis: Diagnosis) -> Answer:
     """What a diagnosis says, with no more certainty than its intervals and flags allow.
 
-    Where the class turns, see `_where_it_turns`; and where that was asked, which layer lets the perturbation in, which
-    is named where `LetIn.answer` is sure.
+    Where the class turns, see `_where_it_turns`; and where that was asked, which layer, or which
+    two, let the perturbation in, where `LetIn.named` is sure.
     """
     found, mended = _where_it_turns(diagnosis), diagnosis.let_in
     if mended is None:
         return found
     ranked = sorted(zip(mended.scores, mended.layers, strict=True), key=lambda one: -one[0].value)
-    name = mended.answer
+    best, pair = ranked[0][0], mended.pair
+    told = f"mending {ranked[0][1]} brings back {percent(best.value)} {span(best)} of what the attack takes"
+    told += f", mending {ranked[1][1]}, the second, {percent(ranked[1][0].value)}" if ranked[1:] else ""
     claim: Claim = (("No layer alone lets the perturbation in for sure", False),)
-    if name is not None:
-        claim = ((name, True), (" lets the perturbation in", False))
-    told = f"mending {ranked[0][1]} brings back {percent(ranked[0][0].value)} {span(ranked[0][0])} of what the attack "
-    told += "takes" + (f", mending {ranked[1][1]}, the second, {percent(ranked[1][0].value)}" if ranked[1:] else "")
+    if mended.answer is not None:
+        claim = ((mended.answer, True), (" lets the perturbation in", False))
+    elif pair is not None and mended.named:
+        claim = (*_listed(pair.layers), (" together let the perturbation in", False))
+        told = f"mending both brings back {percent(pair.share.value)} {span(pair.share)} of what the attack takes"
+        told += f", mending {ranked[0][1]} alone, the best single one, {percent(best.value)}"
+    elif pair is not None:
+        told += f", mending {' and '.join(pair.layers)} together {percent(pair.share.value)} {span(pair.share)}"
     if mended.taken < LEAST:
         told = (
             f"the attack takes {percent(mended.taken)} from the probability of the true class, too little to share out"
