@@ -181,12 +181,13 @@ def test_weights_are_mended_at_the_layers_that_own_them_and_cost_what_they_do(
         clock[0] += 3 + 0.5 * steps
 
     monkeypatch.setattr("interpretgan.pipeline.price.let_in", mended)
-    for layers, with_weights in (("relu1,relu3", 2), ("pool1,relu1", 1), ("conv1,relu1,fc3", 2)):
+    # Two with weights are mended alone, and together.
+    for layers, mendings in (("relu1,relu3", 3), ("pool1,relu1", 1), ("conv1,relu1,fc3", 3)):
         inputs = Inputs(Settings.of(**{**SHORT, "layers": layers}), classifier=lenet5(), train=digits[0],
                         test=digits[1], threat_model=ThreatModel("linf", 0.2, steps=2))  # fmt: skip
         stage = _let_in(inputs, inputs.classifier, *digits)
         assert stage is not None
-        assert stage.per["let_in_steps"] == 0.5 * with_weights
+        assert stage.per["let_in_steps"] == 0.5 * mendings
 
 
 def test_what_is_taken_once_is_told_from_what_each_image_takes(

@@ -188,18 +188,23 @@ def test_the_layer_that_lets_the_perturbation_in_is_named_beside_that_where_the_
 def test_two_layers_that_let_the_perturbation_in_together_are_named(lenet: Diagnosis) -> None:
     one = with_let_in(lenet, "pool1", sure=False)
     assert one.let_in is not None
-    sure = replace(one, let_in=replace(one.let_in, pair=Pair(("pool1", "fc1"), around(0.95, 0.02), around(0.1, 0.05))))
-    assert second(sure) == "pool1 and fc1 together let the perturbation in"
-    told = "mending both brings back 95.0 % [93.0, 97.0] of what the attack takes, mending pool1 alone, the best"
-    assert f"{told} single one, 83.0 %." in answer_sentence(sure)
-    no_lead = Pair(("pool1", "fc1"), around(0.95, 0.02), around(0.01, 0.05))
-    open_ = replace(one, let_in=replace(one.let_in, pair=no_lead))
-    assert second(open_) == "No layer alone lets the perturbation in for sure"
-    assert "mending pool1 and fc1 together 95.0 %" in answer_sentence(open_)
+    assert "together" not in answer_sentence(one)
+
+    def paired(found: Diagnosis, lead: float) -> Diagnosis:
+        assert found.let_in is not None
+        pair = Pair(("pool1", "fc1"), around(0.95, 0.02), around(lead, 0.05))
+        return replace(found, let_in=replace(found.let_in, pair=pair))
+
+    told = "the second, 80.0 %, mending pool1 and fc1 together 95.0 % [93.0, 97.0]."
+    assert second(paired(one, 0.16)) == "pool1 and fc1 together let the perturbation in"
+    assert told in answer_sentence(paired(one, 0.16))
+    # A second layer nearly always brings back a little more: that is no second way in.
+    assert second(paired(one, 0.14)) == "No layer alone lets the perturbation in for sure"
+    assert told in answer_sentence(paired(one, 0.14))
     alone = with_let_in(lenet, "pool1")
-    assert alone.let_in is not None
-    alone = replace(alone, let_in=replace(alone.let_in, pair=no_lead))
-    assert "together" not in answer_sentence(alone)
+    assert second(paired(alone, 0.16)) == "pool1 lets the perturbation in"
+    assert "together" in answer_sentence(paired(alone, 0.16))
+    assert "together" not in answer_sentence(paired(alone, 0.14))
 
 
 def test_no_layer_lets_in_an_attack_that_takes_nothing(lenet: Diagnosis) -> None:

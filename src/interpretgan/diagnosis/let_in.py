@@ -47,6 +47,8 @@ ENOUGH = 0.5
 """The least score of a layer that is named."""
 EVERYWHERE = 2 / 3
 """Where the mending of any layer brings back more than this, no layer is the one that lets the perturbation in."""
+WORTH = 0.1
+"""By how much mending two layers must be better than mending one, and than any other two, for both to be named."""
 PARTNERS = 4
 """Layers that are mended together with the first, at most: those of the highest scores."""
 
@@ -110,14 +112,12 @@ class LetIn:
     def named(self) -> tuple[str, ...]:
         """The layer that lets the perturbation in, or the two that do together, where none does alone; or none.
 
-        Two are sure as one is: what comes back is at least a half, and above all else that was tried, by the intervals.
+        Of two, what comes back is at least a half, and by a tenth above all else that was tried, by the intervals.
         """
-        pair = self.pair
         if self.answer is not None:
             return (self.answer,)
-        if pair is None or self.everywhere or pair.share.low < ENOUGH or pair.lead.low <= 0:
-            return ()
-        return pair.layers
+        sure = self.pair is not None and self.pair.share.low >= ENOUGH and self.pair.lead.low >= WORTH
+        return self.pair.layers if self.pair is not None and sure and not self.everywhere else ()
 
     @property
     def everywhere(self) -> bool:

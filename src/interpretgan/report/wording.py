@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 from rich.table import Table
 
-from interpretgan.diagnosis.let_in import LEAST
+from interpretgan.diagnosis.let_in import LEAST, WORTH
 from interpretgan.diagnosis.reliability import failed_controls, unreliable_flags
 from interpretgan.diagnosis.result import BranchResult, Diagnosis, LayerResult
 from interpretgan.errors import Flag
@@ -131,16 +131,14 @@ def answer(diagnosis: Diagnosis) -> Answer:
         return found
     ranked = sorted(zip(mended.scores, mended.layers, strict=True), key=lambda one: -one[0].value)
     best, pair = ranked[0][0], mended.pair
+    claim: Claim = (("No layer alone lets the perturbation in for sure", False),)
     told = f"mending {ranked[0][1]} brings back {percent(best.value)} {span(best)} of what the attack takes"
     told += f", mending {ranked[1][1]}, the second, {percent(ranked[1][0].value)}" if ranked[1:] else ""
-    claim: Claim = (("No layer alone lets the perturbation in for sure", False),)
     if mended.answer is not None:
         claim = ((mended.answer, True), (" lets the perturbation in", False))
-    elif pair is not None and mended.named:
-        claim = (*_listed(pair.layers), (" together let the perturbation in", False))
-        told = f"mending both brings back {percent(pair.share.value)} {span(pair.share)} of what the attack takes"
-        told += f", mending {ranked[0][1]} alone, the best single one, {percent(best.value)}"
-    elif pair is not None:
+    elif mended.named:
+        claim = (*_listed(mended.named), (" together let the perturbation in", False))
+    if pair is not None and (mended.answer is None or pair.lead.low >= WORTH):
         told += f", mending {' and '.join(pair.layers)} together {percent(pair.share.value)} {span(pair.share)}"
     if mended.taken < LEAST:
         told = (
