@@ -116,8 +116,9 @@ class LetIn:
         """
         if self.answer is not None:
             return (self.answer,)
-        sure = self.pair is not None and self.pair.share.low >= ENOUGH and self.pair.lead.low >= WORTH
-        return self.pair.layers if self.pair is not None and sure and not self.everywhere else ()
+        if (pair := self.pair) is None or self.everywhere:
+            return ()
+        return pair.layers if pair.share.low >= ENOUGH and pair.lead.low >= WORTH else ()
 
     @property
     def everywhere(self) -> bool:
