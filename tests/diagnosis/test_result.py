@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from interpretgan.diagnosis.let_in import Pair
 from interpretgan.diagnosis.reliability import JUDGE_FOOLED, UNRELIABLE
 from interpretgan.diagnosis.result import Diagnosis
 from interpretgan.errors import RunFolderError
 from tests.diagnosis.conftest import Diagnosed
 from tests.report.samples import (
     INFORMATION,
+    around,
     changed,
     lenet_diagnosis,
     with_baselines,
@@ -100,6 +102,20 @@ def test_mendings_of_fewer_layers_than_there_are_names_are_refused(tmp_path: Pat
     assert whole.let_in is not None
     replace(whole, let_in=replace(whole.let_in, weights=whole.let_in.weights[1:])).save(tmp_path)
     with pytest.raises(RunFolderError, match="let_in"):
+        Diagnosis.load(tmp_path)
+
+
+def test_a_pair_is_kept_and_one_of_other_layers_is_refused(tmp_path: Path) -> None:
+    whole = with_let_in(lenet_diagnosis(), "fc1", sure=False)
+    assert whole.let_in is not None
+    pair = Pair(("pool1", "fc1"), around(0.9, 0.02), around(0.2, 0.05))
+    replace(whole, let_in=replace(whole.let_in, pair=pair)).save(tmp_path)
+    known = Diagnosis.load(tmp_path).let_in
+    assert known is not None
+    assert (known.pair, known.named) == (pair, ("pool1", "fc1"))
+    other = replace(pair, layers=("pool1", "conv9"))
+    replace(whole, let_in=replace(whole.let_in, pair=other)).save(tmp_path)
+    with pytest.raises(RunFolderError, match=r"let_in\.pair"):
         Diagnosis.load(tmp_path)
 
 

@@ -176,6 +176,7 @@ class Diagnosis(Record):
             (any(not _counted(layer.transitions) for layer in self.layers), "layers.transitions"),
             (any(len(values) != count - 1 for values in measured), "baselines.values"),
             (mended and not len(mended.layers) == len(mended.scores) == len(mended.weights) >= 1, "let_in"),
+            (mended and mended.pair and not {*mended.pair.layers} <= {*mended.layers}, "let_in.pair.layers"),
             (self.realism and any(layer.realism is None for layer in self.layers), "layers.realism"),
             (mended and any(layer.let_in is None for layer in self.layers[1:]), "layers.let_in"),
         ):
