@@ -183,6 +183,35 @@ def test_two_layers_are_named_where_mending_both_is_the_cure(
     assert (found.pair.lead.low > 0) == (len(named) == 2)
 
 
+class Reads(nn.Module):
+    """Adds to the pixels that tell the class what four of the others are off their natural distance from grey."""
+
+    def __init__(self, first: int, strength: float) -> None:
+        super().__init__()
+        self.first = SIZE + first
+        self.weight = nn.Parameter(torch.full((SIZE // 2, 1), strength))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """`[N, 16]` of `[N, 16]`."""
+        read = (z[:, self.first : self.first + SIZE // 2] - 0.3) @ self.weight
+        return torch.cat([z[:, :SIZE] + read, z[:, SIZE:]], dim=1)
+
+
+def test_two_ways_in_are_named_though_a_third_layer_is_better_alone_than_either() -> None:
+    head = nn.Linear(2 * SIZE, 2)
+    signs = torch.tensor([-1.0, 1.0])
+    with torch.no_grad():
+        head.weight.zero_()[:, :SIZE] = signs[:, None] * 20 / SIZE
+        head.bias.copy_(-10 * signs)
+    parts = OrderedDict[str, nn.Module](fold=Fold(), one=Reads(0, 1.8), two=Reads(SIZE // 2, 1.8), head=head)
+    found = case(Classifier(nn.Sequential(parts))).found(bootstrap=200)
+    own = {name: weights.value for name, weights in zip(found.layers, found.weights, strict=True)}
+    assert max(own["one"], own["two"]) < 0.1
+    assert own["head"] > 0.3
+    assert found.answer == "one"  # taken out of its input, what `two` reads is gone as well
+    assert found.named == ("one", "two")
+
+
 def test_nothing_stands_out_in_a_robust_network() -> None:
     found = case(network()).found(bootstrap=200)
     assert found.taken < 0.05

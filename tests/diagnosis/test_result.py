@@ -113,10 +113,10 @@ def test_a_pair_is_kept_and_one_of_other_layers_is_refused(tmp_path: Path) -> No
     known = Diagnosis.load(tmp_path).let_in
     assert known is not None
     assert (known.pair, known.named) == (pair, ("pool1", "fc1"))
-    other = replace(pair, layers=("pool1", "conv9"))
-    replace(whole, let_in=replace(whole.let_in, pair=other)).save(tmp_path)
-    with pytest.raises(RunFolderError, match=r"let_in\.pair"):
-        Diagnosis.load(tmp_path)
+    for layers in (("pool1", "conv9"), ("fc1", "pool1"), ("fc1", "fc1")):
+        replace(whole, let_in=replace(whole.let_in, pair=replace(pair, layers=layers))).save(tmp_path)
+        with pytest.raises(RunFolderError, match="let_in"):
+            Diagnosis.load(tmp_path)
 
 
 def test_the_frame_has_a_row_per_layer_with_all_figures_and_the_ends_of_their_intervals() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from torch import Tensor
@@ -48,9 +49,9 @@ ENOUGH = 0.5
 EVERYWHERE = 2 / 3
 """Where the mending of any layer brings back more than this, no layer is the one that lets the perturbation in."""
 WORTH = 0.1
-"""By how much mending two layers must be better than mending one, and than any other two, for both to be named."""
-PARTNERS = 4
-"""Layers that are mended together with the first, at most: those of the highest scores."""
+"""By how much mending two layers must be better than one, and than any other two, for both to be named."""
+PAIRED = 4
+"""Layers that are mended two by two, at most: those with weights that have the highest scores."""
 
 
 LET_IN_UNKNOWN = FlagKind("let_in_unknown", "warning", "which layer lets the perturbation in is not known: {reason}")
@@ -58,13 +59,11 @@ LET_IN_UNKNOWN = FlagKind("let_in_unknown", "warning", "which layer lets the per
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers mended together: the one that is best alone, and the one that brings back most beside it."""
+    """The two layers that bring back most when their weights are mended together."""
 
     layers: tuple[str, str]  #: In execution order.
-    share: Interval  #: Of what the attack takes, that comes back when the weights of both are mended; up to 1.
-    #: By how much that is above what the first brings back with any other that was tried, and above the score of any
-    #: layer alone; paired.
-    lead: Interval
+    share: Interval  #: Of what the attack takes, that comes back; up to 1.
+    lead: Interval  #: By how much that is above any other pair that was tried, and any layer's weights alone; paired.
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,8 @@ class LetIn:
         lead: By how much the highest score is above all others; paired over images.
         taken: What the attack takes from the probability of the true class, 0 to 1.
         examples: How many images it rests on.
-        pair: Two layers mended together. `None`: fewer than two have weights, or the attack takes nothing.
+        pair: Two layers mended together. `None`: fewer than two have weights, the attack takes nothing, or it is a
+            record of before.
     """
 
     layers: tuple[str, ...]
@@ -99,7 +99,7 @@ class LetIn:
 
     @property
     def answer(self) -> str | None:
-        """The layer that lets the perturbation in. `None`: no sure answer.
+        """The layer that lets the perturbation in, if one does alone. `None`: no sure answer.
 
         It is sure where the attack takes something, the score is at least a half and above all others, both by their
         intervals, and the weights of some other layer are no cure.
@@ -110,15 +110,18 @@ class LetIn:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The layer that lets the perturbation in, or the two that do together, where none does alone; or none.
+        """The layer that lets the perturbation in, or the two that do together; or none.
 
-        Of two, what comes back is at least a half, and by a tenth above all else that was tried, by the intervals.
+        Two are sure where what comes back is at least a half, and by a tenth above all weights else that were tried,
+        by the intervals. If one layer is the answer it must be one of them, and both must bring back nearly as much as
+        its score says: what was taken out of its input was then missing at the other, too.
         """
-        if self.answer is not None:
-            return (self.answer,)
-        if (pair := self.pair) is None or self.everywhere:
-            return ()
-        return pair.layers if pair.share.low >= ENOUGH and pair.lead.low >= WORTH else ()
+        alone, pair = self.answer, self.pair
+        one = () if alone is None else (alone,)
+        if pair is None or self.taken < LEAST or self.everywhere or pair.share.low < ENOUGH or pair.lead.low < WORTH:
+            return one
+        needed = 0.0 if alone is None else self.scores[self.layers.index(alone)].value - WORTH
+        return pair.layers if pair.share.low >= needed and {*one} <= {*pair.layers} else one
 
     @property
     def everywhere(self) -> bool:
@@ -151,7 +154,7 @@ def let_in(
     confidence: float = 0.95,
     on_progress: OnProgress | bool = True,
 ) -> LetIn:
-    """Mend each layer alone, renew the attack, and see how much of what the attack took comes back.
+    """Mend each layer alone, and some in pairs, renew the attack, and see how much of what it took comes back.
 
     With `p(f, x)` the probability that network `f` gives to the true class, and `f_m` a network that is mended in one
     place, a mending brings back the share
@@ -174,8 +177,8 @@ def let_in(
     The first moves back a layer that was moved; the second finds one that reacts to what natural images hardly use,
     with weights or without. Where several layers can mend a network, the lead is small and there is no sure answer.
 
-    Where an attack has two ways in, mending one leaves the other. So the layer with weights of the highest score is
-    mended once more, together with each of the next `PARTNERS`; the best of these is the `pair`.
+    Where an attack has two ways in, mending one leaves the other. So of the `PAIRED` layers with weights that have the
+    highest scores each two are mended together, by their weights; the best two are the `pair`.
 
     Args:
         classifier: Given back as it was; weights are trained on copies.
@@ -191,7 +194,7 @@ def let_in(
         steps: Of the training of weights.
         bootstrap: Resamples of the images.
         confidence: Level of the intervals, between 0 and 1.
-        on_progress: Told how many layers are done; see `interpretgan.store.progress.OnProgress`.
+        on_progress: Told how many mendings are done; see `interpretgan.store.progress.OnProgress`.
 
     Raises:
         ConfigError: No layer, step or example, or an interval that cannot be made.
@@ -226,7 +229,7 @@ def let_in(
             return trial.renewed(mended.run)
 
         lost = (calm - before).double().cpu().numpy()
-        tried = min(PARTNERS, max(0, len(weighted) - 1)) if lost.mean() >= LEAST else 0
+        pairs = math.comb(min(PAIRED, len(weighted)), 2) if lost.mean() >= LEAST else 0
         alone, clean = before.repeat(2, len(layers), 1)
         for place in range(len(layers)):
             if owned[place]:
@@ -235,16 +238,17 @@ def let_in(
             clean[place] = trial.old(run)
             if clean[place].mean() > before.mean():
                 clean[place] = trial.renewed(run)  # else it brings nothing back, and would only be lower
-            report(Progress("mending", place + 1, len(layers) + tried, "layer"))
+            report(Progress("mending", place + 1, len(layers) + pairs, "mending"))
         gains = [(after - before).double().cpu().numpy() for after in (alone, clean)]
         weights = bootstrap_weights(len(lost), bootstrap, seed=seed).astype(np.float64)
         total = np.maximum(weights @ lost, LEAST * len(lost))[:, None]
         table = _scores(*(weights @ gain.T / total for gain in gains))
-        ranked = sorted(weighted, key=lambda place: -table[0, place])[: 1 + tried]
-        both = before.repeat(tried, 1)
-        for number, other in enumerate(ranked[1:]):
-            both[number] = after_mending([*owned[ranked[0]], *owned[other]])
-            report(Progress("mending", len(layers) + number + 1, len(layers) + tried, "layer"))
+        likely = sorted(sorted(weighted, key=lambda place: -table[0, place])[:PAIRED])
+        tried = list(combinations(likely, 2))[:pairs]
+        both = before.repeat(pairs, 1)
+        for number, (one, other) in enumerate(tried):
+            both[number] = after_mending([*owned[one], *owned[other]])
+            report(Progress("mending", len(layers) + number + 1, len(layers) + pairs, "mending"))
     count, names = len(layers), tuple(layer.name for layer in layers)
     first = int(np.argmax(table[0, :count]))
     rest = np.delete(table[:, :count], first, axis=1).max(axis=1, initial=0.0)
@@ -254,9 +258,9 @@ def let_in(
     if tried:
         shares = np.minimum(weights @ (both - before).double().cpu().numpy().T / total, 1.0)
         most = int(np.argmax(shares[0]))
-        rest = np.column_stack([np.delete(shares, most, axis=1), table[:, :count]]).max(axis=1)
+        rest = np.column_stack([np.delete(shares, most, axis=1), table[:, count : 2 * count]]).max(axis=1)
         share, lead = intervals(np.column_stack([shares[:, most], shares[:, most] - rest]), confidence)
-        one, other = sorted([ranked[0], ranked[1 + most]])
+        one, other = tried[most]
         pair = Pair((names[one], names[other]), share, lead)
     return LetIn(names, scores, own, filtering, found[-1], float(lost.mean()), len(lost), pair)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
@@ -51,6 +52,14 @@ class BranchResult:
 
 ACCURACIES = ("natural", "adversarial", "noise", "judge_natural", "judge_adversarial")
 INTERVALS = {"natural", "adversarial", "noise", "survival"}
+
+
+def _mended_all(found: LetIn, names: Sequence[str]) -> bool:
+    """Whether all figures are of the same layers among these, and a pair is of two of them, in their order."""
+    parts = (found.scores, found.weights, found.filtering)
+    alike = {len(part) for part in parts} == {len(found.layers)} and {*found.layers} <= {*names}
+    pairs = [*combinations(found.layers, 2)]
+    return bool(found.layers) and alike and (found.pair is None or found.pair.layers in pairs)
 
 
 def _counted(table: Mapping[str, Mapping[str, int]]) -> bool:
@@ -175,8 +184,7 @@ class Diagnosis(Record):
             (any(not layer.intervals.keys() >= INTERVALS for layer in self.layers), "layers.intervals"),
             (any(not _counted(layer.transitions) for layer in self.layers), "layers.transitions"),
             (any(len(values) != count - 1 for values in measured), "baselines.values"),
-            (mended and not len(mended.layers) == len(mended.scores) == len(mended.weights) >= 1, "let_in"),
-            (mended and mended.pair and not {*mended.pair.layers} <= {*mended.layers}, "let_in.pair.layers"),
+            (mended and not _mended_all(mended, names), "let_in"),
             (self.realism and any(layer.realism is None for layer in self.layers), "layers.realism"),
             (mended and any(layer.let_in is None for layer in self.layers[1:]), "layers.let_in"),
         ):

@@ -320,7 +320,7 @@ class DiagnosisOptions(CheckedOptions):
     examples: int = 2000
     """Test images that are attacked and explained, from the first."""
     let_in_steps: int = 60
-    """Training steps that mend each layer by itself, to see which lets the perturbation in; 0 leaves that out."""
+    """Training steps that mend a layer, or two, to see where the perturbation is let in; 0 leaves that out."""
     branches: bool = True
     """Split each block's vulnerability among its branches: skip and residual, attention and MLP."""
     groups: str | None = None

@@ -241,4 +241,5 @@ def _told(diagnosis: Diagnosis) -> Mapping[str, Any]:
         "flags": [asdict(flag) for flag in diagnosis.flags],
         "image_noise": diagnosis.provenance["generator"]["image_noise"],
         "lets_in": None if diagnosis.let_in is None else diagnosis.let_in.answer,
+        "let_in_named": [] if diagnosis.let_in is None else list(diagnosis.let_in.named),
     }  # fmt: skip

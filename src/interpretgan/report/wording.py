@@ -123,8 +123,8 @@ class Answer:
 def answer(diagnosis: Diagnosis) -> Answer:
     """What a diagnosis says, with no more certainty than its intervals and flags allow.
 
-    Where the class turns, see `_where_it_turns`; and where that was asked, which layer, or which
-    two, let the perturbation in, where `LetIn.named` is sure.
+    Where the class turns, see `_where_it_turns`; and where that was asked, which layer lets the perturbation in, or
+    which two, as `LetIn.named` says.
     """
     found, mended = _where_it_turns(diagnosis), diagnosis.let_in
     if mended is None:
@@ -134,11 +134,10 @@ def answer(diagnosis: Diagnosis) -> Answer:
     claim: Claim = (("No layer alone lets the perturbation in for sure", False),)
     told = f"mending {ranked[0][1]} brings back {percent(best.value)} {span(best)} of what the attack takes"
     told += f", mending {ranked[1][1]}, the second, {percent(ranked[1][0].value)}" if ranked[1:] else ""
-    if mended.answer is not None:
-        claim = ((mended.answer, True), (" lets the perturbation in", False))
-    elif mended.named:
-        claim = (*_listed(mended.named), (" together let the perturbation in", False))
-    if pair is not None and (mended.answer is None or pair.lead.low >= WORTH):
+    if mended.named:
+        verb = " lets the" if len(mended.named) == 1 else " together let the"
+        claim = (*_listed(mended.named), (f"{verb} perturbation in", False))
+    if pair is not None and (mended.named != (mended.answer,) or pair.lead.low >= WORTH):
         told += f", mending {' and '.join(pair.layers)} together {percent(pair.share.value)} {span(pair.share)}"
     if mended.taken < LEAST:
         told = (
