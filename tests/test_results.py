@@ -557,6 +557,40 @@ def test_a_trunk_that_looks_again_blames_the_same_layers() -> None:
         assert told in page, told
 
 
+def test_what_the_page_on_plants_says_of_two_ways_in_was_measured() -> None:
+    page, found = (
+        (ROOT / "docs" / "planted.md").read_text(),
+        list(read("planted/two_ways_in.json")["networks"].values()),
+    )
+    none, one, two = ([each for each in found if len(each["planted"]) == count] for count in range(3))
+
+    def both(names: Iterable[str], each: dict[str, Any]) -> bool:
+        return {*names} == {*each["planted"]}
+
+    best = sum(both(each["pair"]["layers"], each) for each in two)
+    ranked = [sorted(zip(each["let_in"], each["layers"], strict=True))[-2:] for each in two]
+    alone = sum(both([name for _, name in rows], each) for rows, each in zip(ranked, two, strict=True))
+    named = [each for each in two if len(each["named"]) == 2]
+    assert all(both(each["named"], each) for each in named)
+    single = [each for each in two if len(each["named"]) == 1]
+    assert all({*each["named"]} < {*each["planted"]} for each in single)
+    assert not any(each["named"] for each in none)
+    assert all(each["named"] in ([], each["planted"]) for each in one)
+    silent = [each for each in one if not each["named"]]
+    close = [100 * each["pair"]["lead"]["value"] for each in silent if each["pair"]["lead"]["low"] > 0]
+    sure = [100 * each["pair"]["lead"]["value"] for each in named]
+    for told in (
+        f"the two that bring back most are the planted ones in {best} of {len(two)}, ",
+        f"the scores of single layers have both on top in {alone}.",
+        f"The sentence names both in {len(named)}, one of them alone in {len(single)}, and no other layer.",
+        f"Without a plant none is named, in {len(none)} of {len(none)}.",
+        f"no second layer is named, in {len(one)} of {len(one)}; in {len(silent)} none is.",
+        f"by {min(close):.0f} points more" if len(close) == 1 else f"{min(close):.0f} and {max(close):.0f} points",
+        f"Those that are named have {min(sure):.0f} points or more.",
+    ):
+        assert told in page, told
+
+
 def test_how_often_intervals_hold_and_the_null_errs_is_told_as_it_was_measured() -> None:
     method, studies = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("method", "studies"))
     measured = read("benchmarks/coverage.json")["rows"]
