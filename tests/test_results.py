@@ -584,7 +584,7 @@ def test_what_the_page_on_plants_says_of_two_ways_in_was_measured() -> None:
         f"the scores of single layers have both on top in {alone}.",
         f"The sentence names both in {len(named)}, one of them alone in {len(single)}, and no other layer.",
         f"Without a plant none is named, in {len(none)} of {len(none)}.",
-        f"no second layer is named, in {len(one)} of {len(one)}; in {len(silent)} none is.",
+        f"no second layer is named, in {len(one)} of {len(one)}; in {len(silent)} none is at all.",
         f"by {min(close):.0f} points more" if len(close) == 1 else f"{min(close):.0f} and {max(close):.0f} points",
         f"Those that are named have {min(sure):.0f} points or more.",
     ):

@@ -79,8 +79,8 @@ class LetIn:
         lead: By how much the highest score is above all others; paired over images.
         taken: What the attack takes from the probability of the true class, 0 to 1.
         examples: How many images it rests on.
-        pair: Two layers mended together. `None`: fewer than two have weights, the attack takes nothing, or it is a
-            record of before.
+        pair: The best two of those that were mended together. `None`: fewer than two layers have weights, the attack
+            takes nothing, or the record is older.
     """
 
     layers: tuple[str, ...]
@@ -112,9 +112,9 @@ class LetIn:
     def named(self) -> tuple[str, ...]:
         """The layer that lets the perturbation in, or the two that do together; or none.
 
-        Two are sure where what comes back is at least a half, and by a tenth above all weights else that were tried,
-        by the intervals. If one layer is the answer it must be one of them, and both must bring back nearly as much as
-        its score says: what was taken out of its input was then missing at the other, too.
+        Two are sure where they bring back at least a half, and a tenth more than any other two or the weights of any
+        layer alone, both by their intervals. If there is an answer it must be one of them, and both must bring back as
+        much as its score says, less a tenth: what was taken out of its input was then missing at the other, too.
         """
         alone, pair = self.answer, self.pair
         one = () if alone is None else (alone,)
