@@ -177,8 +177,8 @@ def let_in(
     with weights or without. Where several layers can mend a network, the lead is small and there is no sure answer.
 
     Where an attack has two ways in, mending one leaves the other. So the `PAIRED` layers with weights that have the
-    highest scores are mended together, by their weights. Where that brings back at least a half, and more than the
-    weights of any layer alone, so is each two of them; the best two are the `pair`.
+    highest scores are mended together, by their weights. Where that brings back at least a half, so is each two of
+    them; the best two are the `pair`.
 
     Args:
         classifier: Given back as it was; weights are trained on copies.
@@ -245,8 +245,8 @@ def let_in(
         likely = sorted(sorted(weighted, key=lambda place: -table[0, place])[:PAIRED])
         tried = list(combinations(likely, 2)) if mendings > len(layers) else []
         if len(tried) > 1:
-            least = max(alone.mean(dim=1).max().item(), before.mean().item() + ENOUGH * lost.mean())
-            tried = tried if after_mending(*likely).mean().item() > least else []
+            back = (after_mending(*likely) - before).double().cpu().numpy()
+            tried = tried if back.mean() >= ENOUGH * lost.mean() else []
             report(Progress("mending", mendings - len(tried), mendings, "mending"))
         both = before.repeat(len(tried), 1)
         for number, pair in enumerate(tried):
