@@ -113,6 +113,7 @@ def test_what_a_repair_study_holds(made: Make) -> None:
         assert repaired["swap-blamed"]["parameters"] == runs["untouched", seed]["classifier"]["parameters"]
         states_of = {runs[variant, seed]["classifier"]["state_sha256"] for variant in ("untouched", *config.variants)}
         assert len(states_of) == 5
+    assert len(study["provenance"]["seconds"]) == 2 * 4  # untouched ones are of another study; one run serves variants
     pairs = {(e["variant"], e["against"]) for e in study["effects"] if e["quantity"] == "worst_case"}
     assert {("finetune-blamed", "untouched")} <= pairs
     assert {("finetune-blamed", f"finetune-{control}") for control in ("cleared", "random", "equal", "best")} <= pairs

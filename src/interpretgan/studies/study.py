@@ -62,7 +62,10 @@ def run_study(
 
 
 class _Runs:
-    """The runs in a study's folder. Those that are finished are kept, here or, by what they did, in another study."""
+    """The runs in a study's folder. Those that are finished are kept, here or, by what they did, in another study.
+
+    Runs that do the same are made once: the best of all layers is often the blamed one.
+    """
 
     def __init__(self, folder: Path, finished: Mapping[str, Path], board: Board) -> None:
         self.folder, self._finished, self._board = folder, finished, board
@@ -80,13 +83,14 @@ class _Runs:
         machines = {name: sorted({record["machine"][name] for record in records.values()}) for name in MACHINE}
         texts = {name: known[0] if len(known) == 1 else ", ".join(map(str, known)) for name, known in machines.items()}
         reused = {name: record["reused_from"] for name, record in records.items() if "reused_from" in record}
-        seconds = {name: record["seconds"] for name, record in records.items() if name not in reused}
+        own = {name: record for name, record in records.items() if name not in reused and "same_as" not in record}
+        seconds = {name: record["seconds"] for name, record in own.items()}
         return {**(texts if records else {}), "seconds": seconds, "reused": reused}
 
     def make(self, specs: Sequence[Spec], refused: Mapping[str, str], executor: Executor) -> None:
         """Make those that are missing, but for those that are refused, for the reason given."""
         self._board.add(specs)
-        missing = []
+        missing, work, alike = list[Path](), dict[str, Path](), list[Spec]()
         for spec in specs:
             folder = self.folder / spec["id"]
             if spec["id"] in refused:
@@ -96,11 +100,20 @@ class _Runs:
             self._take_over(spec, folder)
             if (folder / "result.json").exists():
                 self._note(folder, KEPT, "")
+            elif work.setdefault(work_hash(spec), folder) != folder:
+                alike.append(spec)
             else:
                 write_json(folder / "spec.json", spec)
                 missing.append(folder)
         for event in executor(missing):
             self._note(*event)
+        for spec in alike:
+            folder, made = self.folder / spec["id"], work[work_hash(spec)]
+            if made.name in self._records:
+                copy_run(made, spec, folder, same_as=made.name)
+                self._note(folder, DONE, "")
+            elif made.name in self.errors:
+                self._note(folder, FAILED, self.errors[made.name])
 
     def _note(self, folder: Path, state: str, text: str) -> None:
         if state in (DONE, KEPT):
@@ -120,14 +133,17 @@ class _Runs:
             raise RunFolderError(expected=expected, got=got, do=do)
 
     def _take_over(self, spec: Spec, folder: Path) -> None:
-        """Copy what another study made of the same work, its result last."""
+        """Copy what another study made of the same work."""
         found = self._finished.get(work_hash(spec))
         if found is not None and not (folder / "result.json").exists():
-            record = {"reused_from": f"{found.parents[1].name}/{found.name}", **read_json(found / "result.json")}
-            own = shutil.ignore_patterns("spec.json", "result.json")
-            shutil.copytree(found, folder, ignore=own, dirs_exist_ok=True)
-            write_json(folder / "spec.json", spec)
-            write_json(folder / "result.json", {**record, "spec_sha256": spec_hash(spec)})
+            copy_run(found, spec, folder, reused_from=f"{found.parents[1].name}/{found.name}")
+
+
+def copy_run(made: Path, spec: Spec, folder: Path, **more: str) -> None:
+    """Copy a finished run that did what another was to do, its result last."""
+    shutil.copytree(made, folder, ignore=shutil.ignore_patterns("spec.json", "result.json"), dirs_exist_ok=True)
+    write_json(folder / "spec.json", spec)
+    write_json(folder / "result.json", {**more, **read_json(made / "result.json"), "spec_sha256": spec_hash(spec)})
 
 
 def _finished(studies: Sequence[Path]) -> dict[str, Path]:
