@@ -18,7 +18,6 @@ from interpretgan.diagnosis.let_in import LetIn, let_in
 from interpretgan.errors import ConfigError, LabelError
 from interpretgan.layers import find_layers
 from interpretgan.statistics import Interval
-from interpretgan.store.progress import Progress
 
 THREAT = ThreatModel("linf", 0.1, steps=10)
 SIZE = 8
@@ -211,30 +210,6 @@ def test_two_ways_in_are_named_though_a_third_layer_is_better_alone_than_either(
     assert own["head"] > 0.3
     assert found.answer == "one"  # taken out of its input, what `two` reads is gone as well
     assert found.named == ("one", "two")
-
-
-@pytest.mark.parametrize(("cures", "tried"), [({"gate", "fc2"}, 3), ({"fc1"}, 3), ({"relu"}, 0)])
-def test_layers_are_mended_two_by_two_only_where_mending_all_of_them_brings_back_a_half(
-    monkeypatch: pytest.MonkeyPatch, cures: set[str], tried: int
-) -> None:
-    module = importlib.import_module("interpretgan.diagnosis.let_in")
-    fragile, robust = network(moved=60), network()
-    weighted, mended, told = ["gate", "fc1", "fc2"], list[list[str]](), list[Progress]()
-
-    def retrained(_classifier: Classifier, names: list[str], *_: Any, **_settings: Any) -> Classifier:
-        mended.append(names)
-        return robust if cures <= {*names} else fragile
-
-    monkeypatch.setattr(module, "retrained", retrained)
-    monkeypatch.setattr(module, "mended_weights", lambda _, layers, *__: [
-        [layer.name] if layer.name in weighted else [] for layer in layers])  # fmt: skip
-    monkeypatch.setattr(module, "filtered", lambda classifier, *_: classifier.run)
-    found = case(fragile).found(bootstrap=20, on_progress=told.append)
-    two_by_two = [["gate", "fc1"], ["gate", "fc2"], ["fc1", "fc2"]]
-    assert mended == [["gate"], ["fc1"], ["fc2"], weighted, *two_by_two[:tried]]
-    assert (found.pair is not None) == bool(tried)
-    assert [each.done for each in told] == [1, 2, 3, 4, 5, *([6, 7, 8, 9] if tried else [9])]
-    assert {each.total for each in told} == {9}
 
 
 def test_nothing_stands_out_in_a_robust_network() -> None:

@@ -51,7 +51,7 @@ EVERYWHERE = 2 / 3
 WORTH = 0.1
 """By how much mending two layers must be better than one, and than any other two, for both to be named."""
 PAIRED = 4
-"""Layers that are mended together, and then two by two, at most: those with weights that have the highest scores."""
+"""Layers that are mended two by two, at most: those with weights that have the highest scores."""
 
 
 LET_IN_UNKNOWN = FlagKind("let_in_unknown", "warning", "which layer lets the perturbation in is not known: {reason}")
@@ -79,7 +79,8 @@ class LetIn:
         lead: By how much the highest score is above all others; paired over images.
         taken: What the attack takes from the probability of the true class, 0 to 1.
         examples: How many images it rests on.
-        pair: The best two of those that were mended together. `None`: no two were, or the record is older.
+        pair: The best two of those that were mended together. `None`: fewer than two layers have weights, the attack
+            takes nothing, or the record is older.
     """
 
     layers: tuple[str, ...]
@@ -176,9 +177,8 @@ def let_in(
     The first moves back a layer that was moved; the second finds one that reacts to what natural images hardly use,
     with weights or without. Where several layers can mend a network, the lead is small and there is no sure answer.
 
-    Where an attack has two ways in, mending one leaves the other. So the `PAIRED` layers with weights that have the
-    highest scores are mended together, by their weights. Where that brings back at least a half, so is each two of
-    them; the best two are the `pair`.
+    Where an attack has two ways in, mending one leaves the other. So of the `PAIRED` layers with weights that have the
+    highest scores each two are mended together, by their weights; the best two are the `pair`.
 
     Args:
         classifier: Given back as it was; weights are trained on copies.
@@ -222,50 +222,47 @@ def let_in(
         owned = mended_weights(classifier, layers, x[:1])
         weighted = [place for place, names in enumerate(owned) if names]
 
-        def after_mending(*places: int) -> Tensor:
-            names, batch = [name for place in places for name in owned[place]], min(BATCH, at_once)
-            mended = retrained(classifier, names, natural, tm=threat_model, steps=steps, batch=batch, seed=seed)
+        def after_mending(names: Sequence[str]) -> Tensor:
+            mended = retrained(
+                classifier, names, natural, tm=threat_model, steps=steps, batch=min(BATCH, at_once), seed=seed
+            )
             return trial.renewed(mended.run)
 
         lost = (calm - before).double().cpu().numpy()
-        mendings = len(layers) + (mended_together(len(weighted)) if lost.mean() >= LEAST else 0)
+        pairs = math.comb(min(PAIRED, len(weighted)), 2) if lost.mean() >= LEAST else 0
         alone, clean = before.repeat(2, len(layers), 1)
         for place in range(len(layers)):
             if owned[place]:
-                alone[place] = after_mending(place)
+                alone[place] = after_mending(owned[place])
             run = filtered(classifier, layers[place - 1] if place else None, natural[: min(FILTER_IMAGES, at_once)])
             clean[place] = trial.old(run)
             if clean[place].mean() > before.mean():
                 clean[place] = trial.renewed(run)  # else it brings nothing back, and would only be lower
-            report(Progress("mending", place + 1, mendings, "mending"))
+            report(Progress("mending", place + 1, len(layers) + pairs, "mending"))
         gains = [(after - before).double().cpu().numpy() for after in (alone, clean)]
         weights = bootstrap_weights(len(lost), bootstrap, seed=seed).astype(np.float64)
         total = np.maximum(weights @ lost, LEAST * len(lost))[:, None]
         table = _scores(*(weights @ gain.T / total for gain in gains))
         likely = sorted(sorted(weighted, key=lambda place: -table[0, place])[:PAIRED])
-        tried = list(combinations(likely, 2)) if mendings > len(layers) else []
-        if len(tried) > 1:
-            back = (after_mending(*likely) - before).double().cpu().numpy()
-            tried = tried if back.mean() >= ENOUGH * lost.mean() else []
-            report(Progress("mending", mendings - len(tried), mendings, "mending"))
-        both = before.repeat(len(tried), 1)
-        for number, pair in enumerate(tried):
-            both[number] = after_mending(*pair)
-            report(Progress("mending", mendings - len(tried) + number + 1, mendings, "mending"))
+        tried = list(combinations(likely, 2))[:pairs]
+        both = before.repeat(pairs, 1)
+        for number, (one, other) in enumerate(tried):
+            both[number] = after_mending([*owned[one], *owned[other]])
+            report(Progress("mending", len(layers) + number + 1, len(layers) + pairs, "mending"))
     count, names = len(layers), tuple(layer.name for layer in layers)
     first = int(np.argmax(table[0, :count]))
     rest = np.delete(table[:, :count], first, axis=1).max(axis=1, initial=0.0)
     found = intervals(np.column_stack([table, table[:, first] - rest]), confidence)
     scores, own, filtering = (tuple(found[start : start + count]) for start in (0, count, 2 * count))
-    best = None
+    pair = None
     if tried:
         shares = np.minimum(weights @ (both - before).double().cpu().numpy().T / total, 1.0)
         most = int(np.argmax(shares[0]))
         rest = np.column_stack([np.delete(shares, most, axis=1), table[:, count : 2 * count]]).max(axis=1)
         share, lead = intervals(np.column_stack([shares[:, most], shares[:, most] - rest]), confidence)
         one, other = tried[most]
-        best = Pair((names[one], names[other]), share, lead)
-    return LetIn(names, scores, own, filtering, found[-1], float(lost.mean()), len(lost), best)
+        pair = Pair((names[one], names[other]), share, lead)
+    return LetIn(names, scores, own, filtering, found[-1], float(lost.mean()), len(lost), pair)
 
 
 def _scores(retrained: Floats, filtered: Floats) -> Floats:
@@ -274,12 +271,6 @@ def _scores(retrained: Floats, filtered: Floats) -> Floats:
     later = np.maximum.accumulate(np.pad(useful, ((0, 0), (0, 1)))[:, ::-1], axis=1)[:, ::-1][:, 1:]
     weights, filtering = np.minimum(retrained, 1.0), np.clip(useful - later, 0.0, 1.0)
     return np.concatenate([1 - (1 - np.maximum(weights, 0.0)) * (1 - filtering), weights, filtering], axis=1)
-
-
-def mended_together(weighted: int) -> int:
-    """How many mendings of several layers there are, at most, in a network with so many that have weights."""
-    pairs = math.comb(min(PAIRED, weighted), 2)
-    return pairs + 1 if pairs > 1 else pairs
 
 
 def most_examples(shape: Sequence[int]) -> int:

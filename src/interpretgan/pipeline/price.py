@@ -17,7 +17,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet
 from interpretgan.diagnosis.controls import perturbing_controls
 from interpretgan.diagnosis.diagnose import CHECKED, diagnose
-from interpretgan.diagnosis.let_in import let_in, mended_together, mending_images, most_examples
+from interpretgan.diagnosis.let_in import PAIRED, let_in, mending_images, most_examples
 from interpretgan.diagnosis.mending import mended_weights
 from interpretgan.diagnosis.predictions import attacker, batch_size, collect, drawn_at_once, explained_at_once
 from interpretgan.errors import ModelError
@@ -266,7 +266,7 @@ def _let_in(inputs: Inputs, classifier: Classifier, train: ImageSet, test: Image
     step = max(0.0, thrice - once) / 2
     # Here one attack ran for all and one or two for the layer: one with weights needs two, one without needs one.
     attack_once = max(0.0, once - step) / (3 if weighted else 2) * (examples / len(x)) ** 0.5
-    mended = len(weighted) + mended_together(len(weighted))
+    mended = len(weighted) + math.comb(min(PAIRED, len(weighted)), 2)  # alone, and some in pairs
     attacks = attack_once * (len(layers) + mended)
     return StagePrice("let in", attacks, {"let_in_steps": step * mended}, memory.mib, ("let_in_steps", 0))
 
