@@ -254,6 +254,29 @@ def test_models_of_another_precision_take_the_same_images(dtype: torch.dtype) ->
     torch.testing.assert_close(logits.float(), expected, atol=0.02, rtol=0.02)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_one_weight_of_another_precision_does_not_decide_for_the_images(dtype: torch.dtype) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.full((1,), 2, dtype=dtype))
+            self.fc = nn.Linear(9, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(x.flatten(1)) * self.scale.float()
+            return logits
+
+    model, images = Scaled(), torch.rand(4, 1, 3, 3)
+    assert torch.equal(Classifier(model).logits(images), model(images).detach())
+
+
+def test_libraries_that_switch_modes_leave_the_users_model_alone() -> None:
+    model = Views()
+    classifier = Classifier(model).eval()  # as an attack library calls it
+    assert model.training
+    assert not classifier.train().training
+
+
 class Views(nn.Module):
     """Begins with a `view`, which fails on images whose channels lie last in memory."""
 

@@ -5,10 +5,11 @@ import math
 import pickle
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -80,13 +81,21 @@ class Classifier(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the model's parameters (float32 for a model without any)."""
-        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        """Precision of most of the model's parameters (float32 for a model without any)."""
+        sizes = Counter[torch.dtype]()
+        for parameter in self.model.parameters():
+            if parameter.is_floating_point():
+                sizes[parameter.dtype] += parameter.numel()
+        return max(sizes, key=sizes.__getitem__, default=torch.float32)
 
     @property
     def name(self) -> str:
         """Name of the model's class."""
         return type(self.model).__name__
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing: the mode of a borrowed model is its owner's, and while it is in use it is eval."""
+        return self
 
     def identity(self) -> tuple[object, ...]:
         """What is known of a classifier beside its weights: its modules, the range of its pixels, its normalisation."""

@@ -82,7 +82,7 @@ def kind_of(value: object) -> str:
 
 def in_a_line(error: BaseException) -> str:
     """What an error of somebody else's code says, for `got`: its class and the start of its text."""
-    text = " ".join(str(error).split())
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
     if "weights_only" in text:  # torch's own words advise to load without it, which runs code of the file's
         text = "the file holds more than tensors"
     return f"{type(error).__name__}: {text[:300]}".removesuffix(": ")

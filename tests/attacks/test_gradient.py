@@ -224,6 +224,50 @@ def test_no_gradient_is_an_error(how: str) -> None:
         require_gradient(Classifier(Blind(how)), x)
 
 
+class Keeps(nn.Module):
+    """Keeps what it saw last, with the history that autograd gave it, and adds half of it to what it sees next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.last = nn.Linear(3 * 5 * 9, 4), torch.zeros(1, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.linear(x.flatten(1)) + 0.5 * self.last.mean(dim=0)
+        return self.last
+
+
+def hooked() -> nn.Module:
+    """With what a saliency map leaves behind, before an activation in place."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 5 * 9, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
+    model[1].register_full_backward_hook(lambda *_: None)
+    return model
+
+
+@pytest.mark.parametrize("make", [hooked, Keeps])
+def test_a_model_that_fails_with_gradients_is_refused_in_a_line(make: Callable[[], nn.Module]) -> None:
+    x, y = examples()
+    with pytest.raises(ModelError, match=r"gradients reach the images, got one that fails with RuntimeError.*hooks"):
+        attack(Classifier(make()), x, y, ThreatModel("linf", 0.1), seed=0)
+
+
+def test_weights_that_the_model_does_not_know_are_refused() -> None:
+    class Hides(nn.Module):
+        def __init__(self, blocks: Callable[[list[nn.Module]], Any]) -> None:
+            super().__init__()
+            self.blocks, self.fc = blocks([nn.Linear(3 * 5 * 9, 6)]), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(self.blocks[0](x.flatten(1)))
+            return logits
+
+    x, _ = examples()
+    require_gradient(Classifier(Hides(nn.ModuleList)), x)
+    with pytest.raises(
+        ModelError, match=r"got 2 tensors that learn beside them, .* shape \[6.*; keep its modules in nn"
+    ):
+        require_gradient(Classifier(Hides(list)), x)
+
+
 def test_what_is_found_on_the_way_is_kept() -> None:
     """A method that shows the model an adversarial image, and others outside the threat model, and returns none."""
     classifier, (x, y) = small(), examples()

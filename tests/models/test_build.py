@@ -32,10 +32,15 @@ def parses():
     parser.add_argument("--lr")
     assert parser.parse_args().lr is None
     return plain()
+def leaves():
+    import os
+    os.chdir(os.sep)
+    return plain()
 def exits(): raise SystemExit(0)
 def path(): return "weights.pt"
 def needs(depth): return plain()
 number = 3
+module = plain()
 """
 
 
@@ -212,10 +217,16 @@ def own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "own_models_of_a_test"
 
 
-@pytest.mark.parametrize(("factory", "classes"), [("plain", 3), ("some", 5), ("every", 5), ("parses", 3)])
+@pytest.mark.parametrize(
+    ("factory", "classes"), [("plain", 3), ("some", 5), ("every", 5), ("parses", 3), ("leaves", 3), ("module", 3)]
+)
 def test_own_factories(own_models: str, factory: str, classes: int) -> None:
-    path, arguments = list(sys.path), sys.argv
-    model = build_model(f"{own_models}:{factory}", in_channels=3, num_classes=5, image_size=2)
+    path, arguments, here = list(sys.path), sys.argv, Path.cwd()
+    model, again = (
+        build_model(f"{own_models}:{factory}", in_channels=3, num_classes=5, image_size=2) for _ in range(2)
+    )
+    assert model is not again
+    assert Path.cwd() == here
     assert model(torch.rand(2, 3, 2, 2)).shape == (2, classes)
     assert sys.path == path
     assert sys.argv is arguments

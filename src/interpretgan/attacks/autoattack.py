@@ -149,7 +149,8 @@ def require_autoattack(classifier: Classifier, image: Tensor, threat_model: Thre
         classes = classifier.run(image).shape[1]
     if classes < LEAST_CLASSES:
         expected = f"at least {LEAST_CLASSES} classes for the targeted DLR loss of autoattack"
-        raise ConfigError(expected=expected, got=f"a classifier of {classes}", do="use pgd, cw and deepfool instead")
+        do = "use pgd, cw and deepfool instead (--attacks pgd,cw,deepfool)"
+        raise ConfigError(expected=expected, got=f"a classifier of {classes}", do=do)
     if threat_model.norm == "l2" and min(image.shape[2:]) < LEAST_SIDE:
         expected, sides = f"images of {LEAST_SIDE} pixels a side or more for autoattack in L2", image.shape[2:]
         raise ImageError(expected=expected, got="x".join(map(str, sides)), do="leave autoattack out, or use linf")

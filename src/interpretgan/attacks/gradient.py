@@ -21,7 +21,7 @@ from interpretgan.attacks.threat_model import (
     require_eps_within_range,
 )
 from interpretgan.classifier import Classifier, require_classifier
-from interpretgan.errors import ModelError
+from interpretgan.errors import InterpretGANError, ModelError, in_a_line
 from interpretgan.torch_state import as_seed, plain_torch
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
@@ -29,6 +29,7 @@ Search: TypeAlias = Callable[..., Tensor]  #: One run of an attack, called as `s
 
 LARGEST_BATCH = 256  # images that are attacked together, at most,
 NUMBERS = 2**22  # and as many as have so many numbers
+REACHED = "a model through which gradients reach the images"
 
 
 @plain_torch()
@@ -184,10 +185,11 @@ def search(
     from foolbox.models.pytorch import PyTorchModel
 
     tm, linf = threat_model, threat_model.norm == "linf"
-    model = PyTorchModel(Logits(run), bounds=bounds, device=x.device)
+    model, wrong = PyTorchModel(Logits(run), bounds=bounds, device=x.device), Misclassification(y)
     if tm.attack == "fgsm":
         one_step = fgm.LinfFastGradientAttack() if linf else fgm.L2FastGradientAttack()
-        found: Tensor = one_step.run(model, x, Misclassification(y), epsilon=tm.eps)
+        with _differentiable():
+            found: Tensor = one_step.run(model, x, wrong, epsilon=tm.eps)
     else:
         descent = pgd.LinfProjectedGradientDescentAttack if linf else pgd.L2ProjectedGradientDescentAttack
         # the step is ours: foolbox's own default, a fortieth of eps or less, is too short for few steps
@@ -197,17 +199,51 @@ def search(
             method.get_loss_fn = lambda model, labels: lambda inputs: astensor(loss(model(inputs).raw))  # type: ignore[method-assign]
         if start is not None:
             method.get_random_start = lambda *_: astensor(start)  # type: ignore[method-assign]
-        found = method.run(model, x, Misclassification(y), epsilon=tm.eps)
+        with _differentiable():
+            found = method.run(model, x, wrong, epsilon=tm.eps)
     return found.detach()
+
+
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Whatever the model raises in a pass with gradients becomes one line, a `ModelError`."""
+    try:
+        yield
+    except (InterpretGANError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        do = "remove its hooks, its changes in place, or what it keeps from pass to pass without detach"
+        raise ModelError(expected=REACHED, got=f"one that fails with {in_a_line(error)}", do=do) from error
 
 
 @plain_torch()
 def require_gradient(classifier: Classifier, images: Tensor) -> None:
-    """Raise `ModelError` unless gradients reach the images: neither attacks nor InterpretGAN work without."""
+    """Raise `ModelError` unless gradients reach the images: neither attacks nor InterpretGAN work without.
+
+    Nor may they reach weights that the model has not registered, which it neither saves nor freezes.
+    """
     x = classifier.check_images(images[:1])
     classifier.logits(x)  # any other fault of the model has a message of its own
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
         input_gradient(classifier, x, torch.zeros(1, dtype=torch.int64, device=x.device))
+        known = {id(tensor) for tensor in (*classifier.model.parameters(), *classifier.model.buffers())}
+        hidden = [leaf for leaf in _leaves(classifier.run(x)) if id(leaf) not in known]
+    if hidden:
+        expected, do = "a model that has all its weights", "keep its modules in nn.ModuleList or nn.ModuleDict"
+        got = f"{len(hidden)} tensors that learn beside them, the first of shape {list(hidden[0].shape)}"
+        raise ModelError(expected=expected, got=got, do=f"{do}, not in a list or dict")
+
+
+def _leaves(output: Tensor) -> list[Tensor]:
+    """The tensors that learn from an output."""
+    found, seen, waiting = list[Tensor](), set[object](), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            found += [node.variable] if hasattr(node, "variable") else []
+            waiting += [before for before, _ in node.next_functions]
+    return found
 
 
 def input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
@@ -216,10 +252,10 @@ def input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
     Call it inside `borrowed()`, with gradients enabled.
     """
     x = x.detach().clone().requires_grad_()
-    loss = F.cross_entropy(classifier.run(x).float(), y, reduction="sum")
-    gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
+    with _differentiable():
+        loss = F.cross_entropy(classifier.run(x).float(), y, reduction="sum")
+        gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:
         do = "remove no_grad, detach or numpy from its forward pass, or pass the differentiable model"
-        got = "an output that does not depend on them differentiably"
-        raise ModelError(expected="a model through which gradients reach the images", got=got, do=do)
+        raise ModelError(expected=REACHED, got="an output that does not depend on them differentiably", do=do)
     return gradient

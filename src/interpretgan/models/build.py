@@ -1,9 +1,11 @@
 """Networks by name: the table of those that come with the package, and the user's own."""
 
+import copy
 import importlib
 import importlib.util
 import inspect
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -145,7 +147,8 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
     with _current_directory_importable(), _without_arguments(name):
         try:
             factory = getattr(importlib.import_module(where), attribute)
-            model = factory(**_accepted(factory, arguments)) if callable(factory) else factory
+            makes = callable(factory) and not isinstance(factory, nn.Module)  # a module can be called as well
+            model = factory(**_accepted(factory, arguments)) if makes else copy.deepcopy(factory)
             problem = f"gives {kind_of(model)}"
         except SystemExit as error:  # research code that parses the command line as it is imported
             model, cause = None, error
@@ -224,5 +227,6 @@ def _current_directory_importable() -> Iterator[None]:
     try:
         yield
     finally:
+        os.chdir(here)  # the user's code may have left it: relative paths are the caller's
         if here in sys.path:
             sys.path.remove(here)

@@ -20,12 +20,8 @@ from interpretgan.store.files import atomic_write_bytes
 from interpretgan.training.steps import copy_of
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".th")
-NESTED_KEYS = (
-    "state_dict", "model_state_dict", "model", "net", "network", "weights", "params",
-    "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema",
-)  # fmt: skip
-"""Under which of these a file's state may lie."""
-NORMALISATION = re.compile(r"(?<!running)(^|[._])(mean|std)$")  #: How tensors that normalise images are called.
+NORMALISATION = re.compile(r"(?<!running)(^|[._])(mean|std|mu|sigma)$|normali[sz]e")
+"""How tensors that normalise images are called."""
 STATE_OF_ITS_OWN = "interpretgan."  # names of the metadata that hold what modules keep beside tensors
 PLAIN: tuple[Any, ...] = (argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"))
 """What checkpoints hold beside tensors, and whose loading runs no code of the file's."""
@@ -54,7 +50,11 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
 
 class LeftOut(UserWarning):
-    """What a weights file holds beside the weights of a network, and changes its logits."""
+    """What a weights file holds beside the weights of a network, and may change its logits."""
+
+
+class NormalisationLeftOut(LeftOut):
+    """What a weights file holds beside the weights of a network, and normalises its images."""
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -63,9 +63,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Args:
         model: The module whose state is overwritten.
         path: `.safetensors`, or a `.pt`, `.pth`, `.pth.tar`, `.bin`, `.ckpt` or `.th` file of tensors (read with
-            `weights_only=True`), whose state may lie under one of `NESTED_KEYS`, and whose names may begin with
-            something: `module.`, `_orig_mod.`, `model.`. What has other names is left out, with a `LeftOut` warning
-            where it normalises images.
+            `weights_only=True`), whose state may lie under any key, or a key under that, and whose names may begin
+            with something: `module.`, `_orig_mod.`, `model.`. What has other names is left out, with a warning: a
+            `NormalisationLeftOut` where it normalises images, else a `LeftOut`.
 
     Raises:
         ModelError: The model has no weights yet, see `require_values`.
@@ -91,22 +91,26 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if any(not _same(first, other) for other in others):
         got, do = f"{len(fitting)} in {path}: {', '.join(fitting)}", "save the one that you mean in a file of its own"
         raise WeightsError(expected=f"one set of weights of {type(model).__name__}", got=got, do=do)
-    if left:
-        told = f"{', '.join(dict.fromkeys(left))} in {path} stand beside the weights of {type(model).__name__}: "
-        warnings.warn(told + "state the normalisation of the images, mean and std", LeftOut, stacklevel=2)
+    if left := list(dict.fromkeys(left)):
+        do, kind = "build the network that has them, if its logits need them", LeftOut
+        if normalising := [name for name in left if NORMALISATION.search(name)]:
+            left, do, kind = normalising, "state the normalisation of the images, mean and std", NormalisationLeftOut
+        names = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        warnings.warn(f"{names} in {path} stand beside the weights of {type(model).__name__}: {do}", kind, stacklevel=2)
     model.load_state_dict(first)
 
 
 def _states(path: Path, wanted: State) -> list[tuple[str, State, list[str]]]:
     """The states in a file that may be meant: those with most of the names that are wanted.
 
-    Each has its place, and the names of tensors beside it that normalise images.
+    Each has its place, and the names of tensors beside it.
     """
     content = _read(path)
-    nested = {key: content[key] for key in NESTED_KEYS if isinstance(content.get(key), Mapping)}
+    nested = {str(key): value for key, value in content.items() if isinstance(value, Mapping)}
     for key, inner in list(nested.items()):  # one level deeper, as {"model": {"state_dict": ...}}
-        nested |= {f"{key}.{k}": inner[k] for k in NESTED_KEYS if isinstance(inner.get(k), Mapping)}
-    states = {key: dict(value) for key, value in nested.items() if _has_tensors(value)} or {"": content}
+        nested |= {f"{key}.{k}": value for k, value in inner.items() if isinstance(value, Mapping)}
+    states = {key: dict(value) for key, value in nested.items() if _has_tensors(value)}
+    states |= {"": content} if _has_tensors(content) or not states else {}
     if not any(map(_has_tensors, states.values())):
         raise WeightsError(expected="a state dict of tensors", got=f"none in {path}", do="save model.state_dict()")
     found: list[tuple[int, str, State, list[str]]] = []
@@ -117,7 +121,7 @@ def _states(path: Path, wanted: State) -> list[tuple[str, State, list[str]]]:
             starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
             prefixes = [name[:start] for start in starts if name[start:] in wanted]
             counts.update(prefixes)
-            if not prefixes and NORMALISATION.search(name) and isinstance(state[given], Tensor):
+            if not prefixes and isinstance(state[given], Tensor) and state[given].is_floating_point():
                 others.append(name)
         for prefix, count in counts.items() or [("", 0)]:
             chosen = {short[len(prefix) :]: state[name] for name, short in names.items() if short.startswith(prefix)}
@@ -150,13 +154,13 @@ def _problem(state: State, model: nn.Module, before: State, path: str) -> str:
         if (was := _arithmetic(own)) != (now := _arithmetic(value)):
             return f"{name!r} of {was} numbers instead of {now} ones in {path}"
     try:
-        model.load_state_dict(state)
+        told: Any = model.load_state_dict(state)
+        missing = [name for name in getattr(told, "missing_keys", ()) if not name.endswith("num_batches_tracked")]
+        refused = f"no tensor {missing[0]!r}" if missing else ""  # a method of the user's may not be strict
     except Exception as error:  # noqa: BLE001  # hooks of the user's may raise anything
-        refused: str | None = in_a_line(error)
-    else:
-        refused = None
+        refused = in_a_line(error)
     model.load_state_dict(before)
-    if refused is None:
+    if not refused:
         return ""
     for name in (*before, *state):
         if name not in state and not name.endswith("num_batches_tracked"):

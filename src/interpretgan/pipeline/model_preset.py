@@ -14,7 +14,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, class_order, load_data, renumbered
 from interpretgan.errors import ConfigError, InputError, WeightsError
 from interpretgan.models import Card, NamedModel, card_names, find_named, load_weights, read_card
-from interpretgan.models.weights import LeftOut
+from interpretgan.models.weights import NormalisationLeftOut
 from interpretgan.pipeline.options import JudgeOptions, ModelOptions
 from interpretgan.pipeline.settings import Settings
 
@@ -53,10 +53,10 @@ def normalised(model: NamedModel, settings: Settings, classes: int) -> Classifie
 def load_own(module: nn.Module, file: Path, *, stated: bool) -> None:
     """Load a file of the user's; a `WeightsError` where it has a normalisation as well, and none is stated."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore" if stated else "error", LeftOut)
+        warnings.simplefilter("ignore" if stated else "error", NormalisationLeftOut)
         try:
             load_weights(module, file)
-        except LeftOut as error:
+        except NormalisationLeftOut as error:
             expected, got = "the normalisation in a weights file to be stated", str(error).partition(": ")[0]
             raise WeightsError(expected=expected, got=got, do="say --mean and --std") from None
 
