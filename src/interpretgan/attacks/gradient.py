@@ -22,6 +22,7 @@ from interpretgan.attacks.threat_model import (
 )
 from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.errors import InterpretGANError, ModelError, in_a_line
+from interpretgan.layers import require_own_weights
 from interpretgan.torch_state import as_seed, plain_torch
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
@@ -218,32 +219,12 @@ def _differentiable() -> Iterator[None]:
 
 @plain_torch()
 def require_gradient(classifier: Classifier, images: Tensor) -> None:
-    """Raise `ModelError` unless gradients reach the images: neither attacks nor InterpretGAN work without.
-
-    Nor may they reach weights that the model has not registered, which it neither saves nor freezes.
-    """
+    """Raise `ModelError` unless gradients reach the images: neither attacks nor InterpretGAN work without."""
     x = classifier.check_images(images[:1])
     classifier.logits(x)  # any other fault of the model has a message of its own
+    require_own_weights(classifier, x)
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
         input_gradient(classifier, x, torch.zeros(1, dtype=torch.int64, device=x.device))
-        known = {id(tensor) for tensor in (*classifier.model.parameters(), *classifier.model.buffers())}
-        hidden = [leaf for leaf in _leaves(classifier.run(x)) if id(leaf) not in known]
-    if hidden:
-        expected, do = "a model that has all its weights", "keep its modules in nn.ModuleList or nn.ModuleDict"
-        got = f"{len(hidden)} tensors that learn beside them, the first of shape {list(hidden[0].shape)}"
-        raise ModelError(expected=expected, got=got, do=f"{do}, not in a list or dict")
-
-
-def _leaves(output: Tensor) -> list[Tensor]:
-    """The tensors that learn from an output."""
-    found, seen, waiting = list[Tensor](), set[object](), [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            found += [node.variable] if hasattr(node, "variable") else []
-            waiting += [before for before, _ in node.next_functions]
-    return found
 
 
 def input_gradient(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from interpretgan.classifier import COMPILED, Classifier, is_exported
-from interpretgan.errors import LayerError
+from interpretgan.errors import LayerError, ModelError
 from interpretgan.layers.outputs import part, parts, with_part
 
 
@@ -270,6 +270,18 @@ def replay(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor)
     """
     with classifier.borrowed(), replacing(classifier, layer, latent):
         return classifier.run(images)
+
+
+def require_own_weights(classifier: Classifier, images: Tensor) -> None:
+    """Raise `ModelError` where logits depend on weights that the model has not registered.
+
+    Those it neither saves nor freezes, nor has them an eval mode. All others are frozen, and then nothing learns.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
+        learns = classifier.try_run(images[:1].detach().clone()).requires_grad
+    if learns:
+        do = "keep its modules in nn.ModuleList or nn.ModuleDict, not in a list or dict"
+        raise ModelError(expected="a model that knows all its weights", got="others that learn beside them", do=do)
 
 
 def owned_by_layers(
