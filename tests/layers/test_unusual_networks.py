@@ -489,13 +489,55 @@ class Quantised(nn.Module):
         return logits
 
 
+class Unchanged(nn.Module):
+    """Residual blocks whose shortcuts return what they are given, called behind the branch or before it."""
+
+    def __init__(self, shortcut: type[nn.Module], *, first: bool = False) -> None:
+        super().__init__()
+        self.stem, self.head, self.first = nn.Conv2d(1, 4, 7, stride=7), nn.Linear(4, 10), first
+        self.convs = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1) for _ in range(9)])
+        self.shortcuts = nn.ModuleList([shortcut() for _ in range(9)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for conv, shortcut in zip(self.convs, self.shortcuts, strict=True):
+            x = torch.relu(x)  # so that the shortcut is the first module that returns it
+            x = shortcut(x) + conv(x) if self.first else conv(x) + shortcut(x)
+        logits: Tensor = self.head(x.mean(dim=(2, 3)))
+        return logits
+
+
+class Around(nn.Module):
+    """A chain, around a part of which something goes that no gradient flows through."""
+
+    def __init__(self, start: int, end: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()) for _ in range(12)])
+        self.head, self.start, self.end = nn.Linear(784, 10), start, end
+
+    def forward(self, x: Tensor) -> Tensor:
+        around = x.detach()
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            if number == self.start:
+                around = x.detach()
+            elif number == self.end:
+                x = x * (1 + around)
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
 @pytest.mark.parametrize(
     "make",
     [
         tiny, ReusedReLU, Residual, Dense, UShaped, lambda: Encoder(True), lambda: Gated(hard=False),
-        lambda: Gated(hard=True), Quantised,
+        lambda: Gated(hard=True), Quantised, lambda: Unchanged(nn.Identity), lambda: Unchanged(nn.Sequential),
+        lambda: Unchanged(nn.Identity, first=True), lambda: Around(3, 8), lambda: Around(-1, 11),
     ],
-    ids=["tiny", "reused", "residual", "dense", "u-shaped", "transformer", "gated", "hard gate", "quantised"],
+    ids=[
+        "tiny", "reused", "residual", "dense", "u-shaped", "transformer", "gated", "hard gate", "quantised",
+        "identity shortcuts", "empty shortcuts", "identities before", "around a part", "around all",
+    ],
 )  # fmt: skip
 def test_the_layers_are_those_of_the_exhaustive_test(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
@@ -516,13 +558,29 @@ def test_a_gate_without_gradient_refuses_what_it_leads_around() -> None:
     assert names(Gated(hard=False)) == ["conv", "mix", "head"]
 
 
-def test_layers_take_few_passes() -> None:
+def chain() -> nn.Module:
+    return nn.Sequential(*[nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()) for _ in range(20)], nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("make", "layers", "most"),
+    [
+        (chain, 40, 8),
+        (lambda: Unchanged(nn.Identity), 2, 8),
+        (lambda: Unchanged(nn.Sequential), 2, 8),
+        (lambda: Unchanged(nn.Identity, first=True), 2, 8),
+        (lambda: Around(3, 8), 15, 20),
+        (lambda: Around(-1, 11), 1, 20),
+    ],
+)
+def test_layers_take_few_passes(make: Callable[[], nn.Module], layers: int, most: int) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(*[nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()) for _ in range(20)], nn.Flatten())
+    model = make()
     passes: list[int] = []
     model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
-    assert len(find_layers(Classifier(model), IMAGES)) == 41 - 1
-    assert sum(passes) <= 24
+    assert len(find_layers(Classifier(model), IMAGES)) == layers
+    assert len(passes) <= most
+    assert max(passes) == 4
 
 
 class Shortcut(nn.Module):

@@ -14,7 +14,7 @@ from interpretgan.errors import ModelError, kind_of
 from interpretgan.layers.anatomy import Anatomy, Refused
 from interpretgan.layers.bottlenecks import Flow, Vertex, vertex
 from interpretgan.layers.hooks import Layer, capturing, class_of, named_modules, visiting
-from interpretgan.layers.outputs import parts
+from interpretgan.layers.outputs import parts, with_part
 from interpretgan.layers.proof import AROUND, NOT_CALLED, ROWS, Proof
 from interpretgan.torch_state import plain_torch
 
@@ -112,10 +112,12 @@ def _trace(classifier: Classifier, image: Tensor) -> tuple[Tensor, list[_Call], 
     """
     calls: list[_Call] = []
 
-    def visit(name: str, index: int, module: nn.Module, output: object) -> None:
+    def visit(name: str, index: int, module: nn.Module, output: object) -> object:
+        output = _copied(output)
         tensors = [_Tensor(place, tuple(t.shape), t.dtype, vertex(t)) for place, t in parts(output)]
         what = "a value inside torch.func" if isinstance(output, Tensor) and not tensors else kind_of(output)
         calls.append(_Call(name, index, class_of(module), what, tensors))
+        return output
 
     leaf = image.detach().clone().requires_grad_()
     with visiting(classifier, visit):
@@ -134,6 +136,21 @@ def _trace(classifier: Classifier, image: Tensor) -> tuple[Tensor, list[_Call], 
         call.name = call.module + (f":{call.index}" if counts[call.module] > 1 else "")
     calls[-1].name = "output" if "logits" in counts else "logits"
     return logits.detach(), calls, Flow(leaf, logits)
+
+
+def _copied(output: object) -> object:
+    """What a call returned, as copies of its tensors.
+
+    Where a network uses a tensor beside the call that returned it, as a block does whose shortcut is `nn.Identity()`,
+    the paths of gradients fork in front of the copy, and lead around it.
+    """
+    copies: dict[int, Tensor] = {}
+    for place, tensor in parts(output):
+        if tensor.grad_fn is not None:
+            if id(tensor) not in copies:  # it may be there more than once
+                copies[id(tensor)] = tensor.clone()
+            output = with_part(output, place, copies[id(tensor)])
+    return output
 
 
 def _nothing(saved: Tensor) -> Tensor:

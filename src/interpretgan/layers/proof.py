@@ -1,6 +1,7 @@
 """Proof that calls are layers: latents of some images are put in the place of those of others."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from torch import Tensor, nn
 
@@ -40,30 +41,60 @@ class Proof:
     def together(self, latents: Mapping[Layer, Tensor]) -> dict[Layer, str]:
         """Why some of these calls, given in execution order, are no layers: all are tried in few passes.
 
+        What looks suspicious is tried alone. Where it is refused, so is what is flown around with it, and the others
+        are tried together again, as what flows around it may flow around those before it too.
+        """
+        reasons, proved = dict[Layer, str](), set[Layer]()
+        while True:
+            left = {layer: latent for layer, latent in latents.items() if layer not in reasons}
+            layers = list(left)
+            suspects = [number for number in self._suspects(left) if layers[number] not in proved]
+            if not suspects:
+                return reasons
+            for number in sorted(suspects, reverse=True):
+                layer = layers[number]
+                reason = None if layer in reasons else self.alone(layer, left[layer])
+                if reason is not None:
+                    first = self._first_flown_around(left, number) if reason == AROUND else number
+                    reasons |= {other: reason for other in layers[first : number + 1] if other not in proved}
+                elif layer not in reasons:
+                    proved.add(layer)
+
+    def _suspects(self, latents: Mapping[Layer, Tensor]) -> set[int]:
+        """Numbers of the calls that may be no layers.
+
         In a pass every latent is replaced by that of other images: its rows are rolled by a digit of its number. If it
         holds all that goes on, then the next one is as it is for the images that these rows come from. For any two
         latents there is a pass in which their digits differ, so that nothing gets from before the first to behind the
-        second unseen. What looks suspicious is tried alone.
+        second unseen.
         """
-        layers, suspects, base = list(latents), set[int](), 1
-        while base <= len(layers):
-            shifts = [(number // base + 1) % ROWS for number in range(len(layers) + 1)]  # of images, then of layers
+        suspects, base = set[int](), 1
+        while base <= len(latents):
+            shifts = [(number // base + 1) % ROWS for number in range(len(latents) + 1)]  # of images, then of layers
             try:
                 suspects |= self._exchange(latents, shifts)
             except Exception:  # noqa: BLE001  # the user's code may raise anything
-                suspects |= {*range(len(layers))}
+                suspects |= {*range(len(latents))}
             base *= ROWS
-        reasons: dict[Layer, str] = {}
-        last = -1  # of those that are refused: what flows around it may flow around those before it
-        for number in sorted(suspects, reverse=True):
-            reason = self.alone(layers[number], latents[layers[number]])
-            if reason is not None:
-                reasons[layers[number]], last = reason, max(last, number)
-        for number in {*range(last)} - suspects:
-            reason = self.alone(layers[number], latents[layers[number]])
-            if reason is not None:
-                reasons[layers[number]] = reason
-        return reasons
+        return suspects
+
+    def _first_flown_around(self, latents: Mapping[Layer, Tensor], number: int) -> int:
+        """The first call such that something gets from before it to behind that of this number, around all between.
+
+        Then it also gets there from before every later one: the first is found by steps that double, then halve.
+        """
+        first, step, doubling = number, 1, True
+        while step:
+            tried = first - step
+            # Up to there all is of some images, and from there on of others.
+            shifts = [1] * (tried + 1) + [2] * (len(latents) - tried)
+            with suppress(Exception):  # the user's code may raise anything; the others are tried by themselves
+                if tried >= 0 and number in self._exchange(latents, shifts):
+                    first, step = tried, 2 * step if doubling else step // 2
+                    continue
+            step, doubling = step // 2, False
+        layer = list(latents)[first]  # what gets there may be too little to matter for the logits
+        return first if first < number and self.alone(layer, latents[layer]) == AROUND else number
 
     def _exchange(self, latents: Mapping[Layer, Tensor], shifts: list[int]) -> set[int]:
         """One pass. Numbers of the layers after which something is not as it should be, or that are not called."""
