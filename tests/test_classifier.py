@@ -325,6 +325,8 @@ def test_logits_of_one_image_may_nearly_sum_to_one() -> None:
         (torch.zeros(2, 4, 1), "got (2, 4, 1)"),
         (torch.zeros(2, 1), "K >= 2"),
         (torch.full((2, 3), float("inf")), "expected finite logits, got 6"),
+        (torch.tensor([[1.0, 2, -torch.inf]] * 2), "-inf for 1 of the classes in every row; mask them with a finite"),
+        (torch.tensor([[1.0, 2, -torch.inf], [1.0, 2, 3]]), "expected finite logits, got 1 NaN or infinite"),
         (torch.eye(2).long(), "expected floating point logits, got torch.int64 of shape (2, 2); return the scores"),
         (torch.eye(2).bool(), "expected floating point logits, got torch.bool"),
         (torch.eye(2).to(torch.complex64), "expected floating point logits, got torch.complex64"),

@@ -296,11 +296,8 @@ class Classifier(nn.Module):
         if not isinstance(given, Tensor) or given.shape != (len(images),) or given.is_floating_point():
             expected = f"an integer tensor of {len(images)} labels, one per image"
             raise LabelError(expected=expected, got=kind_of(given), do="pass true classes as int64 [N]")
-        with self.borrowed(), torch.no_grad():
-            logits = self.try_run(images[:1])
-        check_logits(logits, 1)
         labels = labels.detach().to(images.device, torch.int64, copy=True)
-        classes, least, most = logits.shape[1], int(labels.min()), int(labels.max())
+        classes, least, most = self.logits(images[:1]).shape[1], int(labels.min()), int(labels.max())
         if least < 0 or most >= classes:
             expected = f"labels from 0 to {classes - 1}, as the classifier has {classes} classes"
             do = "check that the data and the classifier belong together"
@@ -384,8 +381,11 @@ def check_logits(logits: Tensor, count: int) -> None:
         do = "return the scores of the classes as they are before argmax, of complex ones a real score"
         raise ModelError(expected="floating point logits", got=kind_of(logits), do=do)
     if not bool(torch.isfinite(logits).all()):
-        broken = int((~torch.isfinite(logits)).sum())
-        raise ModelError(expected="finite logits", got=f"{broken} NaN or infinite", do="check weights and mean and std")
+        broken, masked = int((~torch.isfinite(logits)).sum()), int(logits.isneginf().all(dim=0).sum())
+        got, do = f"{broken} NaN or infinite", "check weights and mean and std"
+        if broken == masked * count:
+            got, do = f"-inf for {masked} of the classes in every row", "mask them with a finite number, e.g. -1e4"
+        raise ModelError(expected="finite logits", got=got, do=do)
     rows, rounding = logits.detach().float(), 1e-3 if logits.dtype.itemsize >= 4 else 1e-2
     rounding = rounding if count > 1 else rounding / 100  # one image's logits may sum to 1 by chance
     if bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < rounding).all()):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from interpretgan.classifier import Classifier
 from interpretgan.data import as_image_set
 from interpretgan.errors import LayerError, ModelError
 from interpretgan.layers import capture, capturing, examine, find_layers, replay
+from interpretgan.layers.proof import size_of_logits
 from tests.networks import Functional, Residual, ReusedReLU
 
 Net = tuple[Classifier, Tensor]
@@ -165,6 +167,50 @@ def test_a_model_that_ignores_the_image_is_refused() -> None:
 
     with pytest.raises(ModelError, match="logits that depend on the image"):
         find_layers(Classifier(Constant()), torch.rand(3, 1, 4, 4))
+
+
+class Masked(nn.Module):
+    """Three of ten classes occur, the others are masked."""
+
+    def __init__(self, mask: Callable[[Tensor, Tensor], Tensor], *, batch: bool) -> None:
+        super().__init__()
+        self.conv, self.fc, self.mask = nn.Conv2d(1, 4, 7, stride=7), nn.Linear(64, 10), mask
+        self.norm = nn.BatchNorm2d(4, track_running_stats=not batch)  # by the images beside it, or not
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.norm(self.conv(x)).flatten(1))
+        return self.mask(logits, torch.arange(10) > 2)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda logits, masked: logits.masked_fill(masked, -1.0),
+        lambda logits, masked: logits.masked_fill(masked, -1e5),
+        lambda logits, masked: logits.masked_fill(masked, torch.finfo(logits.dtype).min),
+        lambda logits, masked: logits - 1e4 * masked,
+        lambda logits, masked: logits - 1e9 * masked,
+    ],
+)
+def test_masked_classes_are_taken_and_hide_nothing(mask: Callable[[Tensor, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    sound, images = Classifier(Masked(mask, batch=False)), torch.rand(5, 1, 28, 28)
+    assert [layer.name for layer in find_layers(sound, images)] == ["conv", "norm", "fc", "logits"]
+    with pytest.raises(ModelError, match="do not depend on the other images"):
+        find_layers(Classifier(Masked(mask, batch=True)), images)
+
+
+def test_logits_are_measured_beside_those_that_move() -> None:
+    moving = torch.tensor([[0.1, 0.5, 2.0], [0.2, 0.4, 3.0]])
+    for mask in (torch.full((2, 4), -1e4), moving - 1e6, torch.zeros(2, 4)):
+        assert size_of_logits(torch.cat([moving, mask], dim=1)) == 3
+    certain = torch.tensor([[-1e-7, -16, -17], [-2e-7, -15, -19]])  # log-probabilities, of which one is nearly zero
+    assert size_of_logits(certain) == 19
+    # Of one image, or of images between which none moves, the largest of all; of those that rounding alone moves, too.
+    assert size_of_logits(moving[:1]) == size_of_logits(moving[:1].expand(4, -1)) == 2
+    rounded = torch.stack([torch.linspace(0, 1, 1000) + 1e-8, torch.linspace(0, 1, 1000)])
+    assert size_of_logits(rounded) > 0.5
+    assert math.isnan(size_of_logits(moving * torch.nan))
 
 
 def test_modules_that_return_something_else_are_refused_by_name() -> None:

@@ -105,6 +105,10 @@ def centred(net: nn.Module) -> Classifier:
     return Classifier(Around(net, before=lambda x: x - x.mean(dim=0)))
 
 
+def centred_and_masked(net: nn.Module) -> Classifier:
+    return Classifier(Around(centred(net).model, after=lambda logits: logits - 1e6 * (torch.arange(10) > 5)))
+
+
 def sigmoid(net: nn.Module) -> Classifier:
     return Classifier(Around(net, after=torch.sigmoid))
 
@@ -185,6 +189,7 @@ def test_a_sound_model_raises_no_flag(sound: Classifier, digits: Examples) -> No
         (randomised, "passes_differ", ""),
         (lambda net: Classifier(Counting(net)), "passes_differ", ""),
         (centred, "dynamic_model", "batch"),
+        (centred_and_masked, "dynamic_model", "batch"),
         (lambda net: Classifier(Purifying(net)), "dynamic_model", "gradients"),
         (lambda net: Classifier(Purifying(net, backward=True)), "dynamic_model", "gradients"),
         (sigmoid, "probabilities", ""),

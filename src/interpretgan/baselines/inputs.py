@@ -16,6 +16,7 @@ from interpretgan.attacks import ThreatModel
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageData, as_source
 from interpretgan.layers import Layer, capture, capturing, replay
+from interpretgan.layers.proof import size_of_logits
 from interpretgan.statistics import Floats
 
 BATCH = 250  #: Images that are looked at a time, where their latents are small.
@@ -105,7 +106,7 @@ def fewest_images(logits_from: Callable[[Tensor, Tensor], Tensor], latent: Tenso
             one, whole = (logits_from(latent, x) for x in (images[:1], images))
         except (RuntimeError, ValueError, IndexError):
             return images
-    same = one.shape == whole.shape and torch.allclose(one, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+    same = one.shape == whole.shape and torch.allclose(one, whole, rtol=1e-4, atol=1e-5 * size_of_logits(whole))
     return images[:1] if same else images
 
 

@@ -15,7 +15,7 @@ from interpretgan.layers.anatomy import Anatomy, Refused
 from interpretgan.layers.bottlenecks import Flow, Vertex, vertex
 from interpretgan.layers.hooks import Layer, capturing, class_of, named_modules, visiting
 from interpretgan.layers.outputs import parts, with_part
-from interpretgan.layers.proof import AROUND, NOT_CALLED, ROWS, Proof
+from interpretgan.layers.proof import AROUND, MOVES, NOT_CALLED, ROWS, Proof, size_of_logits
 from interpretgan.torch_state import plain_torch
 
 LOCAL = 0.1
@@ -256,7 +256,7 @@ def batch_axis(one: tuple[int, ...], pieces: Sequence[tuple[int, ...]], images: 
 
 def _check_logits_of_an_image(classifier: Classifier, rows: Tensor, first: Tensor, logits: Tensor) -> None:
     """Refuse a network whose logits change from pass to pass, from image to image not, or with the images beside it."""
-    scale = float(logits.abs().max())
+    scale = size_of_logits(logits)
     tolerance = max(1e-4, 8 * torch.finfo(logits.dtype).eps)
 
     def same(one: Tensor, other: Tensor) -> bool:
@@ -269,7 +269,7 @@ def _check_logits_of_an_image(classifier: Classifier, rows: Tensor, first: Tenso
     if not same(again, logits[:1]):
         got, do = f"a difference of {_spread(again, logits[:1]):.3g}", "let the network treat every image by itself"
         raise ModelError(expected="logits that do not depend on the other images of a batch", got=got, do=do)
-    if _spread(logits, logits.roll(1, dims=0)) <= 1e-6 * scale:
+    if _spread(logits, logits.roll(1, dims=0)) <= MOVES * scale:
         got, do = "the same logits on different images", "check the weights and the normalisation"
         raise ModelError(expected="logits that depend on the image", got=got, do=do)
 

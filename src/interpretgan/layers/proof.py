@@ -13,6 +13,10 @@ ROWS = 4
 """How many images the proof runs on."""
 SPREAD_TOLERANCE = 1e-4
 """Values count as equal when they differ by less than this share of the difference between two images' values."""
+MOVES = 1e-6
+"""A logit moves between images when it does by more than this share of its size."""
+LIKE_SIZE = 1e3
+"""Logits that are more than so many times as large as others are another matter: masks."""
 AROUND = "information flows around it (a skip connection or a parallel branch)"
 NOT_CALLED = "it is not called on every image"
 
@@ -128,3 +132,16 @@ def _equal(found: Tensor, expected: Tensor, spread: float) -> bool:
     if found.shape != expected.shape:
         return False
     return bool((found - expected).abs().max() <= SPREAD_TOLERANCE * spread)
+
+
+def size_of_logits(logits: Tensor) -> float:
+    """What a difference of some images' logits `[N, K]` is large or small beside: the largest of those of like size.
+
+    That is like those that move between images, the smallest but one: of a masked class the logit is as far from them
+    as can be. One alone may be tiny by itself, as the log-probability of a class that is certain.
+    """
+    rows = logits.detach().double()
+    sizes, moved = rows.abs().amax(dim=0), rows.amax(dim=0) - rows.amin(dim=0)
+    moving = sizes[moved > MOVES * sizes].sort().values
+    like = moving[:2].max() if len(moving) else sizes.max()
+    return float(sizes[~(sizes > LIKE_SIZE * like)].max())  # NaN where one is

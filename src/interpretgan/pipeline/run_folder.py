@@ -169,8 +169,8 @@ def differences(found: object, wanted: object, name: str = "") -> dict[str, str]
 def _alike(found: object, wanted: object) -> bool:
     if not (isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted)):
         return False
-    scale = max(map(abs, wanted), default=0.0)
-    return all(math.isclose(a, b, rel_tol=0, abs_tol=1e-3 * scale) for a, b in zip(found, wanted, strict=True))
+    scales = [max(map(abs, wanted[kind::2]), default=0.0) for kind in (0, 1)] * len(wanted)  # two numbers an image
+    return all(math.isclose(a, b, rel_tol=0, abs_tol=1e-3 * s) for a, b, s in zip(found, wanted, scales, strict=False))
 
 
 def _short(value: object) -> str:

@@ -20,10 +20,11 @@ from interpretgan.attacks.gradient import at_a_time
 from interpretgan.classifier import Classifier
 from interpretgan.errors import Flag, FlagKind, LayerError, ModelError, ThreatModelError, kind_of
 from interpretgan.layers import Layer, capture, replay
+from interpretgan.layers.proof import size_of_logits
 from interpretgan.statistics import Integers, wilson
 
 NOTHING_LEFT = 0.05  #: Accuracy below which nothing is left to attack, however strong the attack was.
-SAME = 1e-4  #: Two passes agree when their logits differ by no more than this share of the largest one.
+SAME = 1e-4  #: Two passes agree when their logits differ by no more than this share of them.
 BLACK_BOX = 0.002  #: Accuracy that a black-box attack may take from what the gradient attacks left.
 MOVES = 0.005  #: Accuracy that twice the steps or restarts may take.
 RISES = 0.01  #: Accuracy that may be won back, by chance, where eps grows.
@@ -252,8 +253,7 @@ def figure_flags(
 
 
 def _differ(logits: Tensor, other: Tensor) -> bool:
-    gap, size = float((logits - other).abs().max()), float(other.abs().max())
-    return not gap <= SAME * size  # NaN differs
+    return not torch.allclose(logits, other, rtol=SAME, atol=SAME * size_of_logits(other))  # NaN differs
 
 
 @contextmanager
