@@ -213,6 +213,26 @@ def test_logits_are_measured_beside_those_that_move() -> None:
     assert math.isnan(size_of_logits(moving * torch.nan))
 
 
+def test_a_network_that_keeps_something_from_pass_to_pass_is_refused() -> None:
+    class Keeps(nn.Module):
+        """Spikes, say: its potential is reset where the number of images changes alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.head, self.potential = nn.Linear(784, 16), nn.Linear(16, 10), torch.zeros(0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            given = self.fc(x.flatten(1))
+            kept = self.potential if self.potential.shape == given.shape else 0
+            self.potential = given + 0.5 * kept
+            logits: Tensor = self.head(self.potential)
+            self.potential = self.potential.detach()
+            return logits
+
+    with pytest.raises(ModelError, match="kept from pass to pass"):
+        find_layers(Classifier(Keeps()), torch.rand(5, 1, 28, 28))
+
+
 def test_modules_that_return_something_else_are_refused_by_name() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
