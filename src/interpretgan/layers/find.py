@@ -62,7 +62,7 @@ def find_layers(classifier: Classifier, images: ImageData) -> list[Layer]:
 
     Raises:
         ImageError, ModelError: Images that the classifier refuses; logits that are none, that ignore the image or that
-            depend on the images beside it; a network whose calls cannot be seen.
+            depend on the images beside it or on earlier passes; a network whose calls cannot be seen.
     """
     return examine(classifier, images).distinct
 
