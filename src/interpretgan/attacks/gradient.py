@@ -22,7 +22,7 @@ from interpretgan.attacks.threat_model import (
 )
 from interpretgan.classifier import Classifier, require_classifier
 from interpretgan.errors import InterpretGANError, ModelError, in_a_line
-from interpretgan.layers import require_own_weights
+from interpretgan.layers import run_frozen
 from interpretgan.torch_state import as_seed, plain_torch
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  #: Images `[N, C, H, W]` to logits `[N, K]`.
@@ -222,7 +222,7 @@ def require_gradient(classifier: Classifier, images: Tensor) -> None:
     """Raise `ModelError` unless gradients reach the images: neither attacks nor InterpretGAN work without."""
     x = classifier.check_images(images[:1])
     classifier.logits(x)  # any other fault of the model has a message of its own
-    require_own_weights(classifier, x)
+    run_frozen(classifier, x)
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
         input_gradient(classifier, x, torch.zeros(1, dtype=torch.int64, device=x.device))
 

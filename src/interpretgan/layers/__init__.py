@@ -12,5 +12,5 @@ from interpretgan.layers.hooks import (
     capturing as capturing,
     owned_by_layers as owned_by_layers,
     replay as replay,
-    require_own_weights as require_own_weights,
+    run_frozen as run_frozen,
 )

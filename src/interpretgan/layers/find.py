@@ -13,7 +13,7 @@ from interpretgan.data import ImageData, as_source
 from interpretgan.errors import ModelError, kind_of
 from interpretgan.layers.anatomy import Anatomy, Refused
 from interpretgan.layers.bottlenecks import Flow, Vertex, vertex
-from interpretgan.layers.hooks import Layer, capturing, class_of, named_modules, visiting
+from interpretgan.layers.hooks import Layer, capturing, class_of, named_modules, run_frozen, visiting
 from interpretgan.layers.outputs import parts, with_part
 from interpretgan.layers.proof import AROUND, MOVES, NOT_CALLED, ROWS, Proof, size_of_logits
 from interpretgan.torch_state import plain_torch
@@ -80,7 +80,7 @@ def examine(classifier: Classifier, images: ImageData) -> Anatomy:
         calls, flow = _trace(classifier, rows[:1])
         first = classifier.try_run(rows[:1])
         check_logits(first, 1)
-        again = classifier.run(rows[:1])  # at once: what a network keeps may end with another number of images
+        again = run_frozen(classifier, rows[:1])  # at once: what a network keeps may end with another number of images
         for call in calls:
             _choose(call, flow)
         logits = _collect(classifier, rows, calls)

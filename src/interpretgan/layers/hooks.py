@@ -272,16 +272,18 @@ def replay(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor)
         return classifier.run(images)
 
 
-def require_own_weights(classifier: Classifier, images: Tensor) -> None:
-    """Raise `ModelError` where logits depend on weights that the model has not registered.
+def run_frozen(classifier: Classifier, images: Tensor) -> Tensor:
+    """Logits `[N, K]` of checked images, without gradient, in a pass that must be free of gradients by itself.
 
-    Those it neither saves nor freezes, nor has them an eval mode. All others are frozen, and then nothing learns.
+    As all its weights are frozen, what still learns is none of them (`ModelError`): the model neither saves such
+    weights nor puts their modules in eval mode.
     """
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
-        learns = classifier.try_run(images[:1].detach().clone()).requires_grad
-    if learns:
+        logits = classifier.try_run(images.detach().clone())
+    if logits.requires_grad:
         do = "keep its modules in nn.ModuleList or nn.ModuleDict, not in a list or dict"
         raise ModelError(expected="a model that knows all its weights", got="others that learn beside them", do=do)
+    return logits
 
 
 def owned_by_layers(

@@ -17,7 +17,7 @@ from interpretgan.attacks import ThreatModel, attack, predicted_right, seed_gene
 from interpretgan.classifier import Classifier, require_values
 from interpretgan.data import ImageSet, ImageSource, near, sent
 from interpretgan.errors import ConfigError, DataError, ModelError
-from interpretgan.layers import require_own_weights
+from interpretgan.layers import run_frozen
 from interpretgan.store.progress import OnProgress, Progress
 from interpretgan.store.training_checkpoint import Checkpoint, fingerprint_of
 from interpretgan.torch_state import as_seed
@@ -241,7 +241,7 @@ def _generator(seed: int, purpose: str, index: int) -> torch.Generator:
 def _check_classes(classifier: Classifier, train: ImageSet, place: torch.device) -> None:
     image = train.batch(slice(0, 1))[0].to(place)
     logits = classifier.logits(image)
-    require_own_weights(classifier, image)
+    run_frozen(classifier, image)
     if logits.shape[1] < len(train.classes):
         expected = f"at most {logits.shape[1]} classes, as the classifier has"
         do = "build the model with num_classes=len(data.classes)"
