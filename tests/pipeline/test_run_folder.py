@@ -139,6 +139,6 @@ def test_a_network_that_answers_otherwise_is_another_one_and_rounding_is_not(tmp
     for other in (config(1.51, -2.0), config(1.5)):
         with pytest.raises(RunFolderError, match=r"model\.answers"):
             RunFolder(tmp_path).open(other)
-    RunFolder(tmp_path / "masked").open(config(1.5, -2e9)).close()  # the second number is that of a masked class
+    RunFolder(tmp_path / "masked").open(config(1.5, 1.2, -2e9, -3e9)).close()  # the second halves have a masked class
     with pytest.raises(RunFolderError, match=r"model\.answers"):
-        RunFolder(tmp_path / "masked").open(config(1.51, -2e9))
+        RunFolder(tmp_path / "masked").open(config(1.5, 1.21, -2e9, -3e9))

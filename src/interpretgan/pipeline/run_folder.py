@@ -4,7 +4,6 @@ One process at a time owns a folder, and the configuration is on disk before the
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,8 +168,12 @@ def differences(found: object, wanted: object, name: str = "") -> dict[str, str]
 def _alike(found: object, wanted: object) -> bool:
     if not (isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted)):
         return False
-    scales = [max(map(abs, wanted[kind::2]), default=0.0) for kind in (0, 1)] * len(wanted)  # two numbers an image
-    return all(math.isclose(a, b, rel_tol=0, abs_tol=1e-3 * s) for a, b, s in zip(found, wanted, scales, strict=False))
+    if not all(isinstance(number, (int, float)) for number in found):  # a file of somebody else's
+        return False
+    half = (len(wanted) + 1) // 2  # one number of each image, then the other
+    pairs = [[*zip(found, wanted, strict=True)][part] for part in (slice(half), slice(half, None))]
+    scales = [max((abs(b) for _, b in part), default=0.0) for part in pairs]
+    return all(abs(a - b) <= 1e-3 * s for part, s in zip(pairs, scales, strict=True) for a, b in part)
 
 
 def _short(value: object) -> str:
