@@ -11,7 +11,13 @@ from interpretgan.errors import DataError, in_a_line, kind_of
 from interpretgan.store.files import ARRAYS_DAMAGED
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
-NAMES = ("adversarial", "x_adv", "images", "x")  #: Of the array, where a file has several: the first of these counts.
+#: What adversarial images are called in a file of several arrays.
+NAMES = (
+    "adversarial", "adversarial_images", "adversarial_examples", "x_adversarial", "adv", "adv_images", "adv_examples",
+    "images_adv", "x_adv", "adv_x", "xadv",
+)  # fmt: skip
+#: Without such a name, what they may be called beside labels alone, where no other array can be meant.
+IMAGES, LABELS = ("images", "x"), ("label", "labels", "target", "targets", "y")
 
 
 def rows_of(indices: object, count: int) -> npt.NDArray[np.int64]:
@@ -33,10 +39,11 @@ def rows_of(indices: object, count: int) -> npt.NDArray[np.int64]:
 def read_images(path: str | Path) -> Tensor:
     """Floating point images `[N, C, H, W]` from a file of arrays; nothing in it is run.
 
-    An .npz or .safetensors file has one array, or names the images as one of `NAMES`.
+    Of several arrays in an .npz or .safetensors file the one is taken that has one of `NAMES`. Beside labels alone it
+    may be called `images` or `x`.
 
     Raises `DataError` for a file that is missing, damaged or holds something else, such as images of 8 bits: rounding
-    undoes part of an adversarial perturbation.
+    undoes part of an adversarial perturbation. Also where several arrays could be meant.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES or not path.is_file():
@@ -58,19 +65,24 @@ def _array(path: Path) -> Tensor:
         return torch.from_numpy(np.array(np.load(path, allow_pickle=False)))
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as saved:
-            return torch.from_numpy(np.array(saved[_name(list(saved.files))]))
+            return torch.from_numpy(np.array(saved[_name(list(saved.files), path)]))
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(_name(list(file.keys())))
+            tensor: Tensor = file.get_tensor(_name(list(file.keys()), path))
             return tensor
     except SafetensorError as error:
         raise ValueError(str(error)) from error
 
 
-def _name(names: list[str]) -> str:
-    known = [name for name in NAMES if name in names]
-    if len(names) != 1 and not known:
-        raise KeyError(f"none of {', '.join(NAMES)} among {len(names)} arrays {', '.join(sorted(names)[:4])}")
-    return known[0] if known else names[0]
+def _name(names: list[str], path: Path) -> str:
+    found = [name for name in names if name.lower() in NAMES]
+    others = [name for name in names if name.lower() not in LABELS]
+    if not found and len(others) == 1 and others[0].lower() in IMAGES:
+        found = others
+    if len(names) != 1 and len(found) != 1:
+        some = ", ".join(sorted(names)[:6]) + (", ..." if len(names) > 6 else "")
+        got, do = f"{len(names)} in {path}: {some}", "save the adversarial images alone, or give them alone that name"
+        raise DataError(expected="one array that is called adversarial, adv or x_adv", got=got, do=do)
+    return (found or names)[0]
