@@ -63,7 +63,7 @@ def load_data(
         raise DataError(expected="an image size in whole numbers", got=f"{image_size!r}", do=do)
     if size is not None and min(size) < 1:
         raise DataError(expected="an image size >= 1", got=f"{size[0]}x{size[1]}", do="pass e.g. image_size=28")
-    if channels not in (None, 1, 3):
+    if channels not in (None, 1, 3) or isinstance(channels, bool):
         raise DataError(expected="1 channel, grey, or 3, RGB", got=f"{channels}", do="choose one of them")
     if classes is not None and not Path(name).is_dir():
         got, do = f"classes with {name!r}", "leave classes out: the set has its own"
@@ -76,7 +76,9 @@ def load_data(
 
 
 def _is_size(given: object) -> bool:
-    return isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(side, int) for side in given)
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        return False
+    return all(isinstance(side, int) and not isinstance(side, bool) for side in given)
 
 
 def _load_digits(split: str, size: tuple[int, int], channels: int) -> ImageSet:
