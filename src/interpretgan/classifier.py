@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.errors import ImageError, InterpretGANError, LabelError, ModelError, in_a_line, kind_of
-from interpretgan.torch_state import eager, has_own_train, leave_train_mode
+from interpretgan.torch_state import eager, has_own_train, leave_train_mode, plain
 
 RANGE_TOLERANCE = 1e-5  #: How far a pixel may leave the bounds, as a share of their width, before it is an error.
 COMPILED = "_orig_mod"  #: The attribute under which the module that `torch.compile` returns has the given one.
@@ -258,9 +258,12 @@ class Classifier(nn.Module):
         if not isinstance(given, Tensor) or given.ndim != 4 or not given.is_floating_point() or not len(given):
             expected = "a floating point tensor [N, C, H, W] with N >= 1"
             raise ImageError(expected=expected, got=kind_of(given), do="stack and convert them, e.g. uint8 / 255")
+        if given.layout is not torch.strided:
+            raise ImageError(expected="a dense tensor of images", got=f"{given.layout}", do="call to_dense() on it")
+        images = plain(given)
         self._check_channels(images)
         low, high = self.bounds
-        least, most = (float(v) for v in images.detach().aminmax())
+        least, most = (float(v) for v in images.aminmax())
         if not math.isfinite(least) or not math.isfinite(most):
             broken = int((~images.isfinite()).sum())
             raise ImageError(expected="finite pixels", got=f"{broken} NaN or infinite", do="remove the broken images")
@@ -290,7 +293,7 @@ class Classifier(nn.Module):
         with self.borrowed(), torch.no_grad():
             logits = self.try_run(images[:1])
         check_logits(logits, 1)
-        labels = labels.detach().to(images.device, torch.int64, copy=True)
+        labels = plain(labels).to(images.device, torch.int64, copy=True)
         classes, least, most = logits.shape[1], int(labels.min()), int(labels.max())
         if least < 0 or most >= classes:
             expected = f"labels from 0 to {classes - 1}, as the classifier has {classes} classes"

@@ -1,13 +1,15 @@
-"""Arrays of images: their files, as other tools save them in .npy, .npz or .safetensors, and which rows are chosen."""
+"""Arrays of images: which rows are chosen, their hash, what is refused, and files of them by other tools."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from interpretgan.errors import DataError, in_a_line, kind_of
+from interpretgan.errors import DataError, ImageError, in_a_line, kind_of
 from interpretgan.store.files import ARRAYS_DAMAGED
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -34,6 +36,29 @@ def rows_of(indices: object, count: int) -> npt.NDArray[np.int64]:
         got, do = f"{kind_of(chosen)}: {chosen.ravel()[:5].tolist()}", "choose whole numbers of that range"
         raise DataError(expected=expected, got=got, do=do)
     return chosen.astype(np.int64).reshape(-1)
+
+
+def content_hash(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> str:
+    """Hash of the shape and pixels of images, and of their labels: 64 hexadecimal digits."""
+    digest = hashlib.sha256(str(tuple(int(n) for n in images.shape)).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def refuse_channels_last(images: Any) -> None:
+    """Refuse (`ImageError`) images `[N, H, W, C]`: few channels at the end, and more than any picture has after N."""
+    if images.shape[3] in (1, 3, 4) and images.shape[1] > 4 and images.shape[2] > 4:
+        expected = "images [N, C, H, W], channels first"
+        raise ImageError(expected=expected, got=kind_of(images), do="permute them: images.permute(0, 3, 1, 2)")
+
+
+def refuse_scaled_twice(images: Any, low: float, high: float) -> None:
+    """Refuse (`ImageError`) images that fill no more than a 255th of the range of their pixels, above its lower end."""
+    most = float(images.max()) if len(images) else high
+    if low < most <= low + 1.001 * (high - low) / 255:
+        expected, got = f"pixels from {low:g} to {high:g}", f"none above {most:.4g} in the first {len(images)} images"
+        raise ImageError(expected=expected, got=got, do="do not divide by 255 twice; multiply masks of 0 and 1 by 255")
 
 
 def read_images(path: str | Path) -> Tensor:
