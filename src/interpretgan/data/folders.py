@@ -77,11 +77,12 @@ def folder_source(name: str, split: str, classes: Sequence[str] | None = None) -
             with readable_file(file):
                 yield file.read_bytes(), label, str(file)
 
-    fingerprint = hash_of([str(root.resolve()), *numbered, *unused, *(_state(file, root) for file in all_files)])
     place = root if parts is None else parts[split == "test"]
-    origin = f"{len(files):,} images in {root.name}/" + ("" if parts is None else f"{place.name}/")
-    if deeper := sum(_folder_below(file, place / numbered[label]) is not None for file, label in files):
-        origin += f", {deeper:,} of them in folders inside those of the classes"
+    deeper = sum(_folder_below(file, place / numbered[label]) is not None for file, label in files)
+    nested = [f", {deeper:,} of them in folders inside those of the classes"] if deeper else []
+    states = (_state(file, root) for file in all_files)
+    fingerprint = hash_of([str(root.resolve()), *numbered, *unused, *nested, *states])
+    origin = "".join((f"{len(files):,} images in {root.name}/", "" if parts is None else f"{place.name}/", *nested))
     left_out = sum((part.left_out for part in everything), Counter[str]())
     if left_out:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in left_out.most_common(3))
