@@ -235,6 +235,10 @@ def test_labels_are_checked_against_images_and_logits() -> None:
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), "torch.uint8"),
         (torch.zeros(1, 3, 3), "[N, C, H, W]"),
         (torch.zeros(0, 1, 3, 3), "N >= 1"),
+        (
+            torch.rand(2, 1, 3, 3).to_sparse(),
+            "expected a dense tensor of images, got torch.sparse_coo; call to_dense()",
+        ),
     ],
 )
 def test_bad_images_are_refused_in_one_line(images: Tensor, message: str) -> None:
@@ -294,6 +298,19 @@ def test_a_model_that_begins_with_a_view_takes_images_of_any_layout() -> None:
     assert torch.equal(classifier.logits(images), classifier.logits(images.contiguous()))
     config = GANConfig(steps=1, images_per_layer=2, width=8, blocks=1, precision="fp32")
     InterpretGAN(classifier, config=config).fit(images)  # what it draws in colour has another layout, too
+
+
+class Meta(Tensor):
+    """A tensor of another library."""
+
+
+def test_tensors_of_other_libraries_become_plain_ones() -> None:
+    classifier, images = Classifier(Careless()), torch.rand(4, 1, 3, 3)
+    checked = classifier.check_images(images.clone().as_subclass(Meta).requires_grad_())
+    labels = classifier.check_labels(torch.zeros(4, dtype=torch.int64).as_subclass(Meta), checked)
+    assert type(checked) is type(labels) is Tensor
+    assert not checked.requires_grad
+    assert torch.equal(checked, images)
 
 
 def test_rounding_does_not_trip_the_range_check() -> None:

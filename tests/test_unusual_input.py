@@ -200,6 +200,25 @@ def test_double_precision_and_a_caller_without_gradients_fit_the_same(classifier
     torch.testing.assert_close(drawn[0], drawn[2])
 
 
+class Meta(Tensor):
+    """A tensor of another library."""
+
+
+def test_images_with_a_gradient_and_tensors_of_other_libraries_are_as_plain_ones(classifier: Classifier) -> None:
+    images, labels = torch.rand(12, 1, 28, 28), torch.arange(12) % 10
+    threat_model = ThreatModel("linf", 0.1, steps=1)
+    pairs: Any = [
+        (image.clone().requires_grad_().as_subclass(Meta), int(y)) for image, y in zip(images, labels, strict=True)
+    ]
+    fitted_to = [InterpretGAN(classifier, config=SMALL).fit(given) for given in (images, pairs)]
+    assert torch.equal(*(one.explain(images[:3]).natural_explanations for one in fitted_to))
+    found = [
+        evaluate(classifier, *given, threat_model=threat_model, attacks=("fgsm",)).accuracy
+        for given in ((images, labels), (images.as_subclass(Meta), labels.as_subclass(Meta)), (pairs,))
+    ]
+    assert found[0] == found[1] == found[2]
+
+
 def test_labels_that_are_no_tensor_or_too_few_are_told(
     classifier: Classifier, digits: tuple[ImageSet, ImageSet]
 ) -> None:

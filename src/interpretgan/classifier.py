@@ -5,7 +5,6 @@ import math
 import pickle
 import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretgan.errors import ImageError, InterpretGANError, LabelError, ModelError, in_a_line, kind_of
-from interpretgan.torch_state import eager, has_own_train, leave_train_mode
+from interpretgan.torch_state import eager, has_own_train, leave_train_mode, plain
 
 RANGE_TOLERANCE = 1e-5  #: How far a pixel may leave the bounds, as a share of their width, before it is an error.
 COMPILED = "_orig_mod"  #: The attribute under which the module that `torch.compile` returns has the given one.
@@ -82,11 +81,9 @@ class Classifier(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of most of the model's parameters (float32 for a model without any)."""
-        sizes = Counter[torch.dtype]()
-        for parameter in self.model.parameters():
-            if parameter.is_floating_point():
-                sizes[parameter.dtype] += parameter.numel()
-        return max(sizes, key=sizes.__getitem__, default=torch.float32)
+        floating = [p for p in self.model.parameters() if p.is_floating_point()]
+        kinds = dict.fromkeys(p.dtype for p in floating)
+        return max(kinds, key=lambda kind: sum(p.numel() for p in floating if p.dtype == kind), default=torch.float32)
 
     @property
     def name(self) -> str:
@@ -267,9 +264,12 @@ class Classifier(nn.Module):
         if not isinstance(given, Tensor) or given.ndim != 4 or not given.is_floating_point() or not len(given):
             expected = "a floating point tensor [N, C, H, W] with N >= 1"
             raise ImageError(expected=expected, got=kind_of(given), do="stack and convert them, e.g. uint8 / 255")
+        if given.layout is not torch.strided:
+            raise ImageError(expected="a dense tensor of images", got=f"{given.layout}", do="call to_dense() on it")
+        images = plain(given)
         self._check_channels(images)
         low, high = self.bounds
-        least, most = (float(v) for v in images.detach().aminmax())
+        least, most = (float(v) for v in images.aminmax())
         if not math.isfinite(least) or not math.isfinite(most):
             broken = int((~images.isfinite()).sum())
             raise ImageError(expected="finite pixels", got=f"{broken} NaN or infinite", do="remove the broken images")
@@ -296,7 +296,7 @@ class Classifier(nn.Module):
         if not isinstance(given, Tensor) or given.shape != (len(images),) or given.is_floating_point():
             expected = f"an integer tensor of {len(images)} labels, one per image"
             raise LabelError(expected=expected, got=kind_of(given), do="pass true classes as int64 [N]")
-        labels = labels.detach().to(images.device, torch.int64, copy=True)
+        labels = plain(labels).to(images.device, torch.int64, copy=True)
         classes, least, most = self.logits(images[:1]).shape[1], int(labels.min()), int(labels.max())
         if least < 0 or most >= classes:
             expected = f"labels from 0 to {classes - 1}, as the classifier has {classes} classes"

@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from interpretgan.errors import ConfigError, ModelError, in_a_line
@@ -18,6 +18,12 @@ def as_seed(seed: object) -> int:
     if not isinstance(seed, bool) and isinstance(seed, Integral) and 0 <= int(seed) < 2**63:
         return int(seed)
     raise ConfigError(expected="a whole number 0 <= seed < 2^63", got=repr(seed), do="choose another seed")
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The same values as a tensor of torch's own class, without gradient; what is no tensor stays what it is."""
+    given: object = tensor  # whatever a source of the user's own hands over
+    return tensor.detach().as_subclass(Tensor) if isinstance(given, Tensor) else tensor
 
 
 @contextmanager

@@ -31,11 +31,38 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", array)
         with pytest.raises(DataError, match=r"floating point images \[N, C, H, W\]"):
             read_images(tmp_path / f"{name}.npy")
-    np.savez(tmp_path / "two.npz", a=IMAGES, b=IMAGES)
     np.save(tmp_path / "object.npy", np.array([Path("x")], dtype=object), allow_pickle=True)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "bytes.npy").read_bytes()[:40])
-    for name in ("two.npz", "object.npy", "cut.npy"):
+    for name in ("object.npy", "cut.npy"):
         with pytest.raises(DataError, match="cannot be read"):
             read_images(tmp_path / name)
     with pytest.raises(DataError, match="no file"):
         read_images(tmp_path / "absent.npy")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["images", "adv", "labels"], "adv"),
+        (["x", "X_adv", "y"], "X_adv"),
+        (["images", "labels"], "images"),
+        (["a", "b"], None),
+        (["images", "x"], None),
+        (["images", "images_pgd", "labels"], None),
+        (["adv", "adversarial"], None),
+    ],
+)
+def test_of_several_arrays_one_is_taken_that_can_be_no_other(
+    tmp_path: Path, names: list[str], taken: str | None, suffix: str
+) -> None:
+    path, arrays = tmp_path / f"file.{suffix}", {name: IMAGES + place for place, name in enumerate(names)}
+    if suffix == "npz":
+        np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's own argument is among the names to its types
+    else:
+        save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+    if taken is not None:
+        assert torch.equal(read_images(path), torch.from_numpy(arrays[taken]))
+        return
+    with pytest.raises(DataError, match=f"one array that is called .*got {len(names)} in .*: {', '.join(names)}; save"):
+        read_images(path)

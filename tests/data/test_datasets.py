@@ -89,9 +89,11 @@ def test_digits_are_stratified_and_fixed() -> None:
 def test_a_name_may_be_a_path_and_a_size_must_be_whole_numbers() -> None:
     assert load_data(Path("digits"), "test").sha256 == load_data("digits", "test").sha256
     wrong: Any
-    for wrong in ("8", 8.0, (8,), (8, 8.0)):
+    for wrong in ("8", 8.0, (8,), (8, 8.0), True, (8, True)):
         with pytest.raises(DataError, match="an image size in whole numbers"):
             load_data("digits", "test", image_size=wrong)
+    with pytest.raises(DataError, match="1 channel, grey, or 3, RGB, got True"):
+        load_data("digits", "test", channels=True)
 
 
 def test_digits_can_be_resized() -> None:

@@ -53,17 +53,22 @@ def test_opaque_images_keep_their_pixels(tmp_path: Path) -> None:
     assert any((each == pixels.transpose(2, 0, 1)).all() for each in data.images)
 
 
-def test_orientation_is_honoured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_orientation_is_honoured(tmp_path: Path, kind: str, alone: bool) -> None:
     upright = np.zeros((8, 16), np.uint8)
     upright[:, :8] = 255  # the left half
     exif = Image.Exif()
     exif[0x0112] = 6  # stored turned: to be turned by 90 degrees clockwise
-    root = pictures(tmp_path / "set", Image.new("L", (16, 8)), kind="jpg")
-    Image.fromarray(np.rot90(upright)).save(root / "train" / "a" / "0.jpg", exif=exif, quality=95)
-    data = loaded(root)
+    root = pictures(tmp_path / "set", Image.new("L", (16, 8)), kind=kind)
+    for file in root.glob("**/*.*") if alone else [root / "train" / "a" / f"0.{kind}"]:
+        Image.fromarray(np.rot90(upright)).save(file, exif=exif, quality=95)
+    data = loaded(root, channels=1)
     assert data.shape == (1, 8, 16)
-    shown = next(image[0] for image in data.images if image.max() > 0)
-    assert np.abs(shown.astype(int) - upright).max() < 20
+    shown = next(image[0] for image in data.images if image.max() > 128)
+    alone_read = decode_files([root / "train" / "a" / f"0.{kind}"], (1, 8, 16), (0.0, 255.0))[0, 0].numpy()
+    for found in (shown, alone_read):
+        assert np.abs(found.astype(int) - upright).max() < 20
 
 
 def test_colour_anywhere_makes_the_set_colour(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Folders of images: layouts, the numbers of classes, and what is left out."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +55,8 @@ def test_subfolders_are_read_and_other_files_counted(tmp_path: Path) -> None:
     parts = [load_data(str(root), split, cache_dir=tmp_path / "c") for split in ("train", "test")]
     assert sum(map(len, parts)) == 12
     assert "2 other files left out (" in parts[0].note
+    told = [re.search(r"set/, (\d) of them in folders inside those of the classes", part.note) for part in parts]
+    assert sum(int(found[1]) for found in told if found) == 6
     assert "1 .csv" in parts[0].note
 
 
@@ -72,6 +76,7 @@ def test_folders_beside_the_two_splits_are_told(tmp_path: Path) -> None:
         (("train/a", "train/b", "val/a", "val/b"), ("a", "b")),
         (("Training/a", "Training/b", "Validation/a"), ("a", "b")),
         (("train/a", "train/b", "test/a", "val/b"), ("a", "b")),
+        (("train/a", "train/b", "dev/a"), ("a", "b")),
     ],
 )
 def test_train_is_a_split_only_beside_one_of_tests(
@@ -91,11 +96,36 @@ def test_train_is_a_split_only_beside_one_of_tests(
         (("train", "test"), "and no train/ with folders"),
         (("set/a", "set/b"), "whose folder set holds 2 folders"),
         (("train/a", "train/b", "test/wolf"), "got 'wolf'"),
+        (("fit/a", "fit/b/c", "held/a", "held/b"), "got fit/, held/, each with the folders a, b, as splits"),
+        (("images/a", "images/b", "masks/a", "masks/b"), "as of a segmentation"),
+        (("images", "masks"), "got images/, masks/, as of a segmentation; sort the images"),
+        (("train/image", "train/labels", "test/image", "test/labels"), "as of a segmentation"),
     ],
 )
 def test_other_layouts_are_told(tmp_path: Path, places: tuple[str, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
         folder_source(str(folder(tmp_path, places)), "test")
+
+
+@pytest.mark.parametrize(
+    ("places", "classes"),
+    [
+        (("cat/indoors", "cat/outdoors", "dog/indoors", "dog/outdoors"), ["cat", "dog"]),
+        (("images", "masks"), ["masks", "images"]),
+        (("cat/indoors", "cat/outdoors", "dog/indoors"), None),
+        (("cat/indoors", "cat/outdoors", "cat", "dog/indoors", "dog/outdoors", "dog"), None),
+        (("cat/photos", "dog/photos"), None),
+        (("mask", "no_mask"), None),
+    ],
+)
+def test_folders_inside_those_of_classes_that_are_stated_or_can_be_nothing_else(
+    tmp_path: Path, places: tuple[str, ...], classes: list[str] | None
+) -> None:
+    for place in places:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 6)).save(tmp_path / place / "0.png")
+    wanted = classes or sorted({place.partition("/")[0] for place in places})
+    assert folder_source(str(tmp_path), "train", classes).classes == tuple(wanted)
 
 
 def test_classes_are_numbered_by_size_or_as_stated(tmp_path: Path) -> None:
@@ -108,6 +138,38 @@ def test_classes_are_numbered_by_size_or_as_stated(tmp_path: Path) -> None:
         labels_of(root, classes=["1", "2"])
     with pytest.raises(DataError, match="13 names, 12 of them different"):
         labels_of(root, classes=[*map(str, range(1, 13)), "1"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "c, a,b", ["c", "a", "b"], np.array(["c", "a", "b"]), {"a": 1, "b": 2, "c": 0}, {2: "b", 0: "c", 1: "a"},
+        {"a": np.int64(1), "b": np.int64(2), "c": np.int64(0)}, b"c\na\n\nb\n", "\ufeffc\r\na\r\nb".encode(),
+    ],
+)  # fmt: skip
+def test_classes_are_stated_in_many_ways(tmp_path: Path, given: Any) -> None:
+    root, file = folder(tmp_path / "set", "abc"), tmp_path / "names.txt"
+    if isinstance(given, bytes):
+        file.write_bytes(given)
+    for stated in (file, str(file)) if isinstance(given, bytes) else (given,):
+        assert load_data(root, "train", classes=stated, cache_dir=tmp_path / "c").classes == ("c", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"a": 0, "b": 2}, "expected classes numbered from 0 to 1, each once, got {'a': 0, 'b': 2}"),
+        ({"a": 0, "b": 0}, "each once"),
+        ({"a": [0], "b": True}, "each once"),
+        ({0: "a", 1: None}, "each once"),
+        ({"a", "b"}, "expected the names of classes in a list.*, got a set; pass"),
+        (3, "got an int; pass"),
+        (Path("absent.txt"), r"a complete file absent\.txt"),
+    ],
+)
+def test_classes_without_an_order_are_refused(tmp_path: Path, given: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_data(folder(tmp_path, "ab"), "train", classes=given)
 
 
 def test_names_that_no_report_could_show_and_links_to_nowhere_are_told(tmp_path: Path) -> None:

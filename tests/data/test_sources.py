@@ -291,6 +291,38 @@ def test_tensors_that_numpy_does_not_know_are_images_too(kind: str, examples: tu
     assert not as_source(images, labels, (0, 1)).batch(torch.arange(2))[0].requires_grad
 
 
+class Meta(Tensor):
+    """A tensor of another library."""
+
+
+class Own:
+    """An `ImageSource` of the user's own."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.images[indices], self.labels[indices]
+
+
+@pytest.mark.parametrize("kind", ["tensors", "dataset", "source"])
+def test_batches_are_plain_tensors_without_gradient(kind: str, examples: tuple[Tensor, Tensor]) -> None:
+    images, labels = examples[0].clone().as_subclass(Meta).requires_grad_(), examples[1].as_subclass(Meta)
+    given: dict[str, Any] = {
+        "tensors": (images, labels),
+        "dataset": Pairs(*zip(images, map(int, labels), strict=True)),
+        "source": Own(images, labels),
+    }
+    batch = as_source(given[kind], None, (0, 1)).batch(torch.arange(3))
+    for found, wanted in zip(batch, examples, strict=True):
+        assert type(found) is Tensor
+        assert not found.requires_grad
+        assert torch.equal(found, wanted[:3])
+
+
 IMAGE, PICTURE = torch.rand(1, 4, 4), Image.new("L", (4, 4))
 
 

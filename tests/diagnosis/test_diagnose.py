@@ -98,6 +98,8 @@ def test_adversarial_images_that_do_not_fit_are_refused(fitted: Fitted, digits: 
         refused(lambda x, *_: x[:, :, :14])
     with pytest.raises(ImageError, match="a floating point tensor"):
         refused(images.numpy())
+    with pytest.raises(ImageError, match="some of which are perturbed, got 12 that equal the natural ones"):
+        refused(images + 1e-7 * (images < 0.5))
 
 
 def test_no_layer_is_blamed_when_nothing_was_perturbed(fitted: Fitted, digits: Digits) -> None:

@@ -235,7 +235,7 @@ def test_adversarial_images_from_elsewhere_are_the_ones_that_are_diagnosed(
     weights: Path, digits: tuple[ImageSet, ImageSet], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, labels = digits[1].batch(range(40))
-    given = (images + 0.1 * (labels % 2)[:, None, None, None] - 0.05).clamp(0, 1)
+    given = (images + 0.05 * (labels % 2)[:, None, None, None]).clamp(0, 1)  # half of them as they were
     np.save(tmp_path / "given.npy", given.numpy())
     chosen: Any = {**SMALL, "layers": ["fc1"], "let_in_steps": 0}
     by_tensor = run_diagnosis(lenet5(weights), *digits, THREAT_MODEL, adversarial=given, **chosen)
@@ -250,6 +250,7 @@ def test_adversarial_images_from_elsewhere_are_the_ones_that_are_diagnosed(
         "too few": (given[:39], "adversarial images of the first 40"),
         "too large": (given + 0.3 * (given < 0.5), "a linf perturbation <= 0.2"),
         "out of bounds": (given + 1, "pixels within the bounds"),
+        "natural": (images, "40 that equal the natural ones"),
     }.values():
         np.save(tmp_path / "wrong.npy", wrong.numpy())
         command[-1] = str(tmp_path / "wrong.npy")

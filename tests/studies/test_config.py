@@ -198,6 +198,11 @@ def test_a_cluster_is_asked_for_the_gpus_that_a_run_needs(device: str, devices: 
         executor_for(config, address="auto").__enter__()
 
 
+def test_a_file_of_an_editor_that_marks_its_encoding_is_read(tmp_path: Path) -> None:
+    (tmp_path / "marked.toml").write_text(Path(TINY).read_text(), encoding="utf-8-sig")
+    assert load_config(tmp_path / "marked.toml", "pooling") == load_config(TINY, "pooling")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,6 +1,6 @@
 """Images: sets by name, folders, and whatever else a user hands in."""
 
-from interpretgan.data.arrays import read_images as read_images
+from interpretgan.data.arrays import content_hash as content_hash, read_images as read_images
 from interpretgan.data.datasets import load_data as load_data
 from interpretgan.data.on_device import ImagesOnDevice as ImagesOnDevice, near as near, sent as sent
 from interpretgan.data.sources import (
@@ -14,7 +14,6 @@ from interpretgan.data.sources import (
     as_source as as_source,
     class_name as class_name,
     class_order as class_order,
-    content_hash as content_hash,
     content_of as content_of,
     describe as describe,
     renumbered as renumbered,

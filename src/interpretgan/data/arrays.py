@@ -1,17 +1,25 @@
-"""Arrays of images: their files, as other tools save them in .npy, .npz or .safetensors, and which rows are chosen."""
+"""Arrays of images: which rows are chosen, their hash, what is refused, and files of them by other tools."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from interpretgan.errors import DataError, in_a_line, kind_of
+from interpretgan.errors import DataError, ImageError, in_a_line, kind_of
 from interpretgan.store.files import ARRAYS_DAMAGED
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
-NAMES = ("adversarial", "x_adv", "images", "x")  #: Of the array, where a file has several: the first of these counts.
+#: What adversarial images are called in a file of several arrays.
+NAMES = (
+    "adversarial", "adversarial_images", "adversarial_examples", "x_adversarial", "adv", "adv_images", "adv_examples",
+    "images_adv", "x_adv", "adv_x", "xadv",
+)  # fmt: skip
+#: Without such a name, what they may be called beside labels alone, where no other array can be meant.
+IMAGES, LABELS = ("images", "x"), ("label", "labels", "target", "targets", "y")
 
 
 def rows_of(indices: object, count: int) -> npt.NDArray[np.int64]:
@@ -30,13 +38,37 @@ def rows_of(indices: object, count: int) -> npt.NDArray[np.int64]:
     return chosen.astype(np.int64).reshape(-1)
 
 
+def content_hash(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> str:
+    """Hash of the shape and pixels of images, and of their labels: 64 hexadecimal digits."""
+    digest = hashlib.sha256(str(tuple(int(n) for n in images.shape)).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def refuse_channels_last(images: Any) -> None:
+    """Refuse (`ImageError`) images `[N, H, W, C]`: few channels at the end, and more than any picture has after N."""
+    if images.shape[3] in (1, 3, 4) and images.shape[1] > 4 and images.shape[2] > 4:
+        expected = "images [N, C, H, W], channels first"
+        raise ImageError(expected=expected, got=kind_of(images), do="permute them: images.permute(0, 3, 1, 2)")
+
+
+def refuse_scaled_twice(images: Any, low: float, high: float) -> None:
+    """Refuse (`ImageError`) images that fill no more than a 255th of the range of their pixels, above its lower end."""
+    most = float(images.max()) if len(images) else high
+    if low < most <= low + 1.001 * (high - low) / 255:
+        expected, got = f"pixels from {low:g} to {high:g}", f"none above {most:.4g} in the first {len(images)} images"
+        raise ImageError(expected=expected, got=got, do="do not divide by 255 twice; multiply masks of 0 and 1 by 255")
+
+
 def read_images(path: str | Path) -> Tensor:
     """Floating point images `[N, C, H, W]` from a file of arrays; nothing in it is run.
 
-    An .npz or .safetensors file has one array, or names the images as one of `NAMES`.
+    Of several arrays in an .npz or .safetensors file the one is taken that has one of `NAMES`. Beside labels alone it
+    may be called `images` or `x`.
 
     Raises `DataError` for a file that is missing, damaged or holds something else, such as images of 8 bits: rounding
-    undoes part of an adversarial perturbation.
+    undoes part of an adversarial perturbation. Also where several arrays could be meant.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES or not path.is_file():
@@ -58,19 +90,24 @@ def _array(path: Path) -> Tensor:
         return torch.from_numpy(np.array(np.load(path, allow_pickle=False)))
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as saved:
-            return torch.from_numpy(np.array(saved[_name(list(saved.files))]))
+            return torch.from_numpy(np.array(saved[_name(list(saved.files), path)]))
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(_name(list(file.keys())))
+            tensor: Tensor = file.get_tensor(_name(list(file.keys()), path))
             return tensor
     except SafetensorError as error:
         raise ValueError(str(error)) from error
 
 
-def _name(names: list[str]) -> str:
-    known = [name for name in NAMES if name in names]
-    if len(names) != 1 and not known:
-        raise KeyError(f"none of {', '.join(NAMES)} among {len(names)} arrays {', '.join(sorted(names)[:4])}")
-    return known[0] if known else names[0]
+def _name(names: list[str], path: Path) -> str:
+    found = [name for name in names if name.lower() in NAMES]
+    others = [name for name in names if name.lower() not in LABELS]
+    if not found and len(others) == 1 and others[0].lower() in IMAGES:
+        found = others
+    if len(names) != 1 and len(found) != 1:
+        some = ", ".join(sorted(names)[:6]) + (", ..." if len(names) > 6 else "")
+        got, do = f"{len(names)} in {path}: {some}", "save the adversarial images alone, or give them alone that name"
+        raise DataError(expected="one array that is called adversarial, adv or x_adv", got=got, do=do)
+    return (found or names)[0]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from interpretgan.data.decoding import decode_all
-from interpretgan.data.folders import class_names, folder_source
+from interpretgan.data.folders import ClassNames, class_names, folder_source
 from interpretgan.data.readers import HUB_SETS, SPLITS, Source, hash_of, named_source
 from interpretgan.data.sources import ImageSet
 from interpretgan.errors import DataError, InputError, RunFolderError
@@ -32,7 +31,7 @@ def load_data(
     data_dir: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
-    classes: Sequence[str] | str | None = None,
+    classes: ClassNames | None = None,
     cache_dir: str | Path | None = None,
 ) -> ImageSet:
     """An image set by name.
@@ -40,15 +39,17 @@ def load_data(
     Args:
         name: `digits` (scikit-learn's 1,797 digits, resized to 28x28, 1,347 train and 450 test, stratified:
             needs no file); `mnist` or `cifar10`; or the path of a folder that holds `train/<class>/*` and
-            `test/<class>/*` (or `val/`), or `<class>/*`, of which a fixed fifth of each class is the test split.
+            `test/<class>/*` (or `val/`, `dev/`), or `<class>/*`, of which a fixed fifth of each class is the test
+            split.
         split: `train` or `test`.
         data_dir: Folder with `mnist/train-*.parquet` and so on, columns `image` or `img` (encoded bytes) and
             `label`. `None`: the environment variable `INTERPRETGAN_DATA`; without it the public hub, through
             the optional package `datasets`.
         image_size: Height and width to resize to; one number for a square. `None`: as they are, all of one size.
         channels: 1 for grey, 3 for RGB. `None`: RGB where any image has colour.
-        classes: Names of the classes of a folder in the order of a network's logits, or a file with one a line; some
-            may have no images. `None`: all that it has, by name, or by size where all of them are whole numbers.
+        classes: Names of the classes of a folder in the order of a network's logits, a file with one a line, or a
+            dictionary of their numbers, as a `class_to_idx`; some may have no images. `None`: all that it has, by name,
+            or by size where all of them are whole numbers.
         cache_dir: Where decoded images are kept. `None`: `INTERPRETGAN_CACHE`, else the user's cache folder.
 
     Raises:
@@ -63,7 +64,7 @@ def load_data(
         raise DataError(expected="an image size in whole numbers", got=f"{image_size!r}", do=do)
     if size is not None and min(size) < 1:
         raise DataError(expected="an image size >= 1", got=f"{size[0]}x{size[1]}", do="pass e.g. image_size=28")
-    if channels not in (None, 1, 3):
+    if channels not in (None, 1, 3) or isinstance(channels, bool):
         raise DataError(expected="1 channel, grey, or 3, RGB", got=f"{channels}", do="choose one of them")
     if classes is not None and not Path(name).is_dir():
         got, do = f"classes with {name!r}", "leave classes out: the set has its own"
@@ -76,7 +77,9 @@ def load_data(
 
 
 def _is_size(given: object) -> bool:
-    return isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(side, int) for side in given)
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        return False
+    return all(isinstance(side, int) and not isinstance(side, bool) for side in given)
 
 
 def _load_digits(split: str, size: tuple[int, int], channels: int) -> ImageSet:

@@ -28,7 +28,6 @@ Pixels = npt.NDArray[np.uint8]
 CHANNELS = {1: "L", 3: "RGB"}
 DARK = 64  #: Where no pixel of a set is as bright, of 255, that is told.
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")  #: And all that start with `I;16`.
-QUICK_EXIF = ("JPEG", "MPO", "TIFF", "WEBP", "AVIF")  #: Formats whose orientation is known before they are decoded.
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  #: The tag, and its values that swap width and height.
 SIZES_DO = "bring them to one size with --image-size (image_size=... in Python), or resize the files"
 
@@ -58,12 +57,13 @@ def decode_all(source: Source, size: tuple[int, int] | None, channels: int | Non
             _require_range(image, where)
             with _decodable(where, len(labels)):
                 image = _upright(image, told)
-                if image.size != (width, height):
-                    if size is None:
-                        got = f"{width}x{height}, and {image.width}x{image.height} in {where}"
-                        raise DataError(expected="images of one size", got=got, do=SIZES_DO)
-                    told[f"resized to {width}x{height}, whatever their proportions"] += 1
-                told["with several frames, of which the first is taken"] += bool(several)
+            if image.size != (width, height):
+                if size is None:
+                    got = f"{width}x{height}, and {image.width}x{image.height} in {where}"
+                    raise DataError(expected="images of one size", got=got, do=SIZES_DO)
+                told[f"resized to {width}x{height}, whatever their proportions"] += 1
+            told["with several frames, of which the first is taken"] += bool(several)
+            with _decodable(where, len(labels)):
                 pixels = _decode(image, mode, height, width)
             digest.update(pixels.tobytes())
             brightest.append(int(pixels.max()))
@@ -91,7 +91,7 @@ def decode_files(files: Sequence[Path], shape: tuple[int, int, int], bounds: tup
     for file in files:
         damaged = f"a missing or damaged one, {file}"
         with readable("an image that can be decoded", damaged, Exception):
-            image = _open(file)
+            image = _open(file, whole=True)
             image.load()
         _require_range(image, str(file))
         with readable("an image that can be decoded", damaged, Exception):
@@ -105,11 +105,15 @@ def decode_files(files: Sequence[Path], shape: tuple[int, int, int], bounds: tup
 
 def _common(source: Source, size: tuple[int, int] | None, channels: int | None) -> tuple[str, tuple[int, int]]:
     """The mode of a whole set, `L` or `RGB`, and its height and width; a `DataError` where there is none."""
+    from PIL import ImageOps
+
     first, colour = None, False
     for number, (content, where) in enumerate(_headers(source)):
         with _decodable(where, number), _open(content) as image:
-            turned = image.format in QUICK_EXIF and image.getexif().get(ORIENTATION) in TURNED
-            here = (image.width, image.height) if turned else (image.height, image.width)
+            here = (image.height, image.width)
+            # Of a PNG the orientation may follow the pixels, which are decoded for it: only where it matters.
+            if size is None and here[0] != here[1] and image.getexif().get(ORIENTATION) in TURNED:
+                here = ImageOps.exif_transpose(_open(content, whole=True)).size[::-1]  # as it is decoded afterwards
             colour |= image.mode not in GREY_MODES and not image.mode.startswith("I;16")
         if first is None:
             first = here, where
@@ -129,11 +133,13 @@ def _headers(source: Source) -> Iterator[tuple[bytes | Path, str]]:
     yield from ((data, where) for data, _, where in itertools.islice(source.examples(), source.count))
 
 
-def _open(content: bytes | Path) -> Image.Image:
+def _open(content: bytes | Path, *, whole: bool = False) -> Image.Image:
     from PIL import Image
 
     if isinstance(content, Path) and not content.is_file():  # a pipe might never end
         raise FileNotFoundError(content)
+    if isinstance(content, Path) and whole:  # of a TIFF that it maps into memory Pillow 13 mixes up the sides
+        content = content.read_bytes()
     return Image.open(content if isinstance(content, Path) else io.BytesIO(content))
 
 

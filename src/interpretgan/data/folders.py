@@ -2,21 +2,26 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any, TypeAlias
 
 from interpretgan.data.readers import Example, Source, hash_of, readable_file
-from interpretgan.errors import DataError
+from interpretgan.errors import DataError, kind_of
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif",
     ".tiff",
 )  # fmt: skip
 TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing", "val", "valid", "validation")  #: The first that holds classes is the test split.
+TEST_NAMES = ("test", "testing", "val", "valid", "validation", "dev")  #: The first with classes is the test split.
+PICTURES, MASKS = ("image", "images"), ("annotations", "labels", "mask", "masks")  #: Folders of a segmentation.
 TEST_SHARE = 0.2
+#: Names in order, text with commas, a file with one a line, or a dictionary from names to numbers or back.
+ClassNames: TypeAlias = Sequence[str] | str | os.PathLike[str] | Mapping[str, int] | Mapping[int, str]
 
 
 @dataclass
@@ -30,12 +35,13 @@ class Found:
 def folder_source(name: str, split: str, classes: Sequence[str] | None = None) -> Source:
     """The images of one split of a folder, those of a class in all its subfolders.
 
-    The folder holds `train/<class>/*` and `test/<class>/*` (`val` or `validation` stands in for `test`), or
+    The folder holds `train/<class>/*` and `test/<class>/*` (`val`, `validation` or `dev` stands in for `test`), or
     `<class>/*`, of which a fixed fifth of each class is the test split. Classes are numbered by name, by size where all
     names are whole numbers, or in the order of `classes`, which has the name of every logit of a network.
 
     Raises:
-        DataError: Fewer than two classes, a class folder without images, or one that `classes` does not have.
+        DataError: Fewer than two classes, a class folder without images, or one that `classes` does not have. Also
+            folders that are splits of other names, or images and masks, unless `classes` states them.
     """
     root = Path(name)
     parts = splits(root)
@@ -54,6 +60,8 @@ def folder_source(name: str, split: str, classes: Sequence[str] | None = None) -
             got=f"{len(known)} in {root}{_inside(root)}",
             do="put the images of each class in a folder of its own, or name the folder that holds these",
         )
+    if classes is None:
+        _refuse_what_is_no_class(known, root if parts is None else parts[0], split=parts is not None)
     numbered = _numbered(known, classes, root)
     if parts is not None and (unknown := sorted(set(everything[1].files) - set(numbered))):
         expected, do = f"classes in {parts[1]} that occur in {parts[0]}", "add training images, or remove it"
@@ -69,8 +77,12 @@ def folder_source(name: str, split: str, classes: Sequence[str] | None = None) -
             with readable_file(file):
                 yield file.read_bytes(), label, str(file)
 
-    fingerprint = hash_of([str(root.resolve()), *numbered, *unused, *(_state(file, root) for file in all_files)])
-    origin = f"{len(files):,} images in {root.name}/" + ("" if parts is None else f"{parts[split == 'test'].name}/")
+    place = root if parts is None else parts[split == "test"]
+    deeper = sum(_folder_below(file, place / numbered[label]) is not None for file, label in files)
+    nested = [f", {deeper:,} of them in folders inside those of the classes"] if deeper else []
+    states = (_state(file, root) for file in all_files)
+    fingerprint = hash_of([str(root.resolve()), *numbered, *unused, *nested, *states])
+    origin = "".join((f"{len(files):,} images in {root.name}/", "" if parts is None else f"{place.name}/", *nested))
     left_out = sum((part.left_out for part in everything), Counter[str]())
     if left_out:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in left_out.most_common(3))
@@ -80,14 +92,36 @@ def folder_source(name: str, split: str, classes: Sequence[str] | None = None) -
     return Source(name, split, numbered, len(files), origin, fingerprint, examples, all_files)
 
 
-def class_names(classes: Sequence[str] | str | None) -> Sequence[str] | None:
-    """Names of classes as they are, or from a text `a,b,c`, or from a file with one a line."""
-    if not isinstance(classes, str):
-        return classes
-    if not os.path.isfile(classes):  # noqa: PTH113  # a list of names may be too long for a file's
+def class_names(classes: ClassNames | None) -> Sequence[str] | None:
+    """Names of classes in the order of their numbers, whichever way they are given; a `DataError` for anything else."""
+    if classes is None:
+        return None
+    if isinstance(classes, Mapping):
+        return _by_number(classes)
+    if isinstance(classes, str) and not os.path.isfile(classes):  # noqa: PTH113  # a list may be too long for a path
         return [name.strip() for name in classes.split(",") if name.strip()]
-    with readable_file(Path(classes)):
-        return [name for line in Path(classes).read_text(encoding="utf-8").splitlines() if (name := line.strip())]
+    if isinstance(classes, str | os.PathLike):
+        with readable_file(Path(classes)):
+            lines = Path(classes).read_text(encoding="utf-8-sig").splitlines()
+        return [name for line in lines if (name := line.strip())]
+    names: object = classes.tolist() if hasattr(classes, "tolist") else classes
+    if not isinstance(names, Sequence) or isinstance(names, str | bytes):  # a set has no order
+        expected = "the names of classes in a list, a text or a file, or a dictionary of their numbers"
+        raise DataError(expected=expected, got=kind_of(classes), do="pass e.g. ['cat', 'dog']")
+    return tuple(map(str, names))
+
+
+def _by_number(classes: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The names of a dictionary from names to numbers, or from numbers to names, in the order of the numbers."""
+    pairs = list(classes.items())
+    if not all(isinstance(name, str) for name, _ in pairs):
+        pairs = [(name, number) for number, name in pairs]
+    whole = all(isinstance(number, Integral) and not isinstance(number, bool) for _, number in pairs)
+    named = {number: name for name, number in pairs if isinstance(name, str)} if whole else {}
+    if len(named) != len(pairs) or {*named} != {*range(len(pairs))}:
+        expected, do = f"classes numbered from 0 to {len(pairs) - 1}, each once", "pass e.g. {'cat': 0, 'dog': 1}"
+        raise DataError(expected=expected, got=f"{dict(classes)!s:.80}", do=do)
+    return tuple(named[number] for number in range(len(pairs)))
 
 
 def splits(root: Path) -> tuple[Path, Path] | None:
@@ -101,7 +135,7 @@ def splits(root: Path) -> tuple[Path, Path] | None:
     if train is not None and test is not None:
         return train, test
     if folders and folders.keys() <= {*TRAIN_NAMES, *TEST_NAMES}:
-        expected = f"a folder {root} with train/<class>/* and test/<class>/* (or val/), or <class>/* alone"
+        expected = f"a folder {root} with train/<class>/* and test/<class>/* (or val/, dev/), or <class>/* alone"
         missing = "test" if train is not None else "train"
         got = f"{', '.join(f'{name}/' for name in sorted(folders))}, and no {missing}/ with folders of classes"
         do = "sort its images into folders of classes"
@@ -109,6 +143,32 @@ def splits(root: Path) -> tuple[Path, Path] | None:
             do += f", or name {train}, of which a fixed fifth of each class is then the test split"
         raise DataError(expected=expected, got=got, do=do)
     return None
+
+
+def _refuse_what_is_no_class(known: dict[str, list[Path]], root: Path, *, split: bool) -> None:
+    """Refuse (`DataError`) folders like images and their masks, or like splits of other names where there are none."""
+    names, got, do = {name.lower() for name in known}, None, ""
+    inside = [{_folder_below(file, root / name) for file in files} for name, files in known.items()]
+    if names & {*PICTURES} and names & {*MASKS}:
+        got, do = "as of a segmentation", "sort the images, without their masks, into folders of classes"
+    elif not split and None not in inside[0] and len(inside[0]) > 1 and all(each == inside[0] for each in inside):
+        got = f"each with the folders {_some(map(str, inside[0]))}, as splits of a set have"
+        do = "rename them to train/ and test/, or name the folder of one split"
+    if got is not None:
+        do += ", or state these with --classes (classes=... in Python) where they are the classes"
+        got = f"{_some(f'{name}/' for name in known)}, {got}"
+        raise DataError(expected=f"a folder for each class in {root}", got=got, do=do)
+
+
+def _some(names: Iterable[str]) -> str:
+    known = sorted(names)
+    return ", ".join(known[:4]) + (", ..." if len(known) > 4 else "")
+
+
+def _folder_below(file: Path, folder: Path) -> str | None:
+    """The folder inside the given one that a file lies in; `None` where it lies right in the given one."""
+    first, *more = file.relative_to(folder).parts
+    return first if more else None
 
 
 def _by_class(folder: Path) -> Found:

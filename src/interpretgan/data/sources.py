@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from interpretgan.data.arrays import rows_of
+from interpretgan.data.arrays import content_hash, refuse_channels_last, refuse_scaled_twice, rows_of
 from interpretgan.errors import DataError, Flag, FlagKind, ImageError, LabelError, in_a_line, kind_of
-from interpretgan.torch_state import as_seed
+from interpretgan.torch_state import as_seed, plain
 
 READ_AT_A_TIME = 1024  #: Images of a data set that are read at a time while it is copied.
 SHARED_IMAGES = FlagKind("shared_images", "warning", "{value:,} of the {images:,} test images are training images too")
@@ -142,8 +142,8 @@ class TensorImages:
         if images.ndim != 4 or not len(images) or images.is_complex() or images.layout is not torch.strided:
             raise ImageError(expected="images [N, C, H, W] with N >= 1", got=kind_of(images), do="stack the images")
         refuse_channels_last(images)
-        self.images = (images.float() if images.dtype is torch.bfloat16 else images).detach()  # as numpy knows it
-        self.labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+        self.images = plain(images.float() if images.dtype is torch.bfloat16 else images)  # as numpy knows it
+        self.labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else plain(labels)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -179,7 +179,7 @@ class DatasetImages:
         if len(shapes) > 1:
             got, do = f"{shapes[0]} and {shapes[1]}", "add a transform to the data set that resizes them"
             raise ImageError(expected="images of one shape", got=got, do=do)
-        return torch.stack(images), torch.tensor(labels)
+        return torch.stack([plain(image) for image in images]), torch.tensor(labels)
 
     def _example(self, index: int) -> tuple[Tensor, int]:
         try:
@@ -203,6 +203,26 @@ class DatasetImages:
             got = f"{kind_of(rest[0]) if rest else 'no label'} in example {index}"
             expected = "examples (image, label) whose label is a whole number"
             raise LabelError(expected=expected, got=got, do="return the number of the class as the label") from error
+
+
+class OwnImages:
+    """An `ImageSource` of the user's own, whose batches become plain tensors without gradient."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels at the indices."""
+        images, labels = self.source.batch(indices)
+        return plain(images), plain(labels)
+
+    @property
+    def sha256(self) -> str:
+        """See `content_of`."""
+        return content_of(self.source)
 
 
 def as_source(
@@ -237,27 +257,12 @@ def as_source(
         return given.scaled(bounds)
     map_style = hasattr(given, "__len__") and hasattr(given, "__getitem__")
     if isinstance(given, ImageSource) and not map_style:  # a data set's own `batch` may do anything
-        return given
+        return OwnImages(given)
     if map_style and not isinstance(given, np.ndarray | str | Mapping | tuple | IterableDataset):
         return DatasetImages(given, labelled=labelled)
     expected = "an ImageSet, a Dataset of (image, label), a pair of tensors (images, labels), or a tensor of images"
     do = "pass loader.dataset of a DataLoader, and torch.from_numpy(...) of arrays"
     raise DataError(expected=expected, got=kind_of(given), do=do)
-
-
-def refuse_channels_last(images: Any) -> None:
-    """Refuse (`ImageError`) images `[N, H, W, C]`: few channels at the end, and more than any picture has after N."""
-    if images.shape[3] in (1, 3, 4) and images.shape[1] > 4 and images.shape[2] > 4:
-        expected = "images [N, C, H, W], channels first"
-        raise ImageError(expected=expected, got=kind_of(images), do="permute them: images.permute(0, 3, 1, 2)")
-
-
-def refuse_scaled_twice(images: Any, low: float, high: float) -> None:
-    """Refuse (`ImageError`) images that fill no more than a 255th of the range of their pixels, above its lower end."""
-    most = float(images.max()) if len(images) else high
-    if low < most <= low + 1.001 * (high - low) / 255:
-        expected, got = f"pixels from {low:g} to {high:g}", f"none above {most:.4g} in the first {len(images)} images"
-        raise ImageError(expected=expected, got=got, do="do not divide by 255 twice; multiply masks of 0 and 1 by 255")
 
 
 def as_image_set(
@@ -390,11 +395,3 @@ def describe(images: object) -> dict[str, Any]:
 def class_name(number: int, classes: Sequence[str]) -> str:
     """The name of a class, or its number where there are fewer names."""
     return classes[number] if 0 <= number < len(classes) else str(number)
-
-
-def content_hash(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> str:
-    """Hash of the shape and pixels of images, and of their labels: 64 hexadecimal digits."""
-    digest = hashlib.sha256(str(tuple(int(n) for n in images.shape)).encode())
-    digest.update(np.ascontiguousarray(images).data)
-    digest.update(labels.astype("<i8").tobytes())
-    return digest.hexdigest()

@@ -14,7 +14,14 @@ from interpretgan.data import ImageData, as_source, describe
 from interpretgan.diagnosis.branch_split import branch_figures
 from interpretgan.diagnosis.controls import agreement, perturbing_controls, positive_control, zero_eps_control
 from interpretgan.diagnosis.let_in import LetIn
-from interpretgan.diagnosis.predictions import Perturb, Predictions, attacker, collect, given_adversarial
+from interpretgan.diagnosis.predictions import (
+    Perturb,
+    Predictions,
+    attacker,
+    check_adversarial,
+    collect,
+    given_adversarial,
+)
 from interpretgan.diagnosis.realism import Realism
 from interpretgan.diagnosis.reliability import diagnosis_flags, layer_flags
 from interpretgan.diagnosis.result import Diagnosis, LayerResult
@@ -131,6 +138,8 @@ def diagnose(
         warnings += attack_checks.search_flags(sample.accuracy, sample.examples, threat_model, largest)
         perturb = attacker(classifier, threat_model, seed=seed)
     else:
+        if not callable(adversarial):
+            check_adversarial(adversarial, source, count, classifier, threat_model)
         perturb = given_adversarial(adversarial, classifier, threat_model)
 
     # What the judge predicts for every image and its explanation at every layer.

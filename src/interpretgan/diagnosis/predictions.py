@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from interpretgan.attacks import ThreatModel, attack, check_perturbation
+from interpretgan.attacks.threat_model import TOLERANCE
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSource
 from interpretgan.errors import ImageError, ThreatModelError
@@ -85,6 +86,24 @@ def given_adversarial(adversarial: Tensor | Perturb, classifier: Classifier, thr
         return given
 
     return perturb
+
+
+def check_adversarial(
+    adversarial: Tensor, images: ImageSource, count: int, classifier: Classifier, threat_model: ThreatModel
+) -> None:
+    """Refuse adversarial images that do not fit the first natural ones (see `given_adversarial`), or equal them all.
+
+    Some may be equal: an attack leaves alone what is misclassified already, or what it cannot turn.
+    """
+    perturb, moved = given_adversarial(adversarial, classifier, threat_model), False
+    rounding = TOLERANCE * max(1.0, *map(abs, classifier.bounds))
+    for part in torch.split(torch.arange(count), BATCH):  # no network runs
+        natural, labels = images.batch(part)
+        natural = classifier.check_images(natural)
+        moved |= float((perturb(natural, labels, int(part[0])) - natural).abs().max()) > rounding
+    if not moved:
+        expected, got = "adversarial images, some of which are perturbed", f"{count} that equal the natural ones"
+        raise ImageError(expected=expected, got=got, do="pass what the attack made of them")
 
 
 def collect(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from interpretgan.attacks import ThreatModel, require_eps_within_range, require_gradient
 from interpretgan.classifier import Classifier
 from interpretgan.data import ImageSet, content_hash, read_images
-from interpretgan.diagnosis.predictions import given_adversarial
+from interpretgan.diagnosis.predictions import check_adversarial
 from interpretgan.errors import ConfigError
 from interpretgan.gan.multi_device import check_team
 from interpretgan.judge import Judge
@@ -363,9 +363,8 @@ class Inputs:
             expected = f"adversarial images of the first {count} of {most} test images"
             do = f"say --examples {len(given)}" if len(given) < count else "pass theirs, in their order"
             raise ConfigError(expected=expected, got=f"{len(given)}", do=do)
-        perturb = given_adversarial(given, self.classifier, self.threat_model)
-        for part in torch.split(torch.arange(count), 256):  # no network runs
-            perturb(*self.batch(part.tolist()), int(part[0]))
+        images = self.test.scaled(self.classifier.bounds)
+        check_adversarial(given, images, count, self.classifier, self.threat_model)
         return {"adversarial_sha256": content_hash(given.numpy(), self.test.labels[:count])}
 
     def _classifier_identity(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def load_config(path: str | Path, kind: str | None = None) -> StudyConfig:
         ConfigError: The file cannot be read, or something in it is not as it should be; one line says what.
     """
     try:
-        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(expected=f"a readable file {path}", got=type(error).__name__, do="check --config") from error
     except tomllib.TOMLDecodeError as error:

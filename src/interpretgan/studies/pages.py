@@ -90,7 +90,7 @@ def write_pages(*folders: Path, out: Path = Path("docs/findings.md")) -> Path:
     loaded = {folder: load_study(folder) for folder in folders if folder not in [*alone, *records]}
     for folder, study in loaded.items():
         notes = {name: folder / f"{name}.md" for name in NOTES}
-        study |= {name: file.read_text(encoding="utf-8").strip() for name, file in notes.items() if file.exists()}
+        study |= {name: file.read_text(encoding="utf-8-sig").strip() for name, file in notes.items() if file.exists()}
     loaded = dict(sorted(loaded.items(), key=lambda item: (str(item[1]["kind"]), item[0].name)))
     studies, place = {folder.name: study for folder, study in loaded.items()}, out.parent / "findings"
     claims, shown = claims_of(studies), set[bytes]()
