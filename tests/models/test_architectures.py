@@ -68,6 +68,14 @@ def test_smallest_images(name: str, pool: str) -> None:
         narrow(name, pool, (side, side - 1))
 
 
+def test_a_judge_of_large_images_is_no_larger_and_sees_their_means() -> None:
+    small, large, wide = (narrow("judge", size=size) for size in (64, 256, (96, 192)))
+    assert count(small) == count(large) > count(wide)
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(large(images.repeat_interleave(4, 2).repeat_interleave(4, 3)), small(images))
+    assert wide(torch.rand(2, 3, 96, 192)).shape == (2, 7)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_first_weights_come_from_the_seed_alone(name: str) -> None:
     first = narrow(name).state_dict()

@@ -1,5 +1,6 @@
 """VGG networks [37] with BatchNorm, in their form for small images, and the judge's network, which is like them."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interpretgan.models.architectures import NetworkOptions
@@ -10,6 +11,9 @@ BLOCKS: dict[str, tuple[tuple[int, ...], ...]] = {  # output channels of the con
     "vgg11": ((64,), (128,), (256, 256), (512, 512), (512, 512)),
     "vgg16": ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
 }
+
+SEEN = 64
+"""Pixels a side that the judge sees, at most."""
 
 
 class VGG(nn.Sequential):
@@ -52,7 +56,8 @@ class JudgeNet(nn.Module):
 
     The default judge, of another architecture than the classifiers it judges. The stem halves the map at once: at full
     resolution a step is bound by memory and not by arithmetic. The first block has 24 channels for grey images, else
-    64, the second twice as many, and the hidden layer 128 units.
+    64, the second twice as many, and the hidden layer 128 units. It sees images of more than `SEEN` pixels a side
+    reduced to that, so that its training costs no more for larger ones.
     """
 
     def __init__(self, options: NetworkOptions) -> None:
@@ -62,12 +67,17 @@ class JudgeNet(nn.Module):
         self.stem = _convolution(options.in_channels, first, kernel=5, stride=2)
         self.block1 = nn.Sequential(_convolution(first, first), pooling(pool, first))
         self.block2 = nn.Sequential(_convolution(first, second), _convolution(second, second), pooling(pool, second))
-        rows, columns = ((side + 1) // 2 // 4 for side in options.image_size)
+        shrink = max(1.0, max(options.image_size) / SEEN)
+        height, width = (max(8, round(side / shrink)) for side in options.image_size)
+        self.reduced_to = (height, width) if shrink > 1 else None
+        rows, columns = ((side + 1) // 2 // 4 for side in (height, width))
         self.hidden = nn.Sequential(nn.Linear(second * rows * columns, units), nn.ReLU())
         self.head = nn.Linear(units, options.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, K]` of images `[N, C, H, W]`."""
+        if self.reduced_to is not None:
+            images = F.adaptive_avg_pool2d(images, self.reduced_to)
         z = self.block2(self.block1(self.stem(images)))
         logits: Tensor = self.head(self.hidden(z.flatten(1)))
         return logits
