@@ -80,10 +80,9 @@ class Classifier(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of most of the model's parameters (float32 for a model without any)."""
-        floating = [p for p in self.model.parameters() if p.is_floating_point()]
-        kinds = dict.fromkeys(p.dtype for p in floating)
-        return max(kinds, key=lambda kind: sum(p.numel() for p in floating if p.dtype == kind), default=torch.float32)
+        """Precision of the model's first matrix of weights, else of its first parameter, else float32."""
+        floating = [p for p in self.model.parameters() if p.is_floating_point() and p.dtype.itemsize > 1]
+        return next((p.dtype for p in [*(p for p in floating if p.ndim > 1), *floating]), torch.float32)
 
     @property
     def name(self) -> str:
@@ -383,7 +382,7 @@ def check_logits(logits: Tensor, count: int) -> None:
     if not bool(torch.isfinite(logits).all()):
         broken, masked = int((~torch.isfinite(logits)).sum()), int(logits.isneginf().all(dim=0).sum())
         got, do = f"{broken} NaN or infinite", "check weights and mean and std"
-        if broken == masked * count:
+        if broken == masked * count and masked < logits.shape[1] and count > 1:
             got, do = f"-inf for {masked} of the classes in every row", "mask them with a finite number, e.g. -1e4"
         raise ModelError(expected="finite logits", got=got, do=do)
     rows, rounding = logits.detach().float(), 1e-3 if logits.dtype.itemsize >= 4 else 1e-2

@@ -47,6 +47,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         (["images", "adv", "labels"], "adv"),
         (["x", "X_adv", "y"], "X_adv"),
         (["images", "labels"], "images"),
+        (["perturbed", "labels", "eps"], "perturbed"),
         (["a", "b"], None),
         (["images", "x"], None),
         (["images", "images_pgd", "labels"], None),
@@ -57,6 +58,7 @@ def test_of_several_arrays_one_is_taken_that_can_be_no_other(
     tmp_path: Path, names: list[str], taken: str | None, suffix: str
 ) -> None:
     path, arrays = tmp_path / f"file.{suffix}", {name: IMAGES + place for place, name in enumerate(names)}
+    arrays |= {name: np.arange(len(IMAGES), dtype=np.float32) for name in names if name in ("labels", "y", "eps")}
     if suffix == "npz":
         np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's own argument is among the names to its types
     else:

@@ -206,6 +206,8 @@ def test_logits_are_measured_beside_those_that_move() -> None:
         assert size_of_logits(torch.cat([moving, mask], dim=1)) == 3
     certain = torch.tensor([[-1e-7, -16, -17], [-2e-7, -15, -19]])  # log-probabilities, of which one is nearly zero
     assert size_of_logits(certain) == 19
+    unused = torch.cat([1e-7 * moving, moving], dim=1)  # as weight decay leaves what no image has
+    assert size_of_logits(unused) == 3
     # Of one image, or of images between which none moves, the largest of all; of those that rounding alone moves, too.
     assert size_of_logits(moving[:1]) == size_of_logits(moving[:1].expand(4, -1)) == 2
     rounded = torch.stack([torch.linspace(0, 1, 1000) + 1e-8, torch.linspace(0, 1, 1000)])

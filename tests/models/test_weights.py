@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from interpretgan.errors import WeightsError
 from interpretgan.models import MODELS, build_model, load_weights, save_weights
-from interpretgan.models.weights import LeftOut
+from interpretgan.models.weights import LeftOut, NormalisationLeftOut
 from interpretgan.pipeline.inputs import Inputs
 from interpretgan.pipeline.options import ModelOptions
 from interpretgan.pipeline.settings import Settings
@@ -155,7 +155,8 @@ class Normalise(nn.Module):
     ("beside", "told"),
     [
         ({"norm": Normalise()}, r"norm\.mean, .*norm\.std in .* stand beside .*: state the normalisation"),
-        ({"normalizer": nn.Linear(2, 2, bias=False)}, r"normalizer\.weight in .*: state the normalisation"),
+        ({"normalizer": nn.Linear(1, 1, bias=False)}, r"normalizer\.weight in .*: state the normalisation"),
+        ({"normalizer": nn.Linear(9, 9, bias=False)}, r"normalizer\.weight in .*: build the network"),
         (
             {"loss_fn": nn.Linear(2, 2), "bn": nn.BatchNorm2d(3)},
             r"loss_fn\.weight, .* and 3 more in .*: build the network",
@@ -175,6 +176,15 @@ def test_what_stands_beside_the_network_is_told(
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # into the whole network nothing is left out
         load_weights(whole, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("beside", [{"mean": torch.ones(3)}, {"normalizer": {"mean": torch.ones(3)}}])
+def test_a_normalisation_outside_of_the_state_is_told(tmp_path: Path, beside: dict[str, Any]) -> None:
+    one, two = lenet(0), lenet(1)
+    torch.save({"state_dict": one.state_dict(), "loss": torch.ones(1), **beside}, tmp_path / "w.pt")
+    with pytest.warns(NormalisationLeftOut, match=r"^(normalizer\.)?mean in .*: state the normalisation"):
+        load_weights(two, tmp_path / "w.pt")
+    assert states_equal(one, two)
 
 
 def test_averaged_weights_of_torch_load(tmp_path: Path) -> None:
@@ -315,6 +325,9 @@ def test_a_state_may_lie_under_any_key(tmp_path: Path, key: str) -> None:
     optimizer.step()
     torch.save({key: one.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}, tmp_path / "w.pt")
     load_weights(two, tmp_path / "w.pt")
+    assert states_equal(one, two)
+    torch.save({"state_dict": one.state_dict(), key: lenet(2).state_dict()}, tmp_path / "w.pt")
+    load_weights(two, tmp_path / "w.pt")  # which is meant by that name, whatever else there is
     assert states_equal(one, two)
     torch.save({key: one.state_dict(), "teacher": lenet(2).state_dict()}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=rf"got 2 in .*{key} \*, teacher \*; save the one that you mean"):

@@ -210,7 +210,7 @@ def _differentiable() -> Iterator[None]:
     """Whatever the model raises in a pass with gradients becomes one line, a `ModelError`."""
     try:
         yield
-    except (InterpretGANError, torch.OutOfMemoryError):
+    except (InterpretGANError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         do = "remove its hooks, its changes in place, or what it keeps from pass to pass without detach"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -358,6 +359,7 @@ def _open(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0, 2 for bad input (one line on stderr), or 130 after Ctrl-C."""
+    warnings.formatwarning = lambda message, *_: f"warning: {' '.join(str(message).split())}\n"  # not with our source
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed by whoever runs us
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # until the end

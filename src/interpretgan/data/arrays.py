@@ -18,8 +18,6 @@ NAMES = (
     "adversarial", "adversarial_images", "adversarial_examples", "x_adversarial", "adv", "adv_images", "adv_examples",
     "images_adv", "x_adv", "adv_x", "xadv",
 )  # fmt: skip
-#: Without such a name, what they may be called beside labels alone, where no other array can be meant.
-IMAGES, LABELS = ("images", "x"), ("label", "labels", "target", "targets", "y")
 
 
 def rows_of(indices: object, count: int) -> npt.NDArray[np.int64]:
@@ -64,8 +62,8 @@ def refuse_scaled_twice(images: Any, low: float, high: float) -> None:
 def read_images(path: str | Path) -> Tensor:
     """Floating point images `[N, C, H, W]` from a file of arrays; nothing in it is run.
 
-    Of several arrays in an .npz or .safetensors file the one is taken that has one of `NAMES`. Beside labels alone it
-    may be called `images` or `x`.
+    Of several arrays in an .npz or .safetensors file the one is taken that has one of `NAMES`. Where it is the only one
+    with the axes of images, it may be called anything.
 
     Raises `DataError` for a file that is missing, damaged or holds something else, such as images of 8 bits: rounding
     undoes part of an adversarial perturbation. Also where several arrays could be meant.
@@ -90,22 +88,22 @@ def _array(path: Path) -> Tensor:
         return torch.from_numpy(np.array(np.load(path, allow_pickle=False)))
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as saved:
-            return torch.from_numpy(np.array(saved[_name(list(saved.files), path)]))
+            return torch.from_numpy(np.array(saved[_name({name: saved[name].ndim for name in saved.files}, path)]))
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(_name(list(file.keys()), path))
+            axes = {name: len(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
+            tensor: Tensor = file.get_tensor(_name(axes, path))
             return tensor
     except SafetensorError as error:
         raise ValueError(str(error)) from error
 
 
-def _name(names: list[str], path: Path) -> str:
-    found = [name for name in names if name.lower() in NAMES]
-    others = [name for name in names if name.lower() not in LABELS]
-    if not found and len(others) == 1 and others[0].lower() in IMAGES:
-        found = others
+def _name(axes: dict[str, int], path: Path) -> str:
+    """Of the array that is meant, by how many axes each has."""
+    names, images = [*axes], [name for name, count in axes.items() if count == 4]
+    found = [name for name in images if name.lower() in NAMES] or images
     if len(names) != 1 and len(found) != 1:
         some = ", ".join(sorted(names)[:6]) + (", ..." if len(names) > 6 else "")
         got, do = f"{len(names)} in {path}: {some}", "save the adversarial images alone, or give them alone that name"

@@ -114,6 +114,8 @@ def class_names(classes: ClassNames | None) -> Sequence[str] | None:
 def _by_number(classes: Mapping[Any, Any]) -> tuple[str, ...]:
     """The names of a dictionary from names to numbers, or from numbers to names, in the order of the numbers."""
     pairs = list(classes.items())
+    if all(isinstance(number, str) and number.isdecimal() for number, _ in pairs):  # as JSON has it
+        pairs = [(int(number), name) for number, name in pairs]
     if not all(isinstance(name, str) for name, _ in pairs):
         pairs = [(name, number) for number, name in pairs]
     whole = all(isinstance(number, Integral) and not isinstance(number, bool) for _, number in pairs)
@@ -149,7 +151,7 @@ def _refuse_what_is_no_class(known: dict[str, list[Path]], root: Path, *, split:
     """Refuse (`DataError`) folders like images and their masks, or like splits of other names where there are none."""
     names, got, do = {name.lower() for name in known}, None, ""
     inside = [{_folder_below(file, root / name) for file in files} for name, files in known.items()]
-    if names & {*PICTURES} and names & {*MASKS}:
+    if names <= {*PICTURES, *MASKS} and names & {*PICTURES} and names & {*MASKS}:
         got, do = "as of a segmentation", "sort the images, without their masks, into folders of classes"
     elif not split and None not in inside[0] and len(inside[0]) > 1 and all(each == inside[0] for each in inside):
         got = f"each with the folders {_some(map(str, inside[0]))}, as splits of a set have"

@@ -273,17 +273,25 @@ def replay(classifier: Classifier, layer: Layer, latent: Tensor, images: Tensor)
 
 
 def run_frozen(classifier: Classifier, images: Tensor) -> Tensor:
-    """Logits `[N, K]` of checked images, without gradient, in a pass that must be free of gradients by itself.
+    """Logits `[N, K]` of checked images, without gradient, while all weights that the model knows are frozen.
 
-    As all its weights are frozen, what still learns is none of them (`ModelError`): the model neither saves such
-    weights nor puts their modules in eval mode.
+    A parameter that still learns is none of them (`ModelError`): the model neither saves it nor puts the module that
+    has it in eval mode.
     """
     with torch.inference_mode(False), torch.enable_grad(), classifier.borrowed():
         logits = classifier.try_run(images.detach().clone())
-    if logits.requires_grad:
-        do = "keep its modules in nn.ModuleList or nn.ModuleDict, not in a list or dict"
-        raise ModelError(expected="a model that knows all its weights", got="others that learn beside them", do=do)
-    return logits
+    known, seen, waiting = {id(own) for own in classifier.model.parameters()}, set[Any](), [logits.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(weight := getattr(node, "variable", None), nn.Parameter) and id(weight) not in known:
+            got = f"one of shape {list(weight.shape)} that learns beside them"
+            do = "keep its modules in nn.ModuleList or nn.ModuleDict, not in a list or dict"
+            raise ModelError(expected="a model that knows all its weights", got=got, do=do)
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+    return logits.detach()
 
 
 def owned_by_layers(

@@ -137,11 +137,13 @@ def _equal(found: Tensor, expected: Tensor, spread: float) -> bool:
 def size_of_logits(logits: Tensor) -> float:
     """What a difference of some images' logits `[N, K]` is large or small beside: the largest of those of like size.
 
-    That is like those that move between images, the smallest but one: of a masked class the logit is as far from them
-    as can be. One alone may be tiny by itself, as the log-probability of a class that is certain.
+    That is like the smallest but one of those that move most between images: one may be near zero by chance. The logit
+    of a masked class is as far from them as can be; that of a class that is certain, or unused, is tiny, hardly moving.
     """
     rows = logits.detach().double()
     sizes, moved = rows.abs().amax(dim=0), rows.amax(dim=0) - rows.amin(dim=0)
-    moving = sizes[moved > MOVES * sizes].sort().values
-    like = moving[:2].max() if len(moving) else sizes.max()
+    moving = moved > MOVES * sizes  # else it is rounding
+    like = sizes.max()
+    if moving.any():
+        like = sizes[moving & (moved >= moved[moving].max() / 10)].sort().values[:2].max()
     return float(sizes[~(sizes > LIKE_SIZE * like)].max())  # NaN where one is

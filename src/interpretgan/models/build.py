@@ -20,6 +20,7 @@ from torch import nn
 
 from interpretgan.classifier import require_values
 from interpretgan.errors import ConfigError, ModelError, in_a_line, kind_of
+from interpretgan.layers.outputs import without_history
 from interpretgan.models.architectures import NetworkOptions
 from interpretgan.models.architectures.lenet import LeNet5, MnistWide
 from interpretgan.models.architectures.vgg import VGG, JudgeNet
@@ -148,7 +149,9 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
         try:
             factory = getattr(importlib.import_module(where), attribute)
             makes = callable(factory) and not isinstance(factory, nn.Module)  # a module can be called as well
-            model = factory(**_accepted(factory, arguments)) if makes else copy.deepcopy(factory)
+            model = factory(**_accepted(factory, arguments)) if makes else factory
+            if isinstance(factory, nn.Module):  # which the next one is to find as it is
+                model = copy.deepcopy(factory, without_history(factory))
             problem = f"gives {kind_of(model)}"
         except SystemExit as error:  # research code that parses the command line as it is imported
             model, cause = None, error

@@ -6,7 +6,7 @@ import pickle
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,14 @@ from interpretgan.store.files import atomic_write_bytes
 from interpretgan.training.steps import copy_of
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".th")
-NORMALISATION = re.compile(r"(?<!running)(^|[._])(mean|std|mu|sigma)$|normali[sz]e")
-"""How tensors that normalise images are called."""
+NESTED_KEYS = (
+    "state_dict", "model_state_dict", "model", "net", "network", "weights", "params",
+    "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema",
+)  # fmt: skip
+"""Under which of these a file's state lies first of all."""
+NORMALISATION = re.compile(r"(?<!running)(^|[._])(mean|std)$|normali[sz]er?\.\w+$")
+"""How tensors that normalise images are called, which have a number for each channel."""
+CHANNELS = 4  # at most, of an image
 STATE_OF_ITS_OWN = "interpretgan."  # names of the metadata that hold what modules keep beside tensors
 PLAIN: tuple[Any, ...] = (argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"))
 """What checkpoints hold beside tensors, and whose loading runs no code of the file's."""
@@ -63,9 +69,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Args:
         model: The module whose state is overwritten.
         path: `.safetensors`, or a `.pt`, `.pth`, `.pth.tar`, `.bin`, `.ckpt` or `.th` file of tensors (read with
-            `weights_only=True`), whose state may lie under any key, or a key under that, and whose names may begin
-            with something: `module.`, `_orig_mod.`, `model.`. What has other names is left out, with a warning: a
-            `NormalisationLeftOut` where it normalises images, else a `LeftOut`.
+            `weights_only=True`), whose state may lie under one of `NESTED_KEYS` or else any key, or a key under that,
+            and whose names may begin with something: `module.`, `_orig_mod.`, `model.`. What has other names is left
+            out, with a warning: a `NormalisationLeftOut` where it normalises images, else a `LeftOut`.
 
     Raises:
         ModelError: The model has no weights yet, see `require_values`.
@@ -75,15 +81,18 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     path, model = Path(path), unwrapped(model)
     require_values(model)
     before = copy_of(model)
-    fitting, problem, left = dict[str, State](), "", list[str]()
-    for place, state, beside in _states(path, before):
-        tied = _with_tied(state, model)
-        found = _problem(tied, model, before, str(path))
-        if found:
-            problem = problem or found
-        else:
-            fitting[place] = tied
-            left += beside
+    fitting, problem, left = dict[str, State](), "", dict[str, Tensor]()
+    for states in _states(path, before):
+        for place, state, beside in states:
+            tied = _with_tied(state, model)
+            found = _problem(tied, model, before, str(path))
+            if found:
+                problem = problem or found
+            else:
+                fitting[place] = tied
+                left |= beside
+        if fitting:
+            break
     if not fitting:
         do = "build the architecture that the weights were saved from"
         raise WeightsError(expected=f"weights of {type(model).__name__}", got=problem, do=do)
@@ -91,41 +100,70 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if any(not _same(first, other) for other in others):
         got, do = f"{len(fitting)} in {path}: {', '.join(fitting)}", "save the one that you mean in a file of its own"
         raise WeightsError(expected=f"one set of weights of {type(model).__name__}", got=got, do=do)
-    if left := list(dict.fromkeys(left)):
-        do, kind = "build the network that has them, if its logits need them", LeftOut
-        if normalising := [name for name in left if NORMALISATION.search(name)]:
-            left, do, kind = normalising, "state the normalisation of the images, mean and std", NormalisationLeftOut
-        names = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-        warnings.warn(f"{names} in {path} stand beside the weights of {type(model).__name__}: {do}", kind, stacklevel=2)
+    for normalise, kind, do in (
+        (True, NormalisationLeftOut, "state the normalisation of the images, mean and std"),
+        (False, LeftOut, "build the network that has them, if its logits need them"),
+    ):
+        if names := [name for name, tensor in left.items() if _normalises(name, tensor) == normalise]:
+            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            told = f"{some} in {path} stand beside the weights of {type(model).__name__}: {do}"
+            warnings.warn(told, kind, stacklevel=2)
     model.load_state_dict(first)
 
 
-def _states(path: Path, wanted: State) -> list[tuple[str, State, list[str]]]:
-    """The states in a file that may be meant: those with most of the names that are wanted.
+def _states(path: Path, wanted: State) -> Iterator[list[tuple[str, State, dict[str, Tensor]]]]:
+    """The states in a file that may be meant, those under `NESTED_KEYS` first: of each the most like what is wanted.
 
-    Each has its place, and the names of tensors beside it.
+    Each has its place, and the tensors beside it.
     """
     content = _read(path)
     nested = {str(key): value for key, value in content.items() if isinstance(value, Mapping)}
     for key, inner in list(nested.items()):  # one level deeper, as {"model": {"state_dict": ...}}
         nested |= {f"{key}.{k}": value for k, value in inner.items() if isinstance(value, Mapping)}
     states = {key: dict(value) for key, value in nested.items() if _has_tensors(value)}
-    states |= {"": content} if _has_tensors(content) or not states else {}
-    if not any(map(_has_tensors, states.values())):
+    states |= {"": content} if _has_tensors(content) else {}
+    if not states:
         raise WeightsError(expected="a state dict of tensors", got=f"none in {path}", do="save model.state_dict()")
-    found: list[tuple[int, str, State, list[str]]] = []
+    usual = {place: state for place, state in states.items() if {*place.split(".")} <= {*NESTED_KEYS}}
+    outside = {
+        f"{place}.{name}".strip("."): tensor
+        for place, state in {**nested, "": content}.items()
+        for name, tensor in state.items()
+        if _normalises(f"{place}.{name}", tensor) and not _prefixes(str(name), wanted)
+    }
+    for some in (usual, {place: state for place, state in states.items() if place not in usual}):
+        if some:
+            yield _most_like(some, wanted, outside)
+
+
+def _normalises(name: str, value: object) -> bool:
+    small = isinstance(value, Tensor) and value.is_floating_point() and value.numel() <= CHANNELS
+    return small and bool(NORMALISATION.search(name))
+
+
+def _prefixes(name: str, wanted: State) -> list[str]:
+    """What may stand before a name that is wanted."""
+    starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
+    return [name[:start] for start in starts if name[start:] in wanted]
+
+
+def _most_like(
+    states: Mapping[str, Mapping[Any, Any]], wanted: State, outside: Mapping[str, Tensor]
+) -> list[tuple[str, State, dict[str, Tensor]]]:
+    """Those with most of the names that are wanted, wherever their names begin; beside them is what is outside."""
+    found: list[tuple[int, str, State, dict[str, Tensor]]] = []
     for place, state in states.items():
         names = {name: name.replace("_orig_mod.", "") for name in state if isinstance(name, str)}
-        counts, others = Counter[str](), list[str]()
+        counts, others = Counter[str](), dict[str, Tensor]()
+        further = {name: tensor for name, tensor in outside.items() if not place or not name.startswith(f"{place}.")}
         for given, name in names.items():
-            starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
-            prefixes = [name[:start] for start in starts if name[start:] in wanted]
+            prefixes = _prefixes(name, wanted)
             counts.update(prefixes)
             if not prefixes and isinstance(state[given], Tensor) and state[given].is_floating_point():
-                others.append(name)
+                others[name] = state[given]
         for prefix, count in counts.items() or [("", 0)]:
             chosen = {short[len(prefix) :]: state[name] for name, short in names.items() if short.startswith(prefix)}
-            beside = [name for name in others if not name.startswith(prefix)]
+            beside = further | {name: tensor for name, tensor in others.items() if not name.startswith(prefix)}
             found.append((count, f"{place} {prefix}*".strip() if place or prefix else "*", chosen, beside))
     most = max(count for count, *_ in found)
     return [(place, state, beside) for count, place, state, beside in found if count == most]
@@ -155,7 +193,8 @@ def _problem(state: State, model: nn.Module, before: State, path: str) -> str:
             return f"{name!r} of {was} numbers instead of {now} ones in {path}"
     try:
         told: Any = model.load_state_dict(state)
-        missing = [name for name in getattr(told, "missing_keys", ()) if not name.endswith("num_batches_tracked")]
+        known = [name for name in getattr(told, "missing_keys", ()) if name in before]
+        missing = [name for name in known if not name.endswith("num_batches_tracked")]
         refused = f"no tensor {missing[0]!r}" if missing else ""  # a method of the user's may not be strict
     except Exception as error:  # noqa: BLE001  # hooks of the user's may raise anything
         refused = in_a_line(error)

@@ -98,9 +98,10 @@ class _Runs:
                 continue
             self.check(spec)
             self._take_over(spec, folder)
+            first = work.setdefault(work_hash(spec), folder)
             if (folder / "result.json").exists():
                 self._note(folder, KEPT, "")
-            elif work.setdefault(work_hash(spec), folder) != folder:
+            elif first != folder:
                 alike.append(spec)
             else:
                 write_json(folder / "spec.json", spec)
