@@ -1055,3 +1055,11 @@ def test_the_tables_of_patching_are_those_of_the_file() -> None:
     (blamed,) = (layer for layer in networks["lenet5-max"]["layers"] if layer["name"] == "fc1")
     assert blamed["returned"]["responsible"]["low"] > 0.8
     assert blamed["returned"]["random"]["high"] < 0.2
+
+
+def test_what_finding_layers_costs_is_told_as_it_was_measured() -> None:
+    page, found = " ".join((ROOT / "docs" / "results.md").read_text().split()), read("benchmarks/finding_layers.json")
+    assert found["image"] == [3, 224, 224]
+    assert {(row["passes"], row["images"]) for row in found["networks"].values()} == {(8, 20)}
+    first, second = (f"{row['seconds']:.1f} s with {row['memory_mib']} MiB" for row in found["networks"].values())
+    assert f"those of ResNet-50 are found in {first} beside the network, those of ViT-B/16 in {second}" in page
