@@ -68,3 +68,9 @@ def test_of_several_arrays_one_is_taken_that_can_be_no_other(
         return
     with pytest.raises(DataError, match=f"one array that is called .*got {len(names)} in .*: {', '.join(names)}; save"):
         read_images(path)
+
+
+def test_adversarial_images_of_the_wrong_shape_are_refused_for_that(tmp_path: Path) -> None:
+    np.savez(tmp_path / "file.npz", adversarial=IMAGES[:, 0], labels=np.arange(len(IMAGES)))
+    with pytest.raises(DataError, match=r"floating point images \[N, C, H, W\]"):
+        read_images(tmp_path / "file.npz")

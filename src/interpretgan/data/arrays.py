@@ -103,7 +103,8 @@ def _array(path: Path) -> Tensor:
 def _name(axes: dict[str, int], path: Path) -> str:
     """Of the array that is meant, by how many axes each has."""
     names, images = [*axes], [name for name, count in axes.items() if count == 4]
-    found = [name for name in images if name.lower() in NAMES] or images
+    named = [name for name in names if name.lower() in NAMES]  # without four axes they are refused for that
+    found = [name for name in named if name in images] or images or named
     if len(names) != 1 and len(found) != 1:
         some = ", ".join(sorted(names)[:6]) + (", ..." if len(names) > 6 else "")
         got, do = f"{len(names)} in {path}: {some}", "save the adversarial images alone, or give them alone that name"
