@@ -148,10 +148,10 @@ def _call_user_factory(name: str, arguments: dict[str, Any]) -> nn.Module:
     with _current_directory_importable(), _without_arguments(name):
         try:
             factory = getattr(importlib.import_module(where), attribute)
-            makes = callable(factory) and not isinstance(factory, nn.Module)  # a module can be called as well
-            model = factory(**_accepted(factory, arguments)) if makes else factory
-            if isinstance(factory, nn.Module):  # which the next one is to find as it is
+            if isinstance(factory, nn.Module):  # a network that is there already: the next call is to find it as it is
                 model = copy.deepcopy(factory, without_history(factory))
+            else:
+                model = factory(**_accepted(factory, arguments)) if callable(factory) else factory
             problem = f"gives {kind_of(model)}"
         except SystemExit as error:  # research code that parses the command line as it is imported
             model, cause = None, error
