@@ -57,7 +57,7 @@ class JudgeNet(nn.Module):
     The default judge, of another architecture than the classifiers it judges. The stem halves the map at once: at full
     resolution a step is bound by memory and not by arithmetic. The first block has 24 channels for grey images, else
     64, the second twice as many, and the hidden layer 128 units. It sees images of more than `SEEN` pixels a side
-    reduced to that, so that its training costs no more for larger ones.
+    reduced to that, so that it computes no more for larger ones.
     """
 
     def __init__(self, options: NetworkOptions) -> None:
