@@ -560,6 +560,17 @@ def test_a_trunk_that_looks_again_blames_the_same_layers() -> None:
         truths = [{*found[key]["truth"][question]} for key in keys]
         return sum({name for _, name in rows} == truth for rows, truth in zip(ranked, truths, strict=True))
 
+    for each in found.values():
+        survival = 1 - np.cumsum([0.0, *each["vulnerability"]])
+        held = np.maximum.accumulate(survival[::-1])[::-1]
+        each["lasting"] = (held[:-1] - held[1:]).tolist()
+    lasting, plainly = (
+        on_top(score, "turns", one, 1) + on_top(score, "turns", two, 2) for score in ("lasting", "vulnerability")
+    )
+    assert lasting == plainly
+    method = " ".join((ROOT / "docs" / "method.md").read_text().split())
+    assert f"as often as $V$, in {lasting} of {len(one) + len(two)} networks" in method
+
     def readable(all_of: Iterable[dict[str, Any]]) -> int:
         return sum(right >= each["image"] - 0.05 for each in all_of for right in each["natural"])
 

@@ -86,6 +86,24 @@ def test_a_layer_that_may_contribute_nothing_is_not_named_beside_others(lenet: D
     assert "30 points [5, 55] at fc1, and 3 more cannot be told from it, of which some may" in answer.detail
 
 
+def test_no_layer_is_blamed_for_what_later_layers_win_back(lenet: Diagnosis) -> None:
+    names = [layer.name for layer in lenet.layers[1:]]
+    given = dict.fromkeys(names, 0.0) | {"relu1": 0.5, "pool1": -0.4, "fc1": 0.3, "logits": 0.2}
+    for name, value in given.items():
+        lenet = changed(lenet, name, vulnerability=around(value, 0.05))
+    assert [part.value for part in lenet.lasting] == pytest.approx(
+        [{"relu1": 0.1, "fc1": 0.3, "logits": 0.2}.get(name, 0) for name in names]
+    )
+    assert all(part.high - part.low == pytest.approx(0.1) for part in lenet.lasting)
+    assert wording.answer(lenet).layers == ("fc1", "logits")
+    lenet = changed(changed(lenet, "fc1", vulnerability=around(0, 0.01)), "logits", vulnerability=around(-0.04, 0.01))
+    answer = wording.answer(lenet)
+    assert answer.layers == ()
+    assert "50 points [45, 55] at relu1" in answer.detail
+    lenet = changed(lenet, "logits", vulnerability=around(-0.09, 0.01))
+    assert "at relu1, all of which later layers may win back" in wording.answer(lenet).detail
+
+
 def test_a_share_above_the_whole_is_no_percentage(lenet: Diagnosis) -> None:
     lenet = changed(lenet, "fc1", vulnerability=around(0.99, 0.02))
     assert "more than the whole of the 93 points" in wording.answer(lenet).detail

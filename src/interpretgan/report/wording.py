@@ -151,18 +151,19 @@ def answer(diagnosis: Diagnosis) -> Answer:
 def _where_it_turns(diagnosis: Diagnosis) -> Answer:
     """Which layers contribute most to the loss.
 
-    The layer with the largest vulnerability is named alone only if its interval lies above every other layer's; layers
-    whose intervals reach into the first one's are named together. No layer is named where one of these may contribute
-    nothing, where it is unreliable, or the layer before it, or where a control fails at any layer. The share is
-    V_l / (survival_0 − survival_L).
+    The layer whose vulnerability is the largest, without what later layers win back, is named alone only if the
+    interval of that lies above every other layer's; layers whose intervals reach into the first one's are named
+    together. No layer is named where one of these may contribute nothing that lasts, where it is unreliable, or the
+    layer before it, or where a control fails at any layer. The share is V_l / (survival_0 − survival_L).
     """
     image, last = diagnosis.layers[0], diagnosis.layers[-1]
     model, loss = str(diagnosis.classifier["name"]), diagnosis.loss
-    ranked = sorted(diagnosis.layers[1:], key=lambda layer: -layer.vulnerability.value)
+    lasting = {layer.name: kept for layer, kept in zip(diagnosis.layers[1:], diagnosis.lasting, strict=True)}
+    ranked = sorted(diagnosis.layers[1:], key=lambda layer: -lasting[layer.name].value)
     top = ranked[0]
     within_intervals = image.intervals["survival"].low <= last.intervals["survival"].high
     nothing = loss < NO_LOSS or within_intervals
-    blamed = [] if nothing else [layer for layer in ranked if layer.vulnerability.high >= top.vulnerability.low]
+    blamed = [] if nothing else [layer for layer in ranked if lasting[layer.name].high >= lasting[top.name].low]
     names = _listed([layer.name for layer in blamed])
 
     reasons = [f"{flag.layer} is {flag.message}" for layer in blamed or [last] for flag in unreliable_flags(layer)]
@@ -178,10 +179,12 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         detail += f" at {last.name}" + ("" if loss < NO_LOSS else ", a difference within its intervals")
         return Answer(((f"No layer of {model} contributes a loss that can be measured", False),), detail, caveat)
     total = f"the {number(loss, 100, 0 if loss >= 0.1 else 1)} points lost between {image.name} and {last.name}"
-    if any(layer.vulnerability.low <= 0 for layer in blamed):
+    if any(lasting[layer.name].low <= 0 for layer in blamed):
         detail = f"of {total}, the largest part is {_points(top)} at {top.name}"
         if top.vulnerability.low <= 0:
             detail += ", which may be zero"
+        elif lasting[top.name].low <= 0:
+            detail += ", all of which later layers may win back"
         else:
             others = len(blamed) - 1
             detail += f", and {others} more cannot be told from it, {'of which some' if others > 1 else 'which'} may "
