@@ -96,6 +96,7 @@ def test_no_layer_is_blamed_for_what_later_layers_win_back(lenet: Diagnosis) -> 
     )
     assert all(part.high - part.low == pytest.approx(0.1) for part in lenet.lasting)
     assert wording.answer(lenet).layers == ("fc1", "logits")
+    assert wording.answer(lenet).detail.endswith("; the 50 points [45, 55] of relu1 are won back by later layers")
     lenet = changed(changed(lenet, "fc1", vulnerability=around(0, 0.01)), "logits", vulnerability=around(-0.04, 0.01))
     answer = wording.answer(lenet)
     assert answer.layers == ()

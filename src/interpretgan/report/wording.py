@@ -179,6 +179,8 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         detail += f" at {last.name}" + ("" if loss < NO_LOSS else ", a difference within its intervals")
         return Answer(((f"No layer of {model} contributes a loss that can be measured", False),), detail, caveat)
     total = f"the {number(loss, 100, 0 if loss >= 0.1 else 1)} points lost between {image.name} and {last.name}"
+    seeming = max(diagnosis.layers[1:], key=lambda layer: layer.vulnerability.value)
+    back = f"; the {_points(seeming)} of {seeming.name} are won back by later layers" if seeming not in blamed else ""
     if any(lasting[layer.name].low <= 0 for layer in blamed):
         detail = f"of {total}, the largest part is {_points(top)} at {top.name}"
         if top.vulnerability.low <= 0:
@@ -189,7 +191,7 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
             others = len(blamed) - 1
             detail += f", and {others} more cannot be told from it, {'of which some' if others > 1 else 'which'} may "
             detail += "contribute nothing"
-        return Answer(((f"No single layer of {model} stands out", False),), detail, caveat)
+        return Answer(((f"No single layer of {model} stands out", False),), detail + back, caveat)
 
     share = sum(layer.vulnerability.value for layer in blamed) / loss
     alone, many = len(blamed) == 1, len(blamed) > NAMED_AT_MOST
@@ -202,7 +204,7 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         part += f"; {_points(branch)} of it in its {branch.kind} {branch.name}"
     claim = f" contribute{'s' if alone else ''} most to the vulnerability of {model}"
     claim += "" if alone else " and cannot be told apart"
-    return Answer((*names, (claim, False)), f"{detail} {part}", caveat, tuple(layer.name for layer in blamed))
+    return Answer((*names, (claim, False)), f"{detail} {part}{back}", caveat, tuple(layer.name for layer in blamed))
 
 
 def answer_sentence(diagnosis: Diagnosis) -> str:
