@@ -2,8 +2,9 @@
 
 LeNet-5, trained naturally, on PGD and with TRADES, is diagnosed at several sizes; the robust ones were trained against
 0.3. Each generator is trained once for all sizes. The result has V of every layer under the attack and under each
-control. What it has already is not measured again. The record is of `--image-noise 0`, of `--sizes 0.2,0.3,0.4`, and,
-for the robust networks alone, of `--sizes 0.3 --steps 600`. A second one has the default and the last of these.
+control. What it has already is not measured again. The record is of the default, and for the robust networks of
+`--sizes 0.3 --steps 600`. Two older ones are kept beside it, `controls.json` (with `--image-noise 0` as well) and
+`controls_look_again.json`: their noise had uniform sizes, and half of its pixels moved up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from interpretgan.store.provenance import provenance
 NETWORKS = ("lenet5-max", "lenet5-max-pgd", "lenet5-max-trades")
 SIZES, EXAMPLES = "0.2,0.3", 1000
 JUDGE = Path("results/mnist-lenet5-max/judge.safetensors")
-RESULT = Path("results/benchmarks/controls.json")
+RESULT = Path("results/benchmarks/controls_any_share.json")
 
 
 def main() -> None:

@@ -182,80 +182,89 @@ def whole(values: Iterable[float]) -> tuple[int, int]:
     return round(low), round(high)
 
 
+TRAINED = {"lenet5-max": "naturally", "lenet5-max-pgd": "against PGD", "lenet5-max-trades": "with TRADES"}
+
+
+def runs_of_controls(name: str) -> dict[tuple[str, float, float, int], list[dict[str, Any]]]:
+    """Diagnoses by network, size of the perturbation, noise in the training and its steps."""
+    found = defaultdict(list)
+    for run in read(f"benchmarks/{name}.json")["diagnoses"]:
+        found[run["network"], run["eps"], run["image_noise"], run["steps"]].append(run)
+    return found
+
+
+def of_layer(runs: list[dict[str, Any]], name: str, under: str) -> list[float]:
+    return [row[under]["value"] for run in runs for row in run["layers"] if row["name"] == name]
+
+
+def held(runs: Iterable[dict[str, Any]], control: str) -> int:
+    return sum(control not in run["failed"] for run in runs)
+
+
 def test_what_the_page_says_of_controls_over_seeds_was_measured() -> None:
-    page, found = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/controls.json")["diagnoses"]
-    trained = {"lenet5-max": "naturally", "lenet5-max-pgd": "against PGD", "lenet5-max-trades": "with TRADES"}
-    variants = {"0": (0.0, 300), "0.3": (0.3, 300), "0.3, 600 steps": (0.3, 600)}
-    runs_of = defaultdict(list)
-    for run in found:
-        runs_of[run["network"], run["eps"], run["image_noise"], run["steps"]].append(run)
-    for (network, how), eps, (name, variant) in itertools.product(trained.items(), (0.2, 0.3), variants.items()):
-        runs = runs_of[network, eps, *variant]
-        assert len(runs) == (5 if name != "0.3, 600 steps" or (eps == 0.3 and how != "naturally") else 0)
-        if not runs:
-            continue
+    page, now, before = (
+        " ".join((ROOT / "docs" / "method.md").read_text().split()),
+        runs_of_controls("controls_any_share"),
+        runs_of_controls("controls_look_again"),
+    )
+    assert now.keys() == before.keys()
+    for (network, eps, noise, steps), runs in now.items():
+        assert (noise, len(runs)) == (0.3, 5)
         lost = np.mean([sum(layer["attack"]["value"] for layer in run["layers"]) for run in runs])
         cells = []
-        for control in ("noise", "smooth", "foreign"):
-            most = max(abs(layer[control]["value"]) for run in runs for layer in run["layers"])
-            cells.append(f"{100 * most:.1f}, {sum(control not in run['failed'] for run in runs)} of 5")
-        assert f"| {how} | {eps} | {name} | {100 * lost:.0f} | {' | '.join(cells)} |" in page
-    robust = [read_card(network).objective["threat_model"]["eps"] for network in list(trained)[1:]]
+        tried = [
+            *((control, runs) for control in ("noise", "smooth", "foreign")),
+            ("smooth", before[network, eps, noise, steps]),
+        ]
+        for control, of in tried:
+            most = max(abs(layer[control]["value"]) for run in of for layer in run["layers"])
+            cells.append(f"{100 * most:.1f}, {held(of, control)} of 5")
+        assert f"| {TRAINED[network]} | {eps} | {steps} | {100 * lost:.0f} | {' | '.join(cells)} |" in page
+    good = {
+        steps: [not run["failed"] for key, runs in now.items() for run in runs if key[3] == steps]
+        for steps in (300, 600)
+    }
+    usual, longer = (f"{oks.count(True)} of {len(oks)}" for oks in good.values())
+    told = f"in {usual} diagnoses with the default of 300 steps, and in {longer} with 600."
+    assert [*good] == [300, 600]
+    assert f"**All controls hold {told}**" in page
+    robust = [run for key, runs in now.items() for run in runs if key[1] == 0.3 and key[0] != "lenet5-max"]
+    lasting = []
+    for run in robust:
+        survival = -np.cumsum([0.0, *(row["attack"]["value"] for row in run["layers"])])
+        assert run["layers"][1]["name"] == "conv1"
+        lasting.append(max(0.0, survival[2:].max()) - survival[2:].max())  # image, conv1
+    at_conv1, at_pool1 = (
+        of_layer(robust, "conv1", "attack"),
+        of_layer(now["lenet5-max-pgd", 0.3, 0.3, 300], "pool1", "attack"),
+    )
+    lost, lasts, pool1 = (whole(100 * value for value in of) for of in (at_conv1, lasting, at_pool1))
+    assert "`conv1` loses {} to {} points, which its activation and `relu2` win back but for".format(*lost) in page
+    assert "win back but for {} to {}.".format(*lasts) in page
+    assert "Now it has {} to {}.".format(*pool1) in page
+
+
+def test_what_the_page_says_of_controls_without_noise_in_the_images_was_measured() -> None:
+    found = runs_of_controls("controls")
+    robust = [read_card(network).objective["threat_model"]["eps"] for network in list(TRAINED)[1:]]
     assert robust == [0.3, 0.3]
-    means = []
-    held = [not run["failed"] for network in list(trained)[1:] for run in runs_of[network, 0.3, 0.3, 600]]
-    assert (held.count(True), len(held)) == (9, 10)
-    expected = ((6, 10), (14, 18), 5), ((4, 6), (5, 10), 2), ((1, 3), (4, 6), 2)
-    for variant, (won, at_pool1, first) in zip(variants.values(), expected, strict=True):
-        pgd, trades = (runs_of[network, 0.3, *variant] for network in list(trained)[1:])
-        back = [next(row["smooth"]["value"] for row in run["layers"] if row["name"] == "relu2") for run in pgd + trades]
-        assert whole(-100 * value for value in back) == won
-        means.append(np.mean(back))
-        top = [max(run["layers"], key=lambda row: row["attack"]["value"])["name"] for run in pgd]
-        assert top.count("pool1") == first
-        pool1 = [row["attack"]["value"] for run in pgd for row in run["layers"] if row["name"] == "pool1"]
-        assert whole(100 * value for value in pool1) == at_pool1
-    assert 1 - means[1] / means[0] == pytest.approx(0.4, abs=0.05)  # two fifths
-    beyond = [run for run in found if run["eps"] == 0.4]
+    without = {eps: [found[network, eps, 0.0, 300] for network in TRAINED] for eps in (0.2, 0.3)}
+    assert [[held(runs, "smooth") for runs in of] for of in without.values()] == [[5, 3, 4], [3, 0, 0]]
+    pgd = without[0.3][1]
+    assert all(max(run["layers"], key=lambda row: row["attack"]["value"])["name"] == "pool1" for run in pgd)
+    assert whole(100 * value for value in of_layer(pgd, "pool1", "attack")) == (14, 18)
+    every = [run for runs in found.values() for run in runs]
+    beyond = [run for run in every if run["eps"] == 0.4]
     assert {tuple(run["failed"]) for run in beyond} == {("foreign", "noise", "smooth")}
     assert max(run["accuracy"]["judge_adversarial"] for run in beyond) == pytest.approx(0.4, abs=5e-3)
-    assert min(run["controls"]["positive_least"] for run in found) == pytest.approx(0.995, abs=5e-4)
-    read_right: dict[tuple[str, float], list[list[float]]] = defaultdict(list)
-    for run in found:
-        if run["eps"] == 0.2:
-            read_right[run["network"], run["image_noise"]].append([row["natural"] for row in run["layers"]])
-    right = {key: np.mean(runs, axis=0) for key, runs in read_right.items()}
-    moved = max(np.abs(right[network, 0.3] - right[network, 0.0]).max() for network in trained)
-    assert f"changes by {100 * moved:.1f} points at most, up or down," in " ".join(page.split())
-
-
-def test_what_the_page_says_of_controls_where_the_trunk_looks_again_was_measured() -> None:
-    page, found = (ROOT / "docs" / "method.md").read_text(), read("benchmarks/controls_look_again.json")["diagnoses"]
-    page = page[page.index("controls_look_again.json") :]
-    trained = {"lenet5-max": "naturally", "lenet5-max-pgd": "against PGD", "lenet5-max-trades": "with TRADES"}
-    runs_of = defaultdict(list)
-    for run in found:
-        runs_of[run["network"], run["eps"], run["steps"]].append(run)
-    for (network, eps, steps), runs in runs_of.items():
-        assert ({run["image_noise"] for run in runs}, len(runs)) == ({0.3}, 5)
-        lost = np.mean([sum(layer["attack"]["value"] for layer in run["layers"]) for run in runs])
-        cells = []
-        for control in ("noise", "smooth", "foreign"):
-            most = max(abs(layer[control]["value"]) for run in runs for layer in run["layers"])
-            cells.append(f"{100 * most:.1f}, {sum(control not in run['failed'] for run in runs)} of 5")
-        name = "0.3" if steps == 300 else f"0.3, {steps} steps"
-        assert f"| {trained[network]} | {eps} | {name} | {100 * lost:.0f} | {' | '.join(cells)} |" in page
-    held = {
-        network: [not run["failed"] for run in runs_of[network, 0.3, 600]].count(True) for network in list(trained)[1:]
-    }
-    assert list(held.values()) == [5, 1]
-    back = [
-        row["smooth"]["value"]
-        for run in runs_of["lenet5-max-trades", 0.3, 600]
-        for row in run["layers"]
-        if row["name"] == "relu2"
-    ]
-    assert "`relu2` wins back\n{} to {} points there".format(*whole(-100 * value for value in back)) in page
+    assert min(run["controls"]["positive_least"] for run in every) == pytest.approx(0.995, abs=5e-4)
+    right = {
+        (network, noise): np.mean([[row["natural"] for row in run["layers"]] for run in runs], axis=0)
+        for (network, eps, noise, steps), runs in found.items() if (eps, steps) == (0.2, 300)
+    }  # fmt: skip
+    moved = max(np.abs(right[network, 0.3] - right[network, 0.0]).max() for network in TRAINED)
+    page = " ".join((ROOT / "docs" / "method.md").read_text().split())
+    assert f"changes by {100 * moved:.1f} points at most, up or down," in page
 
 
 def test_one_generator_for_all_layers_is_faster_and_blames_the_same() -> None:
