@@ -61,16 +61,17 @@ def scrambled(
 def varied_noise(shape: Sequence[int], size: float, *, random: torch.Generator) -> Tensor:
     """Noise to add to images of a shape `[N, C, H, W]`, of four kinds in turn, on the device of `random`.
 
-    None at all; each pixel by itself; in fine patches; in coarse ones. Every pixel of an image moves by as much, which
-    is `size` times the square root of a uniform number. Any share of the pixels moves up, the others down.
+    None at all; each pixel by itself; in fine patches; in coarse ones. Every pixel of an image moves by as much: by
+    `size` times the square root of a uniform number. Any share of the pixels moves up, the others down.
     """
     field = torch.randn(*shape, generator=random, device=random.device)
     for kind, parts in enumerate(PATCHES, start=2):
         field[kind::4] = _in_patches(field[kind::4], parts)
-    shift, uniform = (draw(len(field), generator=random, device=random.device) for draw in (torch.randn, torch.rand))
-    field += (shift * field.flatten(1).std(dim=1, correction=0)).view(-1, 1, 1, 1)
+    shift = torch.randn(len(field), 1, 1, 1, generator=random, device=random.device)
+    uniform = torch.rand(len(field), 1, 1, 1, generator=random, device=random.device)
+    field += shift * field.std(dim=(1, 2, 3), correction=0, keepdim=True)
     field[::4] = 0
-    return size * uniform.sqrt().view(-1, 1, 1, 1) * field.sign()
+    return size * uniform.sqrt() * field.sign()
 
 
 def _in_patches(field: Tensor, parts: int) -> Tensor:

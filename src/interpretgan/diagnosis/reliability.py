@@ -1,5 +1,6 @@
 """The warnings of a diagnosis: every kind of flag, and the rules that raise them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -56,6 +57,20 @@ def unreliable_flags(layer: LayerResult) -> list[Flag]:
 def is_unreliable(layer: LayerResult) -> bool:
     """Whether the vulnerability of a layer must not be used."""
     return bool(unreliable_flags(layer))
+
+
+def won_back(layers: Sequence[LayerResult]) -> list[float]:
+    """By how much survival at some later row that can be read is above that of each row; 0 where it is not.
+
+    So much a layer seems to lose and does not: what a later layer holds, it held, and its explanations are badly drawn.
+    """
+    back, above = list[float](), -math.inf
+    for layer in reversed(layers):
+        back.append(max(0.0, above))
+        if all(flag.code != UNRELIABLE.code for flag in layer.flags):
+            above = max(above, 0.0)
+        above -= layer.vulnerability.value
+    return back[::-1]
 
 
 def failed_kinds(layers: Sequence[LayerResult], accuracy: Mapping[str, float]) -> set[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate, combinations, pairwise
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
@@ -150,21 +150,6 @@ class Diagnosis(Record):
     def loss(self) -> float:
         """The loss that the layers share: `survival_0 - survival_L`, the sum of all `V_l`."""
         return self.layers[0].survival - self.layers[-1].survival
-
-    @property
-    def lasting(self) -> tuple[Interval, ...]:
-        """What lasts of the vulnerability of each layer, the image left out: that which no later layer wins back.
-
-        What a later layer holds, this one held: `V*_l = e_{l-1} - e_l >= 0` where `e_l = max_{m >= l} survival_m`. The
-        intervals are those of `V_l`, moved as far.
-        """
-        found = [layer.vulnerability for layer in self.layers[1:]]
-        survival = accumulate((-v.value for v in found), initial=0.0)
-        held = list(accumulate(reversed(list(survival)), max))[::-1]
-        moves = [before - here - v.value for v, (before, here) in zip(found, pairwise(held), strict=True)]
-        return tuple(
-            replace(v, value=v.value + by, low=v.low + by, high=v.high + by) for v, by in zip(found, moves, strict=True)
-        )
 
     def problem(self) -> str:
         """What is missing or wrong in a record that was read, beside the types of its fields; empty: nothing."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interpretgan.diagnosis.let_in import LEAST, WORTH
-from interpretgan.diagnosis.reliability import failed_controls, unreliable_flags
+from interpretgan.diagnosis.reliability import failed_controls, unreliable_flags, won_back
 from interpretgan.diagnosis.result import BranchResult, Diagnosis, LayerResult
 from interpretgan.errors import Flag
 from interpretgan.statistics import Interval
@@ -151,19 +151,18 @@ def answer(diagnosis: Diagnosis) -> Answer:
 def _where_it_turns(diagnosis: Diagnosis) -> Answer:
     """Which layers contribute most to the loss.
 
-    The layer whose vulnerability is the largest, without what later layers win back, is named alone only if the
-    interval of that lies above every other layer's; layers whose intervals reach into the first one's are named
-    together. No layer is named where one of these may contribute nothing that lasts, where it is unreliable, or the
-    layer before it, or where a control fails at any layer. The share is V_l / (survival_0 − survival_L).
+    The layer with the largest vulnerability is named alone only if its interval lies above every other layer's; layers
+    whose intervals reach into the first one's are named together. No layer is named where one of these may contribute
+    nothing, or no more than later layers win back, where it is unreliable, or the layer before it, or where a control
+    fails at any layer. The share is V_l / (survival_0 − survival_L).
     """
     image, last = diagnosis.layers[0], diagnosis.layers[-1]
     model, loss = str(diagnosis.classifier["name"]), diagnosis.loss
-    lasting = {layer.name: kept for layer, kept in zip(diagnosis.layers[1:], diagnosis.lasting, strict=True)}
-    ranked = sorted(diagnosis.layers[1:], key=lambda layer: -lasting[layer.name].value)
+    ranked = sorted(diagnosis.layers[1:], key=lambda layer: -layer.vulnerability.value)
     top = ranked[0]
     within_intervals = image.intervals["survival"].low <= last.intervals["survival"].high
     nothing = loss < NO_LOSS or within_intervals
-    blamed = [] if nothing else [layer for layer in ranked if lasting[layer.name].high >= lasting[top.name].low]
+    blamed = [] if nothing else [layer for layer in ranked if layer.vulnerability.high >= top.vulnerability.low]
     names = _listed([layer.name for layer in blamed])
 
     reasons = [f"{flag.layer} is {flag.message}" for layer in blamed or [last] for flag in unreliable_flags(layer)]
@@ -179,19 +178,18 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         detail += f" at {last.name}" + ("" if loss < NO_LOSS else ", a difference within its intervals")
         return Answer(((f"No layer of {model} contributes a loss that can be measured", False),), detail, caveat)
     total = f"the {number(loss, 100, 0 if loss >= 0.1 else 1)} points lost between {image.name} and {last.name}"
-    seeming = max(diagnosis.layers[1:], key=lambda layer: layer.vulnerability.value)
-    back = f"; the {_points(seeming)} of {seeming.name} are won back by later layers" if seeming not in blamed else ""
-    if any(lasting[layer.name].low <= 0 for layer in blamed):
+    back = {row.name: points for row, points in zip(diagnosis.layers, won_back(diagnosis.layers), strict=True)}
+    if any(layer.vulnerability.low <= back[layer.name] for layer in blamed):
         detail = f"of {total}, the largest part is {_points(top)} at {top.name}"
         if top.vulnerability.low <= 0:
             detail += ", which may be zero"
-        elif lasting[top.name].low <= 0:
-            detail += ", all of which later layers may win back"
+        elif top.vulnerability.low <= back[top.name]:
+            detail += f", but later layers win {number(back[top.name], 100)} of them back"
         else:
             others = len(blamed) - 1
             detail += f", and {others} more cannot be told from it, {'of which some' if others > 1 else 'which'} may "
             detail += "contribute nothing"
-        return Answer(((f"No single layer of {model} stands out", False),), detail + back, caveat)
+        return Answer(((f"No single layer of {model} stands out", False),), detail, caveat)
 
     share = sum(layer.vulnerability.value for layer in blamed) / loss
     alone, many = len(blamed) == 1, len(blamed) > NAMED_AT_MOST
@@ -204,7 +202,7 @@ def _where_it_turns(diagnosis: Diagnosis) -> Answer:
         part += f"; {_points(branch)} of it in its {branch.kind} {branch.name}"
     claim = f" contribute{'s' if alone else ''} most to the vulnerability of {model}"
     claim += "" if alone else " and cannot be told apart"
-    return Answer((*names, (claim, False)), f"{detail} {part}{back}", caveat, tuple(layer.name for layer in blamed))
+    return Answer((*names, (claim, False)), f"{detail} {part}", caveat, tuple(layer.name for layer in blamed))
 
 
 def answer_sentence(diagnosis: Diagnosis) -> str:
