@@ -793,8 +793,44 @@ def test_a_better_judge_does_not_mend_the_controls_after_trades() -> None:
         assert run["controls"]["noise_max_abs_vulnerability"] > 0.25
         (back,) = (row["vulnerability"]["high"] for row in run["layers"] if row["name"] == "relu1")
         assert back < -0.1
-    for run in read("studies/information-trades/study.json")["runs"]:
+    for run in read("studies/information-trades/first_run.json")["runs"]:
         assert run["result"]["diagnosis"]["judge"]["adversarial"] < 0.3
+
+
+def test_controls_hold_after_trades_on_the_networks_where_they_failed() -> None:
+    folder = "studies/information-trades"
+    first, second = (
+        [run["result"] for run in read(f"{folder}/{name}.json")["runs"]] for name in ("first_run", "study")
+    )
+    assert [one["classifier"]["state_sha256"] for one in first] == [one["classifier"]["state_sha256"] for one in second]
+
+    def moved(results: list[dict[str, Any]], name: str) -> tuple[int, int]:
+        rows = [row for one in results for row in one["layers"] if row["name"] == name]
+        return whole(100 * abs(row["vulnerability"]["value"]) for row in rows)
+
+    def noise(results: list[dict[str, Any]]) -> float:
+        return max(100 * float(one["diagnosis"]["controls"]["noise_max_abs_vulnerability"]) for one in results)
+
+    def failed(results: list[dict[str, Any]]) -> int:
+        return sum("noise_control_failed" in {flag["code"] for flag in one["diagnosis"]["flags"]} for one in results)
+
+    history = (RESULTS / folder / "history.md").read_text()
+    method, page = (" ".join((ROOT / "docs" / f"{name}.md").read_text().split()) for name in ("method", "results"))
+    assert (failed(first), failed(second), len(first)) == (5, 0, 5)
+    told = "by up to {:.0f} points, `conv1` seemed to lose {} to {} points, and `relu1` won back {} to {}."
+    assert told.format(noise(first), *moved(first, "conv1"), *moved(first, "relu1")) in history
+    (of_image, of_class) = read(f"{folder}/first_run.json")["verdicts"][:2]
+    for row in (of_image, of_class):
+        assert "{measured:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row) in history
+    told = "`conv1` loses {} to {} points, `relu1` wins back {} to {}, and noise moves no layer by more than {:.0f}"
+    assert told.format(*moved(second, "conv1"), *moved(second, "relu1"), noise(second)) in method
+    tops = {max(one["layers"], key=lambda row: float(row["vulnerability"]["value"]))["name"] for one in second}
+    lost = whole(100 * sum(row["vulnerability"]["value"] for row in one["layers"]) for one in second)
+    assert tops == {"relu3"}
+    told = "lose {} to {} points, most at `relu3` in each of the five, with {} to {}."
+    assert told.format(*lost, *moved(second, "relu3")) in page
+    row = read(f"{folder}/study.json")["verdicts"][0]
+    assert "**: undecided, {measured:+.3f} [{low:+.3f}, {high:+.3f}]. The networks lose".format(**row) in page
 
 
 def test_a_robust_recognition_network_makes_deep_explanations_readable() -> None:

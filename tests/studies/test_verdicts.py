@@ -87,8 +87,8 @@ def test_a_verdict_that_changes_says_what_it_was(
 @pytest.mark.parametrize(
     ("name", "code", "detail", "expected"),
     [
-        ("information-trades", "survival_grows", "layers", ["relu1 in 5"]),
-        ("information-trades", "noise_control_failed", "diagnoses", [5]),
+        ("information-trades", "survival_grows", "layers", ["relu1 in 1"]),
+        ("information-trades", "noise_control_failed", "diagnoses", []),
         ("information-robust", "noise_control_failed", "diagnoses", []),
         ("information", "concluded_again", "before", ["confirmed under conditions", "confirmed", "confirmed"]),
         ("repair", "same_targets", "layers", ["fc1", "pool2", "pool1"]),
