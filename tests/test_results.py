@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -619,6 +619,42 @@ def test_a_trunk_that_looks_again_blames_the_same_layers() -> None:
         assert told in page, told
 
 
+def test_what_the_page_on_plants_says_of_noise_of_any_share_was_measured() -> None:
+    page = " ".join((ROOT / "docs" / "planted.md").read_text().split())
+    now, before = (read(f"planted/{name}.json")["networks"] for name in ("any_share", "look_again"))
+    none, one, two = ([key for key in now if len(now[key]["planted"]) == count] for count in range(3))
+
+    def on_top(found: dict[str, Any], keys: list[str], count: int) -> int:
+        ranked = {key: sorted(zip(found[key]["vulnerability"], found[key]["layers"], strict=True)) for key in keys}
+        return sum({name for _, name in ranked[key][-count:]} == {*found[key]["planted"]} for key in keys)
+
+    def failing(found: dict[str, Any]) -> list[str]:
+        return [key for key in now if found[key]["failed"]]
+
+    noisy, read_right, named = (
+        [sum(map(counted, (found[key] for key in keys))) for found in (now, before)]
+        for counted, keys in (
+            (lambda each: each["image_noise"] > 0, [*now]),
+            (lambda each: sum(right >= each["image"] - 0.05 for right in each["natural"]), [*now]),
+            (lambda each: bool(each["named"]), one),
+        )
+    )
+    assert not any(now[key]["image_noise"] for key in failing(now))
+    rows = sum(len(each["natural"]) for each in now.values())
+    assert all(now[key]["named"] in ([], now[key]["planted"]) for key in one)
+    assert not any(now[key]["named"] for key in none)
+    for told in (
+        f"{len(now)} of these networks, LeNets",
+        f"planted layer in {on_top(now, one, 1)} of {len(one)} again.",
+        f"both on top in {on_top(now, two, 2)} of {len(two)}, where it was {on_top(before, two, 2)}.",
+        f"{noisy[0]} have noise, where {noisy[1]} had.",
+        f"A control fails in {len(failing(now))}, none of which has noise, where it failed in {len(failing(before))}.",
+        f"names a layer in {named[0]} of the {len(one)}, where it named one in {named[1]},",
+        f"{read_right[0]} of {rows} rows are read, where {read_right[1]} were.",
+    ):
+        assert told in page, told
+
+
 def test_what_the_page_on_plants_says_of_two_ways_in_was_measured() -> None:
     page, found = (
         (ROOT / "docs" / "planted.md").read_text(),
@@ -795,6 +831,25 @@ def test_a_better_judge_does_not_mend_the_controls_after_trades() -> None:
         assert back < -0.1
     for run in read("studies/information-trades/first_run.json")["runs"]:
         assert run["result"]["diagnosis"]["judge"]["adversarial"] < 0.3
+
+
+def test_another_generator_puts_another_layer_on_top_and_ranks_loss_and_vulnerability_alike() -> None:
+    first, second = (read(f"studies/information/{name}.json") for name in ("first_run", "study"))
+    tops, networks = [], []
+    for study in (first, second):
+        results = {run["id"]: run["result"] for run in study["runs"]}
+        networks.append({name: result["classifier"]["state_sha256"] for name, result in results.items()})
+        best = [max(one["layers"], key=lambda row: float(row["vulnerability"]["value"])) for one in results.values()]
+        tops.append(Counter(row["name"] for row in best))
+    assert networks[0] == networks[1]
+    assert tops == [{"fc1": 10}, {"relu3": 7, "relu4": 3}]
+    page = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    history = (RESULTS / "studies" / "information" / "history.md").read_text()
+    assert "`fc1` contributed most in all ten. Now it is `relu3` in seven and `relu4` in three," in page
+    assert "had `fc1` on top in ten of ten networks;" in history
+    for study, text in ((first, history), (second, page)):
+        for row in study["verdicts"][1:3]:
+            assert "{measured:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row) in text
 
 
 def test_controls_hold_after_trades_on_the_networks_where_they_failed() -> None:
