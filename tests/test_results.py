@@ -640,6 +640,15 @@ def test_what_the_page_on_plants_says_of_noise_of_any_share_was_measured() -> No
         )
     )
     assert not any(now[key]["image_noise"] for key in failing(now))
+    anyway = read("planted/any_share.json")["anyway"]
+    assert on_top(anyway, [*anyway], 1) == len(anyway) == 5
+    assert {key for key in anyway if anyway[key]["failed"]} < {*failing(now)}
+    moved, without = (
+        whole(100 * found[key]["failed"][0]["value"] for key in anyway if anyway[key]["failed"])
+        for found in (anyway, now)
+    )
+    assert "moves other layers by {} to {} points in three, where it is {} without.".format(*moved, without[0]) in page
+    assert without[0] == without[1]
     rows = sum(len(each["natural"]) for each in now.values())
     assert all(now[key]["named"] in ([], now[key]["planted"]) for key in one)
     assert not any(now[key]["named"] for key in none)
