@@ -386,12 +386,12 @@ def test_varied_noise_is_none_white_fine_and_coarse_in_turn() -> None:
     assert (sizes == sizes[:, :1]).all()
     assert not sizes[::4].any()
     moved = sizes[torch.arange(2000) % 4 > 0, 0]
-    assert moved.min() < 0.03
+    assert 0 < moved.min() < 0.01
     assert 0.299 < moved.max() < 0.3
     assert float((moved < 0.15).float().mean()) == pytest.approx(1 / 4, abs=0.03)  # as the square root of a uniform one
     alike = [float((noise[kind::4, ..., 1:] == noise[kind::4, ..., :-1]).float().mean()) for kind in (1, 2, 3)]
     assert alike == sorted(alike)
-    assert alike[0] == pytest.approx(2 / 3, abs=0.02)  # two pixels that move alike by chance, over all shares
+    assert alike[0] == pytest.approx(2 / 3, abs=0.01)  # two pixels that move alike by chance, over all shares
     assert alike[1] > 0.75
     assert alike[2] > 0.87
     for kind in (1, 2, 3):
