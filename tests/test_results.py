@@ -951,9 +951,7 @@ def test_layers_of_photographs_can_be_read() -> None:
     assert all(new < 0.75 * old for new, old in zip(distances[1][1:], distances[2][1:], strict=True))
     assert [new < 0.75 * old for new, old in zip(distances[0], distances[1], strict=True)] == [True, True, False, True]
     shares = [new / old for new, old in zip(distances[0], distances[3], strict=True)]
-    assert shares == pytest.approx(
-        [1 / 5, 1 / 2, 3 / 4, 3 / 5], abs=0.02
-    )  # as the page says, and no half at the last two
+    assert shares == pytest.approx([1 / 5, 1 / 2, 3 / 4, 3 / 5], abs=0.02)  # as the page says
     results = [run["result"] for run in read("studies/information-photographs/study.json")["runs"]]
     floors = [result["diagnosis"]["accuracy"]["judge_natural"] - 0.05 for result in results]
     short = [floor - row["natural"] for floor, one in zip(floors, results, strict=True) for row in one["layers"]]

@@ -90,7 +90,7 @@ def test_a_verdict_that_changes_says_what_it_was(
         ("information-trades", "survival_grows", "layers", ["relu1 in 1"]),
         ("information-trades", "noise_control_failed", "diagnoses", []),
         ("information-robust", "noise_control_failed", "diagnoses", []),
-        ("information", "concluded_again", "before", []),
+        ("pooling-robust", "concluded_again", "before", ["undecided"]),
         ("repair", "same_targets", "layers", ["fc1", "pool2", "pool1"]),
         ("pooling", "not_converged", "what", ["restarts", "restarts", "steps"]),
     ],
